@@ -1,0 +1,113 @@
+"""Train the byte-level BPE and turn the corpus into arrays of token ids.
+
+The pre-tokeniser is Qwen2's (its tokenizer.json): the split expression below, then ByteLevel without its
+own expression, under an NFC normaliser. Ids 0..255 are the bytes, then the merges, then the two specials,
+so that no text is out of vocabulary and the layout is the one of the large checkpoints in small.
+"""
+import argparse
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+QWEN2_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+EOT, MASK = "<|endoftext|>", "<|mask|>"
+
+
+def train(texts, vocab_size):
+    tok = Tokenizer(models.BPE())
+    tok.normalizer = normalizers.NFC()
+    tok.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tok.decoder = decoders.ByteLevel()
+    tok.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size - 2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), min_frequency=2,
+        show_progress=False))
+    tok.add_special_tokens([EOT, MASK])
+    return tok
+
+
+def documents(path):
+    with open(path) as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def split_point(doc, rng):
+    """Where a prompt would end in this function, in characters, and whether it is a token boundary.
+
+    A user's prompt is tokenised on its own: `def f(n):` ends in the token `):` although in running text the
+    token would be `):\\n`. Half of the functions are therefore tokenised in two pieces, cut where a prompt
+    may end, and the other half whole, cut after the line break.
+    """
+    at = doc["doc"] if doc["doc"] and rng.random() < 0.6 else doc["sig"]
+    return at, rng.random() < 0.5
+
+
+def encode_split(tok, path, out, batch=4096):
+    """One flat uint16 array and document starts for each kind; functions also get the length of a prompt."""
+    rng = random.Random(0)
+    flat = {"function": [], "file": []}
+    prefix = []
+
+    def flush(group):
+        if not group:
+            return
+        heads = tok.encode_batch_fast([g[1] for g in group], add_special_tokens=False)
+        tails = tok.encode_batch_fast([g[2] for g in group], add_special_tokens=False)
+        for (kind, _, _), head, tail in zip(group, heads, tails):
+            flat[kind].append(np.array(head.ids + tail.ids, dtype=np.uint16))
+            if kind == "function":
+                prefix.append(len(head.ids))
+
+    group = []
+    for doc in documents(path):
+        text = doc["text"]
+        if doc["kind"] == "file":
+            group.append(("file", "", text))
+        else:
+            at, cut = split_point(doc, rng)
+            if not cut:
+                at = text.find("\n", at) + 1
+            group.append(("function", text[:at], text[at:]))
+        if len(group) == batch:
+            flush(group)
+            group = []
+    flush(group)
+    arrays = {}
+    for kind, docs in flat.items():
+        arrays[kind] = np.concatenate(docs)
+        arrays[kind + "_starts"] = np.cumsum([0] + [len(d) for d in docs])
+    arrays["function_prefix"] = np.array(prefix, dtype=np.int32)
+    np.savez(out, **arrays)
+    return {k: int(len(arrays[k])) for k in ("function", "file")} | {"functions": len(prefix)}
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("--data", type=Path, default=Path("data"))
+    ap.add_argument("--vocab-size", type=int, default=6144)
+    ap.add_argument("--sample", type=float, default=0.5, help="share of the documents the merges are learnt from")
+    args = ap.parse_args()
+    rng = random.Random(1)
+    train_file = args.data / "train.jsonl"
+    texts = (d["text"] for d in documents(train_file) if rng.random() < args.sample)
+    tok = train(texts, args.vocab_size)
+    assert tok.get_vocab_size() == args.vocab_size
+    probe = bytes(range(256)).decode("latin-1") + "def f(n):\n    return 'é✓' * 12\n"
+    assert tok.decode(tok.encode(probe).ids) == probe
+    tok.save(str(args.data / "tokenizer.json"))
+    for split in ("train", "held-out"):
+        print(split, encode_split(tok, args.data / f"{split}.jsonl", args.data / f"{split}.npz"), flush=True)
+    chars = sum(len(d["text"].encode()) for d in documents(args.data / "held-out.jsonl"))
+    z = np.load(args.data / "held-out.npz")
+    print("held-out bytes per token", round(chars / (len(z["function"]) + len(z["file"])), 3))
+
+
+if __name__ == "__main__":
+    main()
