@@ -84,7 +84,7 @@ def encode_split(tok, path, out, batch=4096):
         arrays[kind] = np.concatenate(docs)
         arrays[kind + "_starts"] = np.cumsum([0] + [len(d) for d in docs])
     arrays["function_prefix"] = np.array(prefix, dtype=np.int32)
-    np.savez(out, **arrays)
+    np.savez(out, **{k.replace('file', 'module'): v for k, v in arrays.items()})  # `file` is savez's own argument
     return {k: int(len(arrays[k])) for k in ("function", "file")} | {"functions": len(prefix)}
 
 
@@ -92,21 +92,23 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--data", type=Path, default=Path("data"))
     ap.add_argument("--vocab-size", type=int, default=6144)
-    ap.add_argument("--sample", type=float, default=0.5, help="share of the documents the merges are learnt from")
+    ap.add_argument("--sample", type=float, default=0.3, help="share of the documents the merges are learnt from")
     args = ap.parse_args()
     rng = random.Random(1)
-    train_file = args.data / "train.jsonl"
-    texts = (d["text"] for d in documents(train_file) if rng.random() < args.sample)
-    tok = train(texts, args.vocab_size)
+    saved = args.data / "tokenizer.json"
+    if saved.exists():  # delete it to learn the merges anew
+        tok = Tokenizer.from_file(str(saved))
+    else:
+        tok = train((d["text"] for d in documents(args.data / "train.jsonl") if rng.random() < args.sample), args.vocab_size)
     assert tok.get_vocab_size() == args.vocab_size
     probe = bytes(range(256)).decode("latin-1") + "def f(n):\n    return 'é✓' * 12\n"
     assert tok.decode(tok.encode(probe).ids) == probe
-    tok.save(str(args.data / "tokenizer.json"))
+    tok.save(str(saved))
     for split in ("train", "held-out"):
         print(split, encode_split(tok, args.data / f"{split}.jsonl", args.data / f"{split}.npz"), flush=True)
     chars = sum(len(d["text"].encode()) for d in documents(args.data / "held-out.jsonl"))
     z = np.load(args.data / "held-out.npz")
-    print("held-out bytes per token", round(chars / (len(z["function"]) + len(z["file"])), 3))
+    print("held-out bytes per token", round(chars / (len(z["function"]) + len(z["module"])), 3))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+//! When how many masks are revealed: the reference's linear timesteps.
+//!
+//! Timesteps run from 1 down to `eps` in `steps` equal parts, t_0 = 1 … t_steps = eps. Step i
+//! reveals the share `1 - t_{i+1} / t_i` of the masks that are left, and all of them at the last
+//! step. Source: `_sample` in Dream's `generation_utils.py`, which computes in float32; so do we,
+//! because rounding decides the counts (`tests/fixtures/golden/golden.json`, `schedule`).
+
+/// The timesteps of one generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    timesteps: Vec<f32>, // [steps + 1]
+}
+
+impl Schedule {
+    /// `steps` denoising steps from t = 1 to t = `eps`; `steps` is at least 1, `eps` in (0, 1).
+    pub fn new(steps: usize, eps: f32) -> Self {
+        Self {
+            timesteps: linspace(1.0, eps, steps + 1),
+        }
+    }
+
+    /// Number of steps.
+    pub fn steps(&self) -> usize {
+        self.timesteps.len() - 1
+    }
+
+    /// Chance of each mask to be revealed at `step`: `1 - t_{step+1} / t_step`, and 1 at the last.
+    pub fn reveal_share(&self, step: usize) -> f32 {
+        if step + 1 >= self.steps() {
+            1.0
+        } else {
+            1.0 - self.timesteps[step + 1] / self.timesteps[step]
+        }
+    }
+
+    /// Number of the `masked` positions to reveal at `step`; all that are left at the last.
+    pub fn reveal_count(&self, step: usize, masked: usize) -> usize {
+        (masked as f32 * self.reveal_share(step)) as usize
+    }
+}
+
+/// `torch.linspace` in float32: counts up from the start in the first half and down from the end
+/// in the second, so that both ends are exact.
+fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
+    let step = (end - start) / (count - 1) as f32;
+    (0..count)
+        .map(|i| {
+            if i < count / 2 {
+                start + step * i as f32
+            } else {
+                end - step * (count - 1 - i) as f32
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_exact() {
+        let schedule = Schedule::new(7, 1e-3);
+        assert_eq!(schedule.timesteps[0], 1.0);
+        assert_eq!(schedule.timesteps[7], 1e-3);
+    }
+
+    #[test]
+    fn every_mask_is_revealed_once_for_any_size() {
+        for tokens in [1, 2, 5, 31, 256, 777] {
+            for steps in 1..=tokens.min(64) {
+                let schedule = Schedule::new(steps, 1e-3);
+                let mut left = tokens;
+                for step in 0..steps {
+                    let count = schedule.reveal_count(step, left);
+                    assert!(count <= left);
+                    left -= count;
+                }
+                assert_eq!(left, 0, "{tokens} tokens in {steps} steps");
+            }
+        }
+    }
+}

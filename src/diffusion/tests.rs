@@ -1,0 +1,211 @@
+//! The loop against a scripted network.
+
+use std::convert::Infallible;
+
+use super::*;
+
+const MASK: u32 = 5;
+const STOP: u32 = 0;
+const VOCAB: usize = 6;
+
+/// Gives fixed logits to each position, whatever the canvas, and counts its calls.
+struct Scripted {
+    logits: Vec<[f32; VOCAB]>, // [canvas, V]
+    calls: Vec<usize>,         // positions asked for, by call
+}
+
+impl Scripted {
+    /// Position i favours `tokens[i]` by `margins[i]` logits.
+    fn new(tokens: &[u32], margins: &[f32]) -> Self {
+        let row = |(&token, &margin): (&u32, &f32)| {
+            let mut row = [0.0; VOCAB];
+            row[token as usize] = margin;
+            row
+        };
+        Self {
+            logits: tokens.iter().zip(margins).map(row).collect(),
+            calls: Vec::new(),
+        }
+    }
+}
+
+impl Denoiser for Scripted {
+    type Error = Infallible;
+
+    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions, Infallible> {
+        self.calls.push(positions.len());
+        let logits = positions
+            .iter()
+            .flat_map(|&position| self.logits[position])
+            .collect();
+        Ok(Predictions {
+            logits,
+            rows: ids.len(),
+        })
+    }
+}
+
+fn settings(steps: usize) -> Settings {
+    Settings {
+        algorithm: Algorithm::Entropy,
+        steps,
+        eps: 1e-3,
+        shaping: Shaping {
+            temperature: 0.0,
+            top_p: None,
+            top_k: None,
+        },
+        alg_temp: None,
+        seed: 7,
+        ending: Ending::FullCanvas,
+    }
+}
+
+/// Records the canvas and the reveals of each step.
+#[derive(Default)]
+struct Record(Vec<(usize, Vec<u32>, Vec<usize>)>);
+
+impl Observer for Record {
+    fn on_step(&mut self, step: &Step<'_>) {
+        let positions = step
+            .revealed
+            .iter()
+            .map(|candidate| candidate.position)
+            .collect();
+        self.0
+            .push((step.index, step.canvas.ids().to_vec(), positions));
+    }
+}
+
+#[test]
+fn surest_positions_are_revealed_first() {
+    let mut model = Scripted::new(&[1, 1, 2, 3, 4], &[0.0, 2.0, 9.0, 1.0, 5.0]);
+    let mut record = Record::default();
+    let canvas = Canvas::new(&[1], 4, MASK);
+    let done = generate(&mut model, canvas, &settings(2), &mut record).unwrap();
+    assert_eq!(done.canvas.generated(), [1, 2, 3, 4]);
+    // int(4 * (1 - 0.5005)) = 1 at first, the rest at the last step.
+    assert_eq!(
+        record.0,
+        [
+            (0, vec![1, MASK, 2, MASK, MASK], vec![2]),
+            (1, vec![1, 1, 2, 3, 4], vec![4, 1, 3]),
+        ]
+    );
+    assert_eq!((done.forwards, done.rows), (2, 10));
+    assert_eq!(model.calls, [4, 3]);
+    assert_eq!(
+        done.canvas.reveal_step(),
+        [Some(1), Some(0), Some(1), Some(1)]
+    );
+}
+
+#[test]
+fn a_certain_mask_is_still_not_committed() {
+    for algorithm in Algorithm::ALL {
+        for (temperature, top_p) in [(0.0, None), (1.0, None), (1.0, Some(0.5))] {
+            let mut model = Scripted::new(&[MASK; 4], &[30.0; 4]);
+            let settings = Settings {
+                algorithm,
+                shaping: Shaping {
+                    temperature,
+                    top_p,
+                    top_k: None,
+                },
+                ..settings(3)
+            };
+            let done =
+                generate(&mut model, Canvas::new(&[1], 3, MASK), &settings, &mut ()).unwrap();
+            assert!(done.canvas.masked().is_empty(), "{algorithm}");
+            assert!(!done.canvas.generated().contains(&MASK), "{algorithm}");
+        }
+    }
+}
+
+#[test]
+fn stops_once_the_text_is_decided() {
+    let tokens = [1, 3, STOP, 4, 4, 4];
+    let margins = [0.0, 8.0, 9.0, 1.0, 1.0, 1.0];
+    let ending = Ending::AtStop(vec![STOP]);
+    let mut model = Scripted::new(&tokens, &margins);
+    let settings = Settings {
+        ending,
+        ..settings(5)
+    };
+    let done = generate(&mut model, Canvas::new(&[1], 5, MASK), &settings, &mut ()).unwrap();
+    assert_eq!(done.canvas.generated(), [3, STOP, MASK, MASK, MASK]);
+    assert!(done.forwards < 5);
+}
+
+#[test]
+fn every_algorithm_fills_the_canvas_and_repeats_itself() {
+    for algorithm in Algorithm::ALL {
+        for alg_temp in [None, Some(0.0), Some(0.7)] {
+            let run = |seed| {
+                let mut model = Scripted::new(&[1; 13], &[0.5; 13]);
+                let settings = Settings {
+                    algorithm,
+                    alg_temp,
+                    seed,
+                    shaping: Shaping {
+                        temperature: 1.0,
+                        top_p: Some(0.95),
+                        top_k: None,
+                    },
+                    ..settings(5)
+                };
+                generate(&mut model, Canvas::new(&[1], 12, MASK), &settings, &mut ()).unwrap()
+            };
+            assert!(run(1).canvas.masked().is_empty());
+            assert_eq!(run(1), run(1));
+            assert_ne!(run(1).canvas, run(2).canvas);
+        }
+    }
+}
+
+#[test]
+fn the_same_at_any_thread_count() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let mut model = Scripted::new(&[1; 65], &[0.2; 65]);
+            let settings = Settings {
+                shaping: Shaping {
+                    temperature: 1.0,
+                    top_p: Some(0.95),
+                    top_k: None,
+                },
+                ..settings(20)
+            };
+            generate(&mut model, Canvas::new(&[1], 64, MASK), &settings, &mut ()).unwrap()
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
+
+#[test]
+fn infinities_are_an_error_that_names_the_place() {
+    let mut model = Scripted::new(&[1; 3], &[0.0, 1.0, f32::NAN]);
+    let error = generate(
+        &mut model,
+        Canvas::new(&[1], 2, MASK),
+        &settings(1),
+        &mut (),
+    )
+    .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            GenerateError::NotFinite {
+                position: 2,
+                step: 0
+            }
+        ),
+        "{error}"
+    );
+}

@@ -1,0 +1,174 @@
+//! Tensor name to weight: where the network's numbers come from.
+
+mod safetensors;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+pub use self::safetensors::{Checkpoint, Index};
+
+/// The bytes of a weight file: mapped from disk, or part of this binary.
+pub enum Bytes {
+    /// A read-only memory map.
+    Mapped(Mmap),
+    /// Embedded data.
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// [`WeightsError::Open`] when the file cannot be opened or mapped.
+    #[allow(unsafe_code)]
+    pub fn map(path: &Path) -> Result<Self, WeightsError> {
+        let open = |source| WeightsError::Open {
+            path: path.to_path_buf(),
+            source,
+        };
+        let file = File::open(path).map_err(open)?;
+        // SAFETY: the map is read-only and private. Another process that truncates the file while
+        // it is mapped could crash this one; nobody rewrites weights in place (downloads go to a
+        // new file that is renamed).
+        let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+        Ok(Self::Mapped(map))
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+/// Why weights were refused. Every message names the file and the tensor at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The safetensors header is broken, or its offsets do not match the file's length.
+    #[error("{file} is not a whole safetensors file ({bytes} bytes)")]
+    Header {
+        /// The file.
+        file: String,
+        /// Its length.
+        bytes: usize,
+        /// What is wrong.
+        #[source]
+        source: ::safetensors::SafeTensorError,
+    },
+    /// The shard index is not what it should be.
+    #[error("{file} is not a valid shard index: {reason}")]
+    Index {
+        /// The index file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A shard holds a tensor that the index does not place there.
+    #[error("{file} holds tensor {tensor}, which {index} {instead}")]
+    NotInIndex {
+        /// The shard.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The index file.
+        index: String,
+        /// "does not list" or "places in …".
+        instead: String,
+    },
+    /// Two files hold the same tensor.
+    #[error("tensor {tensor} is in both {first} and {second}")]
+    Duplicate {
+        /// The tensor.
+        tensor: String,
+        /// One file.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The network needs a tensor that no file has.
+    #[error("tensor {tensor} is missing from {files}")]
+    Missing {
+        /// The tensor.
+        tensor: String,
+        /// Where it was looked for.
+        files: String,
+    },
+    /// A file has a tensor that the network does not.
+    #[error("{file} holds tensor {tensor}, which this architecture does not have")]
+    Extra {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor's shape is not what config.json says.
+    #[error("{file}: tensor {tensor} has shape {found:?}, but config.json makes it {expected:?}")]
+    Shape {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape by config.json.
+        expected: Vec<usize>,
+    },
+    /// A tensor is stored in a type that weights are not stored in.
+    #[error("{file}: tensor {tensor} is stored as {found:?}; supported are F32, F16 and BF16")]
+    Dtype {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: ::safetensors::Dtype,
+    },
+    /// The device refused the tensor, most likely for lack of memory.
+    #[error("{file}: cannot load tensor {tensor}")]
+    Load {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The tensor library's error.
+        #[source]
+        source: Box<candle_core::Error>,
+    },
+}
+
+impl WeightsError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Header { .. } => Some(
+                "the file is probably cut short or not what it claims to be: delete it and \
+                 download it again"
+                    .into(),
+            ),
+            Self::Index { .. } | Self::NotInIndex { .. } | Self::Duplicate { .. } => Some(
+                "the shards and the index do not belong together: download all files of one \
+                 revision again"
+                    .into(),
+            ),
+            Self::Missing { .. } | Self::Extra { .. } | Self::Shape { .. } => {
+                Some("the weights and config.json do not belong to the same model".into())
+            }
+            Self::Dtype { .. } => Some("convert the checkpoint to bfloat16".into()),
+            Self::Open { .. } | Self::Load { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Checkpoints in safetensors, one file or several, checked against the network's needs.
+//!
+//! Headers are read and cross-checked first (against the shard index, each other and the file
+//! lengths); tensors are then loaded one at a time from the map, so that no second copy of the
+//! model is ever in memory. Format: <https://huggingface.co/docs/safetensors>.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::Deserialize;
+
+use super::{Bytes, WeightsError};
+
+/// `model.safetensors.index.json`: which shard holds which tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    file: String,
+    weight_map: BTreeMap<String, String>, // tensor -> shard
+}
+
+impl Index {
+    /// Reads an index.
+    ///
+    /// # Errors
+    /// [`WeightsError::Index`] when it is malformed or names no tensor.
+    pub fn from_json(file: &str, json: &[u8]) -> Result<Self, WeightsError> {
+        #[derive(Deserialize)]
+        struct Raw {
+            weight_map: BTreeMap<String, String>,
+        }
+        let fail = |reason: String| WeightsError::Index {
+            file: file.into(),
+            reason,
+        };
+        let raw: Raw = serde_json::from_slice(json).map_err(|error| fail(error.to_string()))?;
+        if raw.weight_map.is_empty() {
+            return Err(fail("weight_map is empty".into()));
+        }
+        Ok(Self {
+            file: file.into(),
+            weight_map: raw.weight_map,
+        })
+    }
+
+    /// Names of the shards, sorted, each once.
+    pub fn shards(&self) -> Vec<String> {
+        let mut shards: Vec<String> = self.weight_map.values().cloned().collect();
+        shards.sort();
+        shards.dedup();
+        shards
+    }
+}
+
+/// An open checkpoint: checked headers over mapped files.
+pub struct Checkpoint {
+    shards: Vec<Shard>,
+    places: HashMap<String, Place>,
+    taken: HashSet<String>,
+}
+
+struct Shard {
+    file: String,
+    bytes: Bytes,
+}
+
+struct Place {
+    shard: usize,
+    start: usize, // byte offsets in the file
+    end: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Checkpoint {
+    /// Opens `files` (name, bytes), which are all the shards that `index` names if there is one.
+    ///
+    /// # Errors
+    /// A broken header or length, or shards and index that contradict each other.
+    pub fn open(files: Vec<(String, Bytes)>, index: Option<&Index>) -> Result<Self, WeightsError> {
+        let mut checkpoint = Self {
+            shards: Vec::with_capacity(files.len()),
+            places: HashMap::new(),
+            taken: HashSet::new(),
+        };
+        for (file, bytes) in files {
+            checkpoint.add_shard(Shard { file, bytes }, index)?;
+        }
+        if let Some(index) = index {
+            for (tensor, shard) in &index.weight_map {
+                if !checkpoint.places.contains_key(tensor) {
+                    return Err(WeightsError::Missing {
+                        tensor: tensor.clone(),
+                        files: format!("{shard}, where {} places it", index.file),
+                    });
+                }
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_shard(&mut self, shard: Shard, index: Option<&Index>) -> Result<(), WeightsError> {
+        let bytes = shard.bytes.as_ref();
+        // Checks that the offsets are in order, match shapes and types, and end with the file.
+        let (header_len, metadata) =
+            SafeTensors::read_metadata(bytes).map_err(|source| WeightsError::Header {
+                file: shard.file.clone(),
+                bytes: bytes.len(),
+                source,
+            })?;
+        let data_start = 8 + header_len; // an 8-byte length precedes the header
+        for (tensor, info) in metadata.tensors() {
+            check_against_index(&shard.file, &tensor, index)?;
+            let place = Place::new(self.shards.len(), data_start, info);
+            if let Some(other) = self.places.insert(tensor.clone(), place) {
+                return Err(WeightsError::Duplicate {
+                    tensor,
+                    first: self.shards[other.shard].file.clone(),
+                    second: shard.file,
+                });
+            }
+        }
+        self.shards.push(shard);
+        Ok(())
+    }
+
+    /// Whether some file holds this tensor.
+    pub fn contains(&self, tensor: &str) -> bool {
+        self.places.contains_key(tensor)
+    }
+
+    /// Numbers in all tensors together.
+    pub fn elements(&self) -> usize {
+        self.places
+            .values()
+            .map(|place| place.shape.iter().product::<usize>())
+            .sum()
+    }
+
+    /// Loads a tensor of the given shape as `dtype` on `device`.
+    ///
+    /// # Errors
+    /// When the tensor is missing, misshapen, of an unexpected type, or does not fit the device.
+    pub fn take(
+        &mut self,
+        tensor: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor, WeightsError> {
+        let place = self
+            .places
+            .get(tensor)
+            .ok_or_else(|| WeightsError::Missing {
+                tensor: tensor.into(),
+                files: self
+                    .shards
+                    .iter()
+                    .map(|shard| shard.file.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })?;
+        let shard = &self.shards[place.shard];
+        let (file, tensor) = (shard.file.clone(), tensor.to_string());
+        if place.shape != shape {
+            let (found, expected) = (place.shape.clone(), shape.to_vec());
+            return Err(WeightsError::Shape {
+                file,
+                tensor,
+                found,
+                expected,
+            });
+        }
+        let stored = match place.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            found => {
+                return Err(WeightsError::Dtype {
+                    file,
+                    tensor,
+                    found,
+                });
+            }
+        };
+        let bytes = &shard.bytes.as_ref()[place.start..place.end];
+        let loaded = Tensor::from_raw_buffer(bytes, stored, shape, &Device::Cpu)
+            .and_then(|loaded| loaded.to_dtype(dtype))
+            .and_then(|loaded| loaded.to_device(device))
+            .map_err(|source| WeightsError::Load {
+                file,
+                tensor: tensor.clone(),
+                source: Box::new(source),
+            })?;
+        self.taken.insert(tensor);
+        Ok(loaded)
+    }
+
+    /// Marks a tensor that may be there and is not needed.
+    pub fn ignore(&mut self, tensor: &str) {
+        self.taken.insert(tensor.into());
+    }
+
+    /// Ends the loading.
+    ///
+    /// # Errors
+    /// [`WeightsError::Extra`] when a tensor was neither taken nor ignored.
+    pub fn finish(self) -> Result<(), WeightsError> {
+        let extra = self
+            .places
+            .iter()
+            .filter(|(tensor, _)| !self.taken.contains(*tensor));
+        match extra.min_by_key(|(tensor, _)| *tensor) {
+            Some((tensor, place)) => Err(WeightsError::Extra {
+                file: self.shards[place.shard].file.clone(),
+                tensor: tensor.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Place {
+    fn new(shard: usize, data_start: usize, info: &TensorInfo) -> Self {
+        Self {
+            shard,
+            start: data_start + info.data_offsets.0,
+            end: data_start + info.data_offsets.1,
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+        }
+    }
+}
+
+fn check_against_index(
+    file: &str,
+    tensor: &str,
+    index: Option<&Index>,
+) -> Result<(), WeightsError> {
+    let Some(index) = index else { return Ok(()) };
+    let instead = match index.weight_map.get(tensor) {
+        Some(shard) if shard == file => return Ok(()),
+        Some(shard) => format!("places in {shard}"),
+        None => "does not list".into(),
+    };
+    Err(WeightsError::NotInIndex {
+        file: file.into(),
+        tensor: tensor.into(),
+        index: index.file.clone(),
+        instead,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::TensorView;
+
+    /// A safetensors file of f32 tensors, leaked so that it can stand for embedded data.
+    fn file(tensors: &[(&str, &[usize])]) -> Bytes {
+        let data = vec![0u8; 4096];
+        let views = tensors.iter().map(|(name, shape)| {
+            let bytes = &data[..4 * shape.iter().product::<usize>()];
+            (
+                name.to_string(),
+                TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap(),
+            )
+        });
+        Bytes::Static(safetensors::serialize(views, None).unwrap().leak())
+    }
+
+    fn index(entries: &[(&str, &str)]) -> Index {
+        let weight_map: BTreeMap<_, _> = entries.iter().copied().collect();
+        let json = serde_json::json!({ "weight_map": weight_map }).to_string();
+        Index::from_json("index.json", json.as_bytes()).unwrap()
+    }
+
+    fn open(
+        files: &[(&str, &[(&str, &[usize])])],
+        index: Option<&Index>,
+    ) -> Result<Checkpoint, WeightsError> {
+        let files = files
+            .iter()
+            .map(|(name, tensors)| (name.to_string(), file(tensors)));
+        Checkpoint::open(files.collect(), index)
+    }
+
+    fn refusal<T>(result: Result<T, WeightsError>) -> String {
+        result.err().expect("refused").to_string()
+    }
+
+    #[test]
+    fn tensors_are_found_checked_and_accounted_for() {
+        let mut checkpoint = open(
+            &[("a", &[("x", &[2, 3]), ("y", &[4])]), ("b", &[("z", &[1])])],
+            None,
+        )
+        .unwrap();
+        let mut take = |tensor: &str, shape: &[usize]| {
+            checkpoint.take(tensor, shape, DType::F32, &Device::Cpu)
+        };
+        assert_eq!(take("x", &[2, 3]).unwrap().dims(), [2, 3]);
+        assert_eq!(refusal(take("w", &[1])), "tensor w is missing from a, b");
+        assert_eq!(
+            refusal(take("y", &[2, 2])),
+            "a: tensor y has shape [4], but config.json makes it [2, 2]"
+        );
+        take("y", &[4]).unwrap();
+        assert_eq!(
+            refusal(checkpoint.finish()),
+            "b holds tensor z, which this architecture does not have"
+        );
+    }
+
+    #[test]
+    fn shards_must_agree_with_the_index() {
+        let index = index(&[("x", "a"), ("y", "b")]);
+        let x: &[(&str, &[usize])] = &[("x", &[1])];
+        let y: &[(&str, &[usize])] = &[("y", &[1])];
+        assert_eq!(index.shards(), ["a", "b"]);
+        open(&[("a", x), ("b", y)], Some(&index)).unwrap();
+        assert_eq!(
+            refusal(open(
+                &[("a", x), ("b", &[("y", &[1]), ("w", &[1])])],
+                Some(&index)
+            )),
+            "b holds tensor w, which index.json does not list"
+        );
+        assert_eq!(
+            refusal(open(&[("a", y), ("b", x)], Some(&index))),
+            "a holds tensor y, which index.json places in b"
+        );
+        assert_eq!(
+            refusal(open(&[("a", x), ("b", &[])], Some(&index))),
+            "tensor y is missing from b, where index.json places it"
+        );
+        assert_eq!(
+            refusal(open(&[("a", x), ("b", x)], None)),
+            "tensor x is in both a and b"
+        );
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let Bytes::Static(whole) = file(&[("x", &[8, 8])]) else {
+            unreachable!()
+        };
+        for len in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
+            let result = Checkpoint::open(vec![("f".into(), Bytes::Static(&whole[..len]))], None);
+            assert!(refusal(result).starts_with("f is not a whole safetensors file"));
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        for header in [
+            r#"{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,99]}}"#,
+            r#"{"x":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}}"#,
+            r#"{"x":{"dtype":"F32","shape":[18446744073709551615,9],"data_offsets":[0,16]}}"#,
+            r#"{"x":{"dtype":"F77","shape":[4],"data_offsets":[0,16]}}"#,
+            r#"{"x":3}"#,
+            "not json",
+        ] {
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.extend([0; 16]);
+            let result = Checkpoint::open(vec![("f".into(), Bytes::Static(bytes.leak()))], None);
+            assert!(
+                refusal(result).starts_with("f is not a whole safetensors file"),
+                "{header}"
+            );
+        }
+        let huge = Bytes::Static(u64::MAX.to_le_bytes().to_vec().leak());
+        assert!(Checkpoint::open(vec![("f".into(), huge)], None).is_err());
+    }
+
+    #[test]
+    fn integer_weights_are_refused() {
+        let data = [0u8; 4];
+        let view = TensorView::new(Dtype::I8, vec![4], &data).unwrap();
+        let bytes = safetensors::serialize([("x".to_string(), view)], None)
+            .unwrap()
+            .leak();
+        let mut checkpoint =
+            Checkpoint::open(vec![("f".into(), Bytes::Static(bytes))], None).unwrap();
+        assert_eq!(
+            refusal(checkpoint.take("x", &[4], DType::F32, &Device::Cpu)),
+            "f: tensor x is stored as I8; supported are F32, F16 and BF16"
+        );
+    }
+
+    #[test]
+    fn index_must_be_an_index() {
+        for json in [
+            "",
+            "{}",
+            r#"{"weight_map": {}}"#,
+            r#"{"weight_map": {"x": 3}}"#,
+        ] {
+            assert!(Index::from_json("i", json.as_bytes()).is_err(), "{json}");
+        }
+    }
+}

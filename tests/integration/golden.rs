@@ -1,0 +1,259 @@
+//! The published model and sampler, number by number: vectors made by the reference in float32 on a
+//! small random checkpoint (`tests/fixtures/golden`).
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use diffucoder::config::Config;
+use diffucoder::diffusion::{
+    Algorithm, Canvas, Denoiser, Ending, Observer, Schedule, Settings, Shaping, Step, generate,
+};
+use diffucoder::model::Model;
+use diffucoder::weights::{Bytes, Checkpoint, Index};
+use serde_json::Value;
+
+use crate::fixture;
+
+fn golden() -> Value {
+    let json = std::fs::read(fixture("golden/golden.json")).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+fn tensors() -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(fixture("golden/golden.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn model() -> (Config, Model) {
+    let folder = fixture("golden/model");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let config = Config::from_json(&read("config.json")).unwrap();
+    let index_name = "model.safetensors.index.json";
+    let index = Index::from_json(index_name, &read(index_name)).unwrap();
+    let files = index.shards().into_iter().map(|shard| {
+        let bytes = Bytes::map(&folder.join(&shard)).unwrap();
+        (shard, bytes)
+    });
+    let checkpoint = Checkpoint::open(files.collect(), Some(&index)).unwrap();
+    let model = Model::load(
+        &config,
+        checkpoint,
+        DType::F32,
+        &Device::Cpu,
+        &mut |_, _| (),
+    )
+    .unwrap();
+    (config, model)
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn ids(tensor: &Tensor) -> Vec<u32> {
+    let ids: Vec<i64> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    ids.into_iter().map(|id| id as u32).collect()
+}
+
+/// A JSON array of token ids.
+fn json_ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// Largest difference between two vectors, relative to the largest value of the expected one.
+fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let error = found
+        .iter()
+        .zip(expected)
+        .fold(0f32, |most, (x, y)| most.max((x - y).abs()));
+    error / largest
+}
+
+fn algorithm(name: &str) -> Algorithm {
+    Algorithm::ALL
+        .into_iter()
+        .find(|algorithm| algorithm.name() == name)
+        .unwrap()
+}
+
+fn shaping(settings: &Value) -> Shaping {
+    Shaping {
+        temperature: settings["temperature"].as_f64().unwrap() as f32,
+        top_p: settings["top_p"].as_f64().map(|p| p as f32),
+        top_k: settings["top_k"].as_u64().map(|k| k as usize),
+    }
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    let (_, mut model) = model();
+    let tensors = tensors();
+    for case in 0..3 {
+        let ids = ids(&tensors[&format!("forward.{case}.ids")]);
+        // The stored logits are the head's own output, before the shift.
+        let rows: Vec<u32> = (0..ids.len() as u32).collect();
+        let found = floats(&model.forward(&ids, &rows).unwrap());
+        let expected = floats(&tensors[&format!("forward.{case}.logits")]);
+        let error = relative_error(&found, &expected);
+        assert!(error < 1e-5, "case {case}: {error}");
+    }
+}
+
+#[test]
+fn predictions_are_shifted_right_by_one() {
+    let (config, mut model) = model();
+    let ids = ids(&tensors()["forward.1.ids"]);
+    let all: Vec<u32> = (0..ids.len() as u32).collect();
+    let unshifted = floats(&model.forward(&ids, &all).unwrap());
+    let row = |i: usize| &unshifted[i * config.vocab_size..][..config.vocab_size];
+    let positions = [0, 1, 2, 20, ids.len() - 1];
+    let found = model.predict(&ids, &positions).unwrap();
+    assert_eq!(found.rows, ids.len());
+    for (found, position) in found.logits.chunks(config.vocab_size).zip(positions) {
+        assert!(
+            relative_error(found, row(position.saturating_sub(1))) < 1e-5,
+            "{position}"
+        );
+    }
+}
+
+#[test]
+fn asking_for_fewer_positions_changes_nothing() {
+    let (_, mut model) = model();
+    let ids: Vec<u32> = (0..40).map(|i| (i * 7) % 256).collect();
+    let all: Vec<usize> = (0..ids.len()).collect();
+    let whole = model.predict(&ids, &all).unwrap().logits;
+    let some = [0, 1, 2, 17, 39];
+    let part = model.predict(&ids, &some).unwrap().logits;
+    let vocab_size = whole.len() / ids.len();
+    for (row, position) in part.chunks(vocab_size).zip(some) {
+        let expected = &whole[position * vocab_size..][..vocab_size];
+        assert!(relative_error(row, expected) < 1e-5, "position {position}");
+    }
+}
+
+#[test]
+fn reveal_counts_equal_the_reference() {
+    for case in golden()["schedule"].as_array().unwrap() {
+        let [tokens, steps] = ["tokens", "steps"].map(|key| case[key].as_u64().unwrap() as usize);
+        let schedule = Schedule::new(steps, case["eps"].as_f64().unwrap() as f32);
+        let mut left = tokens;
+        for (step, expected) in case["reveals"].as_array().unwrap().iter().enumerate() {
+            let count = schedule.reveal_count(step, left);
+            assert_eq!(
+                Some(count as u64),
+                expected.as_u64(),
+                "{tokens} in {steps}, step {step}"
+            );
+            left -= count;
+        }
+        assert_eq!(left, 0);
+    }
+}
+
+#[test]
+fn probabilities_and_confidences_equal_the_reference() {
+    let tensors = tensors();
+    let logits: Vec<Vec<f32>> = tensors["confidence.logits"].to_vec2().unwrap();
+    for (case, settings) in golden()["confidence"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+    {
+        let shaping = shaping(settings);
+        let probs: Vec<Vec<f32>> = logits
+            .iter()
+            .map(|row| {
+                let mut row = row.clone();
+                shaping.apply(&mut row);
+                row
+            })
+            .collect();
+        let expected = |name: &str| tensors.get(&format!("confidence.{case}.{name}"));
+        let close = |found: Vec<f32>, name: &str| {
+            if let Some(expected) = expected(name) {
+                let pairs = found.iter().zip(floats(expected));
+                let error = pairs.fold(0f32, |most, (x, y)| most.max((x - y).abs()));
+                assert!(error < 2e-6, "{name} {settings}: {error}");
+            }
+        };
+        close(probs.concat(), "probs");
+        let confidence = |algorithm: Algorithm| -> Vec<f32> {
+            let best = |row: &[f32]| {
+                (0..row.len())
+                    .rev()
+                    .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+            };
+            probs
+                .iter()
+                .map(|row| algorithm.confidence(row, best(row).unwrap() as u32))
+                .collect()
+        };
+        for name in ["entropy", "topk_margin", "maskgit_plus"] {
+            close(confidence(algorithm(name)), name);
+        }
+        assert!(expected("entropy").is_some() && expected("topk_margin").is_some());
+        if let Some(tokens) = expected("token") {
+            let found: Vec<u32> = probs
+                .iter()
+                .map(|row| {
+                    (0..row.len())
+                        .rev()
+                        .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+                        .unwrap() as u32
+                })
+                .collect();
+            assert_eq!(found, ids(tokens), "{settings}");
+        }
+    }
+}
+
+/// Keeps the generated part after each step.
+struct History(Vec<Vec<u32>>);
+
+impl Observer for History {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.0.push(step.canvas.generated().to_vec());
+    }
+}
+
+#[test]
+fn every_canvas_equals_the_reference_step_by_step() {
+    let (config, mut model) = model();
+    let mut exact = 0;
+    for case in golden()["generations"].as_array().unwrap() {
+        if case["kind"] != "exact" {
+            continue;
+        }
+        exact += 1;
+        let prompt = json_ids(&case["prompt_ids"]);
+        let max_new_tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
+        let settings = Settings {
+            algorithm: algorithm(case["algorithm"].as_str().unwrap()),
+            steps: case["steps"].as_u64().unwrap() as usize,
+            eps: 1e-3,
+            shaping: shaping(case),
+            alg_temp: None,
+            seed: 0,
+            ending: Ending::FullCanvas,
+        };
+        let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());
+        let mut history = History(Vec::new());
+        let done = generate(&mut model, canvas, &settings, &mut history).unwrap();
+        let expected: Vec<Vec<u32>> = case["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(json_ids)
+            .collect();
+        for (step, (found, expected)) in history.0.iter().zip(&expected).enumerate() {
+            assert_eq!(found, expected, "{settings:?}, step {step}");
+        }
+        assert_eq!(history.0.len(), expected.len());
+        assert_eq!(done.canvas.ids(), json_ids(&case["sequence"]));
+        assert_eq!(done.rows, done.forwards * done.canvas.ids().len());
+    }
+    assert!(exact >= 12);
+}

@@ -1,0 +1,13 @@
+//! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
+//! `tests/fixtures`.
+
+mod golden;
+
+use std::path::PathBuf;
+
+/// Path of a fixture.
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
