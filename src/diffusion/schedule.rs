@@ -40,15 +40,16 @@ impl Schedule {
 }
 
 /// `torch.linspace` in float32: counts up from the start in the first half and down from the end
-/// in the second, so that both ends are exact.
+/// in the second, so that both ends are exact. Product and sum are fused, as in PyTorch's kernels on
+/// every processor that can; rounding in between changes a count now and then.
 fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = (end - start) / (count - 1) as f32;
     (0..count)
         .map(|i| {
             if i < count / 2 {
-                start + step * i as f32
+                step.mul_add(i as f32, start)
             } else {
-                end - step * (count - 1 - i) as f32
+                (-step).mul_add((count - 1 - i) as f32, end)
             }
         })
         .collect()
@@ -63,6 +64,14 @@ mod tests {
         let schedule = Schedule::new(7, 1e-3);
         assert_eq!(schedule.timesteps[0], 1.0);
         assert_eq!(schedule.timesteps[7], 1e-3);
+    }
+
+    /// PyTorch 2.15 on AVX2 and AVX-512 gives 3 here; without fused products it would be 4.
+    #[test]
+    fn products_and_sums_are_fused() {
+        let schedule = Schedule::new(63, 0.1);
+        let left = (0..25).fold(255, |left, step| left - schedule.reveal_count(step, left));
+        assert_eq!(schedule.reveal_count(25, left), 3);
     }
 
     #[test]
