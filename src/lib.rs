@@ -6,7 +6,17 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod builtin;
+pub mod chat;
+pub mod cli;
 pub mod config;
+pub mod device;
 pub mod diffusion;
+mod error;
+pub mod hub;
 pub mod model;
+pub mod package;
+pub mod tokenizer;
 pub mod weights;
+
+pub use error::Error;

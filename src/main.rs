@@ -1,1 +1,7 @@
-fn main() {}
+//! The `diffucoder` command: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    diffucoder::cli::main()
+}

@@ -1,6 +1,7 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+mod command;
 mod golden;
 
 use std::path::PathBuf;

@@ -1,0 +1,264 @@
+//! Chat templates: messages to the text, or the ids, that the model was trained on.
+//!
+//! A template is a Jinja program in `chat_template.jinja` or in `tokenizer_config.json`, rendered
+//! by MiniJinja in the environment that transformers gives it. It comes with the checkpoint, so it
+//! is not trusted: its size, work, recursion, stack and time are bounded. (One thing is not: a
+//! value made to contain itself, through `namespace`, and then printed, ends the process.)
+//!
+//! Source: `transformers`, `utils/chat_template_utils.py`.
+
+mod functions;
+
+use std::panic::resume_unwind;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind};
+use minijinja_contrib::pycompat;
+
+use self::functions::Raised;
+use crate::tokenizer::{
+    self, CHAT_TEMPLATE, CONFIG, Literals, Special, SpecialTokens, Tokenizer, TokenizerError,
+    TokenizerFiles,
+};
+
+/// The largest known template has about 20 KB.
+const MAX_TEMPLATE_BYTES: usize = 64 << 10;
+/// An instruction or 64 bytes of data cost 1; Qwen2.5's template uses about 30 a message.
+const FUEL: u64 = 500_000;
+/// More for long messages: a template may go over every byte this many times 64.
+const FUEL_PER_BYTE: u64 = 1;
+const RECURSION_LIMIT: usize = 100;
+/// Reserved, not used: parsing and dropping nested expressions is recursive in MiniJinja, and
+/// [`MAX_TEMPLATE_BYTES`] is what limits them.
+const STACK_BYTES: usize = 256 << 20;
+/// Printing a list of lists of lists is not charged for; rendering takes far below a millisecond.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why there is no prompt.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChatError {
+    /// A file of the tokenizer is at fault, or the tokenizer itself.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The template is not Jinja.
+    #[error("cannot parse the chat template")]
+    Syntax(#[source] minijinja::Error),
+    /// The template refuses these messages, in its own words.
+    #[error("the chat template refuses these messages: {0}")]
+    Refused(String),
+    /// The template needs something that it was not given.
+    #[error("the chat template needs something that these messages do not have")]
+    Undefined(#[source] minijinja::Error),
+    /// The template does more than a template should have to.
+    #[error("the chat template takes too much work or time")]
+    Exhausted,
+    /// The template fails in some other way.
+    #[error("the chat template fails")]
+    Render(#[source] minijinja::Error),
+    /// There is no thread to render in.
+    #[error("cannot start a thread for the chat template")]
+    Thread(#[source] std::io::Error),
+    /// The messages contain every character that could protect them from the template.
+    #[error("the messages contain too many unassigned characters")]
+    NoStandIn,
+}
+
+type Result<T> = std::result::Result<T, ChatError>;
+
+/// What somebody said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who: `system`, `user` or `assistant`.
+    pub role: String,
+    /// What.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A checkpoint's chat template.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    file: &'static str,
+    source: String,
+    specials: SpecialTokens,
+}
+
+impl ChatTemplate {
+    /// The template of a checkpoint, or `None` if it has none, like most base models.
+    ///
+    /// # Errors
+    /// [`ChatError::Syntax`] if it is not Jinja, [`ChatError::Tokenizer`] if a file is damaged.
+    pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Option<Self>> {
+        let specials = SpecialTokens::read(files)?;
+        let (file, source) = match files.chat_template_jinja {
+            Some(bytes) => (CHAT_TEMPLATE, tokenizer::text(CHAT_TEMPLATE, bytes)?.to_owned()),
+            None => match template_in_config(files.tokenizer_config_json)? {
+                Some(source) => (CONFIG, source),
+                None => return Ok(None),
+            },
+        };
+        if source.len() > MAX_TEMPLATE_BYTES {
+            let reason = format!("the chat template has more than {MAX_TEMPLATE_BYTES} bytes");
+            return Err(TokenizerError::Damaged { file, reason }.into());
+        }
+        let template = Self { file, source, specials };
+        let parse = template.clone();
+        apart(move || parse.environment(0).template_from_named_str(parse.file, &parse.source).map(drop))?
+            .map_err(ChatError::Syntax)?;
+        Ok(Some(template))
+    }
+
+    /// The text of a conversation. With `add_generation_prompt` it ends where the model's answer
+    /// begins.
+    ///
+    /// Do not encode this text, in which a message can spell a control token: [`Self::encode`]
+    /// does both.
+    ///
+    /// # Errors
+    /// [`ChatError::Refused`], [`ChatError::Undefined`], [`ChatError::Exhausted`],
+    /// [`ChatError::Render`] and [`ChatError::Thread`].
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let (template, messages) = (self.clone(), messages.to_vec());
+        let rendered = apart(move || template.render_here(&messages, add_generation_prompt))?;
+        rendered.map_err(|error| {
+            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+            while let Some(here) = cause {
+                if let Some(Raised(message)) = here.downcast_ref() {
+                    return ChatError::Refused(message.clone());
+                }
+                match here.downcast_ref().map(minijinja::Error::kind) {
+                    Some(ErrorKind::OutOfFuel) => return ChatError::Exhausted,
+                    Some(ErrorKind::UndefinedError) => return ChatError::Undefined(error),
+                    _ => cause = here.source(),
+                }
+            }
+            ChatError::Render(error)
+        })
+    }
+
+    /// The ids of a conversation, followed by `answer`, the beginning of the model's answer.
+    ///
+    /// Added tokens are recognised where the template writes them. In the messages and in `answer`
+    /// they are text: a file that contains `<|im_end|>` does not end the turn, and one that
+    /// contains `<|mask|>` makes no hole. Without such text the ids are those of the reference,
+    /// which tokenises [`Self::render`].
+    ///
+    /// # Errors
+    /// Those of [`Self::render`], [`ChatError::Tokenizer`] and [`ChatError::NoStandIn`].
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        answer: &str,
+    ) -> Result<Vec<u32>> {
+        let data = messages.iter().flat_map(|message| [&*message.role, &*message.content]);
+        let data = data.chain([answer]);
+        let literals = Literals::choose(tokenizer.added_tokens(), data, &self.source)
+            .ok_or(ChatError::NoStandIn)?;
+        let protected: Vec<Message> = messages
+            .iter()
+            .map(|message| {
+                let [role, content] =
+                    [&message.role, &message.content].map(|text| literals.protect(text));
+                Message { role, content }
+            })
+            .collect();
+        let mut text = self.render(&protected, add_generation_prompt)?;
+        text.push_str(&literals.protect(answer));
+        Ok(tokenizer.encode_around(&text, &literals)?)
+    }
+
+    fn render_here(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> std::result::Result<String, minijinja::Error> {
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let environment = self.environment(bytes as u64);
+        let messages = messages.iter().map(|message| {
+            Value::from_pairs([("role", &*message.role), ("content", &*message.content)])
+        });
+        let mut variables = vec![
+            ("messages", Value::from_iter(messages)),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+        ];
+        // A role without a token is undefined, not none: templates test for that.
+        for role in Special::ALL {
+            variables.extend(self.specials.get(role).map(|token| (role.key(), Value::from(token))));
+        }
+        environment
+            .template_from_named_str(self.file, &self.source)?
+            .render(Value::from_pairs(variables))
+    }
+
+    fn environment(&self, message_bytes: u64) -> Environment<'_> {
+        let mut environment = Environment::new();
+        environment.set_syntax(
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap_or_default(),
+        );
+        environment.set_auto_escape_callback(|_| AutoEscape::None); // not by the file's name
+        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+        environment.add_filter("tojson", functions::tojson);
+        environment.add_function("raise_exception", functions::raise_exception);
+        environment.add_function("strftime_now", functions::strftime_now);
+        environment.set_fuel(Some(FUEL + FUEL_PER_BYTE * message_bytes));
+        environment.set_recursion_limit(RECURSION_LIMIT);
+        environment.set_debug(true); // names what is undefined
+        environment
+    }
+}
+
+/// Runs something on a stack of its own, and leaves it behind if it does not end in time.
+fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (send, receive) = sync_channel(1);
+    let thread = thread::Builder::new()
+        .name("chat template".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let _ = send.send(work()); // nobody waits any more: nothing to do
+        })
+        .map_err(ChatError::Thread)?;
+    match receive.recv_timeout(TIME_LIMIT) {
+        Ok(done) => Ok(done),
+        Err(RecvTimeoutError::Timeout) => Err(ChatError::Exhausted),
+        Err(RecvTimeoutError::Disconnected) => match thread.join() {
+            Ok(()) => Err(ChatError::Exhausted),
+            Err(panic) => resume_unwind(panic),
+        },
+    }
+}
+
+/// `chat_template` of `tokenizer_config.json`: one template, or several with names.
+fn template_in_config(bytes: Option<&[u8]>) -> Result<Option<String>> {
+    let config = tokenizer::object(CONFIG, bytes)?;
+    let damaged = |reason: &str| {
+        let reason = reason.to_owned();
+        Err(TokenizerError::Damaged { file: CONFIG, reason }.into())
+    };
+    match config.get("chat_template") {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
+        Some(serde_json::Value::Array(named)) => {
+            let default = named.iter().find(|entry| entry["name"] == "default");
+            match default.map(|entry| &entry["template"]) {
+                Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
+                _ => damaged("no chat template is named default"),
+            }
+        }
+        Some(_) => damaged("chat_template is neither a string nor a list"),
+    }
+}

@@ -1,0 +1,152 @@
+//! The only writer to the terminal: results to stdout, everything else to stderr.
+//!
+//! Progress and notes are for people, so they are drawn only when stderr is a terminal and `--quiet`
+//! is off; errors always are. A closed pipe on stdout is the reader's way to say "enough".
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// All progress bars, reachable from the interrupt handler so that it can wipe them.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Where a command writes to.
+pub struct Ui {
+    bars: MultiProgress,
+    quiet: bool,
+}
+
+impl Ui {
+    /// `quiet` keeps all but results and errors back.
+    pub fn new(quiet: bool) -> Self {
+        let bars = BARS.get_or_init(|| {
+            MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10))
+        });
+        Self { bars: bars.clone(), quiet }
+    }
+
+    /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks one.
+    ///
+    /// # Errors
+    /// When stdout cannot be written to. A closed pipe is not an error.
+    pub fn result(&self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        let mut write = || {
+            stdout.write_all(text.as_bytes())?;
+            if stdout.is_terminal() && !text.ends_with('\n') {
+                stdout.write_all(b"\n")?;
+            }
+            stdout.flush()
+        };
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
+    }
+
+    /// Tells the user something worth knowing even in a log.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.stderr(&format!("note: {text}"));
+        }
+    }
+
+    /// Tells a person at a terminal something that a log does not need.
+    pub fn status(&self, text: &str) {
+        if !self.quiet && io::stderr().is_terminal() {
+            self.stderr(text);
+        }
+    }
+
+    /// A bar that counts bytes.
+    pub fn byte_bar(&self, what: &str, total_bytes: u64) -> ProgressBar {
+        const TEMPLATE: &str = "{prefix} {bar:30} {decimal_bytes}/{decimal_total_bytes} \
+                                {decimal_bytes_per_sec} {msg}";
+        self.bar(what, total_bytes, TEMPLATE)
+    }
+
+    /// A bar that counts steps.
+    pub fn step_bar(&self, what: &str, steps: u64) -> ProgressBar {
+        self.bar(what, steps, "{prefix} {bar:30} {pos}/{len} steps {msg}")
+    }
+
+    fn bar(&self, what: &str, len: u64, template: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let bar = self.bars.add(ProgressBar::new(len));
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.set_prefix(what.to_string());
+        bar
+    }
+
+    /// A line on stderr, above any bars.
+    fn stderr(&self, line: &str) {
+        self.bars.suspend(|| {
+            // Nowhere to report a stderr that cannot be written to.
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        });
+    }
+}
+
+/// Prints `error: …` with its causes, and `hint: …` if there is one.
+pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
+    if let Some(bars) = BARS.get() {
+        let _ = bars.clear();
+    }
+    let mut stderr = anstream::stderr().lock();
+    let (red, cyan) = (style(anstyle::AnsiColor::Red), style(anstyle::AnsiColor::Cyan));
+    // `{:#}` joins the chain of causes with colons.
+    let _ = writeln!(stderr, "{red}error:{red:#} {error:#}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "{cyan}hint:{cyan:#} {hint}");
+    }
+}
+
+fn style(color: anstyle::AnsiColor) -> anstyle::Style {
+    color.on_default().bold()
+}
+
+/// Makes Ctrl-C wipe the progress bars and exit with 130, at once, whatever is being computed.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn exit_on_interrupt() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(|| {
+        if let Some(bars) = BARS.get() {
+            let _ = bars.clear();
+        }
+        std::process::exit(130);
+    })
+}
+
+/// `12.3 s`, `2 min 05 s`
+pub fn human_time(time: Duration) -> String {
+    let secs = time.as_secs_f64();
+    if secs < 60.0 {
+        format!("{secs:.1} s")
+    } else {
+        format!("{} min {:02.0} s", (secs / 60.0).floor(), (secs % 60.0).floor())
+    }
+}
+
+/// `1.5 GB`, `16 MB`, in powers of ten as disks and the Hub count.
+pub fn human_bytes(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_as_people_say_them() {
+        assert_eq!(human_time(Duration::from_millis(12_345)), "12.3 s");
+        assert_eq!(human_time(Duration::from_secs(125)), "2 min 05 s");
+        assert_eq!(human_bytes(15_200_000_000), "15.20 GB");
+    }
+}

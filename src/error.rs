@@ -1,0 +1,49 @@
+//! Everything that can go wrong in the library, each with what the user can do about it.
+
+use crate::chat::ChatError;
+use crate::config::ConfigError;
+use crate::device::DeviceError;
+use crate::diffusion::GenerateError;
+use crate::hub::HubError;
+use crate::tokenizer::TokenizerError;
+use crate::weights::WeightsError;
+
+/// A failure of any part of the library.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model's files cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// config.json or generation_config.json was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer's files were refused, or a text cannot be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template failed.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The weights were refused.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Denoising failed.
+    #[error(transparent)]
+    Generate(#[from] GenerateError<candle_core::Error>),
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Hub(error) => error.hint(),
+            Self::Config(error) => error.hint(),
+            Self::Tokenizer(_) | Self::Chat(_) => None,
+            Self::Device(error) => error.hint(),
+            Self::Weights(error) => error.hint(),
+            Self::Generate(error) => error.hint(),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What can go wrong between a model's name and its files, told apart by what the user can do.
+
+use super::registry::MODELS;
+use std::path::PathBuf;
+
+/// Any failure of this module. `hint` says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    #[error("no model is called `{name}`")]
+    UnknownModel {
+        name: String,
+        suggestion: Option<&'static str>,
+    },
+    #[error("`{id}` cannot be a model on the Hub: {reason}")]
+    BadModelId { id: String, reason: &'static str },
+    #[error("`{revision}` cannot be a branch, tag or commit")]
+    BadRevision { revision: String },
+    #[error("`{endpoint}` is not an http address")]
+    BadEndpoint { endpoint: String },
+    #[error("the folder {} does not exist", path.display())]
+    FolderNotFound { path: PathBuf },
+    #[error("{} is not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("the model {model} has no {file}")]
+    NotInFolder { model: String, file: String },
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("the file name {name:?} points outside the model's folder")]
+    UnsafeName { name: String },
+    #[error("{endpoint} refused access to {repo} (status {status})")]
+    AccessRefused {
+        endpoint: String,
+        repo: String,
+        status: u16,
+        had_token: bool,
+    },
+    #[error("{endpoint} has no model {repo}")]
+    RepoNotFound { endpoint: String, repo: String },
+    #[error("{repo} has no revision {revision}")]
+    RevisionNotFound { repo: String, revision: String },
+    #[error("{repo} has no file {file} at revision {revision}")]
+    FileNotFound {
+        repo: String,
+        revision: String,
+        file: String,
+    },
+    #[error("{host} cannot be reached")]
+    Unreachable {
+        host: String,
+        model_is_cached: bool,
+        source: Box<ureq::Error>,
+    },
+    #[error("{url} answered with status {status}")]
+    ServerStatus { url: String, status: u16 },
+    #[error("{url} did not answer as a model hub does: {what}")]
+    BadAnswer { url: String, what: String },
+    #[error("{repo} at revision {revision} is not in the cache {} ({file})", cache.display())]
+    NotCached {
+        repo: String,
+        revision: String,
+        file: String,
+        cache: PathBuf,
+    },
+    #[error("{} has {} free, but the download needs {}", dir.display(), gigabytes(*free_bytes), gigabytes(*needed_bytes))]
+    NotEnoughDisk {
+        needed_bytes: u64,
+        free_bytes: u64,
+        dir: PathBuf,
+    },
+    #[error("the download of {file} from {repo} failed: {reason}")]
+    BrokenTransfer {
+        repo: String,
+        file: String,
+        reason: String,
+        can_retry: bool,
+    },
+    #[error("the cache cannot be used at {}", path.display())]
+    Cache {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+impl HubError {
+    /// The next thing to try.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::UnknownModel { suggestion, .. } => {
+                let meant = suggestion.map(|alias| format!("did you mean `{alias}`? ")).unwrap_or_default();
+                let aliases = MODELS.map(|model| model.alias).join(", ");
+                format!("{meant}known models: {aliases}; a model on the Hub is written owner/name, a folder ./name")
+            }
+            Self::BadModelId { .. } => "a model on the Hub is written owner/name; put ./ before a folder".to_owned(),
+            Self::BadRevision { .. } => "give a name such as main, v1.0 or a commit's 40 digits".to_owned(),
+            Self::BadEndpoint { .. } => "set HF_ENDPOINT to an address such as https://huggingface.co, or unset it".to_owned(),
+            Self::FolderNotFound { .. } => "check the path; a model on the Hub is written owner/name".to_owned(),
+            Self::NotAFolder { .. } => "give the folder that holds config.json and the weights".to_owned(),
+            Self::NotInFolder { .. } => "a model's folder holds config.json, the tokenizer's files and the weights".to_owned(),
+            Self::Unreadable { .. } => return None,
+            Self::UnsafeName { .. } => "the model's index is damaged or hostile: do not use it".to_owned(),
+            Self::AccessRefused { endpoint, repo, had_token: false, .. } => {
+                format!("accept the licence at {endpoint}/{repo}, then set HF_TOKEN to a token from {endpoint}/settings/tokens")
+            }
+            Self::AccessRefused { endpoint, repo, had_token: true, .. } => {
+                format!("accept the licence at {endpoint}/{repo} with the account whose token HF_TOKEN (or the token file) holds, and check that the token is still valid")
+            }
+            Self::RepoNotFound { .. } => {
+                "check the spelling; if the model is private, set HF_TOKEN to a token that may read it"
+                    .to_owned()
+            }
+            Self::RevisionNotFound { .. } => "leave --revision out for the newest version".to_owned(),
+            Self::FileNotFound { .. } => "the model may be stored in a form that this program cannot read".to_owned(),
+            Self::Unreachable { model_is_cached: true, .. } => "the model is in the cache: add --offline to use it as it is".to_owned(),
+            Self::Unreachable { model_is_cached: false, .. } => {
+                "check the network and HTTPS_PROXY; `--model tiny` needs no download".to_owned()
+            }
+            Self::ServerStatus { status: 429, .. } => "too many requests: wait a few minutes, or set HF_TOKEN".to_owned(),
+            Self::ServerStatus { .. } => "try again later; what has arrived is kept".to_owned(),
+            Self::BadAnswer { .. } => "check HF_ENDPOINT and any proxy between here and the Hub".to_owned(),
+            Self::NotCached { .. } => "run once without --offline to download it; `--model tiny` needs no download".to_owned(),
+            Self::NotEnoughDisk { .. } => "free some space, or set HF_HOME to a folder on a larger disk".to_owned(),
+            Self::BrokenTransfer { .. } => "run the same command again: it resumes where this one stopped".to_owned(),
+            Self::Cache { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                "free some space, or set HF_HOME to a folder on a larger disk".to_owned()
+            }
+            Self::Cache { .. } => "set HF_HOME to a folder that you may write to".to_owned(),
+        };
+        Some(hint)
+    }
+
+    /// Whether waiting a moment may help. Being unreachable counts only once something was reached: at first it is said at once.
+    pub(super) fn may_pass(&self, reached_before: bool) -> bool {
+        match self {
+            Self::BrokenTransfer { can_retry, .. } => *can_retry,
+            Self::ServerStatus { status, .. } => *status >= 500 || matches!(status, 408 | 429),
+            Self::Unreachable { .. } => reached_before,
+            _ => false,
+        }
+    }
+}
+
+/// Decimal gigabytes (or megabytes, when small), as the Hub's pages show sizes.
+fn gigabytes(bytes: u64) -> String {
+    let (divisor, unit) = if bytes < 1_000_000_000 {
+        (1e6, "MB")
+    } else {
+        (1e9, "GB")
+    };
+    format!("{:.1} {unit}", bytes as f64 / divisor)
+}

@@ -1,0 +1,25 @@
+//! A model's name becomes its files, verified and on this machine.
+//!
+//! `registry` is the table of aliases, `spec` reads what the user typed, `snapshot` hands out files whatever their source (the Hub, a folder,
+//! the binary itself). Behind it `repo` decides between cache and network, `remote` asks the Hub, `transfer` and
+//! `carry` fetch and verify one file, and `cache` knows the folder layout, which is the one Python's huggingface_hub uses, so that both share what either has downloaded.
+
+mod cache;
+mod cached;
+mod carry;
+mod error;
+mod options;
+mod progress;
+pub mod registry;
+mod remote;
+mod repo;
+mod snapshot;
+mod spec;
+mod transfer;
+
+pub use cached::{CachedModel, cached};
+pub use error::HubError;
+pub use options::{HubOptions, Patience, Token};
+pub use progress::{Event, Progress};
+pub use snapshot::{EmbeddedFiles, ModelFile, Snapshot};
+pub use spec::{ModelSpec, RepoId};

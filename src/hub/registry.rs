@@ -1,0 +1,213 @@
+//! The models this program knows by name, as data, and the recipe each was made for.
+//!
+//! Temperatures and prompt styles are the authors' (model cards; arXiv 2506.20639).
+
+use super::spec::ModelSpec;
+
+/// How a prompt reaches the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptStyle {
+    /// Wrapped in the chat template.
+    Chat,
+    /// As it is, to be continued.
+    Raw,
+}
+
+/// Defaults that depend on how a model was trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recipe {
+    pub prompt: PromptStyle,
+    pub temperature: f64,
+}
+
+/// One line of the table.
+#[derive(Debug, PartialEq)]
+pub struct KnownModel {
+    pub alias: &'static str,
+    /// `None` for the model inside the binary.
+    pub hub_id: Option<&'static str>,
+    pub about: &'static str,
+    /// What a first use downloads.
+    pub download_bytes: u64,
+    pub licence: &'static str,
+    pub recipe: Recipe,
+}
+
+/// The alias used when none is given.
+pub const DEFAULT_ALIAS: &str = "diffucoder";
+
+const APPLE: &str = "apple-amlr (research use only)";
+const SIZE_7B_BYTES: u64 = 15_200_000_000;
+
+const fn chat(temperature: f64) -> Recipe {
+    Recipe {
+        prompt: PromptStyle::Chat,
+        temperature,
+    }
+}
+
+const fn raw(temperature: f64) -> Recipe {
+    Recipe {
+        prompt: PromptStyle::Raw,
+        temperature,
+    }
+}
+
+/// Every alias; the default comes first.
+pub const MODELS: [KnownModel; 5] = [
+    KnownModel {
+        alias: DEFAULT_ALIAS,
+        hub_id: Some("apple/DiffuCoder-7B-cpGRPO"),
+        about: "DiffuCoder 7B after coupled-GRPO: the best at writing code from a description",
+        download_bytes: SIZE_7B_BYTES,
+        licence: APPLE,
+        recipe: chat(0.4),
+    },
+    KnownModel {
+        alias: "diffucoder-instruct",
+        hub_id: Some("apple/DiffuCoder-7B-Instruct"),
+        about: "DiffuCoder 7B tuned on instructions",
+        download_bytes: SIZE_7B_BYTES,
+        licence: APPLE,
+        recipe: chat(0.3),
+    },
+    KnownModel {
+        alias: "diffucoder-base",
+        hub_id: Some("apple/DiffuCoder-7B-Base"),
+        about: "DiffuCoder 7B before tuning: continues code",
+        download_bytes: SIZE_7B_BYTES,
+        licence: APPLE,
+        recipe: raw(0.2),
+    },
+    KnownModel {
+        alias: "dream-coder",
+        hub_id: Some("Dream-org/Dream-Coder-v0-Instruct-7B"),
+        about: "Dream-Coder 7B: a relative with an open licence",
+        download_bytes: SIZE_7B_BYTES,
+        licence: "apache-2.0",
+        recipe: chat(0.1),
+    },
+    KnownModel {
+        alias: "tiny",
+        hub_id: None,
+        about: "a small model built into this program: needs no download, shows how it works",
+        download_bytes: 0,
+        licence: "Apache-2.0",
+        recipe: raw(0.2),
+    },
+];
+
+/// The model with this alias.
+pub fn by_alias(alias: &str) -> Option<&'static KnownModel> {
+    MODELS.iter().find(|model| model.alias == alias)
+}
+
+/// The model with this Hub id; the Hub ignores case in ids, so this does too.
+pub fn by_hub_id(id: &str) -> Option<&'static KnownModel> {
+    MODELS.iter().find(|model| {
+        model
+            .hub_id
+            .is_some_and(|known| known.eq_ignore_ascii_case(id))
+    })
+}
+
+/// The recipe for any model: from the table, or guessed from the last component of its name.
+pub fn recipe(spec: &ModelSpec) -> Recipe {
+    let last = match spec {
+        ModelSpec::BuiltIn(model) => return model.recipe,
+        ModelSpec::Hub(id) => match by_hub_id(id.as_str()) {
+            Some(model) => return model.recipe,
+            None => id.name().to_owned(),
+        },
+        ModelSpec::Local(path) => path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let is_base = last
+        .split(|c: char| !c.is_alphanumeric())
+        .any(|word| word.eq_ignore_ascii_case("base"));
+    if is_base { raw(0.2) } else { chat(0.3) }
+}
+
+/// The alias that a mistyped name, or a Hub name without its owner, most likely meant.
+pub fn suggest(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    let distance_of = |model: &KnownModel| {
+        let repo_name = model
+            .hub_id
+            .and_then(|id| id.split('/').next_back())
+            .unwrap_or(model.alias);
+        edit_distance(&name, model.alias).min(edit_distance(&name, &repo_name.to_lowercase()))
+    };
+    let (distance, model) = MODELS
+        .iter()
+        .map(|model| (distance_of(model), model))
+        .min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1 + name.chars().count() / 5).then_some(model.alias)
+}
+
+/// Levenshtein's distance, one row of the table at a time.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_and_hub_ids_find_the_same_entry() {
+        let base = by_alias("diffucoder-base").expect("known");
+        assert_eq!(by_hub_id("apple/diffucoder-7b-base"), Some(base));
+        assert_eq!(base.recipe, raw(0.2));
+        assert_eq!(MODELS[0].alias, DEFAULT_ALIAS);
+        assert!(by_alias("apple/DiffuCoder-7B-Base").is_none());
+    }
+
+    #[test]
+    fn suggestions_are_close_or_absent() {
+        for (typed, meant) in [
+            ("difucoder", Some("diffucoder")),
+            ("diffucoder-instuct", Some("diffucoder-instruct")),
+            ("DiffuCoder-7B-Base", Some("diffucoder-base")),
+            ("dreamcoder", Some("dream-coder")),
+            ("tinny", Some("tiny")),
+            ("gpt2", None),
+            ("x", None),
+        ] {
+            assert_eq!(suggest(typed), meant, "{typed}");
+        }
+    }
+
+    #[test]
+    fn unknown_models_get_a_recipe_from_their_name() {
+        for (typed, expected) in [
+            ("./models/My-BASE-7B", raw(0.2)),
+            ("./base/finetune", chat(0.3)),
+            ("./database", chat(0.3)),
+            ("someone/Dream_base", raw(0.2)),
+            ("someone/Coder", chat(0.3)),
+            ("Apple/DiffuCoder-7B-cpGRPO", chat(0.4)),
+            ("tiny", raw(0.2)),
+        ] {
+            assert_eq!(
+                recipe(&ModelSpec::parse(typed).expect(typed)),
+                expected,
+                "{typed}"
+            );
+        }
+    }
+}

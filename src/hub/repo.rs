@@ -1,0 +1,163 @@
+//! A Hub repository at one commit: files from the cache if they are there, else from the network.
+//!
+//! The revision is resolved once, and everything is asked for by commit after that, so that files from
+//! different versions never mix. What is cached is used without any request, as hf-hub and Python do.
+
+use super::cache::RepoCache;
+use super::cached::is_complete;
+use super::error::HubError;
+use super::options::HubOptions;
+use super::progress::{Event, Progress};
+use super::remote::Remote;
+use super::spec::{RepoId, check_name};
+use super::transfer::Transfer;
+use std::path::PathBuf;
+
+/// See the header of this file.
+#[derive(Debug)]
+pub(super) struct HubRepo {
+    pub(super) id: RepoId,
+    pub(super) commit: String,
+    cache: RepoCache,
+    options: HubOptions,
+    remote: Remote,
+}
+
+impl HubRepo {
+    pub(super) fn open(id: &RepoId, options: &HubOptions) -> Result<Self, HubError> {
+        let revision = options.revision();
+        check_name(revision).map_err(|_| HubError::BadRevision {
+            revision: revision.to_owned(),
+        })?;
+        let cache = RepoCache::new(&options.cache_dir, id);
+        let remote = Remote::new(id, options)?;
+        let commit = match cache.commit_of(revision) {
+            Some(commit) => commit,
+            None if options.offline => return Err(not_cached(id, options, "config.json")),
+            None => remote.resolve(revision)?,
+        };
+        Ok(Self {
+            id: id.clone(),
+            commit,
+            cache,
+            options: options.clone(),
+            remote,
+        })
+    }
+
+    /// A file that the repository may lack.
+    pub(super) fn optional(
+        &self,
+        file: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<PathBuf>, HubError> {
+        check_name(file)?;
+        if let Some(path) = self.cache.find(&self.commit, file) {
+            return Ok(Some(path));
+        }
+        if self.options.offline || self.cache.is_known_absent(&self.commit, file) {
+            return Ok(None);
+        }
+        match self.download(file, progress) {
+            Err(HubError::FileNotFound { .. }) => {
+                self.cache.mark_absent(&self.commit, file);
+                Ok(None)
+            }
+            path => path.map(Some),
+        }
+    }
+
+    /// All of these, from a cache that has them or after checking that the disk has room for what is missing.
+    pub(super) fn fetch(
+        &self,
+        files: &[String],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<PathBuf>, HubError> {
+        files.iter().try_for_each(|file| check_name(file))?;
+        let mut missing: Vec<&String> = files
+            .iter()
+            .filter(|file| self.cache.find(&self.commit, file).is_none())
+            .collect();
+        missing.sort();
+        missing.dedup();
+        if let Some(file) = missing.first().filter(|_| self.options.offline) {
+            return Err(not_cached(&self.id, &self.options, file));
+        }
+        let (mut total_bytes, mut present_bytes) = (0_u64, 0_u64);
+        for file in &missing {
+            let found = self
+                .remote
+                .file(&self.commit, file)
+                .map_err(|error| self.explain(error))?;
+            total_bytes = total_bytes.saturating_add(found.size_bytes);
+            present_bytes += self.cache.present_bytes(&found.etag, found.size_bytes);
+        }
+        if !missing.is_empty() {
+            progress.on(Event::Plan {
+                files: missing.len(),
+                total_bytes,
+                present_bytes,
+            });
+            self.cache.check_free(total_bytes - present_bytes)?;
+        }
+        let path = |file: &String| match self.cache.find(&self.commit, file) {
+            Some(path) => Ok(path),
+            None => self.download(file, progress),
+        };
+        files.iter().map(path).collect()
+    }
+
+    fn download(&self, file: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
+        let (cache, remote, options) = (&self.cache, &self.remote, &self.options);
+        let transfer = Transfer {
+            repo: &self.id,
+            commit: &self.commit,
+            cache,
+            remote,
+            options,
+        };
+        let path = transfer
+            .download(file, progress)
+            .map_err(|error| self.explain(error))?;
+        // Only now, as a ref without a snapshot is a damaged cache to Python.
+        cache.remember(options.revision(), &self.commit)?;
+        Ok(path)
+    }
+
+    /// Why a file cannot be had: the repository lacks it, or, offline, the cache does.
+    pub(super) fn lacks(&self, file: &str) -> HubError {
+        if self.options.offline {
+            return not_cached(&self.id, &self.options, file);
+        }
+        let (repo, revision) = (self.id.to_string(), self.options.revision().to_owned());
+        HubError::FileNotFound {
+            repo,
+            revision,
+            file: file.to_owned(),
+        }
+    }
+
+    /// Whoever has the model but no network needs only to be told so.
+    fn explain(&self, error: HubError) -> HubError {
+        match error {
+            HubError::Unreachable { host, source, .. } => {
+                let model_is_cached = is_complete(&self.cache.snapshot(&self.commit));
+                HubError::Unreachable {
+                    host,
+                    model_is_cached,
+                    source,
+                }
+            }
+            error => error,
+        }
+    }
+}
+
+fn not_cached(id: &RepoId, options: &HubOptions, file: &str) -> HubError {
+    HubError::NotCached {
+        repo: id.to_string(),
+        revision: options.revision().to_owned(),
+        file: file.to_owned(),
+        cache: options.cache_dir.clone(),
+    }
+}

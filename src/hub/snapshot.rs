@@ -1,0 +1,152 @@
+//! One place that yields a model's files, whatever their source.
+
+use super::error::HubError;
+use super::options::HubOptions;
+use super::progress::Progress;
+use super::repo::HubRepo;
+use super::spec::{ModelSpec, check_name};
+use std::path::{Path, PathBuf};
+
+/// Names and contents of the files that make up the built-in model.
+pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
+
+/// Where one file's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelFile {
+    Path(PathBuf),
+    Embedded(&'static [u8]),
+}
+
+/// A model's files at one version.
+#[derive(Debug)]
+pub struct Snapshot(Source);
+
+#[derive(Debug)]
+enum Source {
+    Embedded { name: String, files: EmbeddedFiles },
+    Folder(PathBuf),
+    Hub(Box<HubRepo>),
+}
+
+impl Snapshot {
+    /// Finds the model. For the Hub this resolves the revision, over the network only if the cache cannot;
+    /// `builtin` are the files of the built-in model.
+    ///
+    /// # Errors
+    /// Says that the folder is missing or no model, or why the repository cannot be had.
+    pub fn open(
+        spec: &ModelSpec,
+        builtin: EmbeddedFiles,
+        options: &HubOptions,
+    ) -> Result<Self, HubError> {
+        match spec {
+            ModelSpec::BuiltIn(model) => Ok(Self::embedded(model.alias, builtin)),
+            ModelSpec::Local(path) => Self::folder(path),
+            ModelSpec::Hub(id) => {
+                HubRepo::open(id, options).map(|repo| Self(Source::Hub(Box::new(repo))))
+            }
+        }
+    }
+
+    /// A model whose files are part of the program.
+    pub fn embedded(name: &str, files: EmbeddedFiles) -> Self {
+        Self(Source::Embedded {
+            name: name.to_owned(),
+            files,
+        })
+    }
+
+    fn folder(path: &Path) -> Result<Self, HubError> {
+        let path = path.to_owned();
+        if !path.exists() {
+            return Err(HubError::FolderNotFound { path });
+        }
+        if !path.is_dir() {
+            return Err(HubError::NotAFolder { path });
+        }
+        let snapshot = Self(Source::Folder(path));
+        snapshot.required("config.json", &mut ()).map(|_| snapshot)
+    }
+
+    /// A small file that the model may lack. Offline, a file that is not in the cache counts as lacking.
+    ///
+    /// # Errors
+    /// `UnsafeName`, or why the download failed.
+    pub fn optional(
+        &self,
+        name: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<ModelFile>, HubError> {
+        check_name(name)?;
+        match &self.0 {
+            Source::Embedded { files, .. } => Ok(files
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, bytes)| ModelFile::Embedded(bytes))),
+            Source::Folder(folder) => Ok(Some(folder.join(name))
+                .filter(|path| path.is_file())
+                .map(ModelFile::Path)),
+            Source::Hub(repo) => Ok(repo.optional(name, progress)?.map(ModelFile::Path)),
+        }
+    }
+
+    /// A small file without which the model is none.
+    ///
+    /// # Errors
+    /// Those of `optional`; `NotInFolder`, `NotCached` or `FileNotFound` if it is lacking.
+    pub fn required(&self, name: &str, progress: &mut dyn Progress) -> Result<ModelFile, HubError> {
+        match self.optional(name, progress)? {
+            Some(file) => Ok(file),
+            None => match &self.0 {
+                Source::Hub(repo) => Err(repo.lacks(name)),
+                _ => Err(HubError::NotInFolder {
+                    model: self.describe(),
+                    file: name.to_owned(),
+                }),
+            },
+        }
+    }
+
+    /// The weights: sizes first, then room on the disk, then the downloads, resumed and verified. In the order of `names`.
+    ///
+    /// # Errors
+    /// Those of `required`, and `NotEnoughDisk` before the first byte.
+    pub fn fetch(
+        &self,
+        names: &[String],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<ModelFile>, HubError> {
+        match &self.0 {
+            Source::Hub(repo) => Ok(repo
+                .fetch(names, progress)?
+                .into_iter()
+                .map(ModelFile::Path)
+                .collect()),
+            _ => names
+                .iter()
+                .map(|name| self.required(name, progress))
+                .collect(),
+        }
+    }
+
+    /// The commit, for a model from the Hub.
+    pub fn commit(&self) -> Option<&str> {
+        match &self.0 {
+            Source::Hub(repo) => Some(&repo.commit),
+            _ => None,
+        }
+    }
+
+    /// The model's name and version in a few words: `owner/name@0123abcd`, a folder, or a built-in name.
+    pub fn describe(&self) -> String {
+        match &self.0 {
+            Source::Embedded { name, .. } => format!("{name} (built in)"),
+            Source::Folder(folder) => folder.display().to_string(),
+            Source::Hub(repo) => format!(
+                "{}@{}",
+                repo.id,
+                repo.commit.get(..8).unwrap_or(&repo.commit)
+            ),
+        }
+    }
+}

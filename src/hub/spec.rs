@@ -1,0 +1,231 @@
+//! What follows `--model`: an alias, a folder or a Hub id. Also the one check that file names from elsewhere must pass.
+//!
+//! The rules for ids are those of huggingface_hub's `validate_repo_id`, with an owner always required.
+
+use super::error::HubError;
+use super::registry::{self, KnownModel};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A model, named but not yet opened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelSpec {
+    /// The model inside the binary.
+    BuiltIn(&'static KnownModel),
+    /// A repository on the Hub.
+    Hub(RepoId),
+    /// A place on this machine; `Snapshot::open` insists that it is a folder.
+    Local(PathBuf),
+}
+
+impl ModelSpec {
+    /// Reads an alias, a path or `owner/name`, in that order. Something that exists on disk is a path whatever it looks like.
+    ///
+    /// # Errors
+    /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id.
+    pub fn parse(text: &str) -> Result<Self, HubError> {
+        if let Some(model) = registry::by_alias(text) {
+            return match model.hub_id {
+                Some(id) => RepoId::parse(id).map(Self::Hub),
+                None => Ok(Self::BuiltIn(model)),
+            };
+        }
+        if looks_like_path(text) || (!text.is_empty() && Path::new(text).exists()) {
+            return Ok(Self::Local(expand_home(text, std::env::home_dir())));
+        }
+        if text.contains('/') {
+            return RepoId::parse(text).map(Self::Hub);
+        }
+        Err(HubError::UnknownModel {
+            name: text.to_owned(),
+            suggestion: registry::suggest(text),
+        })
+    }
+}
+
+fn looks_like_path(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let has_drive = bytes.len() >= 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':';
+    let has_prefix = ["./", "../", "/", "~"]
+        .iter()
+        .any(|prefix| text.starts_with(prefix));
+    matches!(text, "." | "..") || has_prefix || has_drive || text.contains('\\')
+}
+
+/// `~` and `~/x` under `home`: a quoted argument reaches us with its tilde.
+pub(super) fn expand_home(text: &str, home: Option<PathBuf>) -> PathBuf {
+    match (text.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => home,
+        (Some(rest), Some(home)) if rest.starts_with(['/', '\\']) => home.join(&rest[1..]),
+        _ => PathBuf::from(text),
+    }
+}
+
+/// `owner/name`, validated: safe as part of an address and of a folder's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoId(String);
+
+impl RepoId {
+    /// # Errors
+    /// `BadModelId` with the rule that was broken.
+    pub fn parse(id: &str) -> Result<Self, HubError> {
+        let mut parts = id.split('/');
+        let broken = match (parts.next(), parts.next(), parts.next()) {
+            (Some(owner), Some(name), None) => [owner, name].into_iter().find_map(broken_rule),
+            _ => Some("it needs exactly two parts, `owner/name`"),
+        };
+        let broken = broken.or((id.len() > 96).then_some("it is longer than 96 characters"));
+        match broken {
+            Some(reason) => Err(HubError::BadModelId {
+                id: id.to_owned(),
+                reason,
+            }),
+            None => Ok(Self(id.to_owned())),
+        }
+    }
+
+    /// `owner/name`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part after the slash.
+    pub fn name(&self) -> &str {
+        self.0.split('/').next_back().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for RepoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn broken_rule(part: &str) -> Option<&'static str> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if part.is_empty() {
+        Some("a part is empty")
+    } else if !part.chars().all(allowed) {
+        Some("only letters, digits and `.`, `_`, `-` are allowed")
+    } else if part.starts_with(['.', '-']) {
+        Some("a part starts with `.` or `-`")
+    } else if part.contains("..") || part.contains("--") {
+        Some("`..` and `--` are not allowed")
+    } else {
+        None
+    }
+}
+
+/// Passes a file name (from an index, say) only if joining it to a folder stays inside the folder, on every system.
+///
+/// # Errors
+/// `UnsafeName`.
+pub(super) fn check_name(name: &str) -> Result<(), HubError> {
+    let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
+    let bad_char = |c: char| c.is_control() || matches!(c, '\\' | ':');
+    if name.split('/').any(bad_part) || name.contains(bad_char) {
+        return Err(HubError::UnsafeName {
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_user_types_is_told_apart() {
+        let hub = |id: &str| ModelSpec::Hub(RepoId(id.to_owned()));
+        let local = |path: &str| ModelSpec::Local(PathBuf::from(path));
+        for (typed, expected) in [
+            ("diffucoder", hub("apple/DiffuCoder-7B-cpGRPO")),
+            ("dream-coder", hub("Dream-org/Dream-Coder-v0-Instruct-7B")),
+            ("some-one/model_1.5", hub("some-one/model_1.5")),
+            ("./missing", local("./missing")),
+            ("../missing/deep", local("../missing/deep")),
+            ("/missing", local("/missing")),
+            (r"models\mine", local(r"models\mine")),
+            ("D:models", local("D:models")),
+            ("src/hub", local("src/hub")),
+        ] {
+            assert_eq!(ModelSpec::parse(typed).expect(typed), expected, "{typed}");
+        }
+        assert!(
+            matches!(ModelSpec::parse("tiny"), Ok(ModelSpec::BuiltIn(model)) if model.alias == "tiny")
+        );
+    }
+
+    #[test]
+    fn bare_words_and_bad_ids_are_refused() {
+        assert!(matches!(
+            ModelSpec::parse("tinny"),
+            Err(HubError::UnknownModel {
+                suggestion: Some("tiny"),
+                ..
+            })
+        ));
+        assert!(matches!(
+            ModelSpec::parse(""),
+            Err(HubError::UnknownModel { .. })
+        ));
+        let long = format!("a/{}", "b".repeat(95));
+        for id in [
+            "a/b/c",
+            "a/",
+            "-a/b",
+            "a/.b",
+            "a/b..c",
+            "a/b--c",
+            "a/b c",
+            "a/b?x",
+            "https://huggingface.co/a/b",
+            long.as_str(),
+        ] {
+            assert!(
+                matches!(ModelSpec::parse(id), Err(HubError::BadModelId { .. })),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_folder() {
+        let home = Some(PathBuf::from("/home/me"));
+        assert_eq!(
+            expand_home("~/m", home.clone()),
+            PathBuf::from("/home/me/m")
+        );
+        assert_eq!(expand_home("~", home.clone()), PathBuf::from("/home/me"));
+        assert_eq!(expand_home("~you/m", home), PathBuf::from("~you/m"));
+        assert_eq!(expand_home("~/m", None), PathBuf::from("~/m"));
+    }
+
+    #[test]
+    fn names_cannot_leave_their_folder() {
+        for name in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a//b",
+            "./a",
+            r"..\x",
+            "C:x",
+            "a\0b",
+            "a\n",
+            "a/",
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in [
+            "config.json",
+            "sub/model 1.safetensors",
+            "..x",
+            ".gitattributes",
+        ] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+}

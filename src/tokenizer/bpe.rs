@@ -1,0 +1,286 @@
+//! Byte-level BPE built from checked parts: a vocabulary, its merges, and what surrounds them.
+//!
+//! Both layouts end here: `tokenizer.json` and `vocab.json` with `merges.txt`. The second layout
+//! says nothing about the text before BPE, so that is Qwen2's: NFC, its split expression, bytes as
+//! printable characters.
+//!
+//! Source: `transformers`, `models/qwen2/tokenization_qwen2.py`.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
+
+use super::TokenizerError;
+use super::files::{self, Added, MERGES, TOKENIZER_JSON, VOCAB, damaged};
+
+/// Qwen2's words: contractions, letters with one sign before them, single digits, signs with the
+/// line ends after them, line ends, blanks (all but the last before a word).
+const QWEN2_SPLIT: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
+/// A tokenizer but for its added tokens.
+pub(super) struct Parts {
+    pub normalizer: Option<NormalizerWrapper>,
+    pub pre_tokenizer: PreTokenizerWrapper,
+    pub model: BPE,
+    pub decoder: DecoderWrapper,
+}
+
+/// From `vocab.json` and `merges.txt`, with Qwen2's text handling.
+pub(super) fn from_vocab_and_merges(vocab: &[u8], merges: &[u8]) -> Result<Parts, TokenizerError> {
+    let vocab: Entries = serde_json::from_slice(vocab)
+        .map_err(|source| TokenizerError::Json { file: VOCAB, source })?;
+    let merges = merge_lines(files::text(MERGES, merges)?)?;
+    let split = SplitPattern::Regex(QWEN2_SPLIT.to_owned());
+    let split = Split::new(split, SplitDelimiterBehavior::Isolated, false)
+        .map_err(TokenizerError::Library)?;
+    Ok(Parts {
+        normalizer: Some(NFC.into()),
+        pre_tokenizer: Sequence::new(vec![
+            split.into(),
+            ByteLevel::new(false, true, false).into(),
+        ])
+        .into(),
+        model: Source { vocab: VOCAB, merges: MERGES }.build(vocab, merges, false)?,
+        decoder: ByteLevel::default().into(),
+    })
+}
+
+/// From `tokenizer.json`, with the added tokens it lists.
+///
+/// Truncation, padding and the post-processor are left alone: prompts are encoded whole and
+/// without automatic start or end tokens, as transformers does for a chat.
+pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Parts, Vec<Added>), TokenizerError> {
+    let file: TokenizerJson = serde_json::from_slice(bytes).map_err(|source| {
+        // Another kind of model has other fields: say that, not which field is missing.
+        let json: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        match json.pointer("/model/type") {
+            Some(kind) if kind != "BPE" => unsupported("a model other than BPE"),
+            _ => TokenizerError::Json { file: TOKENIZER_JSON, source },
+        }
+    })?;
+    let bpe = file.model;
+    if bpe.kind.is_some_and(|kind| kind != "BPE") {
+        return Err(unsupported("a model other than BPE"));
+    }
+    if bpe.dropout.is_some_and(|p| p != 0.0) {
+        return Err(unsupported("BPE dropout"));
+    }
+    let affixes = [bpe.continuing_subword_prefix, bpe.end_of_word_suffix];
+    if affixes.iter().flatten().any(|affix| !affix.is_empty()) {
+        return Err(unsupported("BPE with subword prefixes or suffixes"));
+    }
+    let byte_level = |part: &PreTokenizerWrapper| matches!(part, PreTokenizerWrapper::ByteLevel(_));
+    let pre_tokenizer = file.pre_tokenizer.filter(|pre_tokenizer| match pre_tokenizer {
+        PreTokenizerWrapper::Sequence(parts) => parts.as_ref().iter().any(byte_level),
+        single => byte_level(single),
+    });
+    let (Some(pre_tokenizer), Some(decoder @ DecoderWrapper::ByteLevel(_))) =
+        (pre_tokenizer, file.decoder)
+    else {
+        return Err(unsupported("anything but byte-level BPE"));
+    };
+    let mut added = Vec::with_capacity(file.added_tokens.len());
+    for value in &file.added_tokens {
+        let token = files::added_token(TOKENIZER_JSON, value)?;
+        let id = value.get("id").unwrap_or(&Value::Null);
+        let id = files::token_id(TOKENIZER_JSON, &token.content, id)?;
+        added.push(Added { id, token, file: TOKENIZER_JSON });
+    }
+    let source = Source { vocab: TOKENIZER_JSON, merges: TOKENIZER_JSON };
+    let merges = bpe.merges.into_iter().map(|merge| merge.0).collect();
+    let parts = Parts {
+        normalizer: file.normalizer,
+        pre_tokenizer,
+        model: source.build(bpe.vocab, merges, bpe.ignore_merges)?,
+        decoder,
+    };
+    Ok((parts, added))
+}
+
+/// The files that a vocabulary and its merges come from, for messages.
+struct Source {
+    vocab: &'static str,
+    merges: &'static str,
+}
+
+impl Source {
+    fn build(
+        &self,
+        Entries(entries): Entries,
+        merges: Merges,
+        ignore_merges: bool,
+    ) -> Result<BPE, TokenizerError> {
+        let mut owner: Vec<Option<&str>> = vec![None; entries.len()];
+        for (token, id) in &entries {
+            // Ids are checked against the count, never used as a size: a huge id costs nothing.
+            match owner.get_mut(*id as usize) {
+                None => {
+                    let reason = format!(
+                        "{token:?} has the id {id}, but there are only {} tokens: ids must be contiguous",
+                        entries.len(),
+                    );
+                    return Err(damaged(self.vocab, reason));
+                }
+                Some(Some(first)) => {
+                    return Err(damaged(self.vocab, files::shared(*id, first, token)));
+                }
+                Some(free) => *free = Some(token),
+            }
+        }
+        let count = entries.len();
+        let vocab: Vocab = entries.into_iter().collect();
+        if vocab.len() != count {
+            return Err(damaged(self.vocab, "a token is listed twice"));
+        }
+        // Without these BPE would drop bytes of the text without a word.
+        if let Some(missing) = byte_symbols().find(|symbol| !vocab.contains_key(symbol.as_str())) {
+            let reason = format!("the byte symbol {missing:?} is missing");
+            return Err(damaged(self.vocab, reason));
+        }
+        let mut joined = String::new();
+        for (index, (left, right)) in merges.iter().enumerate() {
+            joined.clear();
+            joined.push_str(left);
+            joined.push_str(right);
+            for token in [left, right, &joined] {
+                if !vocab.contains_key(token) {
+                    let reason = format!(
+                        "merge {} ({left} {right}) needs the token {token:?}, which is not in {}",
+                        index + 1,
+                        self.vocab,
+                    );
+                    return Err(damaged(self.merges, reason));
+                }
+            }
+        }
+        BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .ignore_merges(ignore_merges)
+            .build()
+            .map_err(TokenizerError::Library)
+    }
+}
+
+/// The 256 characters that stand for bytes: printable Latin-1 as itself, the others from U+0100.
+fn byte_symbols() -> impl Iterator<Item = String> {
+    ByteLevel::alphabet().into_iter().map(String::from)
+}
+
+/// The lines of `merges.txt`. Only a first line can be a comment: merges contain `#` too.
+fn merge_lines(text: &str) -> Result<Merges, TokenizerError> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    let mut merges = Merges::with_capacity(text.len() / 11); // the mean line of Qwen2's
+    for (index, line) in text.lines().enumerate() {
+        if index == 0 && (line.starts_with("#version") || line.is_empty()) {
+            continue;
+        }
+        match pair(line) {
+            Some(pair) => merges.push(pair),
+            None => {
+                let reason = format!("line {} is not two tokens: {line:?}", index + 1);
+                return Err(damaged(MERGES, reason));
+            }
+        }
+    }
+    Ok(merges)
+}
+
+fn pair(line: &str) -> Option<(String, String)> {
+    let (left, right) = line.split_once(' ')?;
+    let fine = !left.is_empty() && !right.is_empty() && !right.contains(' ');
+    fine.then(|| (left.to_owned(), right.to_owned()))
+}
+
+fn unsupported(feature: &'static str) -> TokenizerError {
+    TokenizerError::Unsupported { file: TOKENIZER_JSON, feature }
+}
+
+#[derive(Deserialize)]
+struct TokenizerJson {
+    #[serde(default)]
+    added_tokens: Vec<Value>,
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    decoder: Option<DecoderWrapper>,
+    model: BpeJson,
+}
+
+#[derive(Deserialize)]
+struct BpeJson {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    dropout: Option<f32>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: Entries,
+    merges: Vec<Merge>,
+}
+
+/// A JSON object from token to id, as a list: a map would hide a key that is there twice.
+struct Entries(Vec<(String, u32)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor;
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tokens and ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+/// One merge of `tokenizer.json`: `["a", "b"]`, or `"a b"` in older files.
+struct Merge((String, String));
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge of two tokens")
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<Merge, E> {
+                let bad = || E::invalid_value(de::Unexpected::Str(line), &self);
+                pair(line).map(Merge).ok_or_else(bad)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
+                let (left, right, end) =
+                    (seq.next_element()?, seq.next_element()?, seq.next_element::<String>()?);
+                match (left, right, end) {
+                    (Some(left), Some(right), None) => Ok(Merge((left, right))),
+                    _ => Err(de::Error::custom("a merge is not two tokens")),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}

@@ -1,0 +1,336 @@
+//! Text to token ids and back, exactly as the model's own tokenizer does it.
+//!
+//! The family is byte-level BPE: normalise (NFC), split into words with a regular expression,
+//! write each byte as a printable character, merge. Added tokens such as `<|im_end|>` are found in
+//! the text before all that. Who may write them is the caller's choice:
+//!
+//! - [`Tokenizer::encode`] recognises them everywhere, as `transformers` does.
+//! - [`Tokenizer::encode_prompt`] does too, for raw prompts, but refuses the mask token: what the
+//!   reference would turn into a hole in the prompt, to be filled in, is most likely a mistake.
+//! - [`Tokenizer::encode_plain`] recognises none: a user's file is data, whatever it spells.
+//! - [`ChatTemplate::encode`](crate::chat::ChatTemplate::encode) recognises those that the template
+//!   writes, and not those in the messages.
+//!
+//! Source: `transformers`, `models/qwen2/tokenization_qwen2.py`; the parts are those of the
+//! `tokenizers` crate. Two are put together differently: unknown ids are shown instead of dropped,
+//! and added tokens keep the ids of their files.
+
+mod bpe;
+mod files;
+mod literal;
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    AddedToken, AddedVocabulary, Decoder, DecoderWrapper, Model, Normalizer, NormalizerWrapper,
+    OffsetType, PreTokenizer, PreTokenizerWrapper,
+};
+
+pub use self::files::{Special, TokenizerFiles};
+pub(crate) use self::files::{CHAT_TEMPLATE, CONFIG, SpecialTokens, object, text};
+pub(crate) use self::literal::Literals;
+use self::literal::Restore;
+
+/// Why a tokenizer cannot be built or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The checkpoint has no tokenizer.
+    #[error("no tokenizer: there is no tokenizer.json, and no {missing}")]
+    Missing {
+        /// What the older layout lacks.
+        missing: &'static str,
+    },
+    /// A file is not the JSON it should be.
+    #[error("cannot read {file}")]
+    Json {
+        /// The file.
+        file: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file contradicts itself or another one.
+    #[error("{file} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        file: &'static str,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// The tokenizer is of a kind that this program does not know.
+    #[error("{file} asks for {feature}, which is not supported")]
+    Unsupported {
+        /// The file.
+        file: &'static str,
+        /// What it asks for.
+        feature: &'static str,
+    },
+    /// The tokenizer does not belong to the weights.
+    #[error("the tokenizer has {tokens} tokens, but the model only {rows}")]
+    TooManyTokens {
+        /// [`Tokenizer::vocab_size`].
+        tokens: usize,
+        /// What the model has.
+        rows: usize,
+    },
+    /// A raw prompt contains the mask token.
+    #[error("the prompt contains the mask token {token} (line {line})")]
+    MaskInPrompt {
+        /// The mask token.
+        token: String,
+        /// The line that it is on, from 1.
+        line: usize,
+    },
+    /// Failure inside the tokenizers library.
+    #[error("tokenizing failed")]
+    Library(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+type Result<T> = std::result::Result<T, TokenizerError>;
+
+/// What [`Tokenizer::decode`] does with special tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Specials {
+    /// They are part of the text.
+    Keep,
+    /// They are left out.
+    Skip,
+}
+
+/// A byte-level BPE tokenizer with its added tokens.
+pub struct Tokenizer {
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: PreTokenizerWrapper,
+    model: BPE,
+    decoder: DecoderWrapper,
+    added: AddedVocabulary,
+    /// The same tokens, searched in the text as it is written: normalising a message could
+    /// otherwise make a token of what was none.
+    added_verbatim: AddedVocabulary,
+    no_added: AddedVocabulary,
+    specials: SpecialTokens,
+    vocab_size: usize,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size)
+            .field("specials", &self.specials)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer from `tokenizer.json`, or from `vocab.json` and `merges.txt`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Missing`], [`TokenizerError::Json`], [`TokenizerError::Damaged`] and
+    /// [`TokenizerError::Unsupported`], with the file at fault.
+    pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self> {
+        let (parts, listed) = match (files.tokenizer_json, files.vocab_json, files.merges_txt) {
+            (Some(json), _, _) => bpe::from_tokenizer_json(json)?,
+            (None, Some(vocab), Some(merges)) => {
+                (bpe::from_vocab_and_merges(vocab, merges)?, Vec::new())
+            }
+            (None, vocab, merges) => {
+                let missing = match (vocab, merges) {
+                    (Some(_), _) => "merges.txt",
+                    (_, Some(_)) => "vocab.json",
+                    _ => "vocab.json with merges.txt",
+                };
+                return Err(TokenizerError::Missing { missing });
+            }
+        };
+        let specials = SpecialTokens::read(files)?;
+        let mut tokens = Vec::new();
+        let mut next = parts.model.get_vocab_size() as u32; // the ids below are all taken
+        for added in files::added_tokens(listed, files, &specials)? {
+            let text = &added.token.content;
+            match parts.model.token_to_id(text) {
+                Some(id) if id == added.id => {}
+                Some(id) => {
+                    let reason = format!("{text:?} has the id {}, but {id} in the vocabulary", added.id);
+                    return Err(files::damaged(added.file, reason));
+                }
+                None if added.id == next => next += 1,
+                None => {
+                    let reason = match parts.model.id_to_token(added.id) {
+                        Some(other) => files::shared(added.id, &other, text),
+                        None => format!(
+                            "{text:?} has the id {}, but no token has {next}: ids must be contiguous",
+                            added.id,
+                        ),
+                    };
+                    return Err(files::damaged(added.file, reason));
+                }
+            }
+            tokens.push(added.token);
+        }
+        // A role can be given to a token of the vocabulary; it is then recognised like the others.
+        for text in specials.all() {
+            let listed = tokens.iter().any(|token| token.content == text);
+            if !listed && parts.model.token_to_id(text).is_some() {
+                tokens.push(AddedToken::from(text, true));
+            }
+        }
+        let verbatim = tokens.iter().map(|token| token.clone().normalized(false)).collect();
+        let normalizer = parts.normalizer.as_ref();
+        Ok(Self {
+            added_verbatim: vocabulary(verbatim, &parts.model, normalizer)?,
+            added: vocabulary(tokens, &parts.model, normalizer)?,
+            no_added: AddedVocabulary::new(),
+            normalizer: parts.normalizer,
+            pre_tokenizer: parts.pre_tokenizer,
+            model: parts.model,
+            decoder: parts.decoder,
+            specials,
+            vocab_size: next as usize,
+        })
+    }
+
+    /// The ids of a text, with every added token in it recognised.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Library`], if the library fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(text, &self.added, self.normalizer.as_ref())
+    }
+
+    /// The ids of a text that is only data: no added token is recognised.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Library`], if the library fails.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(text, &self.no_added, self.normalizer.as_ref())
+    }
+
+    /// [`Self::encode`] for a raw prompt of a model whose mask token is `mask`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::MaskInPrompt`] if the text contains that token, and
+    /// [`TokenizerError::Library`].
+    pub fn encode_prompt(&self, text: &str, mask: u32) -> Result<Vec<u32>> {
+        let ids = self.encode(text)?;
+        if ids.contains(&mask) {
+            let token = self.id_to_token(mask).unwrap_or_default();
+            let before = text.find(&token).map_or("", |at| &text[..at]);
+            let line = before.matches('\n').count() + 1;
+            return Err(TokenizerError::MaskInPrompt { token, line });
+        }
+        Ok(ids)
+    }
+
+    /// The ids of a text in which `literals` protects what is data.
+    pub(crate) fn encode_around(&self, text: &str, literals: &Literals<'_>) -> Result<Vec<u32>> {
+        let normalizer = self.normalizer.as_ref();
+        let restore = Restore { literals, normalizer };
+        self.encode_with(text, &self.added_verbatim, Some(&restore))
+    }
+
+    fn encode_with(
+        &self,
+        text: &str,
+        added: &AddedVocabulary,
+        normalizer: Option<&impl Normalizer>,
+    ) -> Result<Vec<u32>> {
+        let encode = || {
+            let mut words = added.extract_and_normalize(normalizer, text);
+            self.pre_tokenizer.pre_tokenize(&mut words)?;
+            words.tokenize(|word| self.model.tokenize(word.get()))?;
+            words.into_encoding(None, 0, OffsetType::None)
+        };
+        let encoding = encode().map_err(TokenizerError::Library)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of some ids. Nothing is dropped but what `specials` says: bytes that are not UTF-8
+    /// and ids without a token (models have spare rows) become U+FFFD.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32], specials: Specials) -> String {
+        let mut text = String::new();
+        for run in ids.chunk_by(|a, b| self.is_known(*a) == self.is_known(*b)) {
+            if !self.is_known(run[0]) {
+                text.extend(run.iter().map(|_| char::REPLACEMENT_CHARACTER));
+                continue;
+            }
+            let tokens: Vec<String> = run
+                .iter()
+                .filter(|id| specials == Specials::Keep || !self.is_special(**id))
+                .filter_map(|id| self.id_to_token(*id))
+                .collect();
+            // The byte-level decoder, the only one accepted, cannot fail.
+            text.push_str(&self.decoder.decode(tokens).unwrap_or_default());
+        }
+        text
+    }
+
+    /// The id of a token as the files spell it (`Ġif`, not ` if`).
+    #[must_use]
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.added.token_to_id(token, &self.model)
+    }
+
+    /// The token with this id, as the files spell it.
+    #[must_use]
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        let added = self.added.get_added_tokens_decoder().get(&id);
+        added.map(|token| token.content.clone()).or_else(|| self.model.id_to_token(id))
+    }
+
+    /// Whether the files call this token special, like `<|im_end|>`.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.added.get_added_tokens_decoder().get(&id);
+        added.is_some_and(|token| token.special)
+    }
+
+    /// The token with this role, if the files name one.
+    #[must_use]
+    pub fn special_token(&self, role: Special) -> Option<&str> {
+        self.specials.get(role)
+    }
+
+    /// The id of the token with this role, if the files name one that exists.
+    #[must_use]
+    pub fn special_id(&self, role: Special) -> Option<u32> {
+        self.token_to_id(self.special_token(role)?)
+    }
+
+    /// The number of tokens, which is the highest id plus one.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Checks that a model with this many embedding rows has one for every token. More are fine:
+    /// models round their number up.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooManyTokens`] if it does not.
+    pub fn check_fits(&self, rows: usize) -> Result<()> {
+        match self.vocab_size <= rows {
+            true => Ok(()),
+            false => Err(TokenizerError::TooManyTokens { tokens: self.vocab_size, rows }),
+        }
+    }
+
+    /// Every added token.
+    pub(crate) fn added_tokens(&self) -> impl Iterator<Item = &str> {
+        self.added.get_vocab().keys().map(String::as_str)
+    }
+
+    fn is_known(&self, id: u32) -> bool {
+        (id as usize) < self.vocab_size
+    }
+}
+
+fn vocabulary(
+    tokens: Vec<AddedToken>,
+    model: &BPE,
+    normalizer: Option<&NormalizerWrapper>,
+) -> Result<AddedVocabulary> {
+    let mut added = AddedVocabulary::new();
+    added.add_tokens(tokens, model, normalizer).map_err(TokenizerError::Library)?;
+    Ok(added)
+}

@@ -1,0 +1,370 @@
+//! The real binary, as a user or a script runs it.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+
+use crate::fixture;
+
+/// The binary, cut off from the user's environment: no terminal, no Hub cache, no network.
+pub fn diffucoder(args: &[&str]) -> Command {
+    let mut command = assert_cmd::cargo::cargo_bin_cmd!("diffucoder");
+    let nowhere = fixture("no-such-cache");
+    command.args(args).env("HF_HOME", nowhere).env("HF_HUB_OFFLINE", "1");
+    for name in ["COLUMNS", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "RAYON_NUM_THREADS"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    diffucoder(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn run_json(args: &[&str]) -> Value {
+    let output = run(&[args, &["--output", "json"]].concat());
+    let text = stdout(&output);
+    assert_eq!(text.matches('\n').count(), 1, "one object on one line");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Runs what must fail; gives the exit code and stderr, with the fixture folder's path shortened.
+fn refusal(args: &[&str]) -> (Option<i32>, String) {
+    let output = run(args);
+    assert!(output.stdout.is_empty(), "{args:?} wrote to stdout");
+    let fixtures = fixture("").display().to_string();
+    let stderr = String::from_utf8(output.stderr).unwrap().replace(&fixtures, "FIXTURES/");
+    (output.status.code(), stderr)
+}
+
+fn golden_model() -> String {
+    fixture("golden/model").display().to_string()
+}
+
+#[test]
+fn exact_mode_equals_the_reference() {
+    let golden = std::fs::read(fixture("golden/golden.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    let model = golden_model();
+    for case in golden["generations"].as_array().unwrap() {
+        if case["kind"] != "exact" {
+            continue;
+        }
+        let text = |key: &str, off: &str| match &case[key] {
+            Value::Null => off.to_string(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let report = run_json(&[
+            "generate", "--model", &model, "--raw", "--exact", "--device", "cpu", "--dtype", "f32",
+            "--prompt", &text("prompt", ""),
+            "--max-new-tokens", &text("max_new_tokens", ""),
+            "--steps", &text("steps", ""),
+            "--algorithm", &text("algorithm", ""),
+            "--temperature", &text("temperature", ""),
+            "--top-p", &text("top_p", "1"),
+            "--top-k", &text("top_k", "0"),
+        ]);
+        let prompt_len = case["prompt_ids"].as_array().unwrap().len();
+        let expected = &case["sequence"].as_array().unwrap()[prompt_len..];
+        assert_eq!(report["token_ids"].as_array().unwrap(), expected);
+        assert_eq!(report["reveal_step"], reveal_steps(&case["history"]));
+        let canvas = prompt_len as u64 + case["max_new_tokens"].as_u64().unwrap();
+        assert_eq!(report["usage"]["prompt_tokens"], json!(prompt_len));
+        assert_eq!(report["usage"]["forwards"], case["steps"]);
+        assert_eq!(report["usage"]["rows"], json!(case["steps"].as_u64().unwrap() * canvas));
+    }
+}
+
+/// When each position stopped being the mask (260), from the canvas after each step.
+fn reveal_steps(history: &Value) -> Value {
+    let history: Vec<Vec<u32>> = serde_json::from_value(history.clone()).unwrap();
+    let first = |i: usize| history.iter().position(|canvas| canvas[i] != 260).unwrap();
+    json!((0..history[0].len()).map(first).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_report_is_complete_and_adds_up() {
+    let report = run_json(&[
+        "generate", "--model", "tiny", "-p", "def add(a, b):\n", "-n", "32", "--seed", "7", "--exact",
+    ]);
+    let usage = &report["usage"];
+    let tokens = report["token_ids"].as_array().unwrap();
+    assert_eq!(tokens.len(), 32);
+    assert_eq!(usage["canvas_tokens"], 32);
+    assert_eq!(usage["forwards"], 32);
+    assert!(usage["completion_tokens"].as_u64().unwrap() <= 32);
+    let steps: Vec<u64> = serde_json::from_value(report["reveal_step"].clone()).unwrap();
+    assert!(steps.iter().all(|&step| step < 32));
+    let expected = if usage["completion_tokens"] == 32 { "length" } else { "stop" };
+    assert_eq!(report["finish_reason"], expected);
+    for key in ["load_s", "generate_s", "tokens_per_s"] {
+        assert!(report["timing"][key].as_f64().unwrap() >= 0.0, "{key}");
+    }
+    assert_eq!(report["model"], "tiny (built in)");
+    assert_eq!(
+        report["settings"],
+        json!({
+            "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2_f32,
+            "top_p": 0.95_f32, "top_k": null, "alg_temp": null, "eps": 0.001_f32, "seed": 7,
+            "exact": true, "raw": true, "system": null, "device": "cpu", "dtype": "f32",
+        })
+    );
+}
+
+#[test]
+fn stdout_is_the_text_and_stderr_is_empty_off_a_terminal() {
+    let args = ["generate", "--model", "tiny", "-p", "def fibonacci(n):", "-n", "48", "--seed", "3"];
+    let output = run(&args);
+    let text = stdout(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(run_json(&args)["text"], text);
+    assert!(!text.is_empty());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_at_any_thread_count() {
+    let args = [
+        "generate", "--model", "tiny", "-p", "def mean(xs):\n", "-n", "40", "--seed", "11",
+        "--temperature", "0.8", "--alg-temp", "0.3",
+    ];
+    let with_threads = |threads: &str| {
+        stdout(&diffucoder(&args).env("RAYON_NUM_THREADS", threads).output().unwrap())
+    };
+    let one = with_threads("1");
+    assert_eq!(one, with_threads("2"));
+    assert_eq!(one, with_threads("7"));
+    let other = stdout(&run(&[&args[..7], &["--seed", "12"], &args[9..]].concat()));
+    assert_ne!(one, other);
+}
+
+#[test]
+fn an_unset_seed_is_reported_and_can_be_used_again() {
+    let args = ["generate", "--model", "tiny", "-p", "class Stack:\n", "-n", "24", "-t", "1"];
+    let first = run_json(&args);
+    let seed = first["settings"]["seed"].to_string();
+    let again = run_json(&[&args[..], &["--seed", &seed]].concat());
+    assert_eq!(first["token_ids"], again["token_ids"]);
+}
+
+#[test]
+fn a_text_that_ends_early_costs_less_without_exact() {
+    let args = ["generate", "--model", "tiny", "-p", "def one():\n    return 1\n", "-n", "64", "--seed", "1"];
+    let early = run_json(&args);
+    let exact = run_json(&[&args[..], &["--exact"]].concat());
+    assert_eq!(early["text"], exact["text"]);
+    assert_eq!(early["finish_reason"], exact["finish_reason"]);
+    assert!(early["usage"]["forwards"].as_u64() <= exact["usage"]["forwards"].as_u64());
+}
+
+#[test]
+fn prompts_come_from_a_flag_a_file_or_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.py");
+    let prompt = "def area(r):\n    return";
+    std::fs::write(&file, prompt).unwrap();
+    let common = ["generate", "--model", "tiny", "-n", "8", "--seed", "1"];
+    let from_flag = stdout(&run(&[&common[..], &["--prompt", prompt]].concat()));
+    let from_file = stdout(&run(&[&common[..], &["-f", file.to_str().unwrap()]].concat()));
+    let pipe = |args: &[&str]| stdout(&diffucoder(args).write_stdin(prompt).output().unwrap());
+    assert_eq!(from_flag, from_file);
+    assert_eq!(from_flag, pipe(&common));
+    assert_eq!(from_flag, pipe(&[&common[..], &["-f", "-"]].concat()));
+}
+
+#[test]
+fn chat_models_get_the_template_unless_raw() {
+    let model = golden_model();
+    let args = ["generate", "--model", &model, "-p", "hi", "-n", "4", "--seed", "1"];
+    let chat = run_json(&args);
+    // <|im_start|>system\n…<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n
+    let bytes = "system\nYou are a helpful assistant.\nuser\nhi\nassistant\n".len();
+    assert_eq!(chat["usage"]["prompt_tokens"], json!(bytes + 5));
+    assert_eq!(chat["settings"]["raw"], false);
+    assert_eq!(chat["settings"]["system"], "You are a helpful assistant.");
+    let raw = run_json(&[&args[..], &["--raw"]].concat());
+    assert_eq!(raw["usage"]["prompt_tokens"], 2);
+    let system = run_json(&[&args[..], &["--system", ""]].concat());
+    assert_eq!(system["usage"]["prompt_tokens"], json!(bytes + 5 - 28));
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_names_flag_and_range() {
+    let model = golden_model();
+    let tiny: &[&str] = &["generate", "--model", "tiny", "-p", "x"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["--prompt", ""], "the prompt from --prompt is empty"),
+        (&["-p", "x", "-f", "y"], "cannot be used with"),
+        (&["-p", "x", "-n", "0"], "--max-new-tokens <N>': must be at least 1"),
+        (&["-p", "x", "--steps", "0"], "--steps <N>': must be at least 1"),
+        (&["-p", "x", "-n", "8", "--steps", "9"], "--steps is 9, but must be from 1 to 8"),
+        (&["-p", "x", "-n", "8", "--tokens-per-step", "9"], "--tokens-per-step is 9"),
+        (&["-p", "x", "--steps", "2", "--tokens-per-step", "2"], "cannot be used with"),
+        (&["-p", "x", "--temperature", "-0.1"], "--temperature <T>': must be a number, at least 0"),
+        (&["-p", "x", "--temperature", "NaN"], "--temperature <T>': must be a number, at least 0"),
+        (&["-p", "x", "--temperature", "inf"], "--temperature <T>': must be a number, at least 0"),
+        (&["-p", "x", "--top-p", "0"], "--top-p <P>': must be a number above 0 and at most 1"),
+        (&["-p", "x", "--top-p", "1.01"], "--top-p <P>': must be a number above 0 and at most 1"),
+        (&["-p", "x", "--top-k", "-1"], "--top-k"),
+        (&["-p", "x", "--alg-temp", "-1"], "--alg-temp <T>': must be a number, at least 0"),
+        (&["-p", "x", "--eps", "1"], "--eps <E>': must be a number above 0 and below 1"),
+        (&["-p", "x", "--algorithm", "greedy"], "[possible values: entropy, topk_margin, maskgit_plus, origin]"),
+        (&["-p", "x", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or metal"),
+        (&["-p", "x", "--dtype", "int3"], "expected auto, f32, bf16 or f16"),
+        (&["-p", "x", "--raw", "--system", "y"], "cannot be used with"),
+        (&["-p", "x", "--model", "tinny"], "did you mean `tiny`?"),
+        (&["-p", "x", "--model", "a/b/c"], "it needs exactly two parts"),
+        (&["-p", "x", "--model", &model, "-n", "3000"], "-n/--max-new-tokens can be from 1 to"),
+        (&["-p", "x", "--unknown"], "--unknown"),
+    ];
+    for (args, says) in cases {
+        let base: &[&str] = if args.contains(&"--model") { &["generate"] } else { &tiny[..3] };
+        let (code, stderr) = refusal(&[base, args].concat());
+        assert_eq!(code, Some(2), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+        assert!(stderr.contains(says), "{args:?}: {stderr}");
+    }
+    let output = diffucoder(&tiny[..3]).write_stdin("").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the prompt from stdin is empty"));
+    let output = diffucoder(&tiny[..3]).write_stdin(b"ok \xff".as_slice()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not UTF-8 (byte 3)"));
+}
+
+#[test]
+fn failures_exit_with_1_say_why_and_what_to_do() {
+    let cases: &[&[&str]] = &[
+        &["--model", "./no/such/folder"],
+        &["--model", "diffucoder"],
+        &["--model", "someone/something", "--revision", "v2"],
+        &["--model", "tiny", "--device", "cuda"],
+        &["--model", "tiny", "-f", "no-such-file"],
+    ];
+    let mut said = String::new();
+    for args in cases {
+        let prompt: &[&str] = if args.contains(&"-f") { &[] } else { &["-p", "x"] };
+        let (code, stderr) = refusal(&[&["generate"], prompt, args].concat());
+        assert_eq!(code, Some(1), "{args:?}: {stderr}");
+        said += &format!("$ diffucoder generate {}\n{stderr}\n", args.join(" "));
+    }
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn a_prompt_with_the_mask_token_is_refused() {
+    let model = golden_model();
+    let args = ["generate", "--model", &model, "--raw", "-p", "a = <|mask|>", "-n", "4"];
+    let (code, stderr) = refusal(&args);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("the prompt contains the mask token <|mask|> (line 1)"), "{stderr}");
+}
+
+#[test]
+fn help_texts() {
+    let mut said = String::new();
+    for args in [&["--help"][..], &["generate", "-h"], &["models", "-h"]] {
+        said += &format!("$ diffucoder {}\n{}\n", args.join(" "), stdout(&run(args)));
+    }
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn models_are_listed_for_people_and_scripts() {
+    let table = stdout(&run(&["models"]));
+    insta::assert_snapshot!(table);
+    let rows: Value = serde_json::from_str(&stdout(&run(&["models", "-o", "json"]))).unwrap();
+    assert_eq!(rows[0]["alias"], "diffucoder");
+    assert_eq!(rows[0]["id"], "apple/DiffuCoder-7B-cpGRPO");
+    assert_eq!(rows[0]["cached"], "no");
+    assert_eq!(rows.as_array().unwrap().last().unwrap()["cached"], "built in");
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        .args(["generate", "--model", "tiny", "-p", "import os\n", "-n", "16", "--exact"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_exits_with_130() {
+    let child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        .args(["generate", "--model", "tiny", "-p", "import os\n", "-n", "450", "--exact"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(output.stdout.is_empty() && output.stderr.is_empty());
+}
+
+#[test]
+fn a_broken_folder_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: &Path| {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    };
+    let path = folder.path().to_str().unwrap();
+    let refused = |says: &str| {
+        let (code, stderr) = refusal(&["generate", "--model", path, "-p", "x", "-n", "4"]);
+        assert_eq!(code, Some(1), "{says}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(says), "{says}: {stderr}");
+    };
+    refused("has no config.json");
+
+    let original = fixture("golden/model");
+    let change = |file: &str, from: &str, to: &str| {
+        copy(&original);
+        let path = folder.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    change("config.json", "\"Dream\"", "\"llama\"");
+    refused("model_type \"llama\" is not supported");
+    change("config.json", "\"intermediate_size\": 176", "\"intermediate_size\": 177");
+    refused("has shape [64, 176], but config.json makes it [64, 177]");
+    change("config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2");
+    refused("which this architecture does not have");
+    change("config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    refused("tensor model.layers.3.input_layernorm.weight is missing");
+    change("config.json", "\"vocab_size\": 272", "\"vocab_size\": 261");
+    refused("the tokenizer has 262 tokens, but the model only 261");
+    change("model.safetensors.index.json", "model-00002-of-00002", "../../outside");
+    refused("points outside the model's folder");
+    change("tokenizer.json", "{", "[");
+    refused("tokenizer.json");
+
+    copy(&original);
+    let shard = folder.path().join("model-00002-of-00002.safetensors");
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() - 100]).unwrap();
+    refused("model-00002-of-00002.safetensors is not a whole safetensors file");
+    std::fs::remove_file(&shard).unwrap();
+    refused("has no model-00002-of-00002.safetensors");
+}
