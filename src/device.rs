@@ -135,7 +135,10 @@ impl DeviceChoice {
             Self::Cuda(number) => Device::new_cuda(number),
             Self::Metal => Device::new_metal(0),
         };
-        opened.map_err(|source| DeviceError::Unavailable { choice: self, source: Box::new(source) })
+        opened.map_err(|source| DeviceError::Unavailable {
+            choice: self,
+            source: Box::new(source),
+        })
     }
 }
 
@@ -212,9 +215,18 @@ mod tests {
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
     fn a_build_without_gpu_support_says_so() {
-        for (choice, feature) in [(DeviceChoice::Cuda(0), "cuda"), (DeviceChoice::Metal, "metal")] {
+        for (choice, feature) in [
+            (DeviceChoice::Cuda(0), "cuda"),
+            (DeviceChoice::Metal, "metal"),
+        ] {
             let error = choice.open().unwrap_err();
-            assert!(error.hint().unwrap().contains(&format!("--features {feature}")), "{error}");
+            assert!(
+                error
+                    .hint()
+                    .unwrap()
+                    .contains(&format!("--features {feature}")),
+                "{error}"
+            );
         }
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
     }
@@ -222,13 +234,19 @@ mod tests {
     #[test]
     fn precision_follows_the_memory() {
         let seven_billion = 7_000_000_000;
-        let auto = |free| Precision::Auto.resolve(&Device::Cpu, seven_billion, free).ok();
+        let auto = |free| {
+            Precision::Auto
+                .resolve(&Device::Cpu, seven_billion, free)
+                .ok()
+        };
         assert_eq!(auto(Some(64 << 30)), Some(DType::F32));
         assert_eq!(auto(None), Some(DType::F32));
         assert_eq!(auto(Some(20 << 30)), Some(DType::BF16));
         assert_eq!(auto(Some(8 << 30)), None);
         let f32 = Precision::Fixed(DType::F32);
-        let error = f32.resolve(&Device::Cpu, seven_billion, Some(20 << 30)).unwrap_err();
+        let error = f32
+            .resolve(&Device::Cpu, seven_billion, Some(20 << 30))
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "the weights need 28.0 GB of memory as f32, and 21.5 GB are free"

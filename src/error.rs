@@ -40,7 +40,8 @@ impl Error {
         match self {
             Self::Hub(error) => error.hint(),
             Self::Config(error) => error.hint(),
-            Self::Tokenizer(_) | Self::Chat(_) => None,
+            Self::Tokenizer(error) => error.hint(),
+            Self::Chat(error) => error.hint(),
             Self::Device(error) => error.hint(),
             Self::Weights(error) => error.hint(),
             Self::Generate(error) => error.hint(),

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::hub::registry::{self, PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::model::{Model, OnLoad};
-use crate::tokenizer::{Special, Tokenizer, TokenizerFiles};
+use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
@@ -91,7 +91,9 @@ impl Package {
         tokenizer.check_fits(config.vocab_size)?;
         let chat_template = ChatTemplate::from_files(&files)?;
 
-        let mask_id = config.mask_token_id.or_else(|| tokenizer.special_id(Special::Mask));
+        let mask_id = config
+            .mask_token_id
+            .or_else(|| tokenizer.special_id(TokenRole::Mask));
         let stop_ids = stop_ids(&config, &tokenizer);
         Ok(Self {
             mask_id: mask_id.ok_or(ConfigError::NoMaskToken)?,
@@ -143,9 +145,26 @@ impl Package {
             Some(file) => Some(Index::from_json(INDEX, &read(&file)?)?),
             None => None,
         };
-        let names = index.as_ref().map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
+        let names = index
+            .as_ref()
+            .map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
+        if index.is_some() {
+            let mut shards = self.snapshot.folder_files(".safetensors").into_iter();
+            if let Some(file) =
+                shards.find(|file| file.starts_with("model-") && !names.contains(file))
+            {
+                return Err(WeightsError::StrayShard {
+                    file,
+                    index: INDEX.into(),
+                }
+                .into());
+            }
+        }
         let files = self.snapshot.fetch(&names, progress)?;
-        Ok(WeightFiles { files: names.into_iter().zip(files).collect(), index })
+        Ok(WeightFiles {
+            files: names.into_iter().zip(files).collect(),
+            index,
+        })
     }
 
     /// Loads the network.
@@ -159,17 +178,29 @@ impl Package {
         device: &Device,
         on_load: OnLoad<'_>,
     ) -> Result<Model, Error> {
-        let files = weights.files.into_iter().map(|(name, file)| Ok((name, bytes(&file)?)));
+        let files = weights
+            .files
+            .into_iter()
+            .map(|(name, file)| Ok((name, bytes(&file)?)));
         let files = files.collect::<Result<_, WeightsError>>()?;
         let checkpoint = Checkpoint::open(files, weights.index.as_ref())?;
-        Ok(Model::load(&self.config, checkpoint, dtype, device, on_load)?)
+        Ok(Model::load(
+            &self.config,
+            checkpoint,
+            dtype,
+            device,
+            on_load,
+        )?)
     }
 }
 
 /// Every id that ends a text: those of the configuration, and the usual ones that the tokenizer has.
 fn stop_ids(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
     let mut ids = config.eos_token_ids.clone();
-    for id in STOP_TOKENS.iter().filter_map(|token| tokenizer.token_to_id(token)) {
+    for id in STOP_TOKENS
+        .iter()
+        .filter_map(|token| tokenizer.token_to_id(token))
+    {
         if !ids.contains(&id) {
             ids.push(id);
         }
@@ -191,16 +222,23 @@ const MAX_SMALL_FILE_BYTES: u64 = 256 << 20;
 fn read(file: &ModelFile) -> Result<Cow<'static, [u8]>, HubError> {
     match file {
         ModelFile::Embedded(bytes) => Ok(Cow::Borrowed(bytes)),
-        ModelFile::Path(path) => read_small(path)
-            .map(Cow::Owned)
-                .map_err(|source| HubError::Unreadable { path: path.clone(), source }),
+        ModelFile::Path(path) => {
+            read_small(path)
+                .map(Cow::Owned)
+                .map_err(|source| HubError::Unreadable {
+                    path: path.clone(),
+                    source,
+                })
+        }
     }
 }
 
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let bytes = fs::metadata(path)?.len();
     if bytes > MAX_SMALL_FILE_BYTES {
-        return Err(io::Error::other(format!("{bytes} bytes are too many for such a file")));
+        return Err(io::Error::other(format!(
+            "{bytes} bytes are too many for such a file"
+        )));
     }
     fs::read(path)
 }

@@ -32,7 +32,12 @@ pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// Python's `json.dumps(value, ensure_ascii=False)`: Jinja's own filter escapes HTML.
 pub(super) fn tojson(value: &Value, args: Rest<Value>, options: Kwargs) -> Result<String, Error> {
-    let refuse = |what| Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {what}")));
+    let refuse = |what| {
+        Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("tojson: {what}"),
+        ))
+    };
     let (ascii, sorted): (Option<bool>, Option<bool>) =
         (options.get("ensure_ascii")?, options.get("sort_keys")?);
     let separators: Option<Value> = options.get("separators")?;
@@ -47,27 +52,41 @@ pub(super) fn tojson(value: &Value, args: Rest<Value>, options: Kwargs) -> Resul
     if indent.is_some_and(|indent| indent > MAX_JSON_INDENT) {
         return refuse("indent is too large");
     }
-    let json = minijinja::filters::tojson(value, indent.map(Value::from), Kwargs::from_iter([] as [(&str, Value); 0]))?;
+    let json = minijinja::filters::tojson(
+        value,
+        indent.map(Value::from),
+        Kwargs::from_iter([] as [(&str, Value); 0]),
+    )?;
     Ok(unescape_html(json.as_str().unwrap_or_default()))
 }
 
 /// Undoes the four escapes that MiniJinja adds to JSON for HTML.
 fn unescape_html(json: &str) -> String {
-    const ESCAPES: [(&str, char); 4] =
-        [("u003c", '<'), ("u003e", '>'), ("u0026", '&'), ("u0027", '\'')];
+    const ESCAPES: [(&str, char); 4] = [
+        ("u003c", '<'),
+        ("u003e", '>'),
+        ("u0026", '&'),
+        ("u0027", '\''),
+    ];
     let mut plain = String::with_capacity(json.len());
     let mut rest = json;
     while let Some(at) = rest.find('\\') {
         let (before, escape) = rest.split_at(at);
         plain.push_str(before);
-        match ESCAPES.iter().find(|(code, _)| escape[1..].starts_with(code)) {
+        match ESCAPES
+            .iter()
+            .find(|(code, _)| escape[1..].starts_with(code))
+        {
             Some((code, c)) => {
                 plain.push(*c);
                 rest = &escape[1 + code.len()..];
             }
             None => {
                 // `\\` is one escape: its second half must not begin another.
-                let end = escape.char_indices().nth(2).map_or(escape.len(), |(end, _)| end);
+                let end = escape
+                    .char_indices()
+                    .nth(2)
+                    .map_or(escape.len(), |(end, _)| end);
                 plain.push_str(&escape[..end]);
                 rest = &escape[end..];
             }
@@ -85,11 +104,28 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
 /// The conversions of `strftime` that templates use, in English.
 fn strftime(format: &str, unix_secs: u64) -> Result<String, Error> {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September",
-        "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
-    const DAYS: [&str; 7] =
-        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    const DAYS: [&str; 7] = [
+        "Thursday",
+        "Friday",
+        "Saturday",
+        "Sunday",
+        "Monday",
+        "Tuesday",
+        "Wednesday",
+    ];
     let (days, secs) = (unix_secs / 86_400, unix_secs % 86_400);
     let (year, month, day) = civil_from_days(days);
     let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
@@ -135,7 +171,11 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153; // 0 is March
     let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let (month, after_new_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (month, after_new_year) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
     (400 * era + year_of_era + after_new_year, month, day)
 }
 
@@ -148,15 +188,24 @@ mod tests {
         let full = "%a %A %d %b %B %m %y %Y %H:%M:%S %%";
         let at = |secs| strftime(full, secs).unwrap();
         assert_eq!(at(0), "Thu Thursday 01 Jan January 01 70 1970 00:00:00 %");
-        assert_eq!(at(951_827_696), "Tue Tuesday 29 Feb February 02 00 2000 12:34:56 %");
-        assert_eq!(at(4_107_542_400), "Mon Monday 01 Mar March 03 00 2100 00:00:00 %");
+        assert_eq!(
+            at(951_827_696),
+            "Tue Tuesday 29 Feb February 02 00 2000 12:34:56 %"
+        );
+        assert_eq!(
+            at(4_107_542_400),
+            "Mon Monday 01 Mar March 03 00 2100 00:00:00 %"
+        );
         assert!(strftime("%Q", 0).is_err());
         assert!(strftime("%", 0).is_err());
     }
 
     #[test]
     fn html_escapes_are_undone_once() {
-        assert_eq!(unescape_html(r#""\u003c\\u003c\\\u003e\n\u0001é""#), r#""<\\u003c\\>\n\u0001é""#);
+        assert_eq!(
+            unescape_html(r#""\u003c\\u003c\\\u003e\n\u0001é""#),
+            r#""<\\u003c\\>\n\u0001é""#
+        );
         assert_eq!(unescape_html(r"\"), r"\");
     }
 }

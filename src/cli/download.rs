@@ -22,14 +22,22 @@ impl<'a> Download<'a> {
             }),
             ModelSpec::BuiltIn(_) | ModelSpec::Local(_) => None,
         };
-        Self { ui, licence_note, bar: None }
+        Self {
+            ui,
+            licence_note,
+            bar: None,
+        }
     }
 }
 
 impl Progress for Download<'_> {
     fn on(&mut self, event: Event<'_>) {
         match event {
-            Event::Plan { files, total_bytes, present_bytes } => {
+            Event::Plan {
+                files,
+                total_bytes,
+                present_bytes,
+            } => {
                 if let Some(licence) = self.licence_note.take() {
                     self.ui.note(&licence);
                 }
@@ -38,12 +46,20 @@ impl Progress for Download<'_> {
                     present => format!(", {} of it already here", human_bytes(present)),
                 };
                 let (plural, total) = (if files == 1 { "" } else { "s" }, human_bytes(total_bytes));
-                self.ui.note(&format!("downloading {files} file{plural} of weights, {total}{resumed}"));
+                self.ui.note(&format!(
+                    "downloading {files} file{plural} of weights, {total}{resumed}"
+                ));
             }
             Event::Waiting { file } => {
-                self.ui.note(&format!("another process is downloading {file}: waiting for it"));
+                self.ui.note(&format!(
+                    "another process is downloading {file}: waiting for it"
+                ));
             }
-            Event::Start { file, at_bytes, size_bytes } => {
+            Event::Start {
+                file,
+                at_bytes,
+                size_bytes,
+            } => {
                 let bar = self.ui.byte_bar(file, size_bytes);
                 bar.set_position(at_bytes);
                 bar.reset_eta(); // or the bytes that were there already count as speed

@@ -31,7 +31,11 @@ pub struct Args {
     #[arg(long, conflicts_with = "system")]
     raw: bool,
     /// The system message of the chat template
-    #[arg(long, value_name = "TEXT", default_value = "You are a helpful assistant.")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "You are a helpful assistant."
+    )]
     system: String,
 
     /// Length of the canvas: the most tokens that can be written
@@ -58,7 +62,8 @@ pub struct Args {
     #[arg(help_heading = "Sampling", allow_negative_numbers = true)]
     top_p: f32,
     /// Keep this many of the most probable tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = zero_or_above)]
+    #[arg(help_heading = "Sampling", allow_negative_numbers = true)]
     top_k: usize,
     /// Randomness of the order; 0 reveals the surest first
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = zero_or_more)]
@@ -81,7 +86,12 @@ pub struct Args {
     #[arg(help_heading = "Computing")]
     device: DeviceChoice,
     /// Type of weights and activations: auto, f32, bf16 or f16
-    #[arg(long, value_name = "TYPE", default_value = "auto", help_heading = "Computing")]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "auto",
+        help_heading = "Computing"
+    )]
     dtype: Precision,
 
     /// What to print: the text alone, or one JSON object
@@ -126,9 +136,17 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let spec = args.model.spec()?;
     let mut download = Download::new(ui, &spec);
     let package = Package::open(&spec, &options, &mut download)?;
-    let prompt = if args.raw { Prompt::Raw(&text) } else { package.prompt(&text, &args.system) };
+    let prompt = if args.raw {
+        Prompt::Raw(&text)
+    } else {
+        package.prompt(&text, &args.system)
+    };
     let prompt_ids = package.encode(&prompt)?;
-    check_context(prompt_ids.len(), args.max_new_tokens, package.config.max_position_embeddings)?;
+    check_context(
+        prompt_ids.len(),
+        args.max_new_tokens,
+        package.config.max_position_embeddings,
+    )?;
     let settings = args.settings(steps, &package);
     let free_bytes = free_memory_bytes(&device);
     let dtype = args
@@ -147,9 +165,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 
     let started = Instant::now();
     let canvas = Canvas::new(&prompt_ids, args.max_new_tokens, package.mask_id);
-    let mut progress = StepProgress { bar: ui.step_bar("denoising", steps as u64), started };
-    let done = diffusion::generate(&mut model, canvas, &settings, &mut progress)
-        .map_err(Error::from)?;
+    let mut progress = StepProgress {
+        bar: ui.step_bar("denoising", steps as u64),
+        started,
+    };
+    let done =
+        diffusion::generate(&mut model, canvas, &settings, &mut progress).map_err(Error::from)?;
     progress.bar.finish_and_clear();
     let generate_time = started.elapsed();
 
@@ -212,7 +233,9 @@ impl Args {
             steps,
             eps: self.eps,
             shaping: Shaping {
-                temperature: self.temperature.unwrap_or(package.recipe.temperature as f32),
+                temperature: self
+                    .temperature
+                    .unwrap_or(package.recipe.temperature as f32),
                 top_p: Some(self.top_p).filter(|&p| p < 1.0),
                 top_k: Some(self.top_k).filter(|&k| k > 0),
             },
@@ -271,9 +294,10 @@ fn check_context(prompt: usize, new: usize, context: usize) -> Result<(), UsageE
     );
     Err(match context.checked_sub(prompt) {
         None | Some(0) => UsageError::with_hint(message, "shorten the prompt"),
-        Some(room) => {
-            UsageError::with_hint(message, format!("-n/--max-new-tokens can be from 1 to {room}"))
-        }
+        Some(room) => UsageError::with_hint(
+            message,
+            format!("-n/--max-new-tokens can be from 1 to {room}"),
+        ),
     })
 }
 
@@ -292,7 +316,12 @@ struct StepProgress {
 impl Observer for StepProgress {
     fn on_step(&mut self, step: &Step<'_>) {
         let revealed = step.canvas.reveal_step().iter().flatten().count();
-        let rate = revealed as f64 / self.started.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+        let rate = revealed as f64
+            / self
+                .started
+                .elapsed()
+                .max(Duration::from_millis(1))
+                .as_secs_f64();
         self.bar.set_position(step.index as u64 + 1);
         self.bar.set_message(format!(
             "· {revealed}/{} tokens · {rate:.1} tokens/s",
@@ -368,16 +397,25 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+fn zero_or_above(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "must be a whole number, at least 0".into())
+}
+
 fn zero_or_more(text: &str) -> Result<f32, String> {
     number(text, "must be a number, at least 0", |x| x >= 0.0)
 }
 
 fn share(text: &str) -> Result<f32, String> {
-    number(text, "must be a number above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
+    number(text, "must be a number above 0 and at most 1", |x| {
+        x > 0.0 && x <= 1.0
+    })
 }
 
 fn inside_unit(text: &str) -> Result<f32, String> {
-    number(text, "must be a number above 0 and below 1", |x| x > 0.0 && x < 1.0)
+    number(text, "must be a number above 0 and below 1", |x| {
+        x > 0.0 && x < 1.0
+    })
 }
 
 fn number(text: &str, expected: &str, ok: impl Fn(f32) -> bool) -> Result<f32, String> {

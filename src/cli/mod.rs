@@ -21,8 +21,15 @@ use ui::Ui;
 /// A canvas of masks is filled in parallel, in the order the model is surest of. The text goes to
 /// stdout and nothing else does.
 #[derive(Parser)]
-#[command(name = "diffucoder", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def fibonacci(n):\"")]
+#[command(
+    name = "diffucoder",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def fibonacci(n):\""
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,16 +48,15 @@ enum Command {
 
 /// Which model, and where from.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Model")]
 struct ModelArgs {
     /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), or a folder
-    #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS)]
+    #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
     model: String,
     /// Branch, tag or commit on the Hub [default: main]
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", help_heading = "Model")]
     revision: Option<String>,
     /// Use what is downloaded already and no network
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     offline: bool,
 }
 
@@ -82,11 +88,17 @@ struct UsageError {
 
 impl UsageError {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: Some(hint.into()) }
+        Self {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
     }
 }
 
@@ -99,7 +111,9 @@ pub fn main() -> ExitCode {
             let usage = error.downcast_ref::<UsageError>();
             let hint = match usage {
                 Some(usage) => usage.hint.clone(),
-                None => error.downcast_ref::<crate::Error>().and_then(crate::Error::hint),
+                None => error
+                    .downcast_ref::<crate::Error>()
+                    .and_then(crate::Error::hint),
             };
             ui::print_error(&error, hint.as_deref());
             ExitCode::from(if usage.is_some() { 2 } else { 1 })

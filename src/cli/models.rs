@@ -48,10 +48,15 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
     let in_cache = cached(&options).map_err(Error::from)?;
     let known = MODELS.iter().map(|model| {
-        let found = in_cache.iter().find(|found| found.alias == Some(model.alias));
+        let found = in_cache
+            .iter()
+            .find(|found| found.alias == Some(model.alias));
         Row::known(model, found)
     });
-    let others = in_cache.iter().filter(|found| found.alias.is_none()).map(Row::other);
+    let others = in_cache
+        .iter()
+        .filter(|found| found.alias.is_none())
+        .map(Row::other);
     let rows: Vec<Row> = known.chain(others).collect();
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
@@ -94,14 +99,21 @@ impl Row {
 }
 
 fn completeness(found: &CachedModel) -> &'static str {
-    if found.is_complete { "complete" } else { "partial" }
+    if found.is_complete {
+        "complete"
+    } else {
+        "partial"
+    }
 }
 
 fn table(rows: &[Row]) -> String {
     let header = ["MODEL", "SIZE", "LICENCE", "CACHED", "HUB ID"].map(str::to_string);
     let cells = rows.iter().map(|row| {
         [
-            row.alias.or(row.id.as_deref()).unwrap_or_default().to_string(),
+            row.alias
+                .or(row.id.as_deref())
+                .unwrap_or_default()
+                .to_string(),
             row.download_bytes.map_or_else(|| "-".into(), human_bytes),
             row.licence.unwrap_or("see its page").to_string(),
             match row.cached_bytes {
@@ -112,7 +124,13 @@ fn table(rows: &[Row]) -> String {
         ]
     });
     let lines: Vec<[String; 5]> = std::iter::once(header).chain(cells).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: [usize; 5] = std::array::from_fn(width);
     let mut table = String::new();
     for line in &lines {

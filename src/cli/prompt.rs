@@ -43,7 +43,9 @@ impl PromptArgs {
                     .into());
                 }
                 let mut bytes = Vec::new();
-                io::stdin().read_to_end(&mut bytes).context("cannot read stdin")?;
+                io::stdin()
+                    .read_to_end(&mut bytes)
+                    .context("cannot read stdin")?;
                 (utf8(bytes, "stdin")?, "stdin".to_string())
             }
         };
@@ -61,6 +63,8 @@ impl PromptArgs {
 fn utf8(bytes: Vec<u8>, source: &str) -> Result<String, UsageError> {
     String::from_utf8(bytes).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
-        UsageError::new(format!("the prompt from {source} is not UTF-8 (byte {place})"))
+        UsageError::new(format!(
+            "the prompt from {source} is not UTF-8 (byte {place})"
+        ))
     })
 }

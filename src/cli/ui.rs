@@ -24,7 +24,10 @@ impl Ui {
         let bars = BARS.get_or_init(|| {
             MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10))
         });
-        Self { bars: bars.clone(), quiet }
+        Self {
+            bars: bars.clone(),
+            quiet,
+        }
     }
 
     /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks one.
@@ -99,9 +102,14 @@ pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
         let _ = bars.clear();
     }
     let mut stderr = anstream::stderr().lock();
-    let (red, cyan) = (style(anstyle::AnsiColor::Red), style(anstyle::AnsiColor::Cyan));
-    // `{:#}` joins the chain of causes with colons.
-    let _ = writeln!(stderr, "{red}error:{red:#} {error:#}");
+    let (red, cyan) = (
+        style(anstyle::AnsiColor::Red),
+        style(anstyle::AnsiColor::Cyan),
+    );
+    // `{:#}` joins the chain of causes with colons. File names and template messages in it come
+    // from strangers: no escape sequence of theirs reaches the terminal.
+    let text = format!("{error:#}").replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
+    let _ = writeln!(stderr, "{red}error:{red:#} {text}");
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "{cyan}hint:{cyan:#} {hint}");
     }
@@ -130,7 +138,11 @@ pub fn human_time(time: Duration) -> String {
     if secs < 60.0 {
         format!("{secs:.1} s")
     } else {
-        format!("{} min {:02.0} s", (secs / 60.0).floor(), (secs % 60.0).floor())
+        format!(
+            "{} min {:02.0} s",
+            (secs / 60.0).floor(),
+            (secs % 60.0).floor()
+        )
     }
 }
 

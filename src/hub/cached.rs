@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 /// A repository in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {
+    /// Its id on the Hub.
     pub id: RepoId,
+    /// Its name in the registry, if it has one.
     pub alias: Option<&'static str>,
     /// Blobs, small files and unfinished downloads together.
     pub bytes: u64,

@@ -6,10 +6,9 @@
 
 use super::cache::{Incoming, at, file_bytes};
 use super::error::HubError;
-use super::options::HubOptions;
 use super::progress::{Event, Progress};
-use super::remote::{Remote, RemoteFile, bad_answer, escape, request_error};
-use super::spec::RepoId;
+use super::remote::{RemoteFile, bad_answer, escape, request_error};
+use super::repo::HubRepo;
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use std::fs::{self, File};
@@ -26,10 +25,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// One file on its way.
 pub(super) struct Carrier<'a> {
-    pub(super) repo: &'a RepoId,
-    pub(super) commit: &'a str,
-    pub(super) remote: &'a Remote,
-    pub(super) options: &'a HubOptions,
+    pub(super) repo: &'a HubRepo,
     pub(super) file: &'a str,
     pub(super) found: &'a RemoteFile,
     pub(super) incoming: &'a Incoming,
@@ -72,15 +68,15 @@ impl Carrier<'_> {
         lock: Arc<File>,
         progress: &mut dyn Progress,
     ) -> Result<PathBuf, HubError> {
-        let (repo, commit) = (self.repo.to_string(), self.commit.to_owned());
+        let (id, commit) = (self.repo.id.to_string(), self.repo.commit.clone());
         let repo = ApiBuilder::from_cache(Cache::new(self.incoming.dir.clone()))
-            .with_endpoint(self.options.endpoint.clone())
+            .with_endpoint(self.repo.options.endpoint.clone())
             .with_token(None)
             .with_progress(false)
             .with_user_agent("diffucoder", env!("CARGO_PKG_VERSION"))
             .build()
             .map_err(|error| self.hf_hub_error(error))?
-            .repo(Repo::with_revision(repo, RepoType::Model, commit));
+            .repo(Repo::with_revision(id, RepoType::Model, commit));
         let (name, bytes) = (escape(self.file, "/"), Arc::new(AtomicU64::new(0)));
         let counter = Counter(Arc::clone(&bytes));
         let (done, finished) = mpsc::channel();
@@ -102,7 +98,7 @@ impl Carrier<'_> {
         bytes: &AtomicU64,
         progress: &mut dyn Progress,
     ) -> Result<PathBuf, HubError> {
-        let (stall, file) = (self.options.patience.stall, self.file);
+        let (stall, file) = (self.repo.options.patience.stall, self.file);
         let (mut seen, mut last_change) = (0, Instant::now());
         loop {
             match finished.recv_timeout(TICK.min(stall)) {
@@ -125,7 +121,7 @@ impl Carrier<'_> {
     /// For what hf-hub must not carry. `found` knows whether its address may see the token.
     fn carry_ourselves(&self, from: u64, progress: &mut dyn Progress) -> Result<(), HubError> {
         let Incoming { part, blob, .. } = self.incoming;
-        let opened = self.remote.open(self.found, from);
+        let opened = self.repo.remote.open(self.found, from);
         let (mut response, is_partial) = opened.map_err(|error| self.interrupted(error))?;
         if from > 0 && !is_partial {
             return Err(self.broken("the server no longer resumes".to_owned(), true));
@@ -158,7 +154,7 @@ impl Carrier<'_> {
     }
 
     pub(super) fn broken(&self, reason: String, can_retry: bool) -> HubError {
-        let (repo, file) = (self.repo.to_string(), self.file.to_owned());
+        let (repo, file) = (self.repo.id.to_string(), self.file.to_owned());
         HubError::BrokenTransfer {
             repo,
             file,
@@ -180,12 +176,12 @@ impl Carrier<'_> {
     }
 
     fn bad_answer(&self, what: &str) -> HubError {
-        bad_answer(&self.options.endpoint, what)
+        bad_answer(&self.repo.options.endpoint, what)
     }
 
     fn hf_hub_error(&self, error: ApiError) -> HubError {
         use ErrorKind as K;
-        let url = &self.options.endpoint;
+        let url = &self.repo.options.endpoint;
         match error {
             ApiError::IoError(source)
                 if matches!(

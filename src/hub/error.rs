@@ -1,10 +1,15 @@
 //! What can go wrong between a model's name and its files, told apart by what the user can do.
 
 use super::registry::MODELS;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Any failure of this module. `hint` says what to do about it.
 #[derive(Debug, thiserror::Error)]
+#[allow(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
 pub enum HubError {
     #[error("no model is called `{name}`")]
     UnknownModel {
@@ -24,7 +29,10 @@ pub enum HubError {
     #[error("the model {model} has no {file}")]
     NotInFolder { model: String, file: String },
     #[error("cannot read {}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the file name {name:?} points outside the model's folder")]
     UnsafeName { name: String },
     #[error("{endpoint} refused access to {repo} (status {status})")]
@@ -61,7 +69,10 @@ pub enum HubError {
         file: String,
         cache: PathBuf,
     },
-    #[error("{} has {} free, but the download needs {}", dir.display(), gigabytes(*free_bytes), gigabytes(*needed_bytes))]
+    #[error(
+        "{} has {} free, but the download needs {}",
+        dir.display(), gigabytes(*free_bytes), gigabytes(*needed_bytes)
+    )]
     NotEnoughDisk {
         needed_bytes: u64,
         free_bytes: u64,
@@ -86,54 +97,81 @@ impl HubError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::UnknownModel { suggestion, .. } => {
-                let meant = suggestion.map(|alias| format!("did you mean `{alias}`? ")).unwrap_or_default();
                 let aliases = MODELS.map(|model| model.alias).join(", ");
-                format!("{meant}known models: {aliases}; a model on the Hub is written owner/name, a folder ./name")
+                let known =
+                    format!("known models: {aliases}; on the Hub: owner/name; a folder: ./name");
+                return Some(match suggestion {
+                    Some(alias) => format!("did you mean `{alias}`? {known}"),
+                    None => known,
+                });
             }
-            Self::BadModelId { .. } => "a model on the Hub is written owner/name; put ./ before a folder".to_owned(),
-            Self::BadRevision { .. } => "give a name such as main, v1.0 or a commit's 40 digits".to_owned(),
-            Self::BadEndpoint { .. } => "set HF_ENDPOINT to an address such as https://huggingface.co, or unset it".to_owned(),
-            Self::FolderNotFound { .. } => "check the path; a model on the Hub is written owner/name".to_owned(),
-            Self::NotAFolder { .. } => "give the folder that holds config.json and the weights".to_owned(),
-            Self::NotInFolder { .. } => "a model's folder holds config.json, the tokenizer's files and the weights".to_owned(),
+            Self::AccessRefused {
+                endpoint,
+                repo,
+                had_token,
+                ..
+            } => {
+                let token = match had_token {
+                    true => {
+                        "check that the token in HF_TOKEN or the token file is valid".to_owned()
+                    }
+                    false => format!("set HF_TOKEN to a token from {endpoint}/settings/tokens"),
+                };
+                return Some(format!(
+                    "accept the licence at {endpoint}/{repo}, then {token}"
+                ));
+            }
+            Self::BadModelId { .. } => "on the Hub: owner/name; put ./ before a folder",
+            Self::BadRevision { .. } => "give a name such as main or v1.0, or a commit's 40 digits",
+            Self::BadEndpoint { .. } => {
+                "set HF_ENDPOINT to an address such as https://huggingface.co"
+            }
+            Self::FolderNotFound { .. } => {
+                "check the path; a model on the Hub is written owner/name"
+            }
+            Self::NotAFolder { .. } => "give the folder that holds config.json and the weights",
+            Self::NotInFolder { .. } => {
+                "a model's folder holds config.json, the tokenizer's files and the weights"
+            }
             Self::Unreadable { .. } => return None,
-            Self::UnsafeName { .. } => "the model's index is damaged or hostile: do not use it".to_owned(),
-            Self::AccessRefused { endpoint, repo, had_token: false, .. } => {
-                format!("accept the licence at {endpoint}/{repo}, then set HF_TOKEN to a token from {endpoint}/settings/tokens")
-            }
-            Self::AccessRefused { endpoint, repo, had_token: true, .. } => {
-                format!("accept the licence at {endpoint}/{repo} with the account whose token HF_TOKEN (or the token file) holds, and check that the token is still valid")
-            }
+            Self::UnsafeName { .. } => "the model's index is damaged or hostile: do not use it",
             Self::RepoNotFound { .. } => {
-                "check the spelling; if the model is private, set HF_TOKEN to a token that may read it"
-                    .to_owned()
+                "check the spelling; if it is private, set HF_TOKEN to a token that may read it"
             }
-            Self::RevisionNotFound { .. } => "leave --revision out for the newest version".to_owned(),
-            Self::FileNotFound { .. } => "the model may be stored in a form that this program cannot read".to_owned(),
-            Self::Unreachable { model_is_cached: true, .. } => "the model is in the cache: add --offline to use it as it is".to_owned(),
-            Self::Unreachable { model_is_cached: false, .. } => {
-                "check the network and HTTPS_PROXY; `--model tiny` needs no download".to_owned()
+            Self::RevisionNotFound { .. } => "leave --revision out for the newest version",
+            Self::FileNotFound { .. } => "the model may be in a form that this program cannot read",
+            Self::Unreachable {
+                model_is_cached: true,
+                ..
+            } => "the model is in the cache: add --offline to use it as it is",
+            Self::Unreachable { .. } => {
+                "check the network and HTTPS_PROXY; `--model tiny` needs no download"
             }
-            Self::ServerStatus { status: 429, .. } => "too many requests: wait a few minutes, or set HF_TOKEN".to_owned(),
-            Self::ServerStatus { .. } => "try again later; what has arrived is kept".to_owned(),
-            Self::BadAnswer { .. } => "check HF_ENDPOINT and any proxy between here and the Hub".to_owned(),
-            Self::NotCached { .. } => "run once without --offline to download it; `--model tiny` needs no download".to_owned(),
-            Self::NotEnoughDisk { .. } => "free some space, or set HF_HOME to a folder on a larger disk".to_owned(),
-            Self::BrokenTransfer { .. } => "run the same command again: it resumes where this one stopped".to_owned(),
-            Self::Cache { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                "free some space, or set HF_HOME to a folder on a larger disk".to_owned()
+            Self::ServerStatus { status: 429, .. } => "wait a few minutes, or set HF_TOKEN",
+            Self::ServerStatus { .. } => "try again later; what has arrived is kept",
+            Self::BadAnswer { .. } => "check HF_ENDPOINT and any proxy between here and the Hub",
+            Self::NotCached { .. } => {
+                "run once without --offline to download it; `--model tiny` needs no download"
             }
-            Self::Cache { .. } => "set HF_HOME to a folder that you may write to".to_owned(),
+            Self::BrokenTransfer { .. } => {
+                "run the same command again: it resumes what has arrived"
+            }
+            Self::Cache { source, .. } if source.kind() != ErrorKind::StorageFull => {
+                "set HF_HOME to a folder that you may write to"
+            }
+            Self::NotEnoughDisk { .. } | Self::Cache { .. } => {
+                "free some space, or set HF_HOME to a folder on a larger disk"
+            }
         };
-        Some(hint)
+        Some(hint.to_owned())
     }
 
-    /// Whether waiting a moment may help. Being unreachable counts only once something was reached: at first it is said at once.
-    pub(super) fn may_pass(&self, reached_before: bool) -> bool {
+    /// Whether waiting a moment may help. A Hub that was never reached is not waited for.
+    pub(super) fn may_pass(&self, hub_answered: bool) -> bool {
         match self {
             Self::BrokenTransfer { can_retry, .. } => *can_retry,
             Self::ServerStatus { status, .. } => *status >= 500 || matches!(status, 408 | 429),
-            Self::Unreachable { .. } => reached_before,
+            Self::Unreachable { .. } => hub_answered,
             _ => false,
         }
     }

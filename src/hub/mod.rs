@@ -1,8 +1,9 @@
 //! A model's name becomes its files, verified and on this machine.
 //!
-//! `registry` is the table of aliases, `spec` reads what the user typed, `snapshot` hands out files whatever their source (the Hub, a folder,
-//! the binary itself). Behind it `repo` decides between cache and network, `remote` asks the Hub, `transfer` and
-//! `carry` fetch and verify one file, and `cache` knows the folder layout, which is the one Python's huggingface_hub uses, so that both share what either has downloaded.
+//! `registry` is the table of aliases, `spec` reads what the user typed, `snapshot` hands out files
+//! whatever their source (the Hub, a folder, the binary itself). Behind it `repo` decides between cache
+//! and network, `remote` asks the Hub, `transfer` and `carry` fetch and verify one file, and `cache` knows
+//! the folder layout: that of Python's huggingface_hub, so that each uses what the other has downloaded.
 
 mod cache;
 mod cached;

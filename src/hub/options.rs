@@ -1,6 +1,6 @@
-//! Where and how to fetch: the environment variables of huggingface_hub, read once and then passed on as values.
+//! Where and how to fetch: the environment variables of huggingface_hub, read once and passed on as values.
 //!
-//! Source: huggingface_hub, "Environment variables". Tests build `HubOptions` directly and never touch the environment.
+//! Source: huggingface_hub, "Environment variables". Tests build `HubOptions` without any environment.
 
 use super::spec::expand_home;
 use std::ffi::OsString;
@@ -62,11 +62,13 @@ pub struct HubOptions {
     pub cache_dir: PathBuf,
     /// Without a slash at its end.
     pub endpoint: String,
+    /// Sent only to the endpoint, and for files only where they need it.
     pub token: Option<Token>,
     /// Use the cache only.
     pub offline: bool,
     /// A branch, a tag or a commit; `main` if `None`.
     pub revision: Option<String>,
+    /// Time limits and retries.
     pub patience: Patience,
 }
 

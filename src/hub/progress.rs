@@ -2,8 +2,9 @@
 
 /// One step of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants' descriptions name their fields")]
 pub enum Event<'a> {
-    /// `fetch` is about to download `files` files of `total_bytes`, of which earlier runs left `present_bytes`.
+    /// `files` files are about to be downloaded; of their `total_bytes`, `present_bytes` are here already.
     Plan {
         files: usize,
         total_bytes: u64,

@@ -16,20 +16,26 @@ pub enum PromptStyle {
 /// Defaults that depend on how a model was trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recipe {
+    /// The form of a prompt.
     pub prompt: PromptStyle,
+    /// The sampling temperature.
     pub temperature: f64,
 }
 
 /// One line of the table.
 #[derive(Debug, PartialEq)]
 pub struct KnownModel {
+    /// What the user types.
     pub alias: &'static str,
     /// `None` for the model inside the binary.
     pub hub_id: Option<&'static str>,
+    /// What it is, in a line.
     pub about: &'static str,
     /// What a first use downloads.
     pub download_bytes: u64,
+    /// Of the weights.
     pub licence: &'static str,
+    /// Its authors' defaults.
     pub recipe: Recipe,
 }
 

@@ -150,7 +150,7 @@ impl Remote {
         })
     }
 
-    /// The bytes from `from` on. The flag says whether the server did as asked; if not, they are the whole file.
+    /// The bytes from `from` on, and whether they are that: a server that ignores ranges sends all.
     ///
     /// # Errors
     /// `Unreachable`, `AccessRefused`, `ServerStatus`, `BadAnswer`.
@@ -177,7 +177,7 @@ impl Remote {
         }
     }
 
-    /// Follows redirects within the Hub (renamed repositories), as Python and hf-hub do; also says where it ended.
+    /// Follows redirects within the Hub, as Python and hf-hub do, and says where it ended.
     fn ask(
         &self,
         url: &str,
@@ -187,12 +187,10 @@ impl Remote {
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let response = send(&self.agent, &url, token, range)?;
-            match self.location(&url, &response) {
-                Ok(next) if response.status().is_redirection() && is_relative(&response) => {
-                    url = next
-                }
-                _ => return Ok((url, response)),
+            if !response.status().is_redirection() || !is_relative(&response) {
+                return Ok((url, response));
             }
+            url = self.location(&url, &response)?;
         }
         Err(bad_answer(&url, "too many redirects"))
     }
@@ -216,7 +214,7 @@ impl Remote {
         }
     }
 
-    /// The Hub names its reason in a header, because it answers 401 for repositories that do not exist.
+    /// The Hub names its reason in a header: it answers 401 for repositories that do not exist.
     fn refusal(
         &self,
         url: &str,

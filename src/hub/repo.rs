@@ -10,7 +10,7 @@ use super::options::HubOptions;
 use super::progress::{Event, Progress};
 use super::remote::Remote;
 use super::spec::{RepoId, check_name};
-use super::transfer::Transfer;
+use super::transfer;
 use std::path::PathBuf;
 
 /// See the header of this file.
@@ -18,9 +18,9 @@ use std::path::PathBuf;
 pub(super) struct HubRepo {
     pub(super) id: RepoId,
     pub(super) commit: String,
-    cache: RepoCache,
-    options: HubOptions,
-    remote: Remote,
+    pub(super) cache: RepoCache,
+    pub(super) options: HubOptions,
+    pub(super) remote: Remote,
 }
 
 impl HubRepo {
@@ -67,7 +67,7 @@ impl HubRepo {
         }
     }
 
-    /// All of these, from a cache that has them or after checking that the disk has room for what is missing.
+    /// All of these: from the cache, or after checking that the disk has room for what is missing.
     pub(super) fn fetch(
         &self,
         files: &[String],
@@ -93,8 +93,9 @@ impl HubRepo {
             present_bytes += self.cache.present_bytes(&found.etag, found.size_bytes);
         }
         if !missing.is_empty() {
+            let files = missing.len();
             progress.on(Event::Plan {
-                files: missing.len(),
+                files,
                 total_bytes,
                 present_bytes,
             });
@@ -108,20 +109,7 @@ impl HubRepo {
     }
 
     fn download(&self, file: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
-        let (cache, remote, options) = (&self.cache, &self.remote, &self.options);
-        let transfer = Transfer {
-            repo: &self.id,
-            commit: &self.commit,
-            cache,
-            remote,
-            options,
-        };
-        let path = transfer
-            .download(file, progress)
-            .map_err(|error| self.explain(error))?;
-        // Only now, as a ref without a snapshot is a damaged cache to Python.
-        cache.remember(options.revision(), &self.commit)?;
-        Ok(path)
+        transfer::download(self, file, progress).map_err(|error| self.explain(error))
     }
 
     /// Why a file cannot be had: the repository lacks it, or, offline, the cache does.

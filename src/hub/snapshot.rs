@@ -13,7 +13,9 @@ pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
 /// Where one file's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelFile {
+    /// On disk.
     Path(PathBuf),
+    /// In the program.
     Embedded(&'static [u8]),
 }
 
@@ -107,7 +109,7 @@ impl Snapshot {
         }
     }
 
-    /// The weights: sizes first, then room on the disk, then the downloads, resumed and verified. In the order of `names`.
+    /// The weights, in the order of `names`: asks sizes, checks the disk, then downloads, resumes and verifies.
     ///
     /// # Errors
     /// Those of `required`, and `NotEnoughDisk` before the first byte.
@@ -127,6 +129,19 @@ impl Snapshot {
                 .map(|name| self.required(name, progress))
                 .collect(),
         }
+    }
+
+    /// Names of the files in a folder that end in `ending`; none for other sources, whose files are
+    /// fetched by name.
+    pub fn folder_files(&self, ending: &str) -> Vec<String> {
+        let Source::Folder(folder) = &self.0 else {
+            return Vec::new();
+        };
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.ends_with(ending)).collect();
+        names.sort();
+        names
     }
 
     /// The commit, for a model from the Hub.

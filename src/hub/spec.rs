@@ -1,4 +1,4 @@
-//! What follows `--model`: an alias, a folder or a Hub id. Also the one check that file names from elsewhere must pass.
+//! What follows `--model`: an alias, a folder or a Hub id. Also the check that file names must pass.
 //!
 //! The rules for ids are those of huggingface_hub's `validate_repo_id`, with an owner always required.
 
@@ -19,7 +19,7 @@ pub enum ModelSpec {
 }
 
 impl ModelSpec {
-    /// Reads an alias, a path or `owner/name`, in that order. Something that exists on disk is a path whatever it looks like.
+    /// Reads an alias, a path or `owner/name`, in that order. What exists on disk is a path however it looks.
     ///
     /// # Errors
     /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id.
@@ -66,6 +66,8 @@ pub(super) fn expand_home(text: &str, home: Option<PathBuf>) -> PathBuf {
 pub struct RepoId(String);
 
 impl RepoId {
+    /// Checks an id.
+    ///
     /// # Errors
     /// `BadModelId` with the rule that was broken.
     pub fn parse(id: &str) -> Result<Self, HubError> {
@@ -116,7 +118,7 @@ fn broken_rule(part: &str) -> Option<&'static str> {
     }
 }
 
-/// Passes a file name (from an index, say) only if joining it to a folder stays inside the folder, on every system.
+/// Passes a file name (from an index, say) only if it stays inside the folder it is joined to, on every system.
 ///
 /// # Errors
 /// `UnsafeName`.

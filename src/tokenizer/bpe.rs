@@ -8,8 +8,8 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NFC;
@@ -38,8 +38,10 @@ pub(super) struct Parts {
 
 /// From `vocab.json` and `merges.txt`, with Qwen2's text handling.
 pub(super) fn from_vocab_and_merges(vocab: &[u8], merges: &[u8]) -> Result<Parts, TokenizerError> {
-    let vocab: Entries = serde_json::from_slice(vocab)
-        .map_err(|source| TokenizerError::Json { file: VOCAB, source })?;
+    let vocab: Entries = serde_json::from_slice(vocab).map_err(|source| TokenizerError::Json {
+        file: VOCAB,
+        source,
+    })?;
     let merges = merge_lines(files::text(MERGES, merges)?)?;
     let split = SplitPattern::Regex(QWEN2_SPLIT.to_owned());
     let split = Split::new(split, SplitDelimiterBehavior::Isolated, false)
@@ -51,7 +53,11 @@ pub(super) fn from_vocab_and_merges(vocab: &[u8], merges: &[u8]) -> Result<Parts
             ByteLevel::new(false, true, false).into(),
         ])
         .into(),
-        model: Source { vocab: VOCAB, merges: MERGES }.build(vocab, merges, false)?,
+        model: Source {
+            vocab: VOCAB,
+            merges: MERGES,
+        }
+        .build(vocab, merges, false)?,
         decoder: ByteLevel::default().into(),
     })
 }
@@ -66,46 +72,57 @@ pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Parts, Vec<Added>), T
         let json: Value = serde_json::from_slice(bytes).unwrap_or_default();
         match json.pointer("/model/type") {
             Some(kind) if kind != "BPE" => unsupported("a model other than BPE"),
-            _ => TokenizerError::Json { file: TOKENIZER_JSON, source },
+            _ => TokenizerError::Json {
+                file: TOKENIZER_JSON,
+                source,
+            },
         }
     })?;
-    let bpe = file.model;
-    if bpe.kind.is_some_and(|kind| kind != "BPE") {
-        return Err(unsupported("a model other than BPE"));
-    }
-    if bpe.dropout.is_some_and(|p| p != 0.0) {
-        return Err(unsupported("BPE dropout"));
-    }
-    let affixes = [bpe.continuing_subword_prefix, bpe.end_of_word_suffix];
-    if affixes.iter().flatten().any(|affix| !affix.is_empty()) {
-        return Err(unsupported("BPE with subword prefixes or suffixes"));
-    }
-    let byte_level = |part: &PreTokenizerWrapper| matches!(part, PreTokenizerWrapper::ByteLevel(_));
-    let pre_tokenizer = file.pre_tokenizer.filter(|pre_tokenizer| match pre_tokenizer {
-        PreTokenizerWrapper::Sequence(parts) => parts.as_ref().iter().any(byte_level),
-        single => byte_level(single),
-    });
-    let (Some(pre_tokenizer), Some(decoder @ DecoderWrapper::ByteLevel(_))) =
-        (pre_tokenizer, file.decoder)
-    else {
-        return Err(unsupported("anything but byte-level BPE"));
+    file.check_supported()?;
+    let json_error = |source| TokenizerError::Json {
+        file: TOKENIZER_JSON,
+        source,
     };
+    let normalizer = serde_json::from_value(file.normalizer).map_err(json_error)?;
+    let pre_tokenizer = serde_json::from_value(file.pre_tokenizer).map_err(json_error)?;
     let mut added = Vec::with_capacity(file.added_tokens.len());
     for value in &file.added_tokens {
         let token = files::added_token(TOKENIZER_JSON, value)?;
         let id = value.get("id").unwrap_or(&Value::Null);
         let id = files::token_id(TOKENIZER_JSON, &token.content, id)?;
-        added.push(Added { id, token, file: TOKENIZER_JSON });
+        added.push(Added {
+            id,
+            token,
+            file: TOKENIZER_JSON,
+        });
     }
-    let source = Source { vocab: TOKENIZER_JSON, merges: TOKENIZER_JSON };
+    let source = Source {
+        vocab: TOKENIZER_JSON,
+        merges: TOKENIZER_JSON,
+    };
+    let bpe = file.model;
     let merges = bpe.merges.into_iter().map(|merge| merge.0).collect();
     let parts = Parts {
-        normalizer: file.normalizer,
+        normalizer,
         pre_tokenizer,
         model: source.build(bpe.vocab, merges, bpe.ignore_merges)?,
-        decoder,
+        decoder: ByteLevel::default().into(),
     };
     Ok((parts, added))
+}
+
+/// The kinds of what a part of `tokenizer.json` does, one after the other. They are looked at
+/// before the library reads them, because it panics on some that it cannot read.
+fn parts<'a>(part: &'a Value, list: &str) -> Vec<&'a str> {
+    let kind = |part: &'a Value| part["type"].as_str().unwrap_or_default();
+    match part {
+        Value::Null => Vec::new(),
+        sequence if kind(sequence) == "Sequence" => {
+            let parts = sequence[list].as_array();
+            parts.into_iter().flatten().map(kind).collect()
+        }
+        single => vec![kind(single)],
+    }
 }
 
 /// The files that a vocabulary and its merges come from, for messages.
@@ -203,17 +220,50 @@ fn pair(line: &str) -> Option<(String, String)> {
 }
 
 fn unsupported(feature: &'static str) -> TokenizerError {
-    TokenizerError::Unsupported { file: TOKENIZER_JSON, feature }
+    TokenizerError::Unsupported {
+        file: TOKENIZER_JSON,
+        feature,
+    }
 }
 
 #[derive(Deserialize)]
 struct TokenizerJson {
     #[serde(default)]
     added_tokens: Vec<Value>,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
-    decoder: Option<DecoderWrapper>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
     model: BpeJson,
+}
+
+impl TokenizerJson {
+    /// Checks that this is byte-level BPE without extras: all that the family uses.
+    fn check_supported(&self) -> Result<(), TokenizerError> {
+        let bpe = &self.model;
+        let affixes = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix];
+        let normalizers = parts(&self.normalizer, "normalizers");
+        let is_unicode_form = |kind| ["NFC", "NFD", "NFKC", "NFKD"].contains(kind);
+        let pre_tokenizers = parts(&self.pre_tokenizer, "pretokenizers");
+        let byte_level = pre_tokenizers.split_last().is_some_and(|(last, cuts)| {
+            *last == "ByteLevel" && cuts.iter().all(|cut| ["Split", "Digits"].contains(cut))
+        });
+        if bpe.kind.as_ref().is_some_and(|kind| kind != "BPE") {
+            Err(unsupported("a model other than BPE"))
+        } else if bpe.dropout.is_some_and(|p| p != 0.0) {
+            Err(unsupported("BPE dropout"))
+        } else if affixes.into_iter().flatten().any(|affix| !affix.is_empty()) {
+            Err(unsupported("BPE with subword prefixes or suffixes"))
+        } else if !normalizers.iter().all(is_unicode_form) {
+            Err(unsupported("a normaliser other than a Unicode form"))
+        } else if !byte_level || parts(&self.decoder, "decoders") != ["ByteLevel"] {
+            Err(unsupported("anything but byte-level BPE"))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -273,8 +323,11 @@ impl<'de> Deserialize<'de> for Merge {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let (left, right, end) =
-                    (seq.next_element()?, seq.next_element()?, seq.next_element::<String>()?);
+                let (left, right, end) = (
+                    seq.next_element()?,
+                    seq.next_element()?,
+                    seq.next_element::<String>()?,
+                );
                 match (left, right, end) {
                     (Some(left), Some(right), None) => Ok(Merge((left, right))),
                     _ => Err(de::Error::custom("a merge is not two tokens")),

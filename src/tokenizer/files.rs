@@ -70,7 +70,7 @@ impl<'a> TokenizerFiles<'a> {
 
 /// A role that a token can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Special {
+pub enum TokenRole {
     /// `bos_token`.
     Bos,
     /// `eos_token`.
@@ -83,7 +83,7 @@ pub enum Special {
     Mask,
 }
 
-impl Special {
+impl TokenRole {
     pub(crate) const ALL: [Self; 5] = [Self::Bos, Self::Eos, Self::Pad, Self::Unk, Self::Mask];
 
     /// The key in the files, which is also the variable in a chat template.
@@ -102,7 +102,7 @@ impl Special {
 /// Which token has which role, from `tokenizer_config.json` and `special_tokens_map.json`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecialTokens {
-    /// In the order of [`Special::ALL`].
+    /// In the order of [`TokenRole::ALL`].
     by_role: [Option<String>; 5],
     /// Tokens that are special without a role of their own.
     additional: Vec<String>,
@@ -120,7 +120,7 @@ impl SpecialTokens {
         };
         let mut found = Self::default();
         for (file, object) in order {
-            for (role, slot) in Special::ALL.into_iter().zip(&mut found.by_role) {
+            for (role, slot) in TokenRole::ALL.into_iter().zip(&mut found.by_role) {
                 if let (None, Some(value)) = (&slot, object.get(role.key())) {
                     *slot = content(file, role.key(), value)?;
                 }
@@ -139,7 +139,7 @@ impl SpecialTokens {
         Ok(found)
     }
 
-    pub(crate) fn get(&self, role: Special) -> Option<&str> {
+    pub(crate) fn get(&self, role: TokenRole) -> Option<&str> {
         self.by_role[role as usize].as_deref()
     }
 
@@ -173,10 +173,17 @@ pub(super) fn added_tokens(
         Some(Value::Object(decoder)) => {
             for (id, token) in decoder {
                 let id = id.parse().map_err(|_| {
-                    damaged(CONFIG, format!("added_tokens_decoder: {id:?} is not a token id"))
+                    damaged(
+                        CONFIG,
+                        format!("added_tokens_decoder: {id:?} is not a token id"),
+                    )
                 })?;
                 let token = added_token(CONFIG, token)?;
-                all.push(Added { id, token, file: CONFIG });
+                all.push(Added {
+                    id,
+                    token,
+                    file: CONFIG,
+                });
             }
         }
         Some(_) => return Err(damaged(CONFIG, "added_tokens_decoder is not an object")),
@@ -184,7 +191,11 @@ pub(super) fn added_tokens(
     for (text, id) in object(ADDED_TOKENS, files.added_tokens_json)? {
         let id = token_id(ADDED_TOKENS, &text, &id)?;
         let token = tokenizers::AddedToken::from(text.clone(), specials.all().any(|s| s == text));
-        all.push(Added { id, token, file: ADDED_TOKENS });
+        all.push(Added {
+            id,
+            token,
+            file: ADDED_TOKENS,
+        });
     }
     all.sort_by_key(|added| added.id); // stable: the first file stays first
 
@@ -193,7 +204,10 @@ pub(super) fn added_tokens(
     for added in all {
         let text = &added.token.content;
         if text.is_empty() {
-            return Err(damaged(added.file, format!("the added token {} is empty", added.id)));
+            return Err(damaged(
+                added.file,
+                format!("the added token {} is empty", added.id),
+            ));
         }
         if let Some(&seen) = by_text.get(text) {
             let seen = &kept[seen];
@@ -207,7 +221,10 @@ pub(super) fn added_tokens(
             continue;
         }
         if let Some(last) = kept.last().filter(|last| last.id == added.id) {
-            return Err(damaged(added.file, shared(added.id, &last.token.content, text)));
+            return Err(damaged(
+                added.file,
+                shared(added.id, &last.token.content, text),
+            ));
         }
         by_text.insert(text.clone(), kept.len());
         kept.push(added);
@@ -225,7 +242,10 @@ pub(super) fn added_token(
     let flag = |key: &str, default: bool| match value.get(key) {
         None | Some(Value::Null) => Ok(default),
         Some(Value::Bool(flag)) => Ok(*flag),
-        Some(_) => Err(damaged(file, format!("{key} of the added token {text:?} is not a boolean"))),
+        Some(_) => Err(damaged(
+            file,
+            format!("{key} of the added token {text:?} is not a boolean"),
+        )),
     };
     let special = flag("special", false)?;
     Ok(tokenizers::AddedToken {
@@ -239,7 +259,11 @@ pub(super) fn added_token(
 }
 
 /// A token id given as JSON.
-pub(super) fn token_id(file: &'static str, token: &str, value: &Value) -> Result<u32, TokenizerError> {
+pub(super) fn token_id(
+    file: &'static str,
+    token: &str,
+    value: &Value,
+) -> Result<u32, TokenizerError> {
     let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
     id.ok_or_else(|| damaged(file, format!("the id of {token:?} is {value}")))
 }
@@ -253,7 +277,10 @@ fn content(file: &'static str, key: &str, value: &Value) -> Result<Option<String
             Some(Value::String(text)) => Ok(Some(text.clone())),
             _ => Err(damaged(file, format!("{key} has no content"))),
         },
-        _ => Err(damaged(file, format!("{key} is neither a string nor a token"))),
+        _ => Err(damaged(
+            file,
+            format!("{key} is neither a string nor a token"),
+        )),
     }
 }
 

@@ -47,9 +47,15 @@ impl<'t> Literals<'t> {
         taken.extend(data.flat_map(str::chars));
         begins.sort_unstable();
         begins.dedup();
-        let mut free = CANDIDATES.into_iter().flatten().filter(|c| !taken.contains(c));
+        let mut free = CANDIDATES
+            .into_iter()
+            .flatten()
+            .filter(|c| !taken.contains(c));
         let pairs = begins.into_iter().map(|begin| Some((free.next()?, begin)));
-        Some(Self { pairs: pairs.collect::<Option<_>>()?, tokens })
+        Some(Self {
+            pairs: pairs.collect::<Option<_>>()?,
+            tokens,
+        })
     }
 
     /// The text with a stand-in wherever a token begins.
@@ -83,7 +89,8 @@ impl Normalizer for Restore<'_> {
         if text.get().chars().any(|c| self.literals.original(c) != c) {
             text.map(|c| self.literals.original(c));
         }
-        self.normalizer.map_or(Ok(()), |normalizer| normalizer.normalize(text))
+        self.normalizer
+            .map_or(Ok(()), |normalizer| normalizer.normalize(text))
     }
 }
 
@@ -110,7 +117,10 @@ mod tests {
         let (out, pairs) = protected(text);
         assert!(TOKENS.iter().all(|token| !out.contains(token)));
         assert_eq!(pairs.len(), 2);
-        let literals = Literals { tokens: Vec::new(), pairs };
+        let literals = Literals {
+            tokens: Vec::new(),
+            pairs,
+        };
         let back: String = out.chars().map(|c| literals.original(c)).collect();
         assert_eq!(back, text);
     }

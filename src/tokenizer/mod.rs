@@ -25,8 +25,8 @@ use tokenizers::{
     OffsetType, PreTokenizer, PreTokenizerWrapper,
 };
 
-pub use self::files::{Special, TokenizerFiles};
 pub(crate) use self::files::{CHAT_TEMPLATE, CONFIG, SpecialTokens, object, text};
+pub use self::files::{TokenRole, TokenizerFiles};
 pub(crate) use self::literal::Literals;
 use self::literal::Restore;
 
@@ -84,6 +84,23 @@ pub enum TokenizerError {
     /// Failure inside the tokenizers library.
     #[error("tokenizing failed")]
     Library(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl TokenizerError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => {
+                Some("a model's folder holds tokenizer.json, or vocab.json and merges.txt".into())
+            }
+            Self::Json { .. } | Self::Damaged { .. } | Self::TooManyTokens { .. } => Some(
+                "the file is damaged or belongs to another model: download the model again".into(),
+            ),
+            Self::MaskInPrompt { .. } => Some("take the mask token out of the prompt".into()),
+            Self::Unsupported { .. } | Self::Library(_) => None,
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, TokenizerError>;
@@ -150,7 +167,10 @@ impl Tokenizer {
             match parts.model.token_to_id(text) {
                 Some(id) if id == added.id => {}
                 Some(id) => {
-                    let reason = format!("{text:?} has the id {}, but {id} in the vocabulary", added.id);
+                    let reason = format!(
+                        "{text:?} has the id {}, but {id} in the vocabulary",
+                        added.id
+                    );
                     return Err(files::damaged(added.file, reason));
                 }
                 None if added.id == next => next += 1,
@@ -174,7 +194,10 @@ impl Tokenizer {
                 tokens.push(AddedToken::from(text, true));
             }
         }
-        let verbatim = tokens.iter().map(|token| token.clone().normalized(false)).collect();
+        let verbatim = tokens
+            .iter()
+            .map(|token| token.clone().normalized(false))
+            .collect();
         let normalizer = parts.normalizer.as_ref();
         Ok(Self {
             added_verbatim: vocabulary(verbatim, &parts.model, normalizer)?,
@@ -224,7 +247,10 @@ impl Tokenizer {
     /// The ids of a text in which `literals` protects what is data.
     pub(crate) fn encode_around(&self, text: &str, literals: &Literals<'_>) -> Result<Vec<u32>> {
         let normalizer = self.normalizer.as_ref();
-        let restore = Restore { literals, normalizer };
+        let restore = Restore {
+            literals,
+            normalizer,
+        };
         self.encode_with(text, &self.added_verbatim, Some(&restore))
     }
 
@@ -275,7 +301,9 @@ impl Tokenizer {
     #[must_use]
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         let added = self.added.get_added_tokens_decoder().get(&id);
-        added.map(|token| token.content.clone()).or_else(|| self.model.id_to_token(id))
+        added
+            .map(|token| token.content.clone())
+            .or_else(|| self.model.id_to_token(id))
     }
 
     /// Whether the files call this token special, like `<|im_end|>`.
@@ -287,13 +315,13 @@ impl Tokenizer {
 
     /// The token with this role, if the files name one.
     #[must_use]
-    pub fn special_token(&self, role: Special) -> Option<&str> {
+    pub fn special_token(&self, role: TokenRole) -> Option<&str> {
         self.specials.get(role)
     }
 
     /// The id of the token with this role, if the files name one that exists.
     #[must_use]
-    pub fn special_id(&self, role: Special) -> Option<u32> {
+    pub fn special_id(&self, role: TokenRole) -> Option<u32> {
         self.token_to_id(self.special_token(role)?)
     }
 
@@ -311,7 +339,10 @@ impl Tokenizer {
     pub fn check_fits(&self, rows: usize) -> Result<()> {
         match self.vocab_size <= rows {
             true => Ok(()),
-            false => Err(TokenizerError::TooManyTokens { tokens: self.vocab_size, rows }),
+            false => Err(TokenizerError::TooManyTokens {
+                tokens: self.vocab_size,
+                rows,
+            }),
         }
     }
 
@@ -331,6 +362,8 @@ fn vocabulary(
     normalizer: Option<&NormalizerWrapper>,
 ) -> Result<AddedVocabulary> {
     let mut added = AddedVocabulary::new();
-    added.add_tokens(tokens, model, normalizer).map_err(TokenizerError::Library)?;
+    added
+        .add_tokens(tokens, model, normalizer)
+        .map_err(TokenizerError::Library)?;
     Ok(added)
 }

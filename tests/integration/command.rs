@@ -12,8 +12,17 @@ use crate::fixture;
 pub fn diffucoder(args: &[&str]) -> Command {
     let mut command = assert_cmd::cargo::cargo_bin_cmd!("diffucoder");
     let nowhere = fixture("no-such-cache");
-    command.args(args).env("HF_HOME", nowhere).env("HF_HUB_OFFLINE", "1");
-    for name in ["COLUMNS", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "RAYON_NUM_THREADS"] {
+    command
+        .args(args)
+        .env("HF_HOME", nowhere)
+        .env("HF_HUB_OFFLINE", "1");
+    for name in [
+        "COLUMNS",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "RAYON_NUM_THREADS",
+    ] {
         command.env_remove(name);
     }
     command
@@ -24,7 +33,11 @@ fn run(args: &[&str]) -> Output {
 }
 
 fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -40,7 +53,10 @@ fn refusal(args: &[&str]) -> (Option<i32>, String) {
     let output = run(args);
     assert!(output.stdout.is_empty(), "{args:?} wrote to stdout");
     let fixtures = fixture("").display().to_string();
-    let stderr = String::from_utf8(output.stderr).unwrap().replace(&fixtures, "FIXTURES/");
+    let stderr = String::from_utf8(output.stderr)
+        .unwrap()
+        .replace(&fixtures, "FIXTURES/")
+        .replace('\\', "/");
     (output.status.code(), stderr)
 }
 
@@ -63,14 +79,29 @@ fn exact_mode_equals_the_reference() {
             other => other.to_string(),
         };
         let report = run_json(&[
-            "generate", "--model", &model, "--raw", "--exact", "--device", "cpu", "--dtype", "f32",
-            "--prompt", &text("prompt", ""),
-            "--max-new-tokens", &text("max_new_tokens", ""),
-            "--steps", &text("steps", ""),
-            "--algorithm", &text("algorithm", ""),
-            "--temperature", &text("temperature", ""),
-            "--top-p", &text("top_p", "1"),
-            "--top-k", &text("top_k", "0"),
+            "generate",
+            "--model",
+            &model,
+            "--raw",
+            "--exact",
+            "--device",
+            "cpu",
+            "--dtype",
+            "f32",
+            "--prompt",
+            &text("prompt", ""),
+            "--max-new-tokens",
+            &text("max_new_tokens", ""),
+            "--steps",
+            &text("steps", ""),
+            "--algorithm",
+            &text("algorithm", ""),
+            "--temperature",
+            &text("temperature", ""),
+            "--top-p",
+            &text("top_p", "1"),
+            "--top-k",
+            &text("top_k", "0"),
         ]);
         let prompt_len = case["prompt_ids"].as_array().unwrap().len();
         let expected = &case["sequence"].as_array().unwrap()[prompt_len..];
@@ -79,7 +110,10 @@ fn exact_mode_equals_the_reference() {
         let canvas = prompt_len as u64 + case["max_new_tokens"].as_u64().unwrap();
         assert_eq!(report["usage"]["prompt_tokens"], json!(prompt_len));
         assert_eq!(report["usage"]["forwards"], case["steps"]);
-        assert_eq!(report["usage"]["rows"], json!(case["steps"].as_u64().unwrap() * canvas));
+        assert_eq!(
+            report["usage"]["rows"],
+            json!(case["steps"].as_u64().unwrap() * canvas)
+        );
     }
 }
 
@@ -93,7 +127,16 @@ fn reveal_steps(history: &Value) -> Value {
 #[test]
 fn the_report_is_complete_and_adds_up() {
     let report = run_json(&[
-        "generate", "--model", "tiny", "-p", "def add(a, b):\n", "-n", "32", "--seed", "7", "--exact",
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "def add(a, b):\n",
+        "-n",
+        "32",
+        "--seed",
+        "7",
+        "--exact",
     ]);
     let usage = &report["usage"];
     let tokens = report["token_ids"].as_array().unwrap();
@@ -103,7 +146,11 @@ fn the_report_is_complete_and_adds_up() {
     assert!(usage["completion_tokens"].as_u64().unwrap() <= 32);
     let steps: Vec<u64> = serde_json::from_value(report["reveal_step"].clone()).unwrap();
     assert!(steps.iter().all(|&step| step < 32));
-    let expected = if usage["completion_tokens"] == 32 { "length" } else { "stop" };
+    let expected = if usage["completion_tokens"] == 32 {
+        "length"
+    } else {
+        "stop"
+    };
     assert_eq!(report["finish_reason"], expected);
     for key in ["load_s", "generate_s", "tokens_per_s"] {
         assert!(report["timing"][key].as_f64().unwrap() >= 0.0, "{key}");
@@ -112,8 +159,8 @@ fn the_report_is_complete_and_adds_up() {
     assert_eq!(
         report["settings"],
         json!({
-            "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2_f32,
-            "top_p": 0.95_f32, "top_k": null, "alg_temp": null, "eps": 0.001_f32, "seed": 7,
+            "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2,
+            "top_p": 0.95, "top_k": null, "alg_temp": null, "eps": 0.001, "seed": 7,
             "exact": true, "raw": true, "system": null, "device": "cpu", "dtype": "f32",
         })
     );
@@ -121,7 +168,17 @@ fn the_report_is_complete_and_adds_up() {
 
 #[test]
 fn stdout_is_the_text_and_stderr_is_empty_off_a_terminal() {
-    let args = ["generate", "--model", "tiny", "-p", "def fibonacci(n):", "-n", "48", "--seed", "3"];
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "def fibonacci(n):",
+        "-n",
+        "48",
+        "--seed",
+        "3",
+    ];
     let output = run(&args);
     let text = stdout(&output);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -132,11 +189,27 @@ fn stdout_is_the_text_and_stderr_is_empty_off_a_terminal() {
 #[test]
 fn the_same_seed_gives_the_same_text_at_any_thread_count() {
     let args = [
-        "generate", "--model", "tiny", "-p", "def mean(xs):\n", "-n", "40", "--seed", "11",
-        "--temperature", "0.8", "--alg-temp", "0.3",
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "def mean(xs):\n",
+        "-n",
+        "40",
+        "--seed",
+        "11",
+        "--temperature",
+        "0.8",
+        "--alg-temp",
+        "0.3",
     ];
     let with_threads = |threads: &str| {
-        stdout(&diffucoder(&args).env("RAYON_NUM_THREADS", threads).output().unwrap())
+        stdout(
+            &diffucoder(&args)
+                .env("RAYON_NUM_THREADS", threads)
+                .output()
+                .unwrap(),
+        )
     };
     let one = with_threads("1");
     assert_eq!(one, with_threads("2"));
@@ -147,7 +220,17 @@ fn the_same_seed_gives_the_same_text_at_any_thread_count() {
 
 #[test]
 fn an_unset_seed_is_reported_and_can_be_used_again() {
-    let args = ["generate", "--model", "tiny", "-p", "class Stack:\n", "-n", "24", "-t", "1"];
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "class Stack:\n",
+        "-n",
+        "24",
+        "-t",
+        "1",
+    ];
     let first = run_json(&args);
     let seed = first["settings"]["seed"].to_string();
     let again = run_json(&[&args[..], &["--seed", &seed]].concat());
@@ -156,7 +239,17 @@ fn an_unset_seed_is_reported_and_can_be_used_again() {
 
 #[test]
 fn a_text_that_ends_early_costs_less_without_exact() {
-    let args = ["generate", "--model", "tiny", "-p", "def one():\n    return 1\n", "-n", "64", "--seed", "1"];
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "def one():\n    return 1\n",
+        "-n",
+        "64",
+        "--seed",
+        "1",
+    ];
     let early = run_json(&args);
     let exact = run_json(&[&args[..], &["--exact"]].concat());
     assert_eq!(early["text"], exact["text"]);
@@ -172,7 +265,9 @@ fn prompts_come_from_a_flag_a_file_or_a_pipe() {
     std::fs::write(&file, prompt).unwrap();
     let common = ["generate", "--model", "tiny", "-n", "8", "--seed", "1"];
     let from_flag = stdout(&run(&[&common[..], &["--prompt", prompt]].concat()));
-    let from_file = stdout(&run(&[&common[..], &["-f", file.to_str().unwrap()]].concat()));
+    let from_file = stdout(&run(
+        &[&common[..], &["-f", file.to_str().unwrap()]].concat()
+    ));
     let pipe = |args: &[&str]| stdout(&diffucoder(args).write_stdin(prompt).output().unwrap());
     assert_eq!(from_flag, from_file);
     assert_eq!(from_flag, pipe(&common));
@@ -182,10 +277,12 @@ fn prompts_come_from_a_flag_a_file_or_a_pipe() {
 #[test]
 fn chat_models_get_the_template_unless_raw() {
     let model = golden_model();
-    let args = ["generate", "--model", &model, "-p", "hi", "-n", "4", "--seed", "1"];
+    let args = [
+        "generate", "--model", &model, "-p", "hi", "-n", "4", "--seed", "1",
+    ];
     let chat = run_json(&args);
-    // <|im_start|>system\n…<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n
-    let bytes = "system\nYou are a helpful assistant.\nuser\nhi\nassistant\n".len();
+    // <|im_start|>system\n…<|im_end|><|im_start|>user\nhi<|im_end|><|im_start|>assistant
+    let bytes = "system\nYou are a helpful assistant.user\nhiassistant".len();
     assert_eq!(chat["usage"]["prompt_tokens"], json!(bytes + 5));
     assert_eq!(chat["settings"]["raw"], false);
     assert_eq!(chat["settings"]["system"], "You are a helpful assistant.");
@@ -202,30 +299,91 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
     let cases: &[(&[&str], &str)] = &[
         (&["--prompt", ""], "the prompt from --prompt is empty"),
         (&["-p", "x", "-f", "y"], "cannot be used with"),
-        (&["-p", "x", "-n", "0"], "--max-new-tokens <N>': must be at least 1"),
-        (&["-p", "x", "--steps", "0"], "--steps <N>': must be at least 1"),
-        (&["-p", "x", "-n", "8", "--steps", "9"], "--steps is 9, but must be from 1 to 8"),
-        (&["-p", "x", "-n", "8", "--tokens-per-step", "9"], "--tokens-per-step is 9"),
-        (&["-p", "x", "--steps", "2", "--tokens-per-step", "2"], "cannot be used with"),
-        (&["-p", "x", "--temperature", "-0.1"], "--temperature <T>': must be a number, at least 0"),
-        (&["-p", "x", "--temperature", "NaN"], "--temperature <T>': must be a number, at least 0"),
-        (&["-p", "x", "--temperature", "inf"], "--temperature <T>': must be a number, at least 0"),
-        (&["-p", "x", "--top-p", "0"], "--top-p <P>': must be a number above 0 and at most 1"),
-        (&["-p", "x", "--top-p", "1.01"], "--top-p <P>': must be a number above 0 and at most 1"),
-        (&["-p", "x", "--top-k", "-1"], "--top-k"),
-        (&["-p", "x", "--alg-temp", "-1"], "--alg-temp <T>': must be a number, at least 0"),
-        (&["-p", "x", "--eps", "1"], "--eps <E>': must be a number above 0 and below 1"),
-        (&["-p", "x", "--algorithm", "greedy"], "[possible values: entropy, topk_margin, maskgit_plus, origin]"),
-        (&["-p", "x", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or metal"),
-        (&["-p", "x", "--dtype", "int3"], "expected auto, f32, bf16 or f16"),
-        (&["-p", "x", "--raw", "--system", "y"], "cannot be used with"),
+        (
+            &["-p", "x", "-n", "0"],
+            "--max-new-tokens <N>': must be at least 1",
+        ),
+        (
+            &["-p", "x", "--steps", "0"],
+            "--steps <N>': must be at least 1",
+        ),
+        (
+            &["-p", "x", "-n", "8", "--steps", "9"],
+            "--steps is 9, but must be from 1 to 8",
+        ),
+        (
+            &["-p", "x", "-n", "8", "--tokens-per-step", "9"],
+            "--tokens-per-step is 9",
+        ),
+        (
+            &["-p", "x", "--steps", "2", "--tokens-per-step", "2"],
+            "cannot be used with",
+        ),
+        (
+            &["-p", "x", "--temperature", "-0.1"],
+            "--temperature <T>': must be a number, at least 0",
+        ),
+        (
+            &["-p", "x", "--temperature", "NaN"],
+            "--temperature <T>': must be a number, at least 0",
+        ),
+        (
+            &["-p", "x", "--temperature", "inf"],
+            "--temperature <T>': must be a number, at least 0",
+        ),
+        (
+            &["-p", "x", "--top-p", "0"],
+            "--top-p <P>': must be a number above 0 and at most 1",
+        ),
+        (
+            &["-p", "x", "--top-p", "1.01"],
+            "--top-p <P>': must be a number above 0 and at most 1",
+        ),
+        (
+            &["-p", "x", "--top-k", "-1"],
+            "--top-k <K>': must be a whole number",
+        ),
+        (
+            &["-p", "x", "--alg-temp", "-1"],
+            "--alg-temp <T>': must be a number, at least 0",
+        ),
+        (
+            &["-p", "x", "--eps", "1"],
+            "--eps <E>': must be a number above 0 and below 1",
+        ),
+        (
+            &["-p", "x", "--algorithm", "greedy"],
+            "[possible values: entropy, topk_margin, maskgit_plus, origin]",
+        ),
+        (
+            &["-p", "x", "--device", "tpu"],
+            "expected auto, cpu, cuda, cuda:N or metal",
+        ),
+        (
+            &["-p", "x", "--dtype", "int3"],
+            "expected auto, f32, bf16 or f16",
+        ),
+        (
+            &["-p", "x", "--raw", "--system", "y"],
+            "cannot be used with",
+        ),
         (&["-p", "x", "--model", "tinny"], "did you mean `tiny`?"),
-        (&["-p", "x", "--model", "a/b/c"], "it needs exactly two parts"),
-        (&["-p", "x", "--model", &model, "-n", "3000"], "-n/--max-new-tokens can be from 1 to"),
+        (
+            &["-p", "x", "--model", "a/b/c"],
+            "it needs exactly two parts",
+        ),
+        (
+            &["-p", "x", "--model", &model, "-n", "3000"],
+            "-n/--max-new-tokens can be from 1 to",
+        ),
         (&["-p", "x", "--unknown"], "--unknown"),
     ];
     for (args, says) in cases {
-        let base: &[&str] = if args.contains(&"--model") { &["generate"] } else { &tiny[..3] };
+        let base: &[&str] = if args.contains(&"--model") {
+            &["generate"]
+        } else {
+            &tiny[..3]
+        };
         let (code, stderr) = refusal(&[base, args].concat());
         assert_eq!(code, Some(2), "{args:?}: {stderr}");
         assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
@@ -234,7 +392,10 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
     let output = diffucoder(&tiny[..3]).write_stdin("").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the prompt from stdin is empty"));
-    let output = diffucoder(&tiny[..3]).write_stdin(b"ok \xff".as_slice()).output().unwrap();
+    let output = diffucoder(&tiny[..3])
+        .write_stdin(b"ok \xff".as_slice())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not UTF-8 (byte 3)"));
 }
@@ -246,25 +407,41 @@ fn failures_exit_with_1_say_why_and_what_to_do() {
         &["--model", "diffucoder"],
         &["--model", "someone/something", "--revision", "v2"],
         &["--model", "tiny", "--device", "cuda"],
-        &["--model", "tiny", "-f", "no-such-file"],
     ];
     let mut said = String::new();
     for args in cases {
-        let prompt: &[&str] = if args.contains(&"-f") { &[] } else { &["-p", "x"] };
-        let (code, stderr) = refusal(&[&["generate"], prompt, args].concat());
+        let (code, stderr) = refusal(&[&["generate", "-p", "x"], *args].concat());
         assert_eq!(code, Some(1), "{args:?}: {stderr}");
         said += &format!("$ diffucoder generate {}\n{stderr}\n", args.join(" "));
     }
     insta::assert_snapshot!(said);
+    let (code, stderr) = refusal(&["generate", "--model", "tiny", "-f", "no-such-file"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with("error: cannot read --prompt-file no-such-file: "),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn a_prompt_with_the_mask_token_is_refused() {
     let model = golden_model();
-    let args = ["generate", "--model", &model, "--raw", "-p", "a = <|mask|>", "-n", "4"];
+    let args = [
+        "generate",
+        "--model",
+        &model,
+        "--raw",
+        "-p",
+        "a = <|mask|>",
+        "-n",
+        "4",
+    ];
     let (code, stderr) = refusal(&args);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("the prompt contains the mask token <|mask|> (line 1)"), "{stderr}");
+    assert!(
+        stderr.contains("the prompt contains the mask token <|mask|> (line 1)"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -284,13 +461,25 @@ fn models_are_listed_for_people_and_scripts() {
     assert_eq!(rows[0]["alias"], "diffucoder");
     assert_eq!(rows[0]["id"], "apple/DiffuCoder-7B-cpGRPO");
     assert_eq!(rows[0]["cached"], "no");
-    assert_eq!(rows.as_array().unwrap().last().unwrap()["cached"], "built in");
+    assert_eq!(
+        rows.as_array().unwrap().last().unwrap()["cached"],
+        "built in"
+    );
 }
 
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
-        .args(["generate", "--model", "tiny", "-p", "import os\n", "-n", "16", "--exact"])
+        .args([
+            "generate",
+            "--model",
+            "tiny",
+            "-p",
+            "import os\n",
+            "-n",
+            "16",
+            "--exact",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -306,7 +495,16 @@ fn a_closed_pipe_ends_quietly() {
 #[test]
 fn an_interrupt_exits_with_130() {
     let child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
-        .args(["generate", "--model", "tiny", "-p", "import os\n", "-n", "450", "--exact"])
+        .args([
+            "generate",
+            "--model",
+            "tiny",
+            "-p",
+            "import os\n",
+            "-n",
+            "450",
+            "--exact",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -314,7 +512,13 @@ fn an_interrupt_exits_with_130() {
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(700));
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(output.stdout.is_empty() && output.stderr.is_empty());
@@ -333,7 +537,10 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     let refused = |says: &str| {
         let (code, stderr) = refusal(&["generate", "--model", path, "-p", "x", "-n", "4"]);
         assert_eq!(code, Some(1), "{says}: {stderr}");
-        assert!(stderr.starts_with("error: ") && stderr.contains(says), "{says}: {stderr}");
+        assert!(
+            stderr.starts_with("error: ") && stderr.contains(says),
+            "{says}: {stderr}"
+        );
     };
     refused("has no config.json");
 
@@ -347,18 +554,42 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     };
     change("config.json", "\"Dream\"", "\"llama\"");
     refused("model_type \"llama\" is not supported");
-    change("config.json", "\"intermediate_size\": 176", "\"intermediate_size\": 177");
-    refused("has shape [64, 176], but config.json makes it [64, 177]");
-    change("config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2");
+    change(
+        "config.json",
+        "\"intermediate_size\": 176",
+        "\"intermediate_size\": 177",
+    );
+    refused("has shape [176, 64], but config.json makes it [177, 64]");
+    change(
+        "config.json",
+        "\"num_hidden_layers\": 3",
+        "\"num_hidden_layers\": 2",
+    );
     refused("which this architecture does not have");
-    change("config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    change(
+        "config.json",
+        "\"num_hidden_layers\": 3",
+        "\"num_hidden_layers\": 4",
+    );
     refused("tensor model.layers.3.input_layernorm.weight is missing");
     change("config.json", "\"vocab_size\": 272", "\"vocab_size\": 261");
     refused("the tokenizer has 262 tokens, but the model only 261");
-    change("model.safetensors.index.json", "model-00002-of-00002", "../../outside");
+    change(
+        "model.safetensors.index.json",
+        "model-00002-of-00002",
+        "../../outside",
+    );
     refused("points outside the model's folder");
     change("tokenizer.json", "{", "[");
     refused("tokenizer.json");
+
+    copy(&original);
+    let stray = folder.path().join("model-00003-of-00003.safetensors");
+    std::fs::write(&stray, b"").unwrap();
+    refused(
+        "model-00003-of-00003.safetensors is a shard that model.safetensors.index.json does not name",
+    );
+    std::fs::remove_file(stray).unwrap();
 
     copy(&original);
     let shard = folder.path().join("model-00002-of-00002.safetensors");

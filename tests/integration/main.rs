@@ -1,8 +1,15 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+mod checkpoints;
 mod command;
 mod golden;
+mod hub;
+mod hub_command;
+#[path = "support/hub_server.rs"]
+mod hub_server;
+mod tiny;
+mod tokenizer;
 
 use std::path::PathBuf;
 

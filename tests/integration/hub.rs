@@ -1,0 +1,962 @@
+//! The Hub module against a Hub of its own: cache layout, resuming, verification, tokens, hostile answers.
+//!
+//! Every test has its own server and cache, and no test touches the environment.
+
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
+use diffucoder::hub::{
+    Event, HubError, HubOptions, ModelFile, ModelSpec, Patience, Progress, Snapshot, Token, cached,
+};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const SHARD: &str = "model.safetensors";
+const TOKEN: &str = "hf_secret";
+
+fn weights() -> Vec<u8> {
+    (0..30_000_u32)
+        .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 8).to_le_bytes())
+        .collect()
+}
+
+struct World {
+    hub: HubServer,
+    home: TempDir,
+    options: HubOptions,
+}
+
+impl World {
+    fn new() -> Self {
+        let hub = HubServer::start(&[
+            ("config.json", br#"{"model_type":"Dream"}"#),
+            (SHARD, &weights()),
+        ]);
+        let home = tempfile::tempdir().unwrap();
+        let mut options = HubOptions::new(home.path().join("hub"));
+        options.endpoint.clone_from(&hub.endpoint);
+        options.patience = Patience {
+            connect: Duration::from_secs(5),
+            stall: Duration::from_secs(20),
+            retries: 3,
+            backoff: Duration::from_millis(1),
+        };
+        Self { hub, home, options }
+    }
+
+    fn open(&self) -> Result<Snapshot, HubError> {
+        Snapshot::open(&ModelSpec::parse(REPO).unwrap(), &[], &self.options)
+    }
+
+    fn fetch(&self, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
+        let files = self.open()?.fetch(&[SHARD.to_owned()], progress)?;
+        Ok(path(&files[0]).to_owned())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.options.cache_dir.join("models--some-one--Model-7B")
+    }
+
+    /// Where an interrupted download lies.
+    fn part(&self) -> PathBuf {
+        let sum = sha256(&weights());
+        let incoming = self.folder().join(".incoming").join(&sum[..16]);
+        incoming
+            .join("models--some-one--Model-7B/blobs")
+            .join(format!("{sum}.part"))
+    }
+
+    fn leave_part(&self, bytes: &[u8]) {
+        fs::create_dir_all(self.part().parent().unwrap()).unwrap();
+        fs::write(self.part(), bytes).unwrap();
+    }
+
+    fn with_token(mut self) -> Self {
+        self.options.token = Token::new(TOKEN);
+        self
+    }
+}
+
+fn path(file: &ModelFile) -> &Path {
+    match file {
+        ModelFile::Path(path) => path,
+        ModelFile::Embedded(_) => panic!("embedded"),
+    }
+}
+
+fn hint(error: &HubError) -> String {
+    error.hint().unwrap()
+}
+
+/// Keeps events as text.
+#[derive(Default)]
+struct Record(Vec<String>);
+
+impl Progress for Record {
+    fn on(&mut self, event: Event<'_>) {
+        if !matches!(event, Event::At { .. }) {
+            self.0.push(format!("{event:?}"));
+        }
+    }
+}
+
+/// Lays down a snapshot as Python's huggingface_hub would.
+fn python_snapshot(folder: &Path, commit: &str, files: &[(&str, &[u8])]) {
+    fs::create_dir_all(folder.join("blobs")).unwrap();
+    fs::create_dir_all(folder.join("snapshots").join(commit)).unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.join("blobs").join(sha256(bytes)), bytes).unwrap();
+        let pointer = folder.join("snapshots").join(commit).join(name);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(format!("../../blobs/{}", sha256(bytes)), pointer).unwrap();
+        #[cfg(not(unix))]
+        fs::write(pointer, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_download_has_the_layout_that_python_shares() {
+    let world = World::new();
+    let snapshot = world.open().unwrap();
+    assert_eq!(snapshot.commit(), Some(COMMIT));
+    assert_eq!(snapshot.describe(), format!("{REPO}@01234567"));
+    let config = snapshot.required("config.json", &mut ()).unwrap();
+    assert_eq!(
+        fs::read(path(&config)).unwrap(),
+        br#"{"model_type":"Dream"}"#
+    );
+    let mut record = Record::default();
+    let files = snapshot
+        .fetch(&[SHARD.to_owned(), SHARD.to_owned()], &mut record)
+        .unwrap();
+    assert_eq!(files.len(), 2);
+
+    let folder = world.folder();
+    assert_eq!(
+        fs::read_to_string(folder.join("refs/main")).unwrap(),
+        COMMIT
+    );
+    assert_eq!(
+        path(&files[0]),
+        folder.join("snapshots").join(COMMIT).join(SHARD)
+    );
+    assert_eq!(fs::read(path(&files[0])).unwrap(), weights());
+    let mut entries: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    entries.sort();
+    assert_eq!(entries, ["blobs", "refs", "snapshots"]);
+    assert_eq!(fs::read_dir(folder.join("refs")).unwrap().count(), 1);
+    #[cfg(unix)]
+    {
+        let link = fs::read_link(path(&files[0])).unwrap();
+        assert_eq!(link, Path::new("../../blobs").join(sha256(&weights())));
+        assert_eq!(fs::read_dir(folder.join("blobs")).unwrap().count(), 2);
+    }
+    let size = weights().len();
+    assert_eq!(
+        record.0,
+        [
+            format!("Plan {{ files: 1, total_bytes: {size}, present_bytes: 0 }}"),
+            format!("Start {{ file: \"{SHARD}\", at_bytes: 0, size_bytes: {size} }}"),
+            format!("Verifying {{ file: \"{SHARD}\", size_bytes: {size} }}"),
+            format!("Done {{ file: \"{SHARD}\" }}"),
+        ]
+    );
+}
+
+#[test]
+fn a_second_run_asks_nobody() {
+    let mut world = World::new();
+    let snapshot = world.open().unwrap();
+    snapshot.required("config.json", &mut ()).unwrap();
+    assert_eq!(snapshot.optional("tokenizer.json", &mut ()).unwrap(), None);
+    snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap();
+    let asked = world.hub.seen().len();
+    for offline in [false, true] {
+        world.options.offline = offline;
+        let again = world.open().unwrap();
+        again.required("config.json", &mut ()).unwrap();
+        assert_eq!(again.optional("tokenizer.json", &mut ()).unwrap(), None);
+        again.fetch(&[SHARD.to_owned()], &mut ()).unwrap();
+    }
+    assert_eq!(world.hub.seen().len(), asked);
+}
+
+#[test]
+fn a_snapshot_made_by_python_is_used_as_it_is() {
+    let mut world = World::new();
+    let old = "f".repeat(40);
+    python_snapshot(
+        &world.folder(),
+        &old,
+        &[("config.json", b"{}"), (SHARD, b"old")],
+    );
+    // By commit, offline, without a ref.
+    world.options.offline = true;
+    world.options.revision = Some(old.clone());
+    let files = world
+        .open()
+        .unwrap()
+        .fetch(&[SHARD.to_owned()], &mut ())
+        .unwrap();
+    assert_eq!(fs::read(path(&files[0])).unwrap(), b"old");
+    // By branch, online, although the Hub has moved on.
+    world.options.offline = false;
+    world.options.revision = None;
+    fs::create_dir_all(world.folder().join("refs")).unwrap();
+    fs::write(world.folder().join("refs/main"), &old).unwrap();
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), b"old");
+    assert!(world.hub.seen().is_empty());
+}
+
+#[test]
+fn a_blob_of_another_revision_is_not_downloaded_again() {
+    let world = World::new();
+    python_snapshot(&world.folder(), &"f".repeat(40), &[(SHARD, &weights())]);
+    let file = world.fetch(&mut ()).unwrap();
+    assert_eq!(fs::read(file).unwrap(), weights());
+    #[cfg(unix)]
+    assert!(world.hub.transfers().is_empty());
+}
+
+#[test]
+fn all_files_come_from_the_commit_resolved_first() {
+    let world = World::new();
+    let snapshot = world.open().unwrap();
+    world.hub.commit(
+        "main",
+        &"b".repeat(40),
+        &[("config.json", b"new"), (SHARD, b"new")],
+    );
+    let files = snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap();
+    assert_eq!(fs::read(path(&files[0])).unwrap(), weights());
+    // A later run keeps to what the cache has begun.
+    let config = world
+        .open()
+        .unwrap()
+        .required("config.json", &mut ())
+        .unwrap();
+    assert_eq!(
+        fs::read(path(&config)).unwrap(),
+        br#"{"model_type":"Dream"}"#
+    );
+}
+
+#[test]
+fn revisions_may_be_branches_tags_and_commits() {
+    let mut world = World::new();
+    world
+        .hub
+        .commit("refs/pr/1", &"b".repeat(40), &[("config.json", b"pr")]);
+    for (revision, content) in [
+        ("refs/pr/1", &b"pr"[..]),
+        (COMMIT, br#"{"model_type":"Dream"}"#),
+    ] {
+        world.options.revision = Some(revision.to_owned());
+        let config = world
+            .open()
+            .unwrap()
+            .required("config.json", &mut ())
+            .unwrap();
+        assert_eq!(fs::read(path(&config)).unwrap(), content, "{revision}");
+    }
+    assert!(world.folder().join("refs/refs/pr/1").is_file());
+    assert!(!world.folder().join("refs").join(COMMIT).exists());
+    world.options.revision = Some("v9".to_owned());
+    let error = world.open().unwrap_err();
+    assert!(matches!(error, HubError::RevisionNotFound { .. }));
+    assert_eq!(error.to_string(), format!("{REPO} has no revision v9"));
+    for bad in ["../../x", "", "/x", "a\nb"] {
+        world.options.revision = Some(bad.to_owned());
+        assert!(
+            matches!(world.open(), Err(HubError::BadRevision { .. })),
+            "{bad:?}"
+        );
+    }
+}
+
+#[test]
+fn a_cut_connection_is_resumed() {
+    let world = World::new();
+    world.hub.set(Faults {
+        cut: Some((100_000, 1)),
+        ..Faults::default()
+    });
+    let mut record = Record::default();
+    let file = world.fetch(&mut record).unwrap();
+    assert_eq!(fs::read(file).unwrap(), weights());
+    assert!(
+        record
+            .0
+            .iter()
+            .any(|event| event.starts_with("Retrying") && event.contains("attempt: 1"))
+    );
+    assert!(
+        record
+            .0
+            .iter()
+            .any(|event| event.starts_with("Start") && event.contains("at_bytes: 100000"))
+    );
+    assert!(world.hub.transfers().contains(&"bytes=100000-".to_owned()));
+}
+
+#[test]
+fn a_cut_without_a_length_is_noticed_and_resumed() {
+    let world = World::new();
+    let faults = Faults {
+        cut: Some((100_000, 1)),
+        without_length: true,
+        ..Faults::default()
+    };
+    world.hub.set(faults);
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+    assert!(world.hub.transfers().contains(&"bytes=100000-".to_owned()));
+}
+
+#[test]
+fn a_connection_cut_too_often_is_an_error_and_the_next_run_resumes() {
+    let world = World::new();
+    world.hub.set(Faults {
+        cut: Some((20_000, 1000)),
+        ..Faults::default()
+    });
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(matches!(error, HubError::BrokenTransfer { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("the download of {SHARD} from {REPO} failed: ")),
+        "{error}"
+    );
+    assert!(hint(&error).contains("resumes"));
+    let arrived = fs::metadata(world.part()).unwrap().len();
+    assert!(arrived >= 20_000, "{arrived}");
+    world.hub.set(Faults::default());
+    let mut record = Record::default();
+    assert_eq!(
+        fs::read(world.fetch(&mut record).unwrap()).unwrap(),
+        weights()
+    );
+    assert!(
+        record.0[0].contains(&format!("present_bytes: {arrived}")),
+        "{}",
+        record.0[0]
+    );
+    assert!(world.hub.transfers().contains(&format!("bytes={arrived}-")));
+}
+
+#[test]
+fn leftover_parts_of_any_size_do_no_harm() {
+    let oversized = [weights(), weights()].concat();
+    let wrong = vec![7; weights().len()];
+    for (part, transfers) in [
+        (weights(), 0),
+        (oversized, 1),
+        (wrong, 1),
+        (vec![7; 1000], 3),
+        (vec![], 1),
+    ] {
+        for token in [None, Some(TOKEN)] {
+            let mut world = World::new();
+            world.options.token = token.and_then(Token::new);
+            world.hub.set(Faults {
+                token,
+                ..Faults::default()
+            });
+            world.leave_part(&part);
+            assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+            assert_eq!(
+                world.hub.transfers().len(),
+                transfers,
+                "{} bytes",
+                part.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_server_that_ignores_ranges_sends_the_whole_file_once() {
+    for token in [None, Some(TOKEN)] {
+        let mut world = World::new();
+        world.options.token = token.and_then(Token::new);
+        world.hub.set(Faults {
+            ignores_ranges: true,
+            token,
+            ..Faults::default()
+        });
+        world.leave_part(&weights()[..1000]);
+        assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+    }
+}
+
+#[test]
+fn wrong_bytes_never_reach_the_cache() {
+    for token in [None, Some(TOKEN)] {
+        let mut world = World::new();
+        world.options.token = token.and_then(Token::new);
+        world.hub.set(Faults {
+            wrong_bytes: true,
+            token,
+            ..Faults::default()
+        });
+        let error = world.fetch(&mut ()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("its checksum is wrong"),
+            "{error}"
+        );
+        assert_eq!(
+            world.hub.transfers().len(),
+            1,
+            "a whole transfer is not repeated"
+        );
+        assert!(!world.part().exists());
+        assert!(!world.folder().join("blobs").exists());
+        assert!(!world.folder().join("snapshots").exists());
+    }
+}
+
+#[test]
+fn a_busy_hub_is_asked_again() {
+    let world = World::new();
+    let snapshot = world.open().unwrap();
+    world.hub.set(Faults {
+        failing: Some((503, 2)),
+        ..Faults::default()
+    });
+    snapshot.required("config.json", &mut ()).unwrap();
+    world.hub.set(Faults {
+        failing: Some((429, 99)),
+        ..Faults::default()
+    });
+    let error = snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap_err();
+    assert!(
+        matches!(error, HubError::ServerStatus { status: 429, .. }),
+        "{error}"
+    );
+    assert!(hint(&error).contains("HF_TOKEN"));
+}
+
+#[test]
+fn a_transfer_that_stalls_is_given_up() {
+    for token in [None, Some(TOKEN)] {
+        let mut world = World::new();
+        world.options.token = token.and_then(Token::new);
+        world.options.patience.stall = Duration::from_millis(300);
+        world.options.patience.retries = 0;
+        world.hub.set(Faults {
+            stalls: true,
+            token,
+            ..Faults::default()
+        });
+        let start = Instant::now();
+        let error = world.fetch(&mut ()).unwrap_err();
+        assert!(matches!(error, HubError::BrokenTransfer { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn two_at_once_download_once() {
+    let world = World::new();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| world.fetch(&mut ())))
+            .collect();
+        for run in runs {
+            assert_eq!(fs::read(run.join().unwrap().unwrap()).unwrap(), weights());
+        }
+    });
+    assert_eq!(world.hub.transfers().len(), 1);
+}
+
+#[test]
+fn without_a_token_a_gated_model_names_the_licence() {
+    let world = World::new();
+    world.hub.set(Faults {
+        token: Some(TOKEN),
+        gated: true,
+        ..Faults::default()
+    });
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            HubError::AccessRefused {
+                status: 403,
+                had_token: false,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("refused access to {REPO} (status 403)"))
+    );
+    assert!(
+        hint(&error).contains(&format!("{}/{REPO}", world.hub.endpoint))
+            && hint(&error).contains("HF_TOKEN")
+    );
+}
+
+#[test]
+fn a_private_model_without_a_token_does_not_exist() {
+    let world = World::new();
+    world.hub.set(Faults {
+        token: Some(TOKEN),
+        ..Faults::default()
+    });
+    let error = world.open().unwrap_err();
+    assert!(matches!(error, HubError::RepoNotFound { .. }), "{error}");
+    assert!(hint(&error).contains("HF_TOKEN"));
+}
+
+#[test]
+fn a_wrong_token_is_told_from_none() {
+    let world = World::new().with_token();
+    world.hub.set(Faults {
+        token: Some("another"),
+        gated: true,
+        ..Faults::default()
+    });
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            HubError::AccessRefused {
+                had_token: true,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_token_opens_gated_models_and_stays_with_the_hub() {
+    for (token, gated) in [(Some(TOKEN), true), (Some(TOKEN), false), (None, false)] {
+        let world = World::new().with_token();
+        world.hub.set(Faults {
+            token,
+            gated,
+            cut: Some((100_000, 1)),
+            ..Faults::default()
+        });
+        world
+            .open()
+            .unwrap()
+            .required("config.json", &mut ())
+            .unwrap();
+        assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+        let on_cdn: Vec<_> = world
+            .hub
+            .seen()
+            .into_iter()
+            .filter(|seen| seen.on_cdn)
+            .collect();
+        assert!(on_cdn.len() >= 2);
+        assert!(
+            on_cdn.iter().all(|seen| seen.authorization.is_none()),
+            "{on_cdn:?}"
+        );
+        let file_with_token = |seen: &crate::hub_server::Seen| {
+            seen.path.contains("/resolve/") && seen.authorization.is_some()
+        };
+        assert_eq!(
+            world.hub.seen().iter().any(file_with_token),
+            token.is_some()
+        );
+    }
+}
+
+#[test]
+fn a_renamed_repository_is_followed() {
+    for token in [None, Some(TOKEN)] {
+        let mut world = World::new();
+        world.options.token = token.and_then(Token::new);
+        world.hub.set(Faults {
+            renamed_from: Some("old/Name"),
+            token,
+            ..Faults::default()
+        });
+        let spec = ModelSpec::parse("old/Name").unwrap();
+        let snapshot = Snapshot::open(&spec, &[], &world.options).unwrap();
+        snapshot.required("config.json", &mut ()).unwrap();
+        let files = snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap();
+        assert_eq!(fs::read(path(&files[0])).unwrap(), weights());
+        assert!(path(&files[0]).starts_with(world.options.cache_dir.join("models--old--Name")));
+    }
+}
+
+#[test]
+fn absent_repositories_and_files_are_told_apart() {
+    let world = World::new();
+    let missing =
+        Snapshot::open(&ModelSpec::parse("no/where").unwrap(), &[], &world.options).unwrap_err();
+    assert_eq!(
+        missing.to_string(),
+        format!("{} has no model no/where", world.hub.endpoint)
+    );
+    let snapshot = world.open().unwrap();
+    let error = snapshot.required("vocab.json", &mut ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("{REPO} has no file vocab.json at revision main")
+    );
+    assert!(
+        world
+            .folder()
+            .join(".no_exist")
+            .join(COMMIT)
+            .join("vocab.json")
+            .is_file()
+    );
+    let error = snapshot
+        .fetch(&["gone.safetensors".to_owned()], &mut ())
+        .unwrap_err();
+    assert!(matches!(error, HubError::FileNotFound { .. }), "{error}");
+}
+
+#[test]
+fn names_with_spaces_and_folders_are_found() {
+    let world = World::new();
+    let name = "sub folder/model #1 é.safetensors";
+    world.hub.commit("main", COMMIT, &[(name, b"weights")]);
+    let files = world
+        .open()
+        .unwrap()
+        .fetch(&[name.to_owned()], &mut ())
+        .unwrap();
+    assert_eq!(fs::read(path(&files[0])).unwrap(), b"weights");
+    assert!(path(&files[0]).ends_with(name));
+}
+
+#[test]
+fn names_that_leave_the_folder_are_refused() {
+    let world = World::new();
+    let folder =
+        Snapshot::open(&ModelSpec::Local(model_folder(&world)), &[], &world.options).unwrap();
+    let snapshot = world.open().unwrap();
+    let asked = world.hub.seen().len();
+    for name in [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        r"..\x",
+        "C:x",
+        "a\0b",
+        "",
+    ] {
+        for snapshot in [&folder, &snapshot] {
+            let fetched = snapshot.fetch(&[SHARD.to_owned(), name.to_owned()], &mut ());
+            assert!(
+                matches!(fetched, Err(HubError::UnsafeName { .. })),
+                "{name:?}"
+            );
+            assert!(
+                matches!(
+                    snapshot.optional(name, &mut ()),
+                    Err(HubError::UnsafeName { .. })
+                ),
+                "{name:?}"
+            );
+        }
+    }
+    assert_eq!(world.hub.seen().len(), asked);
+}
+
+#[test]
+fn malformed_answers_are_errors_and_write_nothing() {
+    let changes: [(&str, Option<&str>); 15] = [
+        ("location", None),
+        ("location", Some("")),
+        ("location", Some("//evil.example/x")),
+        ("location", Some("file:///etc/passwd")),
+        ("location", Some("*")),
+        ("location", Some("http://[broken")),
+        (
+            "location",
+            Some(
+                "/some-one/Model-7B/resolve/0123456789abcdef0123456789abcdef01234567/model.safetensors",
+            ),
+        ),
+        ("x-linked-etag", Some("\"../../../../escaped\"")),
+        ("x-linked-etag", Some("W/\"weak\"")),
+        ("x-linked-etag", Some("\"\"")),
+        ("x-repo-commit", None),
+        ("x-repo-commit", Some("../../../../escaped")),
+        ("x-linked-size", None),
+        ("x-linked-size", Some("-1")),
+        ("x-linked-size", Some("huge")),
+    ];
+    for (name, value) in changes {
+        let world = World::new();
+        let snapshot = world.open().unwrap();
+        let header = Some((name, value.map(str::to_owned)));
+        world.hub.set(Faults {
+            header,
+            ..Faults::default()
+        });
+        let error = snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap_err();
+        assert!(
+            matches!(error, HubError::BadAnswer { .. }),
+            "{name}: {value:?}: {error:?}"
+        );
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(!world.folder().join("blobs").exists());
+        assert_eq!(fs::read_dir(world.home.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn answers_that_are_not_the_hubs_are_errors() {
+    for garbage in [
+        "",
+        "SSH-2.0-OpenSSH\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>",
+        "HTTP/1.1 200 OK\r\ncontent-length: 22\r\n\r\n{\"sha\": \"../../../../x\"}",
+        "HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        let world = World::new();
+        world.hub.set(Faults {
+            garbage: Some(garbage),
+            ..Faults::default()
+        });
+        let error = world.open().unwrap_err();
+        let expected = matches!(
+            error,
+            HubError::BadAnswer { .. }
+                | HubError::Unreachable { .. }
+                | HubError::ServerStatus { .. }
+        );
+        assert!(expected, "{garbage:?}: {error:?}");
+        assert!(!world.folder().exists());
+    }
+}
+
+#[test]
+fn a_disk_too_small_is_noticed_before_the_first_byte() {
+    let world = World::new();
+    let header = Some(("x-linked-size", Some((1_u64 << 60).to_string())));
+    world.hub.set(Faults {
+        header,
+        ..Faults::default()
+    });
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(
+        matches!(error, HubError::NotEnoughDisk { needed_bytes, .. } if needed_bytes == 1 << 60),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .ends_with("but the download needs 1152921504.6 GB"),
+        "{error}"
+    );
+    assert!(world.hub.transfers().is_empty());
+}
+
+#[test]
+fn without_a_network_the_hint_knows_what_still_works() {
+    let mut world = World::new();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    world.options.endpoint = format!("http://{closed}");
+    let error = world.open().unwrap_err();
+    assert_eq!(error.to_string(), format!("{closed} cannot be reached"));
+    assert!(hint(&error).contains("`--model tiny` needs no download"));
+    // With the model in the cache only a file that may exist is out of reach.
+    let config: &[u8] = b"{}";
+    python_snapshot(
+        &world.folder(),
+        COMMIT,
+        &[("config.json", config), (SHARD, b"w")],
+    );
+    world.options.revision = Some(COMMIT.to_owned());
+    let snapshot = world.open().unwrap();
+    let error = snapshot.optional("tokenizer.json", &mut ()).unwrap_err();
+    assert!(matches!(
+        error,
+        HubError::Unreachable {
+            model_is_cached: true,
+            ..
+        }
+    ));
+    assert!(hint(&error).contains("--offline"));
+    world.options.offline = true;
+    assert_eq!(
+        world
+            .open()
+            .unwrap()
+            .optional("tokenizer.json", &mut ())
+            .unwrap(),
+        None
+    );
+}
+
+#[test]
+fn offline_says_what_is_missing() {
+    let mut world = World::new();
+    world.options.offline = true;
+    let error = world.open().unwrap_err();
+    assert!(matches!(error, HubError::NotCached { .. }));
+    assert!(hint(&error).contains("without --offline"));
+    world.options.offline = false;
+    world
+        .open()
+        .unwrap()
+        .required("config.json", &mut ())
+        .unwrap();
+    world.options.offline = true;
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(error.to_string().contains(SHARD), "{error}");
+    let error = world
+        .open()
+        .unwrap()
+        .required("vocab.json", &mut ())
+        .unwrap_err();
+    assert!(matches!(error, HubError::NotCached { .. }), "{error}");
+}
+
+#[test]
+fn an_endpoint_must_be_an_address() {
+    let mut world = World::new();
+    world.options.endpoint = "huggingface.co".to_owned();
+    assert!(matches!(world.open(), Err(HubError::BadEndpoint { .. })));
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let mut world = World::new();
+    let file = world.home.path().join("a file");
+    fs::write(&file, "").unwrap();
+    world.options.cache_dir = file.join("hub");
+    let snapshot = world.open().unwrap();
+    let error = snapshot.required("config.json", &mut ()).unwrap_err();
+    assert!(matches!(error, HubError::Cache { .. }), "{error}");
+    assert!(error.to_string().contains("a file") && hint(&error).contains("HF_HOME"));
+}
+
+fn model_folder(world: &World) -> PathBuf {
+    let folder = world.home.path().join("model");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.json"), "{}").unwrap();
+    fs::write(folder.join(SHARD), "w").unwrap();
+    folder
+}
+
+#[test]
+fn a_folder_is_a_model_if_it_has_a_config() {
+    let world = World::new();
+    let open = |path: PathBuf| Snapshot::open(&ModelSpec::Local(path), &[], &world.options);
+    let folder = model_folder(&world);
+    let snapshot = open(folder.clone()).unwrap();
+    assert_eq!(snapshot.describe(), folder.display().to_string());
+    assert_eq!(snapshot.optional("tokenizer.json", &mut ()).unwrap(), None);
+    assert_eq!(
+        snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap(),
+        [ModelFile::Path(folder.join(SHARD))]
+    );
+    let error = snapshot.required("vocab.json", &mut ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the model {} has no vocab.json", folder.display())
+    );
+    assert!(matches!(
+        open(folder.join("missing")),
+        Err(HubError::FolderNotFound { .. })
+    ));
+    assert!(matches!(
+        open(folder.join("config.json")),
+        Err(HubError::NotAFolder { .. })
+    ));
+    assert!(matches!(
+        open(world.home.path().to_owned()),
+        Err(HubError::NotInFolder { .. })
+    ));
+}
+
+#[test]
+fn the_built_in_model_needs_neither_disk_nor_network() {
+    let options = HubOptions::new("/dev/null/nowhere");
+    let spec = ModelSpec::parse("tiny").unwrap();
+    let snapshot =
+        Snapshot::open(&spec, &[("config.json", b"{}"), (SHARD, b"w")], &options).unwrap();
+    assert_eq!(snapshot.describe(), "tiny (built in)");
+    assert_eq!(
+        snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap(),
+        [ModelFile::Embedded(b"w")]
+    );
+    assert_eq!(snapshot.optional("vocab.json", &mut ()).unwrap(), None);
+    assert!(matches!(
+        snapshot.required("vocab.json", &mut ()),
+        Err(HubError::NotInFolder { .. })
+    ));
+}
+
+#[test]
+fn the_cache_is_listed() {
+    let world = World::new();
+    let root = &world.options.cache_dir;
+    assert!(cached(&world.options).unwrap().is_empty());
+    let index = br#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
+    let index: (&str, &[u8]) = ("model.safetensors.index.json", index);
+    let config: (&str, &[u8]) = ("config.json", b"{}");
+    let base = root.join("models--apple--DiffuCoder-7B-Base");
+    python_snapshot(&base, COMMIT, &[config, index, ("1.safetensors", b"one")]);
+    python_snapshot(
+        &root.join("models--other--m"),
+        COMMIT,
+        &[config, (SHARD, b"w")],
+    );
+    python_snapshot(
+        &root.join("models--other--no-config"),
+        COMMIT,
+        &[("README.md", b"")],
+    );
+    python_snapshot(&root.join("datasets--other--d"), COMMIT, &[config]);
+    world.hub.set(Faults {
+        cut: Some((20_000, 1000)),
+        ..Faults::default()
+    });
+    world
+        .open()
+        .unwrap()
+        .required("config.json", &mut ())
+        .unwrap();
+    world.fetch(&mut ()).unwrap_err();
+    let models = cached(&world.options).unwrap();
+    let summary: Vec<_> = models
+        .iter()
+        .map(|m| (m.id.as_str(), m.alias, m.is_complete))
+        .collect();
+    assert_eq!(
+        summary,
+        [
+            ("apple/DiffuCoder-7B-Base", Some("diffucoder-base"), false),
+            ("other/m", None, true),
+            (REPO, None, false)
+        ]
+    );
+    assert!(models[2].bytes > 20_000);
+    #[cfg(unix)]
+    assert_eq!(models[0].bytes, 2 + 60 + 3);
+    python_snapshot(&base, &"e".repeat(40), &[("2.safetensors", b"two")]);
+    let complete: [(&str, &[u8]); 4] = [
+        config,
+        index,
+        ("1.safetensors", b"one"),
+        ("2.safetensors", b"two"),
+    ];
+    fs::remove_dir_all(&base).unwrap();
+    python_snapshot(&base, COMMIT, &complete);
+    assert!(cached(&world.options).unwrap()[0].is_complete);
+}

@@ -1,0 +1,136 @@
+//! The real binary against a Hub on this machine.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::command::diffucoder;
+use crate::fixture;
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO};
+
+/// A Hub that has the golden model.
+fn hub() -> HubServer {
+    let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(fixture("golden/model"))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                std::fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect();
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, bytes)| (&**name, &**bytes))
+        .collect();
+    HubServer::start(&files)
+}
+
+fn generate(endpoint: &str, home: &Path, more: &[&str]) -> Output {
+    let args = [
+        "generate", "--model", REPO, "--raw", "-p", "def f():", "-n", "8", "--seed", "1",
+    ];
+    diffucoder(&[&args[..], more].concat())
+        .env("HF_ENDPOINT", endpoint)
+        .env("HF_HOME", home)
+        .env_remove("HF_HUB_OFFLINE")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_model_is_downloaded_once_then_works_offline() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    let first = generate(&hub.endpoint, home.path(), &[]);
+    let said = text(&first.stderr);
+    assert!(first.status.success(), "{said}");
+    assert_eq!(said.matches("licence").count(), 1, "{said}");
+    assert!(
+        said.contains("note: downloading 2 files of weights, 699.54 kB"),
+        "{said}"
+    );
+
+    let requests = hub.seen().len();
+    let second = generate(&hub.endpoint, home.path(), &[]);
+    assert_eq!(hub.seen().len(), requests, "the second run asked the Hub");
+    assert_eq!(text(&second.stderr), "");
+    let offline = generate(
+        "http://127.0.0.1:1",
+        home.path(),
+        &["--offline", "--revision", COMMIT],
+    );
+    assert!(offline.status.success(), "{}", text(&offline.stderr));
+    assert_eq!(first.stdout, second.stdout);
+    assert_eq!(first.stdout, offline.stdout);
+
+    let folder = fixture("golden/model").display().to_string();
+    let local = diffucoder(&[
+        "generate", "--model", &folder, "--raw", "-p", "def f():", "-n", "8", "--seed", "1", "-t",
+        "0.3",
+    ])
+    .output()
+    .unwrap();
+    assert_eq!(first.stdout, local.stdout);
+}
+
+#[test]
+fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    hub.set(Faults {
+        failing: Some((503, 1000)),
+        ..Faults::default()
+    });
+    let failed = generate(&hub.endpoint, home.path(), &["--quiet"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let said = text(&failed.stderr);
+    assert!(
+        said.starts_with("error: ") && said.contains("\nhint: "),
+        "{said}"
+    );
+    assert!(failed.stdout.is_empty());
+
+    hub.set(Faults {
+        cut: Some((50_000, 2)),
+        ..Faults::default()
+    });
+    let resumed = generate(&hub.endpoint, home.path(), &[]);
+    let said = text(&resumed.stderr);
+    assert!(
+        resumed.status.success() && said.contains("trying again"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_gated_model_names_the_licence_page_and_the_token() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    hub.set(Faults {
+        token: Some("hf_secret"),
+        gated: true,
+        ..Faults::default()
+    });
+    let refused = generate(&hub.endpoint, home.path(), &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("refused access") && said.contains("HF_TOKEN"),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_a_network_the_hint_is_the_built_in_model() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = generate("http://127.0.0.1:1", home.path(), &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains("127.0.0.1:1 cannot be reached"), "{said}");
+    assert!(
+        said.contains("hint: ") && said.contains("--model tiny"),
+        "{said}"
+    );
+}
