@@ -181,10 +181,10 @@ impl Config {
         check(
             "num_key_value_heads",
             kv_heads,
-            kv_heads > 0 && heads % kv_heads == 0,
+            kv_heads > 0 && heads.is_multiple_of(kv_heads),
             || format!("a divisor of num_attention_heads ({heads})"),
         )?;
-        let divides = raw.head_dim.is_some() || raw.hidden_size % heads == 0;
+        let divides = raw.head_dim.is_some() || raw.hidden_size.is_multiple_of(heads);
         check("hidden_size", raw.hidden_size, divides, || {
             format!("a multiple of num_attention_heads ({heads})")
         })?;
@@ -192,7 +192,7 @@ impl Config {
         check(
             "head_dim",
             head_dim,
-            (2..=1 << 12).contains(&head_dim) && head_dim % 2 == 0,
+            (2..=1 << 12).contains(&head_dim) && head_dim.is_multiple_of(2),
             || "even, from 2 to 4096".into(),
         )?;
         let eps = raw.rms_norm_eps;

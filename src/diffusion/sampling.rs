@@ -18,71 +18,74 @@ pub struct Shaping {
 }
 
 impl Shaping {
-    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0.
+    /// Turns one row of logits `[V]`, all finite, into probabilities in place; removed tokens get 0.
     pub fn apply(&self, row: &mut [f32]) {
         if self.temperature > 0.0 {
             for logit in row.iter_mut() {
-                // Clamped: an infinity would turn into NaN in the softmax.
+                // Clamped: an infinity would turn into NaN below.
                 *logit = (*logit / self.temperature).clamp(f32::MIN, f32::MAX);
             }
         }
+        // The largest logit is always kept, so filtering changes only the sum of the softmax.
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exps: Vec<f32> = row.iter().map(|logit| (logit - max).exp()).collect();
         if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
-            keep_top_p(row, top_p);
+            remove_beyond_top_p(row, &exps, top_p);
         }
         if let Some(top_k) = self.top_k.filter(|&k| k < row.len()) {
-            keep_top_k(row, top_k);
+            remove_beyond_top_k(row, top_k);
         }
-        softmax(row);
+        let kept = |(&logit, &exp): (&f32, &f32)| if logit == REMOVED { 0.0 } else { exp };
+        let sum = row.iter().zip(&exps).map(kept).map(f64::from).sum::<f64>() as f32;
+        for (value, exp) in row.iter_mut().zip(&exps) {
+            *value = kept((value, exp)) / sum;
+        }
     }
 }
 
-/// Numerically safe softmax in place; `-inf` becomes 0.
-fn softmax(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f64;
-    for value in row.iter_mut() {
-        *value = (*value - max).exp();
-        sum += f64::from(*value);
-    }
-    let scale = (1.0 / sum) as f32;
-    row.iter_mut().for_each(|value| *value *= scale);
-}
+/// Stands for the logit of a token that is filtered out.
+const REMOVED: f32 = f32::NEG_INFINITY;
 
 /// Keeps the most probable tokens up to and including the one that takes their mass over `top_p`.
-fn keep_top_p(row: &mut [f32], top_p: f32) {
-    let mut probs = row.to_vec();
-    softmax(&mut probs);
-    let mut order: Vec<u32> = (0..row.len() as u32).collect();
-    let descending = |a: &u32, b: &u32| by_value_descending(&probs, *a, *b);
-    // Most rows need a few tokens of 150,000: sort only as long a head as proves necessary.
-    let mut head = 64.min(order.len());
-    let kept = loop {
-        if head < order.len() {
-            order.select_nth_unstable_by(head - 1, descending);
-        }
-        order[..head].sort_unstable_by(descending);
+/// `exps` are the unnormalised probabilities of the logits in `row`.
+fn remove_beyond_top_p(row: &mut [f32], exps: &[f32], top_p: f32) {
+    let sum = exps.iter().copied().map(f64::from).sum::<f64>() as f32;
+    // Most rows need a few tokens of 150,000: sort those within a factor of the best one, and
+    // lower the bar only if their mass proves too small.
+    let mut bar = 1e-2;
+    loop {
+        let mut head: Vec<u32> = (0..row.len() as u32)
+            .filter(|&i| exps[i as usize] >= bar)
+            .collect();
+        head.sort_unstable_by(|&a, &b| by_value_descending(row, a, b));
         let mut mass = 0f64;
-        let crossing = order[..head].iter().position(|&token| {
-            mass += f64::from(probs[token as usize]);
+        let crossing = head.iter().position(|&token| {
+            mass += f64::from(exps[token as usize] / sum);
             mass as f32 > top_p
         });
-        match crossing {
-            Some(last) => break last + 1,
-            None if head == order.len() => break head,
-            None => head = (head * 8).min(order.len()),
+        if let Some(last) = crossing {
+            let cut = head[last];
+            let (cut_logit, cut) = (row[cut as usize], cut as usize);
+            for (token, logit) in row.iter_mut().enumerate() {
+                if *logit < cut_logit || (*logit == cut_logit && token > cut) {
+                    *logit = REMOVED;
+                }
+            }
+            return;
         }
-    };
-    for &token in &order[kept..] {
-        row[token as usize] = f32::NEG_INFINITY;
+        if head.len() == row.len() {
+            return;
+        }
+        bar = if bar < 1e-20 { 0.0 } else { bar * bar };
     }
 }
 
 /// Keeps the tokens at least as probable as the `top_k`-th.
-fn keep_top_k(row: &mut [f32], top_k: usize) {
+fn remove_beyond_top_k(row: &mut [f32], top_k: usize) {
     let mut sorted = row.to_vec();
     let (_, &mut threshold, _) = sorted.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
     for logit in row.iter_mut().filter(|logit| **logit < threshold) {
-        *logit = f32::NEG_INFINITY;
+        *logit = REMOVED;
     }
 }
 
@@ -175,8 +178,7 @@ mod tests {
             .iter()
             .filter(|&&p| p > 0.0)
             .count();
-        let mut probs = logits.clone();
-        softmax(&mut probs);
+        let mut probs = shaped(&logits, 0.0, None, None);
         probs.sort_by(|a, b| b.total_cmp(a));
         let mut mass = 0f64;
         let expected = 1 + probs

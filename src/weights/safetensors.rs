@@ -257,8 +257,11 @@ mod tests {
     use super::*;
     use safetensors::tensor::TensorView;
 
+    /// Names and shapes of a file's tensors.
+    type Tensors<'a> = &'a [(&'a str, &'a [usize])];
+
     /// A safetensors file of f32 tensors, leaked so that it can stand for embedded data.
-    fn file(tensors: &[(&str, &[usize])]) -> Bytes {
+    fn file(tensors: Tensors<'_>) -> Bytes {
         let data = vec![0u8; 4096];
         let views = tensors.iter().map(|(name, shape)| {
             let bytes = &data[..4 * shape.iter().product::<usize>()];
@@ -277,7 +280,7 @@ mod tests {
     }
 
     fn open(
-        files: &[(&str, &[(&str, &[usize])])],
+        files: &[(&str, Tensors<'_>)],
         index: Option<&Index>,
     ) -> Result<Checkpoint, WeightsError> {
         let files = files
@@ -316,8 +319,8 @@ mod tests {
     #[test]
     fn shards_must_agree_with_the_index() {
         let index = index(&[("x", "a"), ("y", "b")]);
-        let x: &[(&str, &[usize])] = &[("x", &[1])];
-        let y: &[(&str, &[usize])] = &[("y", &[1])];
+        let x: Tensors<'_> = &[("x", &[1])];
+        let y: Tensors<'_> = &[("y", &[1])];
         assert_eq!(index.shards(), ["a", "b"]);
         open(&[("a", x), ("b", y)], Some(&index)).unwrap();
         assert_eq!(

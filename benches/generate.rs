@@ -1,0 +1,128 @@
+//! Time of a denoising step on the built-in model: the forward pass, and the sampling around it.
+//!
+//! Prints each figure beside the limit measured in the same run: the rate of a large float32 matrix
+//! product, which is the best that the tensor library reaches on this machine.
+//!
+//! `cargo bench --bench generate`
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use diffucoder::diffusion::{Algorithm, Canvas, Denoiser, Ending, Settings, Shaping, generate};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::package::{Package, Prompt};
+
+const CANVAS: usize = 256;
+const STEPS: usize = 16;
+
+fn main() -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let limit = product_rate()?;
+    writeln!(
+        out,
+        "float32 matrix product, 1024 x 1024 x 4096: {:.1} GFLOP/s",
+        limit / 1e9
+    )?;
+
+    let spec = ModelSpec::parse("tiny")?;
+    let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ())?;
+    let weights = package.fetch_weights(&mut ())?;
+    let mut model = package.load(weights, DType::F32, &Device::Cpu, &mut |_, _| ())?;
+    let prompt = package.encode(&Prompt::Raw("def fibonacci(n):"))?;
+    let canvas = Canvas::new(&prompt, CANVAS, package.mask_id);
+
+    let rows = canvas.ids().len();
+    let forward = best(|| {
+        model.predict(canvas.ids(), &canvas.masked())?;
+        Ok(())
+    })?;
+    // Each parameter is multiplied and added once a row; attention's products come on top.
+    let config = &package.config;
+    let attention =
+        4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * rows;
+    let flops = (rows * (2 * config.parameters() + attention)) as f64;
+    let rate = flops / forward.as_secs_f64();
+    writeln!(
+        out,
+        "forward of {rows} rows: {:.1} ms, {:.1} GFLOP/s, {:.0} % of the product's rate",
+        forward.as_secs_f64() * 1e3,
+        rate / 1e9,
+        100.0 * rate / limit
+    )?;
+
+    let settings = Settings {
+        algorithm: Algorithm::Entropy,
+        steps: STEPS,
+        eps: 1e-3,
+        shaping: Shaping {
+            temperature: 0.2,
+            top_p: Some(0.95),
+            top_k: None,
+        },
+        alg_temp: None,
+        seed: 1,
+        ending: Ending::FullCanvas,
+    };
+    let mut forwards = Timed {
+        model: &mut model,
+        inside: Duration::ZERO,
+    };
+    let started = Instant::now();
+    generate(&mut forwards, canvas.clone(), &settings, &mut ())?;
+    let whole = started.elapsed();
+    let sampling = whole - forwards.inside;
+    writeln!(
+        out,
+        "generation of {CANVAS} tokens in {STEPS} steps: {:.1} ms a step, of which sampling {:.1} ms ({:.0} %)",
+        whole.as_secs_f64() * 1e3 / STEPS as f64,
+        sampling.as_secs_f64() * 1e3 / STEPS as f64,
+        100.0 * sampling.as_secs_f64() / whole.as_secs_f64()
+    )?;
+    Ok(())
+}
+
+/// Adds up the time spent in forward passes.
+struct Timed<'a, D> {
+    model: &'a mut D,
+    inside: Duration,
+}
+
+impl<D: Denoiser> Denoiser for Timed<'_, D> {
+    type Error = D::Error;
+
+    fn predict(
+        &mut self,
+        ids: &[u32],
+        positions: &[usize],
+    ) -> Result<diffucoder::diffusion::Predictions, D::Error> {
+        let started = Instant::now();
+        let predictions = self.model.predict(ids, positions);
+        self.inside += started.elapsed();
+        predictions
+    }
+}
+
+/// FLOP/s of a matrix product too large to be bound by anything but arithmetic.
+fn product_rate() -> anyhow::Result<f64> {
+    let (m, n, k) = (1024, 1024, 4096);
+    let a = Tensor::ones((m, k), DType::F32, &Device::Cpu)?;
+    let b = Tensor::ones((k, n), DType::F32, &Device::Cpu)?;
+    let time = best(|| {
+        a.matmul(&b)?;
+        Ok(())
+    })?;
+    Ok((2 * m * n * k) as f64 / time.as_secs_f64())
+}
+
+/// Shortest of several runs, after one to warm up.
+fn best(mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
+    run()?;
+    let mut shortest = Duration::MAX;
+    for _ in 0..7 {
+        let started = Instant::now();
+        run()?;
+        shortest = shortest.min(started.elapsed());
+    }
+    Ok(shortest)
+}
