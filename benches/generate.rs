@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::{Algorithm, Canvas, Denoiser, Ending, Settings, Shaping, generate};
 use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::Target;
 use diffucoder::package::{Package, Prompt};
 
 const CANVAS: usize = 256;
@@ -28,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     let spec = ModelSpec::parse("tiny")?;
     let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ())?;
     let weights = package.fetch_weights(&mut ())?;
-    let mut model = package.load(weights, DType::F32, &Device::Cpu, &mut |_, _| ())?;
+    let mut model = package.load(weights, &Target::cpu(DType::F32), &mut |_, _| ())?;
     let prompt = package.encode(&Prompt::Raw("def fibonacci(n):"))?;
     let canvas = Canvas::new(&prompt, CANVAS, package.mask_id);
 

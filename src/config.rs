@@ -7,6 +7,8 @@
 
 use serde::Deserialize;
 
+use crate::weights::gguf::{GgufTokenizer, NetworkShape};
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -79,6 +81,8 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// Longest canvas, prompt included.
     pub max_position_embeddings: usize,
+    /// Whether the output at a position predicts the next one, as in all published models.
+    pub shift_logits: bool,
     /// The mask token, if config.json names it.
     pub mask_token_id: Option<u32>,
     /// End of text, if config.json names it.
@@ -234,6 +238,7 @@ impl Config {
             rope_theta: theta,
             tie_word_embeddings: raw.tie_word_embeddings,
             max_position_embeddings: raw.max_position_embeddings,
+            shift_logits: true,
             mask_token_id: raw.tokens.mask_token_id,
             eos_token_ids: raw
                 .tokens
@@ -265,6 +270,27 @@ impl Config {
             }
         }
         self.check_token_ids()
+    }
+
+    /// The configuration that a GGUF file holds.
+    pub fn from_gguf(shape: &NetworkShape, tokenizer: &GgufTokenizer) -> Self {
+        Self {
+            hidden_size: shape.hidden_size,
+            intermediate_size: shape.intermediate_size,
+            num_hidden_layers: shape.num_hidden_layers,
+            num_attention_heads: shape.num_attention_heads,
+            num_key_value_heads: shape.num_key_value_heads,
+            head_dim: shape.head_dim,
+            vocab_size: shape.vocab_size,
+            rms_norm_eps: shape.rms_norm_eps,
+            rope_theta: shape.rope_theta,
+            tie_word_embeddings: shape.tie_word_embeddings,
+            max_position_embeddings: shape.max_position_embeddings,
+            shift_logits: tokenizer.shift_logits,
+            mask_token_id: tokenizer.mask_token_id,
+            eos_token_ids: tokenizer.eos_token_ids.clone(),
+            pad_token_id: tokenizer.pad_token_id,
+        }
     }
 
     /// Number of parameters, for size estimates.

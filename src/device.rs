@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use candle_core::{DType, Device};
 
+use crate::kernels::Format;
+
 /// A device asked for: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -91,17 +93,18 @@ pub enum DeviceError {
         source: Box<candle_core::Error>,
     },
     /// The weights are larger than the free memory.
-    #[error(
-        "the weights need {needed_gb:.1} GB of memory as {dtype}, and {free_gb:.1} GB are free"
-    )]
+    #[error("the weights need {needed_gb:.1} GB of memory as {form}, and {free_gb:.1} GB are free")]
     TooLarge {
         /// 10^9 bytes the weights take.
         needed_gb: f64,
         /// 10^9 bytes free.
         free_gb: f64,
-        /// Their type.
-        dtype: &'static str,
+        /// Their form.
+        form: String,
     },
+    /// Weights are quantised for the CPU's kernels.
+    #[error("--quant quantises for the CPU, not for a GPU")]
+    QuantisesOnCpu,
 }
 
 impl DeviceError {
@@ -112,10 +115,12 @@ impl DeviceError {
                 "build with `cargo build --release --features {feature}`, or leave --device at auto"
             )),
             Self::Unavailable { .. } => Some("--device cpu always works".into()),
-            Self::TooLarge { dtype: "f32", .. } => {
-                Some("--dtype bf16 halves that; --model tiny needs almost nothing".into())
-            }
-            Self::TooLarge { .. } => Some("--model tiny needs almost nothing".into()),
+            Self::TooLarge { .. } => Some(
+                "--quant q8_0 takes a quarter of f32, --quant q4_0 an eighth; --model tiny needs \
+                 almost nothing"
+                    .into(),
+            ),
+            Self::QuantisesOnCpu => Some("--dtype bf16 or f16 halves the memory on a GPU".into()),
         }
     }
 }
@@ -154,36 +159,111 @@ fn best_device() -> Device {
     gpu.unwrap_or(Device::Cpu)
 }
 
-impl Precision {
-    /// The type to load `parameters` weights in on `device`, of which `free_bytes` are free if that
-    /// is known.
+/// A quantisation asked for, of weights that are stored as floating-point numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantisation {
+    /// None, or on the CPU as little as the memory asks for.
+    Auto,
+    /// None.
+    None,
+    /// To this format, on the CPU.
+    To(Format),
+}
+
+impl FromStr for Quantisation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            "q8_0" => Ok(Self::To(Format::Q8_0)),
+            "q4_0" => Ok(Self::To(Format::Q4_0)),
+            "q4_k" => Ok(Self::To(Format::Q4K)),
+            _ => Err("expected auto, none, q8_0, q4_0 or q4_k".into()),
+        }
+    }
+}
+
+/// How the network holds its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// As floating-point numbers of this type.
+    Dense(DType),
+    /// Matrices quantised to this format, the rest as float32.
+    Quantised(Format),
+    /// As the file has them: quantised matrices stay so, the rest is float32.
+    AsStored,
+}
+
+impl Storage {
+    /// Type of the activations.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Dense(dtype) => dtype,
+            Self::Quantised(_) | Self::AsStored => DType::F32,
+        }
+    }
+
+    /// How to hold `parameters` weights on `device`, of which `free_bytes` are free if that is known.
     ///
     /// On a GPU that is bf16, the type the models were trained in: Qwen2.5's activations overflow
-    /// f16. On the CPU it is f32, where arithmetic is fastest, or bf16 where f32 does not fit.
+    /// f16. On the CPU it is f32, exact, where that fits, else 8-bit or 4-bit blocks.
     ///
     /// # Errors
-    /// [`DeviceError::TooLarge`] when the weights do not fit.
-    pub fn resolve(
-        self,
+    /// [`DeviceError::TooLarge`] when the weights do not fit, [`DeviceError::QuantisesOnCpu`].
+    pub fn choose(
+        precision: Precision,
+        quantisation: Quantisation,
         device: &Device,
         parameters: usize,
         free_bytes: Option<u64>,
-    ) -> Result<DType, DeviceError> {
-        let needed = |dtype: DType| (parameters * dtype.size_in_bytes()) as u64;
-        let fits = |dtype: DType| free_bytes.is_none_or(|free| needed(dtype) < free);
-        let dtype = match self {
-            Self::Fixed(dtype) => dtype,
-            Self::Auto if device.is_cpu() && fits(DType::F32) => DType::F32,
-            Self::Auto => DType::BF16,
+    ) -> Result<Self, DeviceError> {
+        let fits = |storage: &Self| free_bytes.is_none_or(|free| storage.bytes(parameters) < free);
+        let candidates = match (precision, quantisation) {
+            (_, Quantisation::To(_)) if !device.is_cpu() => {
+                return Err(DeviceError::QuantisesOnCpu);
+            }
+            (_, Quantisation::To(format)) => vec![Self::Quantised(format)],
+            (Precision::Fixed(dtype), _) => vec![Self::Dense(dtype)],
+            (Precision::Auto, _) if !device.is_cpu() => vec![Self::Dense(DType::BF16)],
+            (Precision::Auto, Quantisation::None) => {
+                vec![Self::Dense(DType::F32), Self::Dense(DType::BF16)]
+            }
+            (Precision::Auto, Quantisation::Auto) => vec![
+                Self::Dense(DType::F32),
+                Self::Quantised(Format::Q8_0),
+                Self::Quantised(Format::Q4_0),
+            ],
         };
-        if !fits(dtype) {
-            return Err(DeviceError::TooLarge {
-                needed_gb: needed(dtype) as f64 / 1e9,
+        match candidates.iter().find(|storage| fits(storage)) {
+            Some(storage) => Ok(*storage),
+            None => Err(DeviceError::TooLarge {
+                needed_gb: candidates.last().map_or(0, |last| last.bytes(parameters)) as f64 / 1e9,
                 free_gb: free_bytes.unwrap_or_default() as f64 / 1e9,
-                dtype: dtype.as_str(),
-            });
+                form: candidates.last().map_or_else(String::new, Self::to_string),
+            }),
         }
-        Ok(dtype)
+    }
+
+    /// Memory that `parameters` weights take.
+    fn bytes(&self, parameters: usize) -> u64 {
+        let bytes = match self {
+            Self::Dense(dtype) => parameters * dtype.size_in_bytes(),
+            Self::Quantised(format) => parameters / format.block_inputs() * format.block_bytes(),
+            Self::AsStored => 0,
+        };
+        bytes as u64
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense(dtype) => f.write_str(dtype.as_str()),
+            Self::Quantised(format) => format.fmt(f),
+            Self::AsStored => f.write_str("as stored"),
+        }
     }
 }
 
@@ -232,25 +312,26 @@ mod tests {
     }
 
     #[test]
-    fn precision_follows_the_memory() {
-        let seven_billion = 7_000_000_000;
-        let auto = |free| {
-            Precision::Auto
-                .resolve(&Device::Cpu, seven_billion, free)
-                .ok()
+    fn storage_follows_the_memory() {
+        let choose = |precision, quantisation, free_gib: Option<u64>| {
+            let free = free_gib.map(|gib| gib << 30);
+            Storage::choose(precision, quantisation, &Device::Cpu, 7_000_000_000, free)
         };
-        assert_eq!(auto(Some(64 << 30)), Some(DType::F32));
-        assert_eq!(auto(None), Some(DType::F32));
-        assert_eq!(auto(Some(20 << 30)), Some(DType::BF16));
-        assert_eq!(auto(Some(8 << 30)), None);
+        let auto = |free| choose(Precision::Auto, Quantisation::Auto, free).ok();
+        assert_eq!(auto(Some(64)), Some(Storage::Dense(DType::F32)));
+        assert_eq!(auto(None), Some(Storage::Dense(DType::F32)));
+        assert_eq!(auto(Some(20)), Some(Storage::Quantised(Format::Q8_0)));
+        assert_eq!(auto(Some(6)), Some(Storage::Quantised(Format::Q4_0)));
+        assert_eq!(auto(Some(3)), None);
+        let q4_k = Quantisation::To(Format::Q4K);
+        let chosen = choose(Precision::Auto, q4_k, Some(20)).unwrap();
+        assert_eq!(chosen, Storage::Quantised(Format::Q4K));
         let f32 = Precision::Fixed(DType::F32);
-        let error = f32
-            .resolve(&Device::Cpu, seven_billion, Some(20 << 30))
-            .unwrap_err();
+        let error = choose(f32, Quantisation::Auto, Some(20)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the weights need 28.0 GB of memory as f32, and 21.5 GB are free"
         );
-        assert!(error.hint().unwrap().contains("bf16"));
+        assert!(error.hint().unwrap().contains("--quant q8_0"));
     }
 }

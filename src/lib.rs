@@ -14,6 +14,7 @@ pub mod device;
 pub mod diffusion;
 mod error;
 pub mod hub;
+pub mod kernels;
 pub mod model;
 pub mod package;
 pub mod tokenizer;

@@ -5,10 +5,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
-
-use candle_core::{DType, Device};
 
 use crate::builtin;
 use crate::chat::{ChatTemplate, Message};
@@ -16,8 +15,9 @@ use crate::config::{Config, ConfigError};
 use crate::error::Error;
 use crate::hub::registry::{self, PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
-use crate::model::{Model, OnLoad};
+use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
+use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer, NetworkShape};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
@@ -29,7 +29,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Everything about a model but its weights.
 pub struct Package {
-    snapshot: Snapshot,
+    source: Source,
     /// The network's shape.
     pub config: Config,
     /// Text to ids and back.
@@ -58,10 +58,12 @@ pub enum Prompt<'a> {
     },
 }
 
-/// Local weight files, by name, and the index that ties them together.
-pub struct WeightFiles {
-    files: Vec<(String, ModelFile)>,
-    index: Option<Index>,
+/// Where the files are.
+enum Source {
+    /// A folder, the Hub or this binary.
+    Snapshot(Snapshot),
+    /// One file with everything.
+    Gguf(PathBuf),
 }
 
 impl Package {
@@ -74,12 +76,25 @@ impl Package {
         options: &HubOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        let snapshot = Snapshot::open(spec, builtin::TINY, options)?;
+        let recipe = registry::recipe(spec);
+        match spec {
+            ModelSpec::Local(path) if is_gguf(path) => Self::open_gguf(path, recipe),
+            _ => {
+                let snapshot = Snapshot::open(spec, builtin::TINY, options)?;
+                Self::open_snapshot(snapshot, recipe, progress)
+            }
+        }
+    }
+
+    fn open_snapshot(
+        snapshot: Snapshot,
+        recipe: Recipe,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
         let mut config = Config::from_json(&read(&snapshot.required("config.json", progress)?)?)?;
         if let Some(file) = snapshot.optional("generation_config.json", progress)? {
             config.add_generation_config(&read(&file)?)?;
         }
-
         let mut contents = HashMap::new();
         for name in TokenizerFiles::NAMES {
             if let Some(file) = snapshot.optional(name, progress)? {
@@ -87,28 +102,62 @@ impl Package {
             }
         }
         let files = TokenizerFiles::gather(|name| contents.get(name).map(AsRef::as_ref));
-        let tokenizer = Tokenizer::from_files(&files)?;
-        tokenizer.check_fits(config.vocab_size)?;
-        let chat_template = ChatTemplate::from_files(&files)?;
+        Self::new(Source::Snapshot(snapshot), recipe, config, &files)
+    }
 
+    fn open_gguf(path: &Path, recipe: Recipe) -> Result<Self, Error> {
+        let failed = |source: GgufError| WeightsError::Gguf {
+            file: path.display().to_string(),
+            source: Box::new(source),
+        };
+        let bytes = Bytes::map(path)?;
+        let file = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
+        let shape = NetworkShape::read(&file).map_err(failed)?;
+        let tokenizer = GgufTokenizer::read(&file, shape.vocab_size).map_err(failed)?;
+        let files = TokenizerFiles {
+            vocab_json: Some(&tokenizer.vocab_json),
+            merges_txt: Some(&tokenizer.merges_txt),
+            added_tokens_json: Some(&tokenizer.added_tokens_json),
+            tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
+            ..TokenizerFiles::default()
+        };
+        let config = Config::from_gguf(&shape, &tokenizer);
+        Self::new(Source::Gguf(path.to_path_buf()), recipe, config, &files)
+    }
+
+    fn new(
+        source: Source,
+        recipe: Recipe,
+        config: Config,
+        files: &TokenizerFiles<'_>,
+    ) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::from_files(files)?;
+        tokenizer.check_fits(config.vocab_size)?;
         let mask_id = config
             .mask_token_id
             .or_else(|| tokenizer.special_id(TokenRole::Mask));
-        let stop_ids = stop_ids(&config, &tokenizer);
         Ok(Self {
             mask_id: mask_id.ok_or(ConfigError::NoMaskToken)?,
-            recipe: registry::recipe(spec),
-            snapshot,
+            stop_ids: stop_ids(&config, &tokenizer),
+            chat_template: ChatTemplate::from_files(files)?,
+            source,
             config,
             tokenizer,
-            chat_template,
-            stop_ids,
+            recipe,
         })
     }
 
     /// The model's name and version in a few words.
     pub fn name(&self) -> String {
-        self.snapshot.describe()
+        match &self.source {
+            Source::Snapshot(snapshot) => snapshot.describe(),
+            Source::Gguf(path) => path.display().to_string(),
+        }
+    }
+
+    /// Whether the weights are stored in the form that they are to be held in (GGUF).
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.source, Source::Gguf(_))
     }
 
     /// The form in which this model takes a prompt: in its chat template if it is a chat model.
@@ -136,12 +185,19 @@ impl Package {
         }
     }
 
-    /// Makes the weights local: finds them, or downloads them.
+    /// Makes the weights local, finding or downloading them, and checks that their headers fit together.
     ///
     /// # Errors
-    /// When they cannot be had, or the shard index is broken.
-    pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<WeightFiles, Error> {
-        let index = match self.snapshot.optional(INDEX, progress)? {
+    /// When they cannot be had, are broken or contradict each other.
+    pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
+        let snapshot = match &self.source {
+            Source::Snapshot(snapshot) => snapshot,
+            Source::Gguf(path) => {
+                let name = path.display().to_string();
+                return Ok(Checkpoint::open_gguf(&name, Bytes::map(path)?)?);
+            }
+        };
+        let index = match snapshot.optional(INDEX, progress)? {
             Some(file) => Some(Index::from_json(INDEX, &read(&file)?)?),
             None => None,
         };
@@ -149,7 +205,7 @@ impl Package {
             .as_ref()
             .map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
         if index.is_some() {
-            let mut shards = self.snapshot.folder_files(".safetensors").into_iter();
+            let mut shards = snapshot.folder_files(".safetensors").into_iter();
             if let Some(file) =
                 shards.find(|file| file.starts_with("model-") && !names.contains(file))
             {
@@ -160,38 +216,42 @@ impl Package {
                 .into());
             }
         }
-        let files = self.snapshot.fetch(&names, progress)?;
-        Ok(WeightFiles {
-            files: names.into_iter().zip(files).collect(),
-            index,
-        })
+        let files = snapshot.fetch(&names, progress)?;
+        let files = names
+            .into_iter()
+            .zip(files)
+            .map(|(name, file)| Ok((name, bytes(&file)?)));
+        let files = files.collect::<Result<_, WeightsError>>()?;
+        Ok(Checkpoint::open(files, index.as_ref())?)
     }
 
     /// Loads the network.
     ///
     /// # Errors
-    /// When a weight file is broken or does not belong to this configuration, or memory runs out.
+    /// When the weights do not belong to this configuration, or memory runs out.
     pub fn load(
         &self,
-        weights: WeightFiles,
-        dtype: DType,
-        device: &Device,
+        weights: Checkpoint,
+        target: &Target,
         on_load: OnLoad<'_>,
     ) -> Result<Model, Error> {
-        let files = weights
-            .files
-            .into_iter()
-            .map(|(name, file)| Ok((name, bytes(&file)?)));
-        let files = files.collect::<Result<_, WeightsError>>()?;
-        let checkpoint = Checkpoint::open(files, weights.index.as_ref())?;
-        Ok(Model::load(
-            &self.config,
-            checkpoint,
-            dtype,
-            device,
-            on_load,
-        )?)
+        Ok(Model::load(&self.config, weights, target, on_load)?)
     }
+}
+
+/// Whether a path names a GGUF file: by its ending, or by its first bytes.
+fn is_gguf(path: &Path) -> bool {
+    let by_name = path
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    let by_magic = || {
+        let mut magic = [0; 4];
+        fs::File::open(path)
+            .and_then(|mut file| file.read_exact(&mut magic))
+            .is_ok()
+            && magic == *b"GGUF"
+    };
+    path.is_file() && (by_name || by_magic())
 }
 
 /// Every id that ends a text: those of the configuration, and the usual ones that the tokenizer has.

@@ -11,11 +11,13 @@ use super::download::Download;
 use super::prompt::PromptArgs;
 use super::ui::{self, Ui};
 use super::{ModelArgs, UsageError};
-use crate::device::{DeviceChoice, Precision, free_memory_bytes};
+use crate::device::{DeviceChoice, Precision, Quantisation, Storage, free_memory_bytes};
 use crate::diffusion::{
     self, Algorithm, Canvas, Ending, Generation, Observer, Settings, Shaping, Step,
 };
 use crate::error::Error;
+use crate::kernels::Isa;
+use crate::model::Target;
 use crate::package::{Package, Prompt};
 use crate::tokenizer::Specials;
 
@@ -94,6 +96,16 @@ pub struct Args {
     )]
     dtype: Precision,
 
+    /// Quantise the weights while loading them: auto, none, q8_0, q4_0 or q4_k. auto does so only if
+    /// float32 weights do not fit the free memory
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "auto",
+        help_heading = "Computing"
+    )]
+    quant: Quantisation,
+
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -148,15 +160,21 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         package.config.max_position_embeddings,
     )?;
     let settings = args.settings(steps, &package);
-    let free_bytes = free_memory_bytes(&device);
-    let dtype = args
-        .dtype
-        .resolve(&device, package.config.parameters(), free_bytes)
-        .map_err(Error::from)?;
+    let storage = args.storage(&package, &device)?;
+    if let (Storage::Quantised(format), Quantisation::Auto) = (storage, args.quant) {
+        ui.note(&format!(
+            "quantising to {format}: float32 weights do not fit the free memory"
+        ));
+    }
+    let target = Target {
+        device,
+        storage,
+        isa: isa()?,
+    };
 
     let weights = package.fetch_weights(&mut download)?;
     let bar = ui.byte_bar("loading", 0);
-    let mut model = package.load(weights, dtype, &device, &mut |done, total| {
+    let mut model = package.load(weights, &target, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
@@ -193,7 +211,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                     tokens_per_s: rate,
                 },
                 model: package.name(),
-                settings: args.report(&settings, &prompt, &device, dtype),
+                settings: args.report(&settings, &prompt, &target),
             };
             ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
@@ -227,6 +245,25 @@ impl Args {
         Ok(self.steps.unwrap_or_else(|| n.div_ceil(value)))
     }
 
+    /// How to hold the weights.
+    fn storage(&self, package: &Package, device: &candle_core::Device) -> anyhow::Result<Storage> {
+        if package.is_gguf() {
+            let quantises = matches!(self.quant, Quantisation::To(_));
+            if quantises || matches!(self.dtype, Precision::Fixed(_)) {
+                return Err(UsageError::with_hint(
+                    "--quant and --dtype do not apply to a GGUF file",
+                    "its weights are used as they are stored",
+                )
+                .into());
+            }
+            return Ok(Storage::AsStored);
+        }
+        let free_bytes = free_memory_bytes(device);
+        let parameters = package.config.parameters();
+        let storage = Storage::choose(self.dtype, self.quant, device, parameters, free_bytes);
+        Ok(storage.map_err(Error::from)?)
+    }
+
     fn settings(&self, steps: usize, package: &Package) -> Settings {
         Settings {
             algorithm: self.algorithm,
@@ -253,8 +290,7 @@ impl Args {
         &'a self,
         settings: &Settings,
         prompt: &Prompt<'a>,
-        device: &candle_core::Device,
-        dtype: candle_core::DType,
+        target: &Target,
     ) -> SettingsReport<'a> {
         let system = match prompt {
             Prompt::Raw(_) => None,
@@ -273,15 +309,33 @@ impl Args {
             exact: self.exact,
             raw: system.is_none(),
             system,
-            device: match device.location() {
+            device: match target.device.location() {
                 candle_core::DeviceLocation::Cpu => DeviceChoice::Cpu,
                 candle_core::DeviceLocation::Cuda { gpu_id } => DeviceChoice::Cuda(gpu_id),
                 candle_core::DeviceLocation::Metal { .. } => DeviceChoice::Metal,
             }
             .to_string(),
-            dtype: dtype.as_str(),
+            dtype: target.storage.dtype().as_str(),
+            quant: match target.storage {
+                Storage::Dense(_) => "none".into(),
+                other => other.to_string(),
+            },
         }
     }
+}
+
+/// The instructions of the kernels: `DIFFUCODER_ISA`, or the best of this CPU.
+fn isa() -> Result<Isa, UsageError> {
+    let Ok(name) = std::env::var("DIFFUCODER_ISA") else {
+        return Ok(Isa::detect());
+    };
+    Isa::named(&name).ok_or_else(|| {
+        let names: Vec<&str> = Isa::available().map(Isa::name).collect();
+        UsageError::with_hint(
+            format!("DIFFUCODER_ISA is {name}, which this CPU does not have"),
+            format!("it has {}", names.join(", ")),
+        )
+    })
 }
 
 fn check_context(prompt: usize, new: usize, context: usize) -> Result<(), UsageError> {
@@ -387,6 +441,7 @@ struct SettingsReport<'a> {
     system: Option<&'a str>,
     device: String,
     dtype: &'static str,
+    quant: String,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

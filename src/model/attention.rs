@@ -28,10 +28,10 @@ impl Attention {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let (q, kv) = (heads * e, kv_heads * e);
         Ok(Self {
-            q_proj: Linear::load_with_bias(loader, &format!("{name}.q_proj"), q, d)?,
-            k_proj: Linear::load_with_bias(loader, &format!("{name}.k_proj"), kv, d)?,
-            v_proj: Linear::load_with_bias(loader, &format!("{name}.v_proj"), kv, d)?,
-            o_proj: Linear::load(loader, &format!("{name}.o_proj"), d, q)?,
+            q_proj: loader.linear_with_bias(&format!("{name}.q_proj"), q, d)?,
+            k_proj: loader.linear_with_bias(&format!("{name}.k_proj"), kv, d)?,
+            v_proj: loader.linear_with_bias(&format!("{name}.v_proj"), kv, d)?,
+            o_proj: loader.linear(&format!("{name}.o_proj"), d, q)?,
             heads,
             kv_heads,
             head_dim: e,

@@ -1,48 +1,91 @@
-//! Hands the checkpoint's tensors to the network as it is built.
+//! Hands the checkpoint's tensors to the network as it is built, in the form that suits the device.
 
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::RmsNorm;
 
-use super::OnLoad;
-use crate::weights::{Checkpoint, WeightsError};
+use super::embedding::Embedding;
+use super::linear::{Linear, Weight};
+use super::{OnLoad, Target};
+use crate::device::Storage;
+use crate::kernels::{Format, PackedMatrix};
+use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
 
-/// A checkpoint with the type and device that its tensors are wanted in.
+/// A checkpoint with the form that its tensors are wanted in.
 pub(super) struct Loader<'a> {
     checkpoint: Checkpoint,
-    dtype: DType,
-    device: &'a Device,
+    target: &'a Target,
     on_load: OnLoad<'a>,
     loaded_bytes: usize,
     total_bytes: usize,
 }
 
+type Result<T> = std::result::Result<T, WeightsError>;
+
 impl<'a> Loader<'a> {
-    pub fn new(
-        checkpoint: Checkpoint,
-        dtype: DType,
-        device: &'a Device,
-        on_load: OnLoad<'a>,
-    ) -> Self {
-        // Reported in bytes as loaded; the share is what matters to whoever watches.
-        let total_bytes = checkpoint.elements() * dtype.size_in_bytes();
+    pub fn new(checkpoint: Checkpoint, target: &'a Target, on_load: OnLoad<'a>) -> Self {
+        let total_bytes = checkpoint.stored_bytes();
         Self {
             checkpoint,
-            dtype,
-            device,
+            target,
             on_load,
             loaded_bytes: 0,
             total_bytes,
         }
     }
 
-    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, WeightsError> {
-        let tensor = self.checkpoint.take(name, shape, self.dtype, self.device)?;
-        self.loaded_bytes += tensor.elem_count() * self.dtype.size_in_bytes();
-        (self.on_load)(self.loaded_bytes, self.total_bytes);
-        Ok(tensor)
+    /// The embedding table `[V, D]`.
+    pub fn embedding(&mut self, name: &str, rows: usize, width: usize) -> Result<Embedding> {
+        let stored = self.stored(name, &[rows, width])?;
+        match self.target.storage {
+            // A table of which a canvas needs a few rows is left where it is.
+            Storage::Quantised(_) | Storage::AsStored => Ok(Embedding::Stored(stored)),
+            Storage::Dense(_) => Ok(Embedding::Table(self.load(name, &stored)?)),
+        }
     }
 
-    pub fn norm(&mut self, name: &str, size: usize, eps: f64) -> Result<RmsNorm, WeightsError> {
+    /// `{name}.weight` `[outputs, inputs]`.
+    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear> {
+        let name = format!("{name}.weight");
+        let stored = self.stored(&name, &[outputs, inputs])?;
+        Ok(Linear::new(
+            self.weight(&name, &stored, outputs, inputs)?,
+            None,
+        ))
+    }
+
+    /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
+    pub fn linear_with_bias(
+        &mut self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Linear> {
+        let weight = format!("{name}.weight");
+        let stored = self.stored(&weight, &[outputs, inputs])?;
+        let weight = self.weight(&weight, &stored, outputs, inputs)?;
+        Ok(Linear::new(
+            weight,
+            Some(self.tensor(&format!("{name}.bias"), &[outputs])?),
+        ))
+    }
+
+    /// A head that shares the embedding table `[V, D]`.
+    pub fn tied(
+        &mut self,
+        name: &str,
+        table: &Embedding,
+        rows: usize,
+        width: usize,
+    ) -> Result<Linear> {
+        let weight = match table {
+            Embedding::Table(table) => Weight::Dense(table.clone()),
+            Embedding::Stored(stored) => self.weight(name, stored, rows, width)?,
+        };
+        Ok(Linear::new(weight, None))
+    }
+
+    pub fn norm(&mut self, name: &str, size: usize, eps: f64) -> Result<RmsNorm> {
         Ok(RmsNorm::new(
             self.tensor(&format!("{name}.weight"), &[size])?,
             eps,
@@ -53,7 +96,88 @@ impl<'a> Loader<'a> {
         self.checkpoint.ignore(name);
     }
 
-    pub fn finish(self) -> Result<(), WeightsError> {
+    pub fn finish(self) -> Result<()> {
         self.checkpoint.finish()
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let stored = self.stored(name, shape)?;
+        self.load(name, &stored)
+    }
+
+    fn load(&self, name: &str, stored: &StoredTensor) -> Result<Tensor> {
+        let (dtype, device) = (self.target.storage.dtype(), &self.target.device);
+        stored
+            .load(dtype, device)
+            .map_err(|source| self.checkpoint.failed(name, source))
+    }
+
+    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
+        let stored = self.checkpoint.take_stored(name, shape)?;
+        self.loaded_bytes += stored.bytes().len();
+        (self.on_load)(self.loaded_bytes, self.total_bytes);
+        Ok(stored)
+    }
+
+    /// A matrix in the form that products are fastest in.
+    fn weight(&self, name: &str, stored: &StoredTensor, n: usize, k: usize) -> Result<Weight> {
+        let device = &self.target.device;
+        let weight = match (self.target.storage, &stored.stored) {
+            (Storage::Quantised(format), Stored::Float(_))
+                if k.is_multiple_of(format.block_inputs()) =>
+            {
+                self.quantise(stored, format, n, k)
+            }
+            (Storage::Quantised(_) | Storage::AsStored, Stored::Blocks(kind)) => {
+                match kernel(*kind) {
+                    Some(format) if device.is_cpu() => self.pack(format, stored.bytes(), n, k),
+                    _ => stored
+                        .load_blocks(device)
+                        .and_then(QMatMul::from_qtensor)
+                        .map(Weight::Blocks),
+                }
+            }
+            _ => stored
+                .load(self.target.storage.dtype(), device)
+                .map(Weight::Dense),
+        };
+        weight.map_err(|source| self.checkpoint.failed(name, source))
+    }
+
+    fn quantise(
+        &self,
+        stored: &StoredTensor,
+        format: Format,
+        n: usize,
+        k: usize,
+    ) -> candle_core::Result<Weight> {
+        let tensor = stored.load(DType::F32, &Device::Cpu)?;
+        let blocks = QTensor::quantize(&tensor, ggml(format))?;
+        self.pack(format, &blocks.data()?, n, k)
+    }
+
+    fn pack(
+        &self,
+        format: Format,
+        blocks: &[u8],
+        n: usize,
+        k: usize,
+    ) -> candle_core::Result<Weight> {
+        let packed = PackedMatrix::pack(format, blocks, n, k).map_err(candle_core::Error::wrap)?;
+        Ok(Weight::Packed(packed, self.target.isa))
+    }
+}
+
+/// The kernel for blocks of this kind, if there is one.
+fn kernel(kind: GgmlDType) -> Option<Format> {
+    Format::ALL.into_iter().find(|&format| ggml(format) == kind)
+}
+
+fn ggml(format: Format) -> GgmlDType {
+    match format {
+        Format::Q4_0 => GgmlDType::Q4_0,
+        Format::Q8_0 => GgmlDType::Q8_0,
+        Format::Q4K => GgmlDType::Q4K,
+        Format::Q6K => GgmlDType::Q6K,
     }
 }

@@ -20,9 +20,9 @@ impl Mlp {
     ) -> std::result::Result<Self, WeightsError> {
         let (d, f) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
-            gate_proj: Linear::load(loader, &format!("{name}.gate_proj"), f, d)?,
-            up_proj: Linear::load(loader, &format!("{name}.up_proj"), f, d)?,
-            down_proj: Linear::load(loader, &format!("{name}.down_proj"), d, f)?,
+            gate_proj: loader.linear(&format!("{name}.gate_proj"), f, d)?,
+            up_proj: loader.linear(&format!("{name}.up_proj"), f, d)?,
+            down_proj: loader.linear(&format!("{name}.down_proj"), d, f)?,
         })
     }
 

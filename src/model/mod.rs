@@ -5,6 +5,7 @@
 //! whose logits are asked for; that is exact, because nothing after them mixes positions.
 
 mod attention;
+mod embedding;
 mod linear;
 mod loader;
 mod mlp;
@@ -14,28 +15,58 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Module, RmsNorm};
 
 use crate::config::Config;
+use crate::device::Storage;
 use crate::diffusion::{Denoiser, Predictions};
+use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
 use attention::Attention;
+use embedding::Embedding;
 use linear::Linear;
 use loader::Loader;
 use mlp::Mlp;
 use rope::Rope;
 
+const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+
 /// A loaded network, ready to predict.
 pub struct Model {
-    embed_tokens: Tensor, // [V, D]
+    embed_tokens: Embedding,
     layers: Vec<Layer>,
     norm: RmsNorm,
     lm_head: Linear, // D -> V
     rope: Rope,
+    dtype: DType,
+    device: Device,
+    shift_logits: bool,
+}
+
+/// Where a network runs and how it holds its weights.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The device.
+    pub device: Device,
+    /// How weights are held.
+    pub storage: Storage,
+    /// The instructions of our own kernels, on the CPU.
+    pub isa: Isa,
+}
+
+impl Target {
+    /// Floating-point weights on the CPU.
+    pub fn cpu(dtype: DType) -> Self {
+        Self {
+            device: Device::Cpu,
+            storage: Storage::Dense(dtype),
+            isa: Isa::detect(),
+        }
+    }
 }
 
 /// Bytes loaded so far and in all, for progress.
 pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
 
 impl Model {
-    /// Loads the weights of `checkpoint` as `dtype` on `device`.
+    /// Loads the weights of `checkpoint` for `target`.
     ///
     /// # Errors
     /// When a tensor is missing, superfluous, misshapen, of an unexpected type, or does not fit
@@ -43,22 +74,21 @@ impl Model {
     pub fn load(
         config: &Config,
         checkpoint: Checkpoint,
-        dtype: DType,
-        device: &Device,
+        target: &Target,
         on_load: OnLoad<'_>,
     ) -> std::result::Result<Self, WeightsError> {
         let (d, v) = (config.hidden_size, config.vocab_size);
-        let mut loader = Loader::new(checkpoint, dtype, device, on_load);
-        let embed_tokens = loader.tensor("model.embed_tokens.weight", &[v, d])?;
+        let mut loader = Loader::new(checkpoint, target, on_load);
+        let embed_tokens = loader.embedding(EMBED_TOKENS, v, d)?;
         let layers = (0..config.num_hidden_layers)
             .map(|i| Layer::load(config, &format!("model.layers.{i}"), &mut loader))
             .collect::<std::result::Result<_, _>>()?;
         let norm = loader.norm("model.norm", d, config.rms_norm_eps)?;
         let lm_head = if config.tie_word_embeddings {
             loader.ignore("lm_head.weight"); // some exports write the shared table twice
-            Linear::tied(embed_tokens.clone())
+            loader.tied(EMBED_TOKENS, &embed_tokens, v, d)?
         } else {
-            Linear::load(&mut loader, "lm_head", v, d)?
+            loader.linear("lm_head", v, d)?
         };
         loader.finish()?;
         Ok(Self {
@@ -67,6 +97,9 @@ impl Model {
             norm,
             lm_head,
             rope: Rope::new(config),
+            dtype: target.storage.dtype(),
+            device: target.device.clone(),
+            shift_logits: config.shift_logits,
         })
     }
 
@@ -75,14 +108,11 @@ impl Model {
     /// # Errors
     /// When the device fails, for instance for lack of memory.
     pub fn forward(&mut self, ids: &[u32], rows: &[u32]) -> Result<Tensor> {
-        let device = self.embed_tokens.device();
-        let dtype = self.embed_tokens.dtype();
-        let ids = Tensor::new(ids, device)?; // [T]
-        let rows = Tensor::new(rows, device)?; // [R]
-        let rotation = self.rope.rotation(ids.elem_count(), dtype, device)?;
+        let rows = Tensor::new(rows, &self.device)?; // [R]
+        let rotation = self.rope.rotation(ids.len(), self.dtype, &self.device)?;
         let row_rotation = rotation.at(&rows)?;
 
-        let mut xs = self.embed_tokens.index_select(&ids, 0)?; // [T, D]
+        let mut xs = self.embed_tokens.forward(ids, &self.device)?; // [T, D]
         let last = self.layers.len() - 1;
         for layer in &self.layers[..last] {
             xs = layer.forward(&xs, None, &rotation, &rotation)?; // [T, D]
@@ -99,9 +129,10 @@ impl Denoiser for Model {
     type Error = candle_core::Error;
 
     fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions> {
+        let shift = usize::from(self.shift_logits);
         let rows: Vec<u32> = positions
             .iter()
-            .map(|p| p.saturating_sub(1) as u32)
+            .map(|p| p.saturating_sub(shift) as u32)
             .collect();
         let logits = self.forward(ids, &rows)?.to_dtype(DType::F32)?;
         let logits = logits.flatten_all()?.to_vec1()?;

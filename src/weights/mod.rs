@@ -1,5 +1,7 @@
 //! Tensor name to weight: where the network's numbers come from.
 
+mod checkpoint;
+pub mod gguf;
 mod safetensors;
 
 use std::fs::File;
@@ -7,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::safetensors::{Checkpoint, Index};
+pub use self::checkpoint::{Checkpoint, Stored, StoredTensor};
+pub use self::safetensors::Index;
 
 /// The bytes of a weight file: mapped from disk, or part of this binary.
 pub enum Bytes {
@@ -68,6 +71,15 @@ pub enum WeightsError {
         /// What is wrong.
         #[source]
         source: ::safetensors::SafeTensorError,
+    },
+    /// The GGUF file is broken, or not a model of this kind.
+    #[error("{file} cannot be used")]
+    Gguf {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        #[source]
+        source: Box<gguf::GgufError>,
     },
     /// The shard index is not what it should be.
     #[error("{file} is not a valid shard index: {reason}")]
@@ -136,14 +148,16 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
     /// A tensor is stored in a type that weights are not stored in.
-    #[error("{file}: tensor {tensor} is stored as {found:?}; supported are F32, F16 and BF16")]
+    #[error(
+        "{file}: tensor {tensor} is stored as {found}, which is not a type of weights known here"
+    )]
     Dtype {
         /// The file.
         file: String,
         /// The tensor.
         tensor: String,
         /// Its type.
-        found: ::safetensors::Dtype,
+        found: String,
     },
     /// The device refused the tensor, most likely for lack of memory.
     #[error("{file}: cannot load tensor {tensor}")]
@@ -178,6 +192,7 @@ impl WeightsError {
             Self::Missing { .. } | Self::Extra { .. } | Self::Shape { .. } => {
                 Some("the weights and config.json do not belong to the same model".into())
             }
+            Self::Gguf { source, .. } => source.hint(),
             Self::Dtype { .. } => Some("convert the checkpoint to bfloat16".into()),
             Self::Open { .. } | Self::Load { .. } => None,
         }

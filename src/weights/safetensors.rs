@@ -1,16 +1,16 @@
-//! Checkpoints in safetensors, one file or several, checked against the network's needs.
+//! Checkpoints in safetensors, one file or several, opened and cross-checked.
 //!
-//! Headers are read and cross-checked first (against the shard index, each other and the file
-//! lengths); tensors are then loaded one at a time from the map, so that no second copy of the
-//! model is ever in memory. Format: <https://huggingface.co/docs/safetensors>.
+//! Headers are checked against the shard index, each other and the file lengths before any tensor is
+//! read. Format: <https://huggingface.co/docs/safetensors>.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 
+use super::checkpoint::{Checkpoint, Place, Stored};
 use super::{Bytes, WeightsError};
 
 /// `model.safetensors.index.json`: which shard holds which tensor.
@@ -53,43 +53,19 @@ impl Index {
     }
 }
 
-/// An open checkpoint: checked headers over mapped files.
-pub struct Checkpoint {
-    shards: Vec<Shard>,
-    places: HashMap<String, Place>,
-    taken: HashSet<String>,
-}
-
-struct Shard {
-    file: String,
-    bytes: Bytes,
-}
-
-struct Place {
-    shard: usize,
-    start: usize, // byte offsets in the file
-    end: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
 impl Checkpoint {
     /// Opens `files` (name, bytes), which are all the shards that `index` names if there is one.
     ///
     /// # Errors
     /// A broken header or length, or shards and index that contradict each other.
     pub fn open(files: Vec<(String, Bytes)>, index: Option<&Index>) -> Result<Self, WeightsError> {
-        let mut checkpoint = Self {
-            shards: Vec::with_capacity(files.len()),
-            places: HashMap::new(),
-            taken: HashSet::new(),
-        };
+        let mut checkpoint = Self::empty();
         for (file, bytes) in files {
-            checkpoint.add_shard(Shard { file, bytes }, index)?;
+            add_shard(&mut checkpoint, file, bytes, index)?;
         }
         if let Some(index) = index {
             for (tensor, shard) in &index.weight_map {
-                if !checkpoint.places.contains_key(tensor) {
+                if !checkpoint.contains(tensor) {
                     return Err(WeightsError::Missing {
                         tensor: tensor.clone(),
                         files: format!("{shard}, where {} places it", index.file),
@@ -99,137 +75,42 @@ impl Checkpoint {
         }
         Ok(checkpoint)
     }
-
-    fn add_shard(&mut self, shard: Shard, index: Option<&Index>) -> Result<(), WeightsError> {
-        let bytes = shard.bytes.as_ref();
-        // Checks that the offsets are in order, match shapes and types, and end with the file.
-        let (header_len, metadata) =
-            SafeTensors::read_metadata(bytes).map_err(|source| WeightsError::Header {
-                file: shard.file.clone(),
-                bytes: bytes.len(),
-                source,
-            })?;
-        let data_start = 8 + header_len; // an 8-byte length precedes the header
-        for (tensor, info) in metadata.tensors() {
-            check_against_index(&shard.file, &tensor, index)?;
-            let place = Place::new(self.shards.len(), data_start, info);
-            if let Some(other) = self.places.insert(tensor.clone(), place) {
-                return Err(WeightsError::Duplicate {
-                    tensor,
-                    first: self.shards[other.shard].file.clone(),
-                    second: shard.file,
-                });
-            }
-        }
-        self.shards.push(shard);
-        Ok(())
-    }
-
-    /// Whether some file holds this tensor.
-    pub fn contains(&self, tensor: &str) -> bool {
-        self.places.contains_key(tensor)
-    }
-
-    /// Numbers in all tensors together.
-    pub fn elements(&self) -> usize {
-        self.places
-            .values()
-            .map(|place| place.shape.iter().product::<usize>())
-            .sum()
-    }
-
-    /// Loads a tensor of the given shape as `dtype` on `device`.
-    ///
-    /// # Errors
-    /// When the tensor is missing, misshapen, of an unexpected type, or does not fit the device.
-    pub fn take(
-        &mut self,
-        tensor: &str,
-        shape: &[usize],
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor, WeightsError> {
-        let place = self
-            .places
-            .get(tensor)
-            .ok_or_else(|| WeightsError::Missing {
-                tensor: tensor.into(),
-                files: self
-                    .shards
-                    .iter()
-                    .map(|shard| shard.file.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })?;
-        let shard = &self.shards[place.shard];
-        let (file, tensor) = (shard.file.clone(), tensor.to_string());
-        if place.shape != shape {
-            let (found, expected) = (place.shape.clone(), shape.to_vec());
-            return Err(WeightsError::Shape {
-                file,
-                tensor,
-                found,
-                expected,
-            });
-        }
-        let stored = match place.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            found => {
-                return Err(WeightsError::Dtype {
-                    file,
-                    tensor,
-                    found,
-                });
-            }
-        };
-        let bytes = &shard.bytes.as_ref()[place.start..place.end];
-        let loaded = Tensor::from_raw_buffer(bytes, stored, shape, &Device::Cpu)
-            .and_then(|loaded| loaded.to_dtype(dtype))
-            .and_then(|loaded| loaded.to_device(device))
-            .map_err(|source| WeightsError::Load {
-                file,
-                tensor: tensor.clone(),
-                source: Box::new(source),
-            })?;
-        self.taken.insert(tensor);
-        Ok(loaded)
-    }
-
-    /// Marks a tensor that may be there and is not needed.
-    pub fn ignore(&mut self, tensor: &str) {
-        self.taken.insert(tensor.into());
-    }
-
-    /// Ends the loading.
-    ///
-    /// # Errors
-    /// [`WeightsError::Extra`] when a tensor was neither taken nor ignored.
-    pub fn finish(self) -> Result<(), WeightsError> {
-        let extra = self
-            .places
-            .iter()
-            .filter(|(tensor, _)| !self.taken.contains(*tensor));
-        match extra.min_by_key(|(tensor, _)| *tensor) {
-            Some((tensor, place)) => Err(WeightsError::Extra {
-                file: self.shards[place.shard].file.clone(),
-                tensor: tensor.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
 }
 
-impl Place {
-    fn new(shard: usize, data_start: usize, info: &TensorInfo) -> Self {
-        Self {
-            shard,
-            start: data_start + info.data_offsets.0,
-            end: data_start + info.data_offsets.1,
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-        }
+fn add_shard(
+    checkpoint: &mut Checkpoint,
+    file: String,
+    bytes: Bytes,
+    index: Option<&Index>,
+) -> Result<(), WeightsError> {
+    // Checks that the offsets are in order, match shapes and types, and end with the file.
+    let (header_len, metadata) =
+        SafeTensors::read_metadata(bytes.as_ref()).map_err(|source| WeightsError::Header {
+            file: file.clone(),
+            bytes: bytes.as_ref().len(),
+            source,
+        })?;
+    let data_start = 8 + header_len; // an 8-byte length precedes the header
+    let tensors = metadata.tensors();
+    for tensor in tensors.keys() {
+        check_against_index(&file, tensor, index)?;
+    }
+    let places = tensors
+        .into_iter()
+        .map(|(tensor, info)| (tensor, place(data_start, info)));
+    checkpoint.add_file(file, bytes, places)
+}
+
+fn place(data_start: usize, info: &TensorInfo) -> Place {
+    Place {
+        range: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
+        stored: match info.dtype {
+            Dtype::F32 => Stored::Float(DType::F32),
+            Dtype::F16 => Stored::Float(DType::F16),
+            Dtype::BF16 => Stored::Float(DType::BF16),
+            other => Stored::Other(format!("{other:?}")),
+        },
+        shape: info.shape.clone(),
     }
 }
 
@@ -254,6 +135,8 @@ fn check_against_index(
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use safetensors::tensor::TensorView;
 
@@ -389,7 +272,7 @@ mod tests {
             Checkpoint::open(vec![("f".into(), Bytes::Static(bytes))], None).unwrap();
         assert_eq!(
             refusal(checkpoint.take("x", &[4], DType::F32, &Device::Cpu)),
-            "f: tensor x is stored as I8; supported are F32, F16 and BF16"
+            "f: tensor x is stored as I8, which is not a type of weights known here"
         );
     }
 

@@ -161,7 +161,7 @@ fn the_report_is_complete_and_adds_up() {
         json!({
             "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2,
             "top_p": 0.95, "top_k": null, "alg_temp": null, "eps": 0.001, "seed": 7,
-            "exact": true, "raw": true, "system": null, "device": "cpu", "dtype": "f32",
+            "exact": true, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
         })
     );
 }

@@ -8,7 +8,7 @@ use diffucoder::config::Config;
 use diffucoder::diffusion::{
     Algorithm, Canvas, Denoiser, Ending, Observer, Schedule, Settings, Shaping, Step, generate,
 };
-use diffucoder::model::Model;
+use diffucoder::model::{Model, Target};
 use diffucoder::weights::{Bytes, Checkpoint, Index};
 use serde_json::Value;
 
@@ -37,8 +37,7 @@ fn model() -> (Config, Model) {
     let model = Model::load(
         &config,
         checkpoint,
-        DType::F32,
-        &Device::Cpu,
+        &Target::cpu(DType::F32),
         &mut |_, _| (),
     )
     .unwrap();

@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod command;
+mod gguf;
 mod golden;
 mod hub;
 mod hub_command;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::Denoiser;
 use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::Target;
 use diffucoder::package::{Package, Prompt};
 
 use crate::fixture;
@@ -20,7 +21,7 @@ fn logits_equal_those_of_the_trainer() {
     let package = open();
     let weights = package.fetch_weights(&mut ()).unwrap();
     let mut model = package
-        .load(weights, DType::F32, &Device::Cpu, &mut |_, _| ())
+        .load(weights, &Target::cpu(DType::F32), &mut |_, _| ())
         .unwrap();
     let vectors: HashMap<String, Tensor> =
         candle_core::safetensors::load(fixture("tiny/logits.safetensors"), &Device::Cpu).unwrap();
@@ -53,7 +54,7 @@ fn half_precisions_stay_close() {
     let logits = |dtype| {
         let weights = package.fetch_weights(&mut ()).unwrap();
         let mut model = package
-            .load(weights, dtype, &Device::Cpu, &mut |_, _| ())
+            .load(weights, &Target::cpu(dtype), &mut |_, _| ())
             .unwrap();
         model.predict(&ids, &positions).unwrap().logits
     };

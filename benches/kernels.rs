@@ -1,0 +1,247 @@
+//! Speed of the int8 kernels against this machine's own limits, on the shapes of a 7B model: `cargo bench --bench kernels -- [options]`.
+//!
+//! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes 18944x3584`, `--seconds S` (a measurement's share).
+//! Each figure is the best of several passes over weights that no cache holds.
+
+use diffucoder::kernels::{
+    Activations, Format, Isa, PANEL, PackedMatrix, copy_rows, matmul_panels, peak_ops,
+};
+use std::env;
+use std::hint::black_box;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Rows and columns of a 7B model's weights: gate and up, down, query and output, key and value.
+const SHAPES: [(usize, usize); 4] = [(18944, 3584), (3584, 18944), (3584, 3584), (512, 3584)];
+const ROWS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 320];
+/// Weights of one pass: far more than caches hold.
+const PASS_BYTES: usize = 192 << 20;
+
+struct Options {
+    isa: Isa,
+    threads: usize,
+    formats: Vec<Format>,
+    rows: Vec<usize>,
+    shapes: Vec<(usize, usize)>,
+    seconds: f64,
+}
+
+fn main() {
+    let options = options();
+    let Options { isa, threads, .. } = options;
+    let memory = vec![1u64; PASS_BYTES / 8];
+    let mut limits = Limits::default();
+    let mut results = Vec::new();
+    for &format in &options.formats {
+        for &(n, k) in &options.shapes {
+            let matrices = matrices(format, n, k);
+            for &rows in &options.rows {
+                limits.measure(isa, threads, &memory);
+                results.push((
+                    format,
+                    n,
+                    k,
+                    rows,
+                    matrices[0].bytes(),
+                    measure(&options, &matrices, rows),
+                ));
+            }
+        }
+    }
+    println!(
+        "{isa}, {threads} threads: int8 {:.3} T op/s, reading {:.1} GB/s",
+        limits.tops, limits.read_gb_s
+    );
+    println!(
+        "{:5} {:>11} {:>4} {:>10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8}",
+        "", "n x k", "rows", "us", "T op/s", "share", "GB/s", "share", "quant us", "copy us"
+    );
+    for (format, n, k, rows, bytes, times) in results {
+        let tops = 2.0 * (rows * n * k) as f64 / times.product / 1e12;
+        let gb_s = bytes as f64 / times.product / 1e9;
+        println!(
+            "{:5} {:>11} {rows:>4} {:>10.1} {tops:>7.3} {:>6.1}% {gb_s:>7.2} {:>6.1}% {:>9.1} {:>8.1}",
+            format.to_string(),
+            format!("{n}x{k}"),
+            times.product * 1e6,
+            100.0 * tops / limits.tops,
+            100.0 * gb_s / limits.read_gb_s,
+            times.quantise * 1e6,
+            times.copy * 1e6,
+        );
+    }
+}
+
+/// What the machine can do at best: measured before each figure, since other work may be running, and the best is kept.
+#[derive(Default)]
+struct Limits {
+    tops: f64,
+    read_gb_s: f64,
+}
+
+impl Limits {
+    fn measure(&mut self, isa: Isa, threads: usize, memory: &[u64]) {
+        let rounds = 1u64 << 18;
+        let ops = peak_ops(isa, 1) as f64 * rounds as f64 * threads as f64;
+        let seconds = best(0.0, || {
+            on_threads(threads, |_| _ = black_box(peak_ops(isa, rounds)))
+        });
+        let read = best(0.0, || {
+            on_threads(threads, |t| {
+                let part = memory.len() / threads;
+                black_box(
+                    memory[t * part..][..part]
+                        .iter()
+                        .fold(0u64, |sum, v| sum.wrapping_add(*v)),
+                );
+            });
+        });
+        self.tops = self.tops.max(ops / seconds / 1e12);
+        self.read_gb_s = self.read_gb_s.max(size_of_val(memory) as f64 / read / 1e9);
+    }
+}
+
+struct Times {
+    product: f64,
+    quantise: f64,
+    copy: f64,
+}
+
+fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
+    let Options {
+        isa,
+        threads,
+        seconds,
+        ..
+    } = *options;
+    let (n, k, panels) = (matrices[0].n(), matrices[0].k(), matrices[0].panels());
+    let values: Vec<f32> = (0..rows * k)
+        .map(|i| (i * 2_654_435_761 % 1009) as f32 / 504.0 - 1.0)
+        .collect();
+    let mut x = Activations::new();
+    x.quantise(isa, &values, k);
+    let mut out = vec![0f32; panels * rows * PANEL];
+    // Enough matrices for the pass, but no more work than the time allows.
+    let work = rows * n * k;
+    let used = matrices.len().min((1 << 36) / work + 1);
+    let product = best(seconds, || {
+        let part = panels.div_ceil(threads);
+        thread::scope(|scope| {
+            for (t, out) in out.chunks_mut(part * rows * PANEL).enumerate() {
+                let x = &x;
+                scope.spawn(move || {
+                    for w in &matrices[..used] {
+                        matmul_panels(isa, w, x, t * part..panels.min((t + 1) * part), out);
+                    }
+                });
+            }
+        });
+    }) / used as f64;
+    let quantise = best(seconds / 8.0, || x.quantise(isa, &values, k));
+    let mut y = vec![0f32; rows * n];
+    let copy = best(seconds / 8.0, || {
+        let part = rows.div_ceil(threads);
+        thread::scope(|scope| {
+            for (t, y) in y.chunks_mut(part * n).enumerate() {
+                let out = &out;
+                scope.spawn(move || copy_rows(out, rows, n, t * part, y));
+            }
+        });
+    });
+    Times {
+        product,
+        quantise,
+        copy,
+    }
+}
+
+/// Matrices of random bytes with scales near 1, enough to fill a pass.
+fn matrices(format: Format, n: usize, k: usize) -> Vec<PackedMatrix> {
+    let mut state = 1u64;
+    let mut blocks = vec![0u8; n * k / format.block_inputs() * format.block_bytes()];
+    for block in blocks.chunks_exact_mut(format.block_bytes()) {
+        block.fill_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        });
+        let halves: &[usize] = match format {
+            Format::Q4_0 | Format::Q8_0 => &[0],
+            Format::Q4K => &[0, 2],
+            Format::Q6K => &[208],
+        };
+        for &at in halves {
+            block[at..at + 2].copy_from_slice(&0x2c00u16.to_le_bytes());
+        }
+    }
+    (0..PASS_BYTES.div_ceil(blocks.len()))
+        .map(|_| PackedMatrix::pack(format, &blocks, n, k).expect("the sizes fit"))
+        .collect()
+}
+
+fn on_threads(threads: usize, work: impl Fn(usize) + Sync) {
+    thread::scope(|scope| {
+        for t in 0..threads {
+            let work = &work;
+            scope.spawn(move || work(t));
+        }
+    });
+}
+
+/// Shortest of several runs, at least three and as many as the time allows.
+fn best(seconds: f64, mut work: impl FnMut()) -> f64 {
+    let (start, mut shortest, mut runs) = (Instant::now(), Duration::MAX, 0);
+    while runs < 3 || start.elapsed().as_secs_f64() < seconds {
+        let run = Instant::now();
+        work();
+        shortest = shortest.min(run.elapsed());
+        runs += 1;
+    }
+    shortest.as_secs_f64()
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        isa: Isa::detect(),
+        threads: 2,
+        formats: Format::ALL.to_vec(),
+        rows: ROWS.to_vec(),
+        shapes: SHAPES.to_vec(),
+        seconds: 0.3,
+    };
+    let mut args = env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
+        match arg.as_str() {
+            "--isa" => {
+                options.isa = Isa::named(&value()).expect("this CPU has no such instruction set")
+            }
+            "--threads" => options.threads = value().parse().expect("a number of threads"),
+            "--seconds" => options.seconds = value().parse().expect("seconds"),
+            "--rows" => {
+                options.rows = value()
+                    .split(',')
+                    .map(|rows| rows.parse().expect("rows"))
+                    .collect()
+            }
+            "--formats" => {
+                let names = value();
+                options.formats = Format::ALL
+                    .into_iter()
+                    .filter(|f| names.split(',').any(|n| n == f.to_string()))
+                    .collect();
+            }
+            "--shapes" => {
+                let shape = |text: &str| {
+                    let (n, k) = text.split_once('x').expect("a shape as NxK");
+                    (n.parse().expect("a number"), k.parse().expect("a number"))
+                };
+                options.shapes = value().split(',').map(shape).collect();
+            }
+            "--bench" => {}
+            _ => panic!("unknown option {arg}"),
+        }
+    }
+    options
+}

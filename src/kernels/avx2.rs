@@ -1,0 +1,419 @@
+//! AVX2 and AVX-VNNI: 8 columns x 4 inputs an instruction, so a panel is two halves.
+//!
+//! AVX2 has no 32-bit dot product of bytes. Its 16-bit one saturates at 32767, which nothing here reaches:
+//! - nibbles: a pair adds up to at most `2 * 15 * 127 = 3810`, the 8 pairs of a block to 30480;
+//! - Q6_K: a pair to at most `2 * 63 * 127 = 16002`, two pairs to 32004;
+//! - Q8_0: bytes are split into nibbles, summed apart.
+//!
+//! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the first-level cache.
+
+use super::activations::{Activations, ActivationsPart, Block, TILE};
+use super::packed::constants::*;
+use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
+use super::{BLOCK, PANEL};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// The loops over panels, blocks and rows, for one way to form dot products.
+macro_rules! matmul {
+    ($features:literal, split: $split:literal, $dots:ident) => {
+        /// See [`crate::kernels::matmul_panels`]; `out` is `[panel, row, 16]`.
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn matmul(
+            w: &PackedMatrix,
+            x: &Activations,
+            panels: Range<usize>,
+            out: &mut [[f32; PANEL]],
+        ) {
+            match w.format() {
+                Format::Q4_0 => matmul_format::<Q4_0>(w, x, panels, out),
+                Format::Q8_0 => matmul_format::<Q8_0>(w, x, panels, out),
+                Format::Q4K => matmul_format::<Q4_K>(w, x, panels, out),
+                Format::Q6K => matmul_format::<Q6_K>(w, x, panels, out),
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn matmul_format<const F: u8>(
+            w: &PackedMatrix,
+            x: &Activations,
+            panels: Range<usize>,
+            out: &mut [[f32; PANEL]],
+        ) {
+            for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
+                for (first_row, rows, blocks) in x.tiles() {
+                    let mut sums = [Sums([[0.0; 8]; 2]); TILE];
+                    tile::<F>(w.panel(panel), blocks, &mut sums[..rows]);
+                    for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
+                        out.copy_from_slice(sums.0.as_flattened());
+                    }
+                }
+            }
+        }
+
+        /// One panel and a tile of rows; `x` is `[block, row]`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn tile<const F: u8>(panel: Panel<'_>, x: &[Block], sums: &mut [Sums]) {
+            for (b, x) in x.chunks_exact(sums.len()).enumerate() {
+                prefetch::<F>(panel, b);
+                for half in 0..2 {
+                    let w = Weights::unpack::<F, $split>(panel, b, half);
+                    let (x_pairs, x_last) = x.as_chunks::<2>();
+                    let (sums_pairs, sums_last) = sums.as_chunks_mut::<2>();
+                    for (x, sums) in x_pairs.iter().zip(sums_pairs) {
+                        let dots = $dots::<F, 2>(&w, x);
+                        for r in 0..2 {
+                            w.add::<F>(&x[r], dots[r], &mut sums[r].0[half]);
+                        }
+                    }
+                    for (x, sums) in x_last.iter().zip(sums_last) {
+                        let [dots] = $dots::<F, 1>(&w, &[*x]);
+                        w.add::<F>(x, dots, &mut sums.0[half]);
+                    }
+                }
+            }
+        }
+    };
+}
+
+matmul!("avx2,fma,f16c", split: true, dots);
+
+/// AVX-VNNI: the same loops round its 32-bit dot product of bytes.
+pub(super) mod vnni {
+    use super::*;
+
+    matmul!("avx2,fma,f16c,avxvnni", split: false, dots);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
+        let mut dots = [[_mm256_setzero_si256(); 2]; R];
+        for r in 0..R {
+            dots[r] = start::<F>(&x[r]);
+        }
+        for t in 0..8 {
+            let half = if F == Q6_K { t / 4 } else { 0 };
+            for r in 0..R {
+                let inputs = _mm256_set1_epi32(x[r].words[t]);
+                dots[r][half] = _mm256_dpbusd_avx_epi32(dots[r][half], w.quants[t], inputs);
+            }
+        }
+        dots
+    }
+
+    /// See [`crate::kernels::peak_ops`].
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
+        let mut sums = [_mm256_setzero_si256(); 12];
+        let [mut a, b] = [_mm256_set1_epi8(3), _mm256_set1_epi8(2)];
+        for _ in 0..rounds {
+            a = std::hint::black_box(a);
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
+            }
+        }
+        std::hint::black_box(sums);
+        rounds * 12 * 64
+    }
+}
+
+/// The loops of [`vnni`] round the same instruction in the encoding of AVX-512: a test of them for CPUs that have only that.
+#[cfg(test)]
+pub(super) mod vnni_as_avx512 {
+    use super::*;
+
+    matmul!("avx2,fma,f16c,avx512vl,avx512vnni", split: false, dots);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")]
+    fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
+        let mut dots = [[_mm256_setzero_si256(); 2]; R];
+        for r in 0..R {
+            dots[r] = start::<F>(&x[r]);
+        }
+        for t in 0..8 {
+            let half = if F == Q6_K { t / 4 } else { 0 };
+            for r in 0..R {
+                let inputs = _mm256_set1_epi32(x[r].words[t]);
+                dots[r][half] = _mm256_dpbusd_epi32(dots[r][half], w.quants[t], inputs);
+            }
+        }
+        dots
+    }
+}
+
+/// The sums of one row and both halves of a panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sums([[f32; 8]; 2]);
+
+/// One block of half a panel, unpacked.
+struct Weights {
+    /// 4 unsigned inputs of 8 columns each.
+    quants: [__m256i; 8],
+    /// Of split Q8_0, the high nibbles; `quants` has the low ones.
+    highs: [__m256i; 8],
+    /// Scale and, by format, minimum or scale of the second half of the block.
+    scales: [__m256; 2],
+}
+
+impl Weights {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn unpack<const F: u8, const SPLIT: bool>(panel: Panel<'_>, b: usize, half: usize) -> Self {
+        let zero = _mm256_setzero_si256();
+        let scales = load_scales(&panel.scales[b], half);
+        match F {
+            Q4_0 => {
+                let lines = &panel.lines.as_chunks::<4>().0[b];
+                Self {
+                    quants: nibbles(lines, half),
+                    highs: [zero; 8],
+                    scales: [_mm256_cvtph_ps(scales), _mm256_setzero_ps()],
+                }
+            }
+            Q8_0 => {
+                let lines = &panel.lines.as_chunks::<8>().0[b];
+                let mask = _mm256_set1_epi8(15);
+                let (mut quants, mut highs) = ([zero; 8], [zero; 8]);
+                for t in 0..8 {
+                    let line = load(&lines[t], half);
+                    if SPLIT {
+                        quants[t] = _mm256_and_si256(line, mask);
+                        highs[t] = _mm256_and_si256(_mm256_srli_epi32::<4>(line), mask);
+                    } else {
+                        quants[t] = line;
+                    }
+                }
+                Self {
+                    quants,
+                    highs,
+                    scales: [_mm256_cvtph_ps(scales), _mm256_setzero_ps()],
+                }
+            }
+            Q4_K => {
+                let lines = &panel.lines.as_chunks::<4>().0[b];
+                let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
+                let packed = _mm256_cvtepu16_epi32(scales);
+                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(packed, _mm256_set1_epi32(0xff)));
+                let min = _mm256_cvtepi32_ps(_mm256_srli_epi32::<8>(packed));
+                Self {
+                    quants: nibbles(lines, half),
+                    highs: [zero; 8],
+                    scales: [
+                        _mm256_mul_ps(_mm256_cvtph_ps(load_scales(d, half)), scale),
+                        _mm256_mul_ps(_mm256_cvtph_ps(load_scales(d_min, half)), min),
+                    ],
+                }
+            }
+            _ => {
+                let lines = &panel.lines.as_chunks::<6>().0[b];
+                let ([low_nibbles @ .., _, _], [_, _, _, _, high_bits @ ..]) = (lines, lines);
+                let mut quants = nibbles(low_nibbles, half);
+                let mask = _mm256_set1_epi8(0x30);
+                for (i, bits) in high_bits.iter().enumerate() {
+                    let bits = load(bits, half);
+                    let shifted = [
+                        _mm256_slli_epi32::<4>(bits),
+                        _mm256_slli_epi32::<2>(bits),
+                        bits,
+                        _mm256_srli_epi32::<2>(bits),
+                    ];
+                    for u in 0..4 {
+                        quants[4 * i + u] =
+                            _mm256_or_si256(quants[4 * i + u], _mm256_and_si256(shifted[u], mask));
+                    }
+                }
+                let d = _mm256_cvtph_ps(load_scales(&panel.supers[b / 8], half));
+                let packed = _mm256_cvtepi16_epi32(scales);
+                let first = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(packed));
+                let second = _mm256_srai_epi32::<8>(packed);
+                Self {
+                    quants,
+                    highs: [zero; 8],
+                    scales: [
+                        _mm256_mul_ps(d, _mm256_cvtepi32_ps(first)),
+                        _mm256_mul_ps(d, _mm256_cvtepi32_ps(second)),
+                    ],
+                }
+            }
+        }
+    }
+
+    /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn add<const F: u8>(&self, x: &Block, dots: [__m256i; 2], sums: &mut [f32; 8]) {
+        let scale = _mm256_set1_ps(x.scale);
+        // SAFETY: the sums are 32 bytes; the load needs no alignment.
+        let sum = unsafe { _mm256_loadu_ps(sums.as_ptr()) };
+        let sum = _mm256_fmadd_ps(
+            _mm256_cvtepi32_ps(dots[0]),
+            _mm256_mul_ps(self.scales[0], scale),
+            sum,
+        );
+        let sum = match F {
+            Q4_0 | Q8_0 => sum,
+            Q4_K => _mm256_fnmadd_ps(self.scales[1], _mm256_set1_ps(x.scaled_sum), sum),
+            _ => _mm256_fmadd_ps(
+                _mm256_cvtepi32_ps(dots[1]),
+                _mm256_mul_ps(self.scales[1], scale),
+                sum,
+            ),
+        };
+        // SAFETY: the sums are 32 bytes; the store needs no alignment.
+        unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), sum) }
+    }
+}
+
+/// Where the dot products start: at what the offset of the quants would take off later.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn start<const F: u8>(x: &Block) -> [__m256i; 2] {
+    let zero = _mm256_setzero_si256();
+    match F {
+        Q4_0 => [_mm256_set1_epi32(x.minus_8), zero],
+        Q8_0 => [_mm256_set1_epi32(x.minus_128), zero],
+        Q4_K => [zero; 2],
+        _ => [
+            _mm256_set1_epi32(x.minus_32[0]),
+            _mm256_set1_epi32(x.minus_32[1]),
+        ],
+    }
+}
+
+/// A block's dot products with the 16-bit instruction.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
+    let ones = _mm256_set1_epi16(1);
+    let mut dots = [[_mm256_setzero_si256(); 2]; R];
+    for r in 0..R {
+        dots[r] = start::<F>(&x[r]);
+    }
+    match F {
+        Q6_K => {
+            for r in 0..R {
+                for t in [0, 2, 4, 6] {
+                    let [a, b] = [
+                        _mm256_set1_epi32(x[r].words[t]),
+                        _mm256_set1_epi32(x[r].words[t + 1]),
+                    ];
+                    let pairs = _mm256_add_epi16(
+                        _mm256_maddubs_epi16(w.quants[t], a),
+                        _mm256_maddubs_epi16(w.quants[t + 1], b),
+                    );
+                    dots[r][t / 4] =
+                        _mm256_add_epi32(dots[r][t / 4], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        _ => {
+            let (mut lows, mut highs) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
+            for t in 0..8 {
+                for r in 0..R {
+                    let inputs = _mm256_set1_epi32(x[r].words[t]);
+                    lows[r] = _mm256_add_epi16(lows[r], _mm256_maddubs_epi16(w.quants[t], inputs));
+                    if F == Q8_0 {
+                        highs[r] =
+                            _mm256_add_epi16(highs[r], _mm256_maddubs_epi16(w.highs[t], inputs));
+                    }
+                }
+            }
+            for r in 0..R {
+                dots[r][0] = _mm256_add_epi32(dots[r][0], _mm256_madd_epi16(lows[r], ones));
+                if F == Q8_0 {
+                    let sixteens = _mm256_madd_epi16(highs[r], _mm256_set1_epi16(16));
+                    dots[r][0] = _mm256_add_epi32(dots[r][0], sixteens);
+                }
+            }
+        }
+    }
+    dots
+}
+
+/// 8 registers of quants from 4 lines: low nibbles, then high nibbles.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn nibbles(lines: &[Line; 4], half: usize) -> [__m256i; 8] {
+    let mask = _mm256_set1_epi8(15);
+    let mut quants = [mask; 8];
+    for j in 0..4 {
+        let line = load(&lines[j], half);
+        quants[j] = _mm256_and_si256(line, mask);
+        quants[j + 4] = _mm256_and_si256(_mm256_srli_epi32::<4>(line), mask);
+    }
+    quants
+}
+
+/// Columns `8 * half..` of a line.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load(line: &Line, half: usize) -> __m256i {
+    let columns = &line.0.as_chunks::<8>().0[half];
+    // SAFETY: 8 words are 32 bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(columns.as_ptr().cast()) }
+}
+
+/// Columns `8 * half..` of some scales.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_scales(scales: &Scales, half: usize) -> __m128i {
+    let columns = &scales.0.as_chunks::<8>().0[half];
+    // SAFETY: 8 half words are 16 bytes; the load needs no alignment.
+    unsafe { _mm_loadu_si128(columns.as_ptr().cast()) }
+}
+
+/// Asks the second-level cache for the lines 8 KiB behind those of block `b`: the hardware looks ahead no further than the end of a page. Closer, or
+/// into the first level, was slower with few rows.
+#[inline]
+pub(super) fn prefetch<const F: u8>(panel: Panel<'_>, b: usize) {
+    const AHEAD: usize = 8192 / size_of::<Line>();
+    let lines = match F {
+        Q4_0 | Q4_K => 4,
+        Q8_0 => 8,
+        _ => 6,
+    };
+    let next = panel.lines.as_ptr().wrapping_add(b * lines + AHEAD);
+    for i in 0..lines {
+        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+        // SAFETY: a prefetch reads nothing and may name any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i).cast())
+        };
+    }
+    // A line holds the scales of two blocks.
+    if b.is_multiple_of(2) {
+        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+        // SAFETY: as above.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(
+                panel.scales.as_ptr().wrapping_add(b + AHEAD / lines).cast(),
+            )
+        };
+    }
+}
+
+/// See [`ActivationsPart::quantise_generic`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn quantise(part: ActivationsPart<'_>, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
+    part.quantise_generic(fill);
+}
+
+/// See [`super::peak_ops`]: the 16-bit dot product with its addition.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_ops(rounds: u64) -> u64 {
+    let mut sums = [_mm256_setzero_si256(); 6];
+    let inputs = std::hint::black_box([_mm256_set1_epi8(2); 6]);
+    let mut w = _mm256_set1_epi8(3);
+    for _ in 0..rounds {
+        // Other operands each round, or one product would do for all.
+        w = _mm256_xor_si256(w, inputs[0]);
+        for i in 0..6 {
+            sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(w, inputs[i]));
+        }
+    }
+    std::hint::black_box(sums);
+    rounds * 6 * 64
+}

@@ -1,0 +1,362 @@
+//! AVX-512 with VNNI: 16 columns x 4 inputs an instruction.
+//!
+//! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With more, arithmetic is: two panels share each
+//! broadcast of activations, one unpacked block of weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
+//! cache. A block costs a row and panel 8 dot products, one conversion, one multiplication and one or two fused multiply-adds.
+
+use super::activations::{Activations, ActivationsPart, Block, TILE};
+use super::avx2::prefetch;
+use super::packed::constants::*;
+use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
+use super::{BLOCK, PANEL};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Up to this many rows, the sums of one panel are kept in registers.
+const FEW_ROWS: usize = 4;
+
+/// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn matmul(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    out: &mut [[f32; PANEL]],
+) {
+    match w.format() {
+        Format::Q4_0 => matmul_format::<Q4_0>(w, x, panels, out),
+        Format::Q8_0 => matmul_format::<Q8_0>(w, x, panels, out),
+        Format::Q4K => matmul_format::<Q4_K>(w, x, panels, out),
+        Format::Q6K => matmul_format::<Q6_K>(w, x, panels, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn matmul_format<const F: u8>(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    out: &mut [[f32; PANEL]],
+) {
+    let all_rows = x.rows();
+    if all_rows == 0 {
+        return;
+    }
+    if all_rows <= FEW_ROWS {
+        for (panel, out) in panels.zip(out.chunks_exact_mut(all_rows)) {
+            let (_, _, blocks) = x.tiles().next().unwrap_or((0, 0, &[]));
+            match all_rows {
+                1 => few_rows::<F, 1>(w.panel(panel), blocks, out),
+                2 => few_rows::<F, 2>(w.panel(panel), blocks, out),
+                3 => few_rows::<F, 3>(w.panel(panel), blocks, out),
+                _ => few_rows::<F, 4>(w.panel(panel), blocks, out),
+            }
+        }
+        return;
+    }
+    for (first, out) in panels.clone().step_by(2).zip(out.chunks_mut(2 * all_rows)) {
+        for (first_row, rows, blocks) in x.tiles() {
+            if first + 1 < panels.end {
+                let mut sums = [[Sums([0.0; PANEL]); 2]; TILE];
+                many_rows::<F, 2>(
+                    [w.panel(first), w.panel(first + 1)],
+                    blocks,
+                    &mut sums[..rows],
+                );
+                for (r, sums) in sums[..rows].iter().enumerate() {
+                    out[first_row + r] = sums[0].0;
+                    out[all_rows + first_row + r] = sums[1].0;
+                }
+            } else {
+                let mut sums = [[Sums([0.0; PANEL]); 1]; TILE];
+                many_rows::<F, 1>([w.panel(first)], blocks, &mut sums[..rows]);
+                for (r, sums) in sums[..rows].iter().enumerate() {
+                    out[first_row + r] = sums[0].0;
+                }
+            }
+        }
+    }
+}
+
+/// The sums of one row and panel, aligned to a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sums([f32; PANEL]);
+
+/// One panel, all rows (`R`) at once, sums in registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn few_rows<const F: u8, const R: usize>(panel: Panel<'_>, x: &[Block], out: &mut [[f32; PANEL]]) {
+    let mut sums = [_mm512_setzero_ps(); R];
+    for (b, x) in x.as_chunks::<R>().0.iter().enumerate() {
+        prefetch::<F>(panel, b);
+        let w = Weights::unpack::<F>(panel, b);
+        for r in 0..R {
+            let mut dots = start::<F>(&x[r]);
+            for t in 0..8 {
+                let half = half::<F>(t);
+                dots[half] =
+                    _mm512_dpbusd_epi32(dots[half], w.quants[t], _mm512_set1_epi32(x[r].words[t]));
+            }
+            sums[r] = w.add::<F>(&x[r], dots, sums[r]);
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        store(out, sums);
+    }
+}
+
+/// `P` panels and a tile of rows; `x` is `[block, row]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn many_rows<const F: u8, const P: usize>(
+    panels: [Panel<'_>; P],
+    x: &[Block],
+    sums: &mut [[Sums; P]],
+) {
+    for (b, x) in x.chunks_exact(sums.len()).enumerate() {
+        for p in panels {
+            prefetch::<F>(p, b);
+        }
+        let mut w = [Weights::unpack::<F>(panels[0], b); P];
+        for p in 1..P {
+            w[p] = Weights::unpack::<F>(panels[p], b);
+        }
+        let (x_pairs, x_last) = x.as_chunks::<2>();
+        let (sums_pairs, sums_last) = sums.as_chunks_mut::<2>();
+        for (x, sums) in x_pairs.iter().zip(sums_pairs) {
+            rows_of_block::<F, P, 2>(&w, x, sums);
+        }
+        for (x, sums) in x_last
+            .as_chunks::<1>()
+            .0
+            .iter()
+            .zip(sums_last.as_chunks_mut::<1>().0)
+        {
+            rows_of_block::<F, P, 1>(&w, x, sums);
+        }
+    }
+}
+
+/// One block of `P` panels and `R` rows: their chains of dot products interleave.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn rows_of_block<const F: u8, const P: usize, const R: usize>(
+    w: &[Weights; P],
+    x: &[Block; R],
+    sums: &mut [[Sums; P]; R],
+) {
+    let mut dots = [[[_mm512_setzero_si512(); 2]; P]; R];
+    for r in 0..R {
+        dots[r] = [start::<F>(&x[r]); P];
+    }
+    for t in 0..8 {
+        let half = half::<F>(t);
+        for r in 0..R {
+            let inputs = _mm512_set1_epi32(x[r].words[t]);
+            for p in 0..P {
+                dots[r][p][half] = _mm512_dpbusd_epi32(dots[r][p][half], w[p].quants[t], inputs);
+            }
+        }
+    }
+    for r in 0..R {
+        for p in 0..P {
+            let sum = w[p].add::<F>(&x[r], dots[r][p], load_sums(&sums[r][p]));
+            store(&mut sums[r][p].0, sum);
+        }
+    }
+}
+
+/// Which of the two dot products the `t`-th word of a block belongs to: Q6_K has a scale for each half.
+const fn half<const F: u8>(t: usize) -> usize {
+    if F == Q6_K { t / 4 } else { 0 }
+}
+
+/// Where the dot products start: at what the offset of the quants would take off later.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn start<const F: u8>(x: &Block) -> [__m512i; 2] {
+    let zero = _mm512_setzero_si512();
+    match F {
+        Q4_0 => [_mm512_set1_epi32(x.minus_8), zero],
+        Q8_0 => [_mm512_set1_epi32(x.minus_128), zero],
+        Q4_K => [zero; 2],
+        _ => [
+            _mm512_set1_epi32(x.minus_32[0]),
+            _mm512_set1_epi32(x.minus_32[1]),
+        ],
+    }
+}
+
+/// One block of a panel, unpacked.
+#[derive(Clone, Copy)]
+struct Weights {
+    /// 4 unsigned inputs of 16 columns each.
+    quants: [__m512i; 8],
+    /// Scale and, by format, minimum or scale of the second half.
+    scales: [__m512; 2],
+}
+
+impl Weights {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn unpack<const F: u8>(panel: Panel<'_>, b: usize) -> Self {
+        match F {
+            Q4_0 => {
+                let lines = &panel.lines.as_chunks::<4>().0[b];
+                Self {
+                    quants: nibbles(lines),
+                    scales: [halves(&panel.scales[b]), _mm512_setzero_ps()],
+                }
+            }
+            Q8_0 => {
+                let lines = &panel.lines.as_chunks::<8>().0[b];
+                let mut quants = [_mm512_setzero_si512(); 8];
+                for t in 0..8 {
+                    quants[t] = load(&lines[t]);
+                }
+                Self {
+                    quants,
+                    scales: [halves(&panel.scales[b]), _mm512_setzero_ps()],
+                }
+            }
+            Q4_K => {
+                let lines = &panel.lines.as_chunks::<4>().0[b];
+                let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
+                let packed = _mm512_cvtepu16_epi32(load_scales(&panel.scales[b]));
+                let scale = _mm512_and_si512(packed, _mm512_set1_epi32(0xff));
+                let min = _mm512_srli_epi32::<8>(packed);
+                Self {
+                    quants: nibbles(lines),
+                    scales: [
+                        _mm512_mul_ps(halves(d), _mm512_cvtepi32_ps(scale)),
+                        _mm512_mul_ps(halves(d_min), _mm512_cvtepi32_ps(min)),
+                    ],
+                }
+            }
+            _ => {
+                let [low_nibbles @ .., _, _] = &panel.lines.as_chunks::<6>().0[b];
+                let [.., high_0, high_1] = &panel.lines.as_chunks::<6>().0[b];
+                let mut quants = nibbles(low_nibbles);
+                let mask = _mm512_set1_epi8(0x30);
+                for (i, high) in [load(high_0), load(high_1)].into_iter().enumerate() {
+                    let shifted = [
+                        _mm512_slli_epi32::<4>(high),
+                        _mm512_slli_epi32::<2>(high),
+                        high,
+                        _mm512_srli_epi32::<2>(high),
+                    ];
+                    for u in 0..4 {
+                        // low | (high & mask)
+                        quants[4 * i + u] =
+                            _mm512_ternarylogic_epi32::<0xf8>(quants[4 * i + u], shifted[u], mask);
+                    }
+                }
+                let d = halves(&panel.supers[b / 8]);
+                let packed = _mm512_cvtepi16_epi32(load_scales(&panel.scales[b]));
+                let first = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(packed));
+                let second = _mm512_srai_epi32::<8>(packed);
+                Self {
+                    quants,
+                    scales: [
+                        _mm512_mul_ps(d, _mm512_cvtepi32_ps(first)),
+                        _mm512_mul_ps(d, _mm512_cvtepi32_ps(second)),
+                    ],
+                }
+            }
+        }
+    }
+
+    /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn add<const F: u8>(&self, x: &Block, dots: [__m512i; 2], sum: __m512) -> __m512 {
+        let scale = _mm512_set1_ps(x.scale);
+        let sum = _mm512_fmadd_ps(
+            _mm512_cvtepi32_ps(dots[0]),
+            _mm512_mul_ps(self.scales[0], scale),
+            sum,
+        );
+        match F {
+            Q4_0 | Q8_0 => sum,
+            Q4_K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.scaled_sum), sum),
+            _ => _mm512_fmadd_ps(
+                _mm512_cvtepi32_ps(dots[1]),
+                _mm512_mul_ps(self.scales[1], scale),
+                sum,
+            ),
+        }
+    }
+}
+
+/// 8 registers of quants from 4 lines: low nibbles, then high nibbles.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn nibbles(lines: &[Line; 4]) -> [__m512i; 8] {
+    let mask = _mm512_set1_epi8(15);
+    let mut quants = [mask; 8];
+    for j in 0..4 {
+        let line = load(&lines[j]);
+        quants[j] = _mm512_and_si512(line, mask);
+        quants[j + 4] = _mm512_and_si512(_mm512_srli_epi32::<4>(line), mask);
+    }
+    quants
+}
+
+/// 16 scales in half precision.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn halves(scales: &Scales) -> __m512 {
+    _mm512_cvtph_ps(load_scales(scales))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load(line: &Line) -> __m512i {
+    // SAFETY: a line is 64 bytes and aligned to 64.
+    unsafe { _mm512_load_si512((&raw const *line).cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_scales(scales: &Scales) -> __m256i {
+    // SAFETY: scales are 32 bytes and aligned to 32.
+    unsafe { _mm256_load_si256((&raw const *scales).cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_sums(sums: &Sums) -> __m512 {
+    // SAFETY: sums are 64 bytes and aligned to 64.
+    unsafe { _mm512_load_ps(sums.0.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn store(out: &mut [f32; PANEL], sums: __m512) {
+    // SAFETY: the output is 64 bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) }
+}
+
+/// See [`ActivationsPart::quantise_generic`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw")]
+pub(super) fn quantise(part: ActivationsPart<'_>, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
+    part.quantise_generic(fill);
+}
+
+/// See [`super::peak_ops`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn peak_ops(rounds: u64) -> u64 {
+    let mut sums = [_mm512_setzero_si512(); 20];
+    let [mut a, b] = [_mm512_set1_epi8(3), _mm512_set1_epi8(2)];
+    for _ in 0..rounds {
+        a = std::hint::black_box(a);
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    for sum in sums {
+        std::hint::black_box(_mm512_reduce_add_epi32(sum));
+    }
+    rounds * 20 * 128
+}

@@ -1,0 +1,412 @@
+//! NEON with dot products, and with matrix products (i8mm): 4 columns an instruction, so a panel is four quarters.
+//!
+//! One quarter of a block of weights, unpacked and with its offset taken off (both sides are signed here), serves every row of a tile; the `f32`
+//! sums live in the first-level cache. The three instructions whose intrinsics are not stable yet are inline assembly.
+
+use super::PANEL;
+use super::activations::{Activations, Block, TILE};
+use super::packed::constants::*;
+use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
+use std::arch::aarch64::*;
+use std::arch::asm;
+use std::ops::Range;
+
+/// The loops over panels, blocks and rows, for one way to form dot products.
+macro_rules! matmul {
+    ($features:literal) => {
+        /// See [`crate::kernels::matmul_panels`]; `out` is `[panel, row, 16]`.
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn matmul(
+            w: &PackedMatrix,
+            x: &Activations,
+            panels: Range<usize>,
+            out: &mut [[f32; PANEL]],
+        ) {
+            match w.format() {
+                Format::Q4_0 => matmul_format::<Q4_0>(w, x, panels, out),
+                Format::Q8_0 => matmul_format::<Q8_0>(w, x, panels, out),
+                Format::Q4K => matmul_format::<Q4_K>(w, x, panels, out),
+                Format::Q6K => matmul_format::<Q6_K>(w, x, panels, out),
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn matmul_format<const F: u8>(
+            w: &PackedMatrix,
+            x: &Activations,
+            panels: Range<usize>,
+            out: &mut [[f32; PANEL]],
+        ) {
+            for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
+                for (first_row, rows, blocks) in x.tiles() {
+                    let mut sums = [Sums([[0.0; 4]; 4]); TILE];
+                    tile::<F>(w.panel(panel), blocks, &mut sums[..rows]);
+                    for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
+                        out.copy_from_slice(sums.0.as_flattened());
+                    }
+                }
+            }
+        }
+
+        /// One panel and a tile of rows; `x` is `[block, row]`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn tile<const F: u8>(panel: Panel<'_>, x: &[Block], sums: &mut [Sums]) {
+            for (b, x) in x.chunks_exact(sums.len()).enumerate() {
+                for quarter in 0..4 {
+                    let mut w = Weights::unpack::<F>(panel, b, quarter);
+                    w.quants = arrange(w.quants);
+                    let (x_pairs, x_last) = x.as_chunks::<2>();
+                    let (sums_pairs, sums_last) = sums.as_chunks_mut::<2>();
+                    for (x, sums) in x_pairs.iter().zip(sums_pairs) {
+                        let dots = dots::<F, 2>(&w.quants, x);
+                        for r in 0..2 {
+                            w.add::<F>(&x[r], dots[r], &mut sums[r].0[quarter]);
+                        }
+                    }
+                    for (x, sums) in x_last.as_chunks::<1>().0.iter().zip(sums_last) {
+                        let [dots] = dots::<F, 1>(&w.quants, x);
+                        w.add::<F>(&x[0], dots, &mut sums.0[quarter]);
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// With `sdot`: 4 columns x 4 inputs an instruction.
+pub(super) mod dotprod {
+    use super::*;
+
+    matmul!("neon,dotprod");
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn arrange(quants: [int8x16_t; 8]) -> [int8x16_t; 8] {
+        quants
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn dots<const F: u8, const R: usize>(
+        w: &[int8x16_t; 8],
+        x: &[Block; R],
+    ) -> [[int32x4_t; 2]; R] {
+        let mut dots = [[vdupq_n_s32(0); 2]; R];
+        for half in 0..2 {
+            let sum = if F == Q6_K { half } else { 0 };
+            for r in 0..R {
+                let inputs = load_inputs(&x[r], half);
+                dots[r][sum] = sdot_lane::<0>(dots[r][sum], w[4 * half], inputs);
+                dots[r][sum] = sdot_lane::<1>(dots[r][sum], w[4 * half + 1], inputs);
+                dots[r][sum] = sdot_lane::<2>(dots[r][sum], w[4 * half + 2], inputs);
+                dots[r][sum] = sdot_lane::<3>(dots[r][sum], w[4 * half + 3], inputs);
+            }
+        }
+        dots
+    }
+
+    /// Adds to each column the product of its 4 inputs with the `LANE`-th 4 of `x`.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn sdot_lane<const LANE: u8>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: works on registers only, with an instruction that the enabled feature provides.
+        unsafe {
+            asm!(
+                "sdot {sum:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
+                sum = inout(vreg) sum,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                lane = const LANE,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        sum
+    }
+
+    /// See [`crate::kernels::peak_ops`].
+    #[target_feature(enable = "neon,dotprod")]
+    pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
+        let mut sums = [vdupq_n_s32(0); 16];
+        let [w, x] = [vdupq_n_s8(3), vdupq_n_s8(2)];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = sdot_lane::<0>(*sum, w, x);
+            }
+        }
+        for sum in sums {
+            std::hint::black_box(vaddvq_s32(sum));
+        }
+        rounds * 16 * 32
+    }
+}
+
+/// With `smmla`: 2 columns x 2 rows x 8 inputs an instruction.
+pub(super) mod i8mm {
+    use super::*;
+
+    matmul!("neon,dotprod,i8mm");
+
+    /// From 4 inputs of 4 columns to 8 inputs of 2 columns: element `2t` has columns 0 and 1, `2t + 1` columns 2 and 3, of inputs `8t..`.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn arrange(quants: [int8x16_t; 8]) -> [int8x16_t; 8] {
+        let mut pairs = quants;
+        for t in 0..4 {
+            let [a, b] = [
+                vreinterpretq_s32_s8(quants[2 * t]),
+                vreinterpretq_s32_s8(quants[2 * t + 1]),
+            ];
+            pairs[2 * t] = vreinterpretq_s8_s32(vzip1q_s32(a, b));
+            pairs[2 * t + 1] = vreinterpretq_s8_s32(vzip2q_s32(a, b));
+        }
+        pairs
+    }
+
+    /// A single row is taken twice.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn dots<const F: u8, const R: usize>(
+        w: &[int8x16_t; 8],
+        x: &[Block; R],
+    ) -> [[int32x4_t; 2]; R] {
+        // [half of the block, columns 0 and 1 or 2 and 3]
+        let mut products = [[vdupq_n_s32(0); 2]; 2];
+        for half in 0..2 {
+            let sum = if F == Q6_K { half } else { 0 };
+            let first = vreinterpretq_s64_s8(load_inputs(&x[0], half));
+            let second = vreinterpretq_s64_s8(load_inputs(&x[R - 1], half));
+            let inputs = [vzip1q_s64(first, second), vzip2q_s64(first, second)];
+            for (i, inputs) in inputs.into_iter().enumerate() {
+                let inputs = vreinterpretq_s8_s64(inputs);
+                for columns in 0..2 {
+                    let w = w[2 * (2 * half + i) + columns];
+                    products[sum][columns] = smmla(products[sum][columns], inputs, w);
+                }
+            }
+        }
+        let mut dots = [[vdupq_n_s32(0); 2]; R];
+        for half in 0..2 {
+            let [a, b] = [
+                vreinterpretq_s64_s32(products[half][0]),
+                vreinterpretq_s64_s32(products[half][1]),
+            ];
+            dots[0][half] = vreinterpretq_s32_s64(vzip1q_s64(a, b));
+            if R == 2 {
+                dots[R - 1][half] = vreinterpretq_s32_s64(vzip2q_s64(a, b));
+            }
+        }
+        dots
+    }
+
+    /// Adds the product of `x`, `[2, 8]`, with the transpose of `w`, `[2, 8]`.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn smmla(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        // SAFETY: works on registers only, with an instruction that the enabled feature provides.
+        unsafe {
+            asm!(
+                "smmla {sum:v}.4s, {x:v}.16b, {w:v}.16b",
+                sum = inout(vreg) sum,
+                x = in(vreg) x,
+                w = in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        sum
+    }
+
+    /// See [`crate::kernels::peak_ops`].
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
+        let mut sums = [vdupq_n_s32(0); 16];
+        let [w, x] = [vdupq_n_s8(3), vdupq_n_s8(2)];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = smmla(*sum, x, w);
+            }
+        }
+        for sum in sums {
+            std::hint::black_box(vaddvq_s32(sum));
+        }
+        rounds * 16 * 64
+    }
+}
+
+/// The sums of one row and the four quarters of a panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sums([[f32; 4]; 4]);
+
+/// One block of a quarter of a panel, unpacked.
+struct Weights {
+    /// 4 signed inputs of 4 columns each.
+    quants: [int8x16_t; 8],
+    /// Scale and, by format, minimum or scale of the second half of the block.
+    scales: [float32x4_t; 2],
+}
+
+impl Weights {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn unpack<const F: u8>(panel: Panel<'_>, b: usize, quarter: usize) -> Self {
+        let scales = load_scales(&panel.scales[b], quarter);
+        match F {
+            Q4_0 => {
+                let lines = &panel.lines.as_chunks::<4>().0[b];
+                Self {
+                    quants: signed(nibbles(lines, quarter), 8),
+                    scales: [halves(scales), vdupq_n_f32(0.0)],
+                }
+            }
+            Q8_0 => {
+                let lines = &panel.lines.as_chunks::<8>().0[b];
+                let mut quants = [vdupq_n_u8(0); 8];
+                for t in 0..8 {
+                    quants[t] = load(&lines[t], quarter);
+                }
+                Self {
+                    quants: signed(quants, 128),
+                    scales: [halves(scales), vdupq_n_f32(0.0)],
+                }
+            }
+            Q4_K => {
+                let lines = &panel.lines.as_chunks::<4>().0[b];
+                let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
+                let packed = vmovl_u16(scales);
+                let scale = vcvtq_f32_u32(vandq_u32(packed, vdupq_n_u32(0xff)));
+                let min = vcvtq_f32_u32(vshrq_n_u32::<8>(packed));
+                Self {
+                    quants: signed(nibbles(lines, quarter), 0),
+                    scales: [
+                        vmulq_f32(halves(load_scales(d, quarter)), scale),
+                        vmulq_f32(halves(load_scales(d_min, quarter)), min),
+                    ],
+                }
+            }
+            _ => {
+                let lines = &panel.lines.as_chunks::<6>().0[b];
+                let ([low_nibbles @ .., _, _], [_, _, _, _, high_bits @ ..]) = (lines, lines);
+                let mut quants = nibbles(low_nibbles, quarter);
+                let mask = vdupq_n_u8(0x30);
+                for (i, bits) in high_bits.iter().enumerate() {
+                    let bits = load(bits, quarter);
+                    let shifted = [
+                        vshlq_n_u8::<4>(bits),
+                        vshlq_n_u8::<2>(bits),
+                        bits,
+                        vshrq_n_u8::<2>(bits),
+                    ];
+                    for u in 0..4 {
+                        quants[4 * i + u] = vorrq_u8(quants[4 * i + u], vandq_u8(shifted[u], mask));
+                    }
+                }
+                let d = halves(load_scales(&panel.supers[b / 8], quarter));
+                let packed = vmovl_s16(vreinterpret_s16_u16(scales));
+                let first = vshrq_n_s32::<24>(vshlq_n_s32::<24>(packed));
+                let second = vshrq_n_s32::<8>(packed);
+                Self {
+                    quants: signed(quants, 32),
+                    scales: [
+                        vmulq_f32(d, vcvtq_f32_s32(first)),
+                        vmulq_f32(d, vcvtq_f32_s32(second)),
+                    ],
+                }
+            }
+        }
+    }
+
+    /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn add<const F: u8>(&self, x: &Block, dots: [int32x4_t; 2], sums: &mut [f32; 4]) {
+        let scale = vdupq_n_f32(x.scale);
+        // SAFETY: the sums are 16 bytes; the load needs no more alignment than they have.
+        let sum = unsafe { vld1q_f32(sums.as_ptr()) };
+        let sum = vfmaq_f32(
+            sum,
+            vcvtq_f32_s32(dots[0]),
+            vmulq_f32(self.scales[0], scale),
+        );
+        let sum = match F {
+            Q4_0 | Q8_0 => sum,
+            Q4_K => vfmsq_f32(sum, self.scales[1], vdupq_n_f32(x.scaled_sum)),
+            _ => vfmaq_f32(
+                sum,
+                vcvtq_f32_s32(dots[1]),
+                vmulq_f32(self.scales[1], scale),
+            ),
+        };
+        // SAFETY: the sums are 16 bytes; the store needs no more alignment than they have.
+        unsafe { vst1q_f32(sums.as_mut_ptr(), sum) }
+    }
+}
+
+/// 8 registers of quants from 4 lines: low nibbles, then high nibbles.
+#[inline]
+#[target_feature(enable = "neon")]
+fn nibbles(lines: &[Line; 4], quarter: usize) -> [uint8x16_t; 8] {
+    let mask = vdupq_n_u8(15);
+    let mut quants = [mask; 8];
+    for j in 0..4 {
+        let line = load(&lines[j], quarter);
+        quants[j] = vandq_u8(line, mask);
+        quants[j + 4] = vshrq_n_u8::<4>(line);
+    }
+    quants
+}
+
+/// Takes off the offset of the quants, modulo 256.
+#[inline]
+#[target_feature(enable = "neon")]
+fn signed(quants: [uint8x16_t; 8], offset: u8) -> [int8x16_t; 8] {
+    let mut result = [vdupq_n_s8(0); 8];
+    for t in 0..8 {
+        result[t] = vreinterpretq_s8_u8(vsubq_u8(quants[t], vdupq_n_u8(offset)));
+    }
+    result
+}
+
+/// Columns `4 * quarter..` of a line.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load(line: &Line, quarter: usize) -> uint8x16_t {
+    let columns = &line.0.as_chunks::<4>().0[quarter];
+    // SAFETY: 4 words are 16 bytes; the load needs no more alignment than they have.
+    unsafe { vld1q_u8(columns.as_ptr().cast()) }
+}
+
+/// Columns `4 * quarter..` of some scales.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_scales(scales: &Scales, quarter: usize) -> uint16x4_t {
+    let columns = &scales.0.as_chunks::<4>().0[quarter];
+    // SAFETY: 4 half words are 8 bytes; the load needs no more alignment than they have.
+    unsafe { vld1_u16(columns.as_ptr()) }
+}
+
+/// 16 inputs: the first or the second half of a block.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_inputs(x: &Block, half: usize) -> int8x16_t {
+    let words = &x.words.as_chunks::<4>().0[half];
+    // SAFETY: 4 words are 16 bytes; the load needs no more alignment than they have.
+    unsafe { vld1q_s8(words.as_ptr().cast()) }
+}
+
+/// 4 scales in half precision.
+#[inline]
+#[target_feature(enable = "neon")]
+fn halves(scales: uint16x4_t) -> float32x4_t {
+    let values: float32x4_t;
+    // SAFETY: works on registers only, with an instruction that every NEON has.
+    unsafe {
+        asm!(
+            "fcvtl {values:v}.4s, {scales:v}.4h",
+            values = lateout(vreg) values,
+            scales = in(vreg) scales,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    values
+}

@@ -1,0 +1,384 @@
+//! Weights, from llama.cpp's block formats into panels.
+//!
+//! A panel is 16 columns of the product (16 rows of the weight matrix). For each block of 32 inputs it holds a few [`Line`]s, each with one
+//! 32-bit word a column, and a word holds 4 inputs: what a dot-product instruction takes from each side. Quants stay unsigned, without the offset
+//! (8, 128, 32) that makes them signed: the kernels start their sums at `-offset * sum(activations)` instead.
+//!
+//! | format | lines of a block | scales of a block, per column | of a super-block of 256 |
+//! |---|---|---|---|
+//! | Q4_0 | 4: line `j` has inputs `4j..` in its low and `16+4j..` in its high nibbles | f16 | |
+//! | Q8_0 | 8: line `t` has inputs `4t..`, plus 128 | f16 | |
+//! | Q4_K | 4, as Q4_0 | 6-bit scale, 6-bit minimum in the high byte | f16 scale, f16 minimum |
+//! | Q6_K | 4, as Q4_0, then 2 of high bits: bits `2u..` of line `i` belong to inputs `16i+4u..` | i8 scales of both halves | f16 scale |
+//!
+//! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product with few rows is bound by reading them.
+
+use super::{BLOCK, PANEL};
+use std::fmt;
+
+/// A block format of llama.cpp, named as there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// 32 inputs: f16 `d`, 32 nibbles; `d * (q - 8)`.
+    Q4_0,
+    /// 32 inputs: f16 `d`, 32 bytes; `d * q`.
+    Q8_0,
+    /// 256 inputs: f16 `d` and `dmin`, 8 packed 6-bit scales and minimums, 256 nibbles; `d * scale * q - dmin * min`.
+    Q4K,
+    /// 256 inputs: 256 values of 6 bits, 16 scales of 8 bits, f16 `d`; `d * scale * (q - 32)`.
+    Q6K,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 4] = [Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q6K];
+
+    /// Inputs of a stored block: `k` must be a multiple of it.
+    pub const fn block_inputs(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q8_0 => 32,
+            Self::Q4K | Self::Q6K => 256,
+        }
+    }
+
+    /// Bytes of a stored block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::Q4_0 => 18,
+            Self::Q8_0 => 34,
+            Self::Q4K => 144,
+            Self::Q6K => 210,
+        }
+    }
+
+    /// Lines of a panel for 32 inputs.
+    pub(super) const fn lines(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q4K => 4,
+            Self::Q8_0 => 8,
+            Self::Q6K => 6,
+        }
+    }
+
+    /// Rows of super-block scales of a panel for 256 inputs.
+    pub(super) const fn supers(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q8_0 => 0,
+            Self::Q4K => 2,
+            Self::Q6K => 1,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Q4_0 => "q4_0",
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+            Self::Q6K => "q6_k",
+        })
+    }
+}
+
+/// The formats as constant parameters: kernels are compiled once for each.
+pub(super) mod constants {
+    use super::Format;
+
+    pub const Q4_0: u8 = Format::Q4_0 as u8;
+    pub const Q8_0: u8 = Format::Q8_0 as u8;
+    pub const Q4_K: u8 = Format::Q4K as u8;
+    pub const Q6_K: u8 = Format::Q6K as u8;
+}
+
+/// Why blocks could not be packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackError {
+    /// `n` or `k` is zero, or `k` is not whole blocks.
+    Shape {
+        /// The blocks' format.
+        format: Format,
+        /// Outputs.
+        n: usize,
+        /// Inputs.
+        k: usize,
+    },
+    /// The bytes are not those of `n * k` weights.
+    Length {
+        /// What `n * k` weights take.
+        expected_bytes: usize,
+        /// What was given.
+        actual_bytes: usize,
+    },
+}
+
+impl fmt::Display for PackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape { format, n, k } => {
+                write!(
+                    f,
+                    "a {format} matrix of {n} x {k} is not whole blocks of {} inputs",
+                    format.block_inputs()
+                )
+            }
+            Self::Length {
+                expected_bytes,
+                actual_bytes,
+            } => {
+                write!(
+                    f,
+                    "expected {expected_bytes} bytes of weights, got {actual_bytes}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for PackError {}
+
+/// 4 inputs of each of 16 columns; aligned so that every load is of one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [u32; PANEL]);
+
+/// One 16-bit scale, or two of 8 bits, of each of 16 columns.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(super) struct Scales(pub [u16; PANEL]);
+
+/// A weight matrix `[n, k]` in panels of 16 columns of the product; missing columns of the last panel are zero.
+pub struct PackedMatrix {
+    format: Format,
+    n: usize,
+    k: usize,
+    /// `[panel, block, line]`
+    lines: Vec<Line>,
+    /// `[panel, block]`
+    scales: Vec<Scales>,
+    /// `[panel, super-block, 1 or 2]`
+    supers: Vec<Scales>,
+}
+
+/// What a kernel reads of one panel.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    /// `[block, line]`
+    pub lines: &'a [Line],
+    /// `[block]`
+    pub scales: &'a [Scales],
+    /// `[super-block, 1 or 2]`
+    pub supers: &'a [Scales],
+}
+
+impl PackedMatrix {
+    /// Rearranges the blocks of a matrix `[n, k]`, stored row after row.
+    ///
+    /// # Errors
+    /// If `k` is not whole blocks or `blocks` has not the bytes of `n * k` weights.
+    pub fn pack(format: Format, blocks: &[u8], n: usize, k: usize) -> Result<Self, PackError> {
+        if n == 0 || k == 0 || !k.is_multiple_of(format.block_inputs()) {
+            return Err(PackError::Shape { format, n, k });
+        }
+        let row_bytes = k / format.block_inputs() * format.block_bytes();
+        let expected_bytes = row_bytes
+            .checked_mul(n)
+            .ok_or(PackError::Shape { format, n, k })?;
+        if blocks.len() != expected_bytes {
+            return Err(PackError::Length {
+                expected_bytes,
+                actual_bytes: blocks.len(),
+            });
+        }
+        let panel_blocks = n.div_ceil(PANEL) * (k / BLOCK);
+        let mut packed = Self {
+            format,
+            n,
+            k,
+            lines: Vec::with_capacity(panel_blocks * format.lines()),
+            scales: Vec::with_capacity(panel_blocks),
+            supers: Vec::with_capacity(n.div_ceil(PANEL) * (k / 256) * format.supers()),
+        };
+        for columns in blocks.chunks(row_bytes * PANEL) {
+            match format {
+                Format::Q4_0 => packed.push_q4_0(columns, row_bytes),
+                Format::Q8_0 => packed.push_q8_0(columns, row_bytes),
+                Format::Q4K => packed.push_q4_k(columns, row_bytes),
+                Format::Q6K => packed.push_q6_k(columns, row_bytes),
+            }
+        }
+        Ok(packed)
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Columns of the product: rows of the weight matrix.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs of each column.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Panels of 16 columns, the last one padded.
+    pub fn panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+
+    /// Memory of the packed weights.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.lines[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.supers[..])
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
+        let blocks = self.k / BLOCK;
+        let (lines, supers) = (
+            blocks * self.format.lines(),
+            blocks / 8 * self.format.supers(),
+        );
+        Panel {
+            lines: &self.lines[panel * lines..][..lines],
+            scales: &self.scales[panel * blocks..][..blocks],
+            supers: &self.supers[panel * supers..][..supers],
+        }
+    }
+
+    fn push_q4_0(&mut self, columns: &[u8], row_bytes: usize) {
+        for start in (0..row_bytes).step_by(18) {
+            let (mut lines, mut scales) = ([[0; PANEL]; 4], [0; PANEL]);
+            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
+                let block = fixed::<18>(row, start);
+                scales[c] = half_at(block, 0);
+                for (j, line) in lines.iter_mut().enumerate() {
+                    line[c] = word_at(block, 2 + 4 * j);
+                }
+            }
+            self.lines.extend(lines.map(Line));
+            self.scales.push(Scales(scales));
+        }
+    }
+
+    fn push_q8_0(&mut self, columns: &[u8], row_bytes: usize) {
+        for start in (0..row_bytes).step_by(34) {
+            // Missing columns are zero, which is stored as 128.
+            let (mut lines, mut scales) = ([[0x8080_8080; PANEL]; 8], [0; PANEL]);
+            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
+                let block = fixed::<34>(row, start);
+                scales[c] = half_at(block, 0);
+                for (t, line) in lines.iter_mut().enumerate() {
+                    line[c] = word_at(block, 2 + 4 * t) ^ 0x8080_8080;
+                }
+            }
+            self.lines.extend(lines.map(Line));
+            self.scales.push(Scales(scales));
+        }
+    }
+
+    fn push_q4_k(&mut self, columns: &[u8], row_bytes: usize) {
+        for start in (0..row_bytes).step_by(144) {
+            let (mut lines, mut scales, mut supers) =
+                ([[[0; PANEL]; 4]; 8], [[0; PANEL]; 8], [[0; PANEL]; 2]);
+            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
+                let block = fixed::<144>(row, start);
+                supers[0][c] = half_at(block, 0);
+                supers[1][c] = half_at(block, 2);
+                for (s, scales) in scales.iter_mut().enumerate() {
+                    scales[c] = q4_k_scales(fixed::<12>(block, 4), s);
+                }
+                for (s, lines) in lines.iter_mut().enumerate() {
+                    // 32 bytes hold two blocks of 32: one in the low, one in the high nibbles.
+                    let nibbles = |t: usize| {
+                        (word_at(block, 16 + 32 * (s / 2) + 4 * t) >> (4 * (s % 2))) & 0x0f0f_0f0f
+                    };
+                    for (j, line) in lines.iter_mut().enumerate() {
+                        line[c] = nibbles(j) | (nibbles(j + 4) << 4);
+                    }
+                }
+            }
+            self.lines
+                .extend(lines.as_flattened().iter().copied().map(Line));
+            self.scales.extend(scales.map(Scales));
+            self.supers.extend(supers.map(Scales));
+        }
+    }
+
+    fn push_q6_k(&mut self, columns: &[u8], row_bytes: usize) {
+        for start in (0..row_bytes).step_by(210) {
+            let (mut lines, mut scales, mut supers) =
+                ([[[0; PANEL]; 6]; 8], [[0; PANEL]; 8], [0; PANEL]);
+            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
+                let block = fixed::<210>(row, start);
+                supers[c] = half_at(block, 208);
+                for (s, scales) in scales.iter_mut().enumerate() {
+                    scales[c] = half_at(block, 192 + 2 * s);
+                }
+                for (s, lines) in lines.iter_mut().enumerate() {
+                    // 128 inputs have 64 bytes of nibbles and 32 bytes of high bits.
+                    let (half, quarter) = (s / 4, s % 4);
+                    let nibbles = |t: usize| {
+                        let word = word_at(block, 64 * half + 32 * (quarter % 2) + 4 * t);
+                        (word >> (4 * (quarter / 2))) & 0x0f0f_0f0f
+                    };
+                    let highs = |t: usize| {
+                        (word_at(block, 128 + 32 * half + 4 * t) >> (2 * quarter)) & 0x0303_0303
+                    };
+                    for (j, line) in lines[..4].iter_mut().enumerate() {
+                        line[c] = nibbles(j) | (nibbles(j + 4) << 4);
+                    }
+                    for (i, line) in lines[4..].iter_mut().enumerate() {
+                        line[c] = (0..4).fold(0, |bits, u| bits | (highs(4 * i + u) << (2 * u)));
+                    }
+                }
+            }
+            self.lines
+                .extend(lines.as_flattened().iter().copied().map(Line));
+            self.scales.extend(scales.map(Scales));
+            self.supers.push(Scales(supers));
+        }
+    }
+}
+
+/// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper two of the last four stored apart.
+fn q4_k_scales(packed: &[u8; 12], s: usize) -> u16 {
+    let (scale, min) = if s < 4 {
+        (packed[s] & 63, packed[s + 4] & 63)
+    } else {
+        (
+            (packed[s + 4] & 15) | (packed[s - 4] >> 6 << 4),
+            (packed[s + 4] >> 4) | (packed[s] >> 6 << 4),
+        )
+    };
+    u16::from_le_bytes([scale, min])
+}
+
+#[inline]
+fn fixed<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    let (chunks, _) = bytes[at..at + N].as_chunks::<N>();
+    &chunks[0]
+}
+
+#[inline]
+fn half_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(*fixed(bytes, at))
+}
+
+#[inline]
+fn word_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*fixed(bytes, at))
+}
+
+/// The value of an IEEE half: exact.
+pub(super) fn half_to_f32(half: u16) -> f32 {
+    let (sign, rest) = (u32::from(half & 0x8000) << 16, u32::from(half & 0x7fff));
+    let magnitude = match rest >> 10 {
+        0 => (rest as f32) * 2f32.powi(-24),
+        31 => f32::from_bits(0x7f80_0000 | (rest << 13)),
+        _ => f32::from_bits((rest << 13) + (112 << 23)),
+    };
+    f32::from_bits(sign | magnitude.to_bits())
+}

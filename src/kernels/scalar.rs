@@ -1,0 +1,99 @@
+//! The definition of the product: slow, obvious, and what every other version must equal to the bit.
+//!
+//! For each output, blocks of 32 inputs in order, from `acc = 0`; `dot` is exact in `i32`, products of scales round once, `fma` rounds once:
+//!
+//! | format | weight | a block adds |
+//! |---|---|---|
+//! | Q4_0, Q8_0 | `d * (q - 8)`, `d * q` | `acc = fma(dot, d * scale, acc)` |
+//! | Q4_K | `(d * s) * q - (dmin * m)` | `acc = fma(dot, (d * s) * scale, acc)`, then `acc = fma(-(dmin * m), scale * sum, acc)` |
+//! | Q6_K | `(d * s) * (q - 32)` | for each half: `acc = fma(dot, (d * s) * scale, acc)` |
+//!
+//! with `scale` of the block of activations and `sum` of its quants. `d * s` and `dmin * m` are exact.
+
+use super::activations::{Activations, Block};
+use super::packed::{Format, PackedMatrix, Panel, half_to_f32};
+use super::{BLOCK, PANEL};
+use std::ops::Range;
+
+/// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
+pub(super) fn matmul(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    out: &mut [[f32; PANEL]],
+) {
+    for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
+        let panel = w.panel(panel);
+        for (first_row, rows, blocks) in x.tiles() {
+            for row in 0..rows {
+                for (column, out) in out[first_row + row].iter_mut().enumerate() {
+                    let blocks = blocks[row..].iter().step_by(rows);
+                    *out = blocks.enumerate().fold(0.0, |acc, (b, x)| {
+                        add_block(w.format(), panel, b, column, x, acc)
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn add_block(
+    format: Format,
+    panel: Panel<'_>,
+    b: usize,
+    column: usize,
+    x: &Block,
+    acc: f32,
+) -> f32 {
+    let quants = quants(format, panel, b, column);
+    let x_quants = x.quants();
+    let dot = |inputs: Range<usize>| {
+        inputs
+            .map(|i| i32::from(quants[i]) * i32::from(x_quants[i]))
+            .sum::<i32>() as f32
+    };
+    let scales = panel.scales[b].0[column];
+    let [low, high] = scales.to_le_bytes();
+    let supers = |i: usize| half_to_f32(panel.supers[b / 8 * format.supers() + i].0[column]);
+    match format {
+        Format::Q4_0 | Format::Q8_0 => dot(0..BLOCK).mul_add(half_to_f32(scales) * x.scale, acc),
+        Format::Q4K => {
+            let acc = dot(0..BLOCK).mul_add(supers(0) * f32::from(low) * x.scale, acc);
+            (-(supers(1) * f32::from(high))).mul_add(x.scaled_sum, acc)
+        }
+        Format::Q6K => {
+            let acc = dot(0..16).mul_add(supers(0) * f32::from(low.cast_signed()) * x.scale, acc);
+            dot(16..BLOCK).mul_add(supers(0) * f32::from(high.cast_signed()) * x.scale, acc)
+        }
+    }
+}
+
+/// The 32 quants of a column in a block, with their offset taken off.
+pub(super) fn quants(format: Format, panel: Panel<'_>, b: usize, column: usize) -> [i16; BLOCK] {
+    let byte = |line: usize, i: usize| {
+        panel.lines[b * format.lines() + line].0[column].to_le_bytes()[i % 4]
+    };
+    let nibble = |i: usize| (byte(i % 16 / 4, i) >> (4 * (i / 16))) & 15;
+    std::array::from_fn(|i| match format {
+        Format::Q4_0 => i16::from(nibble(i)) - 8,
+        Format::Q8_0 => i16::from(byte(i / 4, i)) - 128,
+        Format::Q4K => i16::from(nibble(i)),
+        Format::Q6K => {
+            let high = (byte(4 + i / 16, i) >> (2 * (i % 16 / 4))) & 3;
+            i16::from(nibble(i) | (high << 4)) - 32
+        }
+    })
+}
+
+/// See [`super::peak_ops`].
+pub(super) fn peak_ops(rounds: u64) -> u64 {
+    let mut sums = [0i32; 8];
+    let x = std::hint::black_box([3i8; 8]);
+    for round in 0..rounds {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = sum.wrapping_add(i32::from(x) * i32::from(round as i8));
+        }
+    }
+    std::hint::black_box(sums);
+    rounds * 8 * 2
+}

@@ -1,0 +1,517 @@
+//! Every version against the scalar one, to the bit; the scalar one against plain arithmetic on the formats as llama.cpp documents them.
+
+use super::*;
+#[cfg(target_arch = "x86_64")]
+use std::arch::is_x86_feature_detected as has;
+
+/// A small generator of pseudo-random numbers: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn byte(&mut self) -> u8 {
+        (self.next() >> 56) as u8
+    }
+
+    /// Uniform in -1..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// How the bytes of a matrix are filled.
+#[derive(Clone, Copy, Debug)]
+enum Fill {
+    Random,
+    /// Every quant byte the same: 0x00 and 0xff are the ends of the unsigned formats, 0x80 and 0x7f those of Q8_0.
+    Quants(u8),
+    /// Scales from subnormal to the largest finite.
+    WildScales,
+    Zero,
+}
+
+const FILLS: [Fill; 7] = [
+    Fill::Random,
+    Fill::Quants(0),
+    Fill::Quants(0xff),
+    Fill::Quants(0x80),
+    Fill::Quants(0x7f),
+    Fill::WildScales,
+    Fill::Zero,
+];
+
+/// Where a stored block keeps half-precision numbers.
+fn halves_of(format: Format) -> &'static [usize] {
+    match format {
+        Format::Q4_0 | Format::Q8_0 => &[0],
+        Format::Q4K => &[0, 2],
+        Format::Q6K => &[208],
+    }
+}
+
+/// Where its quants lie.
+fn quants_of(format: Format) -> Range<usize> {
+    match format {
+        Format::Q4_0 => 2..18,
+        Format::Q8_0 => 2..34,
+        Format::Q4K => 16..144,
+        Format::Q6K => 0..192,
+    }
+}
+
+fn matrix(format: Format, n: usize, k: usize, fill: Fill, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut bytes = vec![0; n * k / format.block_inputs() * format.block_bytes()];
+    if matches!(fill, Fill::Zero) {
+        return bytes;
+    }
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        block.fill_with(|| random.byte());
+        if let Fill::Quants(byte) = fill {
+            block[quants_of(format)].fill(byte);
+        }
+        for &at in halves_of(format) {
+            let bits = match fill {
+                // Any half but infinities and NaN.
+                Fill::WildScales => match random.next() as u16 {
+                    bits if bits & 0x7c00 == 0x7c00 => bits & 0x83ff,
+                    bits => bits,
+                },
+                // Between 2^-10 and 2^-5, either sign.
+                _ => (random.next() as u16 & 0x83ff) | ((5 + (random.next() % 5) as u16) << 10),
+            };
+            block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Rows of very different sizes; some zero, some blocks zero, some with equal values at the ends of the range.
+fn activations(rows: usize, k: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    let mut values = vec![0.0; rows * k];
+    for (row, values) in values.chunks_exact_mut(k).enumerate() {
+        for (b, values) in values.chunks_exact_mut(BLOCK).enumerate() {
+            match (row + b + seed as usize) % 7 {
+                0 => {}
+                1 => values.fill(3.0),
+                2 => values.fill(-3.0),
+                3 => values.fill_with(|| random.unit() * 1e30),
+                4 => values.fill_with(|| random.unit() * 1e-30),
+                _ => values.fill_with(|| random.unit()),
+            }
+        }
+    }
+    values
+}
+
+/// The values of a matrix, straight from the formats' description.
+fn dequantise(format: Format, bytes: &[u8]) -> Vec<f64> {
+    let half = |block: &[u8], at: usize| {
+        f64::from(packed::half_to_f32(u16::from_le_bytes([
+            block[at],
+            block[at + 1],
+        ])))
+    };
+    let mut values = Vec::new();
+    for block in bytes.chunks_exact(format.block_bytes()) {
+        match format {
+            Format::Q4_0 => {
+                let q = |i: usize| {
+                    if i < 16 {
+                        block[2 + i] & 15
+                    } else {
+                        block[2 + i - 16] >> 4
+                    }
+                };
+                values.extend((0..32).map(|i| half(block, 0) * (f64::from(q(i)) - 8.0)));
+            }
+            Format::Q8_0 => {
+                values.extend((0..32).map(|i| half(block, 0) * f64::from(block[2 + i] as i8)))
+            }
+            Format::Q4K => {
+                let (s, q) = (&block[4..16], &block[16..]);
+                for j in 0..8 {
+                    let (scale, min) = match j {
+                        0..4 => (s[j] & 63, s[j + 4] & 63),
+                        _ => (
+                            (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4),
+                            (s[j + 4] >> 4) | ((s[j] >> 6) << 4),
+                        ),
+                    };
+                    values.extend(q[32 * (j / 2)..][..32].iter().map(|byte| {
+                        let q = if j % 2 == 0 { byte & 15 } else { byte >> 4 };
+                        half(block, 0) * f64::from(scale) * f64::from(q)
+                            - half(block, 2) * f64::from(min)
+                    }));
+                }
+            }
+            Format::Q6K => {
+                let mut y = [0.0; 256];
+                for h in 0..2 {
+                    let (ql, qh, s) = (
+                        &block[64 * h..],
+                        &block[128 + 32 * h..],
+                        &block[192 + 8 * h..],
+                    );
+                    for l in 0..32 {
+                        let q = [
+                            (ql[l] & 15) | ((qh[l] & 3) << 4),
+                            (ql[l + 32] & 15) | (((qh[l] >> 2) & 3) << 4),
+                            (ql[l] >> 4) | (((qh[l] >> 4) & 3) << 4),
+                            (ql[l + 32] >> 4) | (((qh[l] >> 6) & 3) << 4),
+                        ];
+                        for (part, q) in q.into_iter().enumerate() {
+                            let scale = f64::from(s[l / 16 + 2 * part] as i8);
+                            y[128 * h + 32 * part + l] =
+                                half(block, 208) * scale * (f64::from(q) - 32.0);
+                        }
+                    }
+                }
+                values.extend(y);
+            }
+        }
+    }
+    values
+}
+
+fn product(isa: Isa, w: &PackedMatrix, x: &Activations) -> Vec<f32> {
+    let mut out = vec![f32::NAN; w.panels() * x.rows() * PANEL];
+    matmul_panels(isa, w, x, 0..w.panels(), &mut out);
+    out
+}
+
+fn quantised(isa: Isa, values: &[f32], k: usize) -> Activations {
+    let mut x = Activations::new();
+    x.quantise(isa, values, k);
+    x
+}
+
+fn scalar_isa() -> Isa {
+    Isa(Kind::Scalar)
+}
+
+#[track_caller]
+fn assert_same_bits(expected: &[f32], actual: &[f32], what: &dyn fmt::Debug) {
+    assert_eq!(expected.len(), actual.len());
+    for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+        assert!(
+            e.to_bits() == a.to_bits() || (e.is_nan() && a.is_nan()),
+            "{what:?}: element {i} is {a}, expected {e}"
+        );
+    }
+}
+
+type Product = Box<dyn Fn(&PackedMatrix, &Activations) -> Vec<f32>>;
+
+/// Every version that this CPU can run, but the scalar one.
+fn versions() -> Vec<(&'static str, Product)> {
+    let mut versions: Vec<(&'static str, Product)> = Vec::new();
+    for isa in Isa::available().filter(|isa| *isa != scalar_isa()) {
+        versions.push((isa.name(), Box::new(move |w, x| product(isa, w, x))));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Kind::Avx2.detected() && has!("avx512vl") && has!("avx512vnni") {
+        versions.push(("avxvnni as avx512vnni", Box::new(product_of_vnni_loops)));
+    }
+    versions
+}
+
+/// The loops of AVX-VNNI, where the CPU has its instruction in the encoding of AVX-512 only.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn product_of_vnni_loops(w: &PackedMatrix, x: &Activations) -> Vec<f32> {
+    let mut out = vec![f32::NAN; w.panels() * x.rows() * PANEL];
+    let (columns, _) = out.as_chunks_mut();
+    // SAFETY: `versions` found the features.
+    unsafe { avx2::vnni_as_avx512::matmul(w, x, 0..w.panels(), columns) };
+    out
+}
+
+#[test]
+fn every_available_version_equals_scalar() {
+    let versions = versions();
+    for format in Format::ALL {
+        for (i, fill) in FILLS.into_iter().enumerate() {
+            for n in [1, 15, 16, 17, 33] {
+                // Extremes at a few sizes, the sizes with random weights.
+                let rows: Vec<usize> = match (fill, n) {
+                    (Fill::Random, 17) => (1..=19).chain([33, 65]).collect(),
+                    (Fill::Random, _) => vec![1, 2, 3, 4, 5, 8, 13],
+                    _ if n == 17 => vec![1, 4, 7],
+                    _ => continue,
+                };
+                let k = format.block_inputs() * (1 + (n + i) % 3);
+                let bytes = matrix(format, n, k, fill, n as u64);
+                let w = PackedMatrix::pack(format, &bytes, n, k).unwrap();
+                for rows in rows {
+                    let x = quantised(scalar_isa(), &activations(rows, k, rows as u64), k);
+                    let expected = product(scalar_isa(), &w, &x);
+                    for (name, version) in &versions {
+                        let what = (name, format, fill, n, k, rows);
+                        assert_same_bits(&expected, &version(&w, &x), &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ranges_of_panels_are_parts_of_the_product() {
+    let (n, k, rows) = (16 * 7 - 3, 64, 6);
+    let w = PackedMatrix::pack(
+        Format::Q4_0,
+        &matrix(Format::Q4_0, n, k, Fill::Random, 1),
+        n,
+        k,
+    )
+    .unwrap();
+    for isa in Isa::available() {
+        let x = quantised(isa, &activations(rows, k, 2), k);
+        let whole = product(isa, &w, &x);
+        for start in 0..=7 {
+            for end in start..=7 {
+                let mut part = vec![f32::NAN; (end - start) * rows * PANEL];
+                matmul_panels(isa, &w, &x, start..end, &mut part);
+                assert_same_bits(
+                    &whole[start * rows * PANEL..end * rows * PANEL],
+                    &part,
+                    &(isa, start, end),
+                );
+            }
+        }
+        let mut y = vec![f32::NAN; rows * n];
+        let (head, tail) = y.split_at_mut(2 * n);
+        copy_rows(&whole, rows, n, 0, head);
+        copy_rows(&whole, rows, n, 2, tail);
+        for row in 0..rows {
+            for column in 0..n {
+                let expected = whole[(column / PANEL * rows + row) * PANEL + column % PANEL];
+                assert_eq!(y[row * n + column].to_bits(), expected.to_bits());
+            }
+        }
+    }
+}
+
+/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(t + 2)`: two roundings of its scales and up to `t` additions
+/// (one or two a block). Weights and quantised activations are exact in `f64`.
+#[test]
+fn scalar_is_the_product_of_the_dequantised_values() {
+    let (n, rows) = (19, 3);
+    for format in Format::ALL {
+        for fill in FILLS {
+            let k = 3 * format.block_inputs();
+            let bytes = matrix(format, n, k, fill, 7);
+            let weights = dequantise(format, &bytes);
+            let w = PackedMatrix::pack(format, &bytes, n, k).unwrap();
+            let mut values = activations(rows, k, 5);
+            values.iter_mut().for_each(|v| *v = v.clamp(-4.0, 4.0));
+            let x = quantised(scalar_isa(), &values, k);
+            let restored = restore(&x);
+            let y = product(scalar_isa(), &w, &x);
+            for row in 0..rows {
+                for column in 0..n {
+                    let terms = (0..k).map(|i| weights[column * k + i] * restored[row * k + i]);
+                    let exact: f64 = terms.clone().sum();
+                    // Of Q4_K, the two parts of a weight are added apart.
+                    let size: f64 = match format {
+                        Format::Q4K => {
+                            q4_k_size(&bytes[column * k / 256 * 144..], &restored[row * k..][..k])
+                        }
+                        _ => terms.map(f64::abs).sum(),
+                    };
+                    let roundings = 2 * (k / BLOCK) + 2;
+                    let bound =
+                        size * ((1.0 + f64::powi(2.0, -24)).powi(roundings as i32) - 1.0) + 1e-40;
+                    let actual =
+                        f64::from(y[(column / PANEL * rows + row) * PANEL + column % PANEL]);
+                    assert!(
+                        (actual - exact).abs() <= bound,
+                        "{format} {fill:?} {row} {column}: {actual}, expected {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Sum of the sizes of a row's scaled quants and minimums.
+fn q4_k_size(blocks: &[u8], x: &[f64]) -> f64 {
+    let mut with_min = blocks[..x.len() / 256 * 144].to_vec();
+    let mut without = with_min.clone();
+    for (a, b) in with_min
+        .chunks_exact_mut(144)
+        .zip(without.chunks_exact_mut(144))
+    {
+        a[0..2].fill(0);
+        b[2..4].fill(0);
+    }
+    let size = |bytes: &[u8]| -> f64 {
+        dequantise(Format::Q4K, bytes)
+            .iter()
+            .zip(x)
+            .map(|(w, x)| (w * x).abs())
+            .sum()
+    };
+    size(&with_min) + size(&without)
+}
+
+/// The values that quantised activations stand for, `[rows, k]`.
+fn restore(x: &Activations) -> Vec<f64> {
+    let mut values = vec![0.0; x.rows() * x.k()];
+    for (first_row, rows, blocks) in x.tiles() {
+        for (i, block) in blocks.iter().enumerate() {
+            let at = (first_row + i % rows) * x.k() + i / rows * BLOCK;
+            for (value, q) in values[at..].iter_mut().zip(block.quants()) {
+                *value = f64::from(block.scale) * f64::from(q);
+            }
+        }
+    }
+    values
+}
+
+#[test]
+fn quantising_is_the_same_everywhere_and_within_half_a_step() {
+    let k = 96;
+    for rows in [1, 2, 31, 32, 33, 70] {
+        let values = activations(rows, k, rows as u64);
+        let expected = quantised(scalar_isa(), &values, k);
+        for (value, restored) in values.iter().zip(restore(&expected)) {
+            assert!((f64::from(*value) - restored).abs() <= 0.5001 * 1e30 / 127.0);
+        }
+        for (values, restored) in values
+            .chunks_exact(BLOCK)
+            .zip(restore(&expected).chunks_exact(BLOCK))
+        {
+            let most = values.iter().fold(0f32, |most, v| most.max(v.abs()));
+            for (value, restored) in values.iter().zip(restored) {
+                assert!(
+                    (f64::from(*value) - restored).abs() <= f64::from(most) / 253.9,
+                    "{value} became {restored}"
+                );
+            }
+        }
+        for isa in Isa::available() {
+            let mut x = Activations::new();
+            x.resize(rows, k);
+            x.parts_mut(1).for_each(|part| part.quantise(isa, &values));
+            for (e, a) in expected.tiles().zip(x.tiles()) {
+                assert_eq!((e.0, e.1), (a.0, a.1));
+                for (e, a) in e.2.iter().zip(a.2) {
+                    assert_eq!(e.words, a.words);
+                    assert_eq!(e.scale.to_bits(), a.scale.to_bits());
+                    assert_eq!(e.scaled_sum.to_bits(), a.scaled_sum.to_bits());
+                    assert_eq!(
+                        (e.minus_8, e.minus_128, e.minus_32),
+                        (a.minus_8, a.minus_128, a.minus_32)
+                    );
+                    let sum: i32 = a.quants().iter().map(|&q| i32::from(q)).sum();
+                    assert_eq!((a.minus_8, a.minus_128), (-8 * sum, -128 * sum));
+                    assert_eq!(a.minus_32[0] + a.minus_32[1], -32 * sum);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_reach_their_own_row_only() {
+    let (k, rows) = (64, 6);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for format in [Format::Q4_0, Format::Q8_0] {
+            let w =
+                PackedMatrix::pack(format, &matrix(format, 16, k, Fill::Random, 3), 16, k).unwrap();
+            for isa in Isa::available() {
+                let mut values = vec![1.0; rows * k];
+                values[2 * k + 5] = bad;
+                let y = product(isa, &w, &quantised(isa, &values, k));
+                for (row, y) in y.chunks_exact(PANEL).enumerate() {
+                    assert!(
+                        y.iter().all(|v| v.is_nan() == (row == 2)),
+                        "{isa} {format} row {row}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_smallest_and_largest_activations_stay_finite() {
+    for (value, expected) in [
+        (f32::MAX, f32::MAX),
+        (-f32::MAX, -f32::MAX),
+        (1e-45, 0.0),
+        (1e-37, 0.0),
+        (2e-36, 2e-36),
+    ] {
+        let x = quantised(scalar_isa(), &[value; BLOCK], BLOCK);
+        let restored = restore(&x)[0];
+        assert!(
+            (restored - f64::from(expected)).abs() <= f64::from(expected).abs() * 1e-6,
+            "{value} became {restored}"
+        );
+    }
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    let shape = |format, n, k| {
+        matches!(
+            PackedMatrix::pack(format, &[], n, k),
+            Err(PackError::Shape { .. })
+        )
+    };
+    assert!(
+        shape(Format::Q4_0, 1, 31)
+            && shape(Format::Q4K, 1, 32)
+            && shape(Format::Q6K, 0, 256)
+            && shape(Format::Q8_0, 1, 0)
+    );
+    assert!(shape(Format::Q8_0, usize::MAX, 64));
+    let error = PackedMatrix::pack(Format::Q8_0, &[0; 33], 1, 32)
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(
+        error,
+        PackError::Length {
+            expected_bytes: 34,
+            actual_bytes: 33
+        }
+    );
+    assert_eq!(error.to_string(), "expected 34 bytes of weights, got 33");
+}
+
+#[test]
+fn names_find_what_is_available() {
+    for isa in Isa::available() {
+        assert!(Isa::NAMES.contains(&isa.name()));
+        assert_eq!(Isa::named(isa.name()), Some(isa));
+    }
+    assert_eq!(Isa::named("mmx"), None);
+    assert_eq!(Isa::available().last(), Some(Isa::detect()));
+}
+
+#[test]
+fn halves_are_exact() {
+    for (half, value) in [
+        (0, 0.0),
+        (0x3c00, 1.0),
+        (0xc000, -2.0),
+        (1, 5.960_464_5e-8),
+        (0x03ff, 6.097_555e-5),
+        (0x7bff, 65504.0),
+    ] {
+        assert_eq!(packed::half_to_f32(half), value);
+    }
+    assert_eq!(packed::half_to_f32(0x8000).to_bits(), (-0f32).to_bits());
+    assert_eq!(packed::half_to_f32(0xfc00), f32::NEG_INFINITY);
+    assert!(packed::half_to_f32(0x7e00).is_nan());
+}

@@ -1,0 +1,244 @@
+//! An open checkpoint, whatever its format: where each tensor lies, and what it is loaded as.
+//!
+//! Tensors are loaded one at a time from the map, so that no second copy of the model is ever in
+//! memory; every tensor must be asked for, so that none is overlooked.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
+use candle_core::{DType, Device, Tensor};
+
+use super::{Bytes, WeightsError};
+
+/// Checked headers over mapped files.
+pub struct Checkpoint {
+    files: Vec<(String, Arc<Bytes>)>,
+    places: HashMap<String, (usize, Place)>, // tensor -> file, place
+    taken: HashSet<String>,
+}
+
+/// Where a tensor lies in its file.
+pub(super) struct Place {
+    pub range: Range<usize>, // bytes
+    pub stored: Stored,
+    pub shape: Vec<usize>,
+}
+
+/// How a tensor's numbers are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// As plain floating-point numbers.
+    Float(DType),
+    /// In llama.cpp's quantised blocks.
+    Blocks(GgmlDType),
+    /// In a type that weights are not stored in.
+    Other(String),
+}
+
+/// A tensor as it is stored: a part of a mapped file.
+#[derive(Clone)]
+pub struct StoredTensor {
+    /// How its numbers are stored.
+    pub stored: Stored,
+    shape: Vec<usize>,
+    bytes: Arc<Bytes>,
+    range: Range<usize>,
+}
+
+impl Checkpoint {
+    pub(super) fn empty() -> Self {
+        Self {
+            files: Vec::new(),
+            places: HashMap::new(),
+            taken: HashSet::new(),
+        }
+    }
+
+    pub(super) fn add_file(
+        &mut self,
+        file: String,
+        bytes: Bytes,
+        places: impl Iterator<Item = (String, Place)>,
+    ) -> Result<(), WeightsError> {
+        let number = self.files.len();
+        self.files.push((file, Arc::new(bytes)));
+        for (tensor, place) in places {
+            if let Some((other, _)) = self.places.insert(tensor.clone(), (number, place)) {
+                return Err(WeightsError::Duplicate {
+                    tensor,
+                    first: self.files[other].0.clone(),
+                    second: self.files[number].0.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether some file holds this tensor.
+    pub fn contains(&self, tensor: &str) -> bool {
+        self.places.contains_key(tensor)
+    }
+
+    /// Bytes of all tensors together, as stored.
+    pub fn stored_bytes(&self) -> usize {
+        self.places
+            .values()
+            .map(|(_, place)| place.range.len())
+            .sum()
+    }
+
+    /// A tensor of the given shape as it is stored.
+    ///
+    /// # Errors
+    /// When the tensor is missing, misshapen or of an unexpected type.
+    pub fn take_stored(
+        &mut self,
+        tensor: &str,
+        shape: &[usize],
+    ) -> Result<StoredTensor, WeightsError> {
+        let (number, place) = self.places.get(tensor).ok_or_else(|| {
+            let files: Vec<&str> = self.files.iter().map(|(file, _)| file.as_str()).collect();
+            WeightsError::Missing {
+                tensor: tensor.into(),
+                files: files.join(", "),
+            }
+        })?;
+        let (file, bytes) = &self.files[*number];
+        let (file, tensor) = (file.clone(), tensor.to_string());
+        if place.shape != shape {
+            let (found, expected) = (place.shape.clone(), shape.to_vec());
+            return Err(WeightsError::Shape {
+                file,
+                tensor,
+                found,
+                expected,
+            });
+        }
+        if let Stored::Other(found) = &place.stored {
+            return Err(WeightsError::Dtype {
+                file,
+                tensor,
+                found: found.clone(),
+            });
+        }
+        self.taken.insert(tensor);
+        Ok(StoredTensor {
+            stored: place.stored.clone(),
+            shape: place.shape.clone(),
+            bytes: Arc::clone(bytes),
+            range: place.range.clone(),
+        })
+    }
+
+    /// Loads a tensor of the given shape as `dtype` on `device`.
+    ///
+    /// # Errors
+    /// Those of [`Self::take_stored`], or when the tensor does not fit the device.
+    pub fn take(
+        &mut self,
+        tensor: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor, WeightsError> {
+        let stored = self.take_stored(tensor, shape)?;
+        stored
+            .load(dtype, device)
+            .map_err(|source| self.failed(tensor, source))
+    }
+
+    /// The error of a tensor that is as it should be and cannot be loaded all the same.
+    pub fn failed(&self, tensor: &str, source: candle_core::Error) -> WeightsError {
+        let number = self.places.get(tensor).map_or(0, |(number, _)| *number);
+        WeightsError::Load {
+            file: self.files[number].0.clone(),
+            tensor: tensor.into(),
+            source: Box::new(source),
+        }
+    }
+
+    /// Marks a tensor that may be there and is not needed.
+    pub fn ignore(&mut self, tensor: &str) {
+        self.taken.insert(tensor.into());
+    }
+
+    /// Ends the loading.
+    ///
+    /// # Errors
+    /// [`WeightsError::Extra`] when a tensor was neither taken nor ignored.
+    pub fn finish(self) -> Result<(), WeightsError> {
+        let extra = self
+            .places
+            .iter()
+            .filter(|(tensor, _)| !self.taken.contains(*tensor));
+        match extra.min_by_key(|(tensor, _)| *tensor) {
+            Some((tensor, (number, _))) => Err(WeightsError::Extra {
+                file: self.files[*number].0.clone(),
+                tensor: tensor.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StoredTensor {
+    /// The bytes as they are stored.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes.as_ref().as_ref()[self.range.clone()]
+    }
+
+    /// The numbers, as `dtype` on `device`.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn load(&self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        self.decode(self.bytes(), &self.shape)?
+            .to_dtype(dtype)?
+            .to_device(device)
+    }
+
+    /// The quantised blocks on `device`, for those who compute with them.
+    ///
+    /// # Errors
+    /// When the numbers are not in blocks, or memory runs out.
+    pub fn load_blocks(&self, device: &Device) -> candle_core::Result<QTensor> {
+        match self.stored {
+            Stored::Blocks(kind) => {
+                qtensor_from_ggml(kind, self.bytes(), self.shape.clone(), device)
+            }
+            _ => candle_core::bail!("{:?} is not a block format", self.stored),
+        }
+    }
+
+    /// Some rows of a table `[V, D]`, as float32 on the CPU. `[rows, D]`
+    ///
+    /// # Errors
+    /// When a row does not exist.
+    pub fn rows(&self, rows: &[u32]) -> candle_core::Result<Tensor> {
+        let [count, width] = self.shape[..] else {
+            candle_core::bail!("not a table: {:?}", self.shape)
+        };
+        let row_bytes = self.range.len() / count;
+        let mut bytes = Vec::with_capacity(rows.len() * row_bytes);
+        for &row in rows {
+            let start = row as usize * row_bytes;
+            match self.bytes().get(start..start + row_bytes) {
+                Some(row) => bytes.extend_from_slice(row),
+                None => candle_core::bail!("row {row} of a table with {count}"),
+            }
+        }
+        self.decode(&bytes, &[rows.len(), width])?
+            .to_dtype(DType::F32)
+    }
+
+    fn decode(&self, bytes: &[u8], shape: &[usize]) -> candle_core::Result<Tensor> {
+        match &self.stored {
+            Stored::Float(dtype) => Tensor::from_raw_buffer(bytes, *dtype, shape, &Device::Cpu),
+            Stored::Blocks(kind) => qtensor_from_ggml(*kind, bytes, shape.to_vec(), &Device::Cpu)?
+                .dequantize(&Device::Cpu),
+            Stored::Other(name) => candle_core::bail!("{name} is not a type of weights"),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Why a GGUF file was refused.
+
+use super::ValueType;
+
+/// Why a GGUF file was refused. Every message names the part, key or tensor at fault.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GgufError {
+    /// Something else than GGUF.
+    #[error("not a GGUF file: it starts with {found:?}")]
+    NotGguf {
+        /// The first bytes, as text.
+        found: String,
+    },
+    /// A kind of GGUF that is not read here.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What the file uses.
+        what: String,
+    },
+    /// The file ends before its content does.
+    #[error("cut short: {part} at byte {offset} needs {needs} bytes, but {left} are left")]
+    Truncated {
+        /// What was being read.
+        part: String,
+        /// Where it starts.
+        offset: usize,
+        /// Its length.
+        needs: u64,
+        /// Bytes from there to the end.
+        left: usize,
+    },
+    /// The file contradicts itself.
+    #[error("damaged: {part} (byte {offset}): {reason}")]
+    Damaged {
+        /// What was being read.
+        part: String,
+        /// Where it starts.
+        offset: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key that is needed is not there.
+    #[error("the key {key} is missing")]
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// A key has a value of the wrong type.
+    #[error("the key {key} is of type {found}, but must be {expected}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// Its type.
+        found: ValueType,
+        /// What was asked for.
+        expected: &'static str,
+    },
+    /// A value that makes no sense, or asks for something that is not done here.
+    #[error("the key {key} is {found}, but must be {expected}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// The value.
+        found: String,
+        /// What is supported.
+        expected: String,
+    },
+    /// A network that is not a Dream-style masked-diffusion transformer.
+    #[error("architecture {found:?} is not supported")]
+    UnknownArchitecture {
+        /// The value of general.architecture.
+        found: String,
+    },
+    /// The network needs a tensor that the file has not.
+    #[error("tensor {tensor} is missing")]
+    MissingTensor {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor's dimensions contradict the metadata.
+    #[error("tensor {tensor} has the dimensions {found:?}, but the metadata makes them {expected}")]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions, columns first.
+        found: Vec<usize>,
+        /// What they should be.
+        expected: String,
+    },
+}
+
+impl GgufError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotGguf { .. } | Self::Truncated { .. } | Self::Damaged { .. } => Some(
+                "the file is probably cut short or not what it claims to be: delete it and \
+                 download it again"
+                    .into(),
+            ),
+            Self::Unsupported { .. }
+            | Self::MissingKey { .. }
+            | Self::WrongType { .. }
+            | Self::BadValue { .. }
+            | Self::MissingTensor { .. }
+            | Self::Shape { .. } => {
+                Some("try another conversion of the model, or one made with a newer tool".into())
+            }
+            Self::UnknownArchitecture { .. } => Some(
+                "only masked-diffusion models of the Dream family run here: `dream`, or `qwen2` \
+                 with a mask token"
+                    .into(),
+            ),
+        }
+    }
+}

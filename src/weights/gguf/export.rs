@@ -1,0 +1,368 @@
+//! The metadata of a `dream` file that llama.cpp loads, from a checkpoint's shape and tokenizer.
+//!
+//! llama.cpp wants a token for every row of the embedding table, with a type; spare rows are
+//! fillers of type "unused". It has no NFC, and tells words apart by the name of a known
+//! tokenizer, so only tokenizers that split text as Qwen2 does can be written.
+//!
+//! Source: `conversion/dream.py` and `conversion/base.py` in ggml-org/llama.cpp.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value as Json};
+
+use super::tokenizer::{
+    ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, SHIFT_LOGITS, TEMPLATE, TOKEN_TYPE,
+    TOKENS, TokenType, filler,
+};
+use super::{Array, GgmlType, NetworkShape, Value};
+
+/// Why a checkpoint's tokenizer cannot be put into a GGUF file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A file is not the JSON or the text it should be.
+    #[error("cannot read {file}: {reason}")]
+    Malformed {
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// GGUF has no word for this tokenizer.
+    #[error("the tokenizer {what}, which a GGUF file cannot express")]
+    Unsupported {
+        /// What it does.
+        what: String,
+    },
+    /// A token's id is not a row of its own.
+    #[error("token {token:?} has the id {id}, but {reason}")]
+    Id {
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u64,
+        /// Why that cannot be.
+        reason: String,
+    },
+}
+
+impl ExportError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unsupported { .. } => {
+                Some("run the model from its own files: they are quantised when loaded".into())
+            }
+            Self::Malformed { .. } | Self::Id { .. } => Some(
+                "the tokenizer's files are damaged, or of another model: download them again"
+                    .into(),
+            ),
+        }
+    }
+}
+
+/// The expression that splits text into words, as tokenizer.json files spell it.
+const QWEN2_EXPRESSION: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const VOCAB_JSON: &str = "vocab.json";
+const MERGES_TXT: &str = "merges.txt";
+const ADDED_TOKENS_JSON: &str = "added_tokens.json";
+const TOKENIZER_CONFIG_JSON: &str = "tokenizer_config.json";
+const TOKENIZER_JSON: &str = "tokenizer.json";
+
+/// A token for each row of the embedding table, and the merges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    rows: Vec<Option<(String, TokenType)>>,
+    merges: Vec<String>,
+}
+
+impl Vocabulary {
+    /// From `vocab.json`, `merges.txt` and, where there are such files, `added_tokens.json` and
+    /// `tokenizer_config.json`, for a model with `rows` embedding rows.
+    ///
+    /// # Errors
+    /// [`ExportError::Malformed`], [`ExportError::Id`].
+    pub fn from_vocab_and_merges(
+        rows: usize,
+        vocab_json: &[u8],
+        merges_txt: &[u8],
+        added_tokens_json: Option<&[u8]>,
+        tokenizer_config_json: Option<&[u8]>,
+    ) -> Result<Self, ExportError> {
+        let mut vocabulary = Self::empty(rows);
+        for (token, id) in &object(VOCAB_JSON, vocab_json)? {
+            vocabulary.add(VOCAB_JSON, token, id.as_u64(), TokenType::Normal)?;
+        }
+        // Without flags a token is taken for special, as transformers takes those of this family.
+        let added = added_tokens_json.map(|json| object(ADDED_TOKENS_JSON, json));
+        for (token, id) in &added.transpose()?.unwrap_or_default() {
+            vocabulary.add(ADDED_TOKENS_JSON, token, id.as_u64(), TokenType::Control)?;
+        }
+        let config = tokenizer_config_json.map(|json| object(TOKENIZER_CONFIG_JSON, json));
+        let config = config.transpose()?.unwrap_or_default();
+        let decoder = config.get("added_tokens_decoder").and_then(Json::as_object);
+        for (id, token) in decoder.into_iter().flatten() {
+            vocabulary.add_flagged(TOKENIZER_CONFIG_JSON, id.parse().ok(), token)?;
+        }
+        let merges = std::str::from_utf8(merges_txt)
+            .map_err(|error| malformed(MERGES_TXT, error.to_string()))?;
+        let merges = merges.trim_end_matches(['\r', '\n']).lines().enumerate();
+        for (index, line) in merges {
+            // Only a first line can be a comment: merges contain `#` too.
+            if index > 0 || !(line.is_empty() || line.starts_with("#version")) {
+                vocabulary.merges.push(line.into());
+            }
+        }
+        Ok(vocabulary)
+    }
+
+    /// From `tokenizer.json`, for a model with `rows` embedding rows.
+    ///
+    /// # Errors
+    /// [`ExportError::Malformed`], [`ExportError::Id`], and [`ExportError::Unsupported`] when text
+    /// is not split as Qwen2 does.
+    pub fn from_tokenizer_json(rows: usize, tokenizer_json: &[u8]) -> Result<Self, ExportError> {
+        let file = Json::from(object(TOKENIZER_JSON, tokenizer_json)?);
+        let mut vocabulary = Self::empty(rows);
+        let section = |pointer: &str| {
+            let missing = || malformed(TOKENIZER_JSON, format!("it has no {pointer}"));
+            file.pointer(pointer).ok_or_else(missing)
+        };
+        let vocab = section("/model/vocab")?.as_object();
+        for (token, id) in vocab.into_iter().flatten() {
+            vocabulary.add(TOKENIZER_JSON, token, id.as_u64(), TokenType::Normal)?;
+        }
+        let added = file.get("added_tokens").and_then(Json::as_array);
+        for token in added.into_iter().flatten() {
+            let id = token.get("id").and_then(Json::as_u64);
+            vocabulary.add_flagged(TOKENIZER_JSON, id, token)?;
+        }
+        let merges = section("/model/merges")?.as_array();
+        for merge in merges.into_iter().flatten() {
+            let pair = match merge {
+                Json::String(pair) => Some(pair.clone()),
+                Json::Array(pair) => match &pair[..] {
+                    [Json::String(left), Json::String(right)] => Some(format!("{left} {right}")),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let no_pair = || malformed(TOKENIZER_JSON, format!("the merge {merge} is no pair"));
+            vocabulary.merges.push(pair.ok_or_else(no_pair)?);
+        }
+        // Without merges every byte is a token, however text is split.
+        if !vocabulary.merges.is_empty() && !splits_as_qwen2(&file) {
+            let what = "does not split text into words as Qwen2 does".into();
+            return Err(ExportError::Unsupported { what });
+        }
+        Ok(vocabulary)
+    }
+
+    fn empty(rows: usize) -> Self {
+        Self {
+            rows: vec![None; rows],
+            merges: Vec::new(),
+        }
+    }
+
+    fn add(
+        &mut self,
+        file: &'static str,
+        token: &str,
+        id: Option<u64>,
+        kind: TokenType,
+    ) -> Result<(), ExportError> {
+        let id = id.ok_or_else(|| malformed(file, format!("{token:?} has no id")))?;
+        let rows = self.rows.len();
+        let row = usize::try_from(id)
+            .ok()
+            .and_then(|id| self.rows.get_mut(id));
+        let reason = match row {
+            Some(row) => match row {
+                Some((other, _)) if other != token => format!("so has {other:?}"),
+                _ => {
+                    // The last file to name a token knows best what it is.
+                    *row = Some((token.into(), kind));
+                    return Ok(());
+                }
+            },
+            None => format!("the model has {rows} rows"),
+        };
+        let token = token.into();
+        Err(ExportError::Id { token, id, reason })
+    }
+
+    /// Adds a token that is an object with `content` and flags.
+    fn add_flagged(
+        &mut self,
+        file: &'static str,
+        id: Option<u64>,
+        token: &Json,
+    ) -> Result<(), ExportError> {
+        let content = token.get("content").and_then(Json::as_str);
+        let content = content
+            .ok_or_else(|| malformed(file, format!("the added token {token} has no text")))?;
+        let special = token.get("special").and_then(Json::as_bool);
+        let kind = match special.unwrap_or(false) {
+            true => TokenType::Control,
+            false => TokenType::UserDefined,
+        };
+        self.add(file, content, id, kind)
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.rows.iter().enumerate().map(|(id, row)| match row {
+            Some((token, _)) => Cow::Borrowed(token.as_str()),
+            None => Cow::Owned(filler(id)),
+        })
+    }
+
+    fn types(&self) -> impl Iterator<Item = i32> {
+        let kind = |row: &Option<(String, TokenType)>| row.as_ref().map(|(_, kind)| *kind);
+        self.rows
+            .iter()
+            .map(move |row| kind(row).unwrap_or(TokenType::Unused) as i32)
+    }
+}
+
+/// What goes into the metadata besides the shape.
+#[derive(Clone, Debug)]
+pub struct Description<'a> {
+    /// The model's name.
+    pub name: &'a str,
+    /// The type of most of the weights.
+    pub weights: GgmlType,
+    /// Tokens and merges.
+    pub vocabulary: &'a Vocabulary,
+    /// Start of text.
+    pub bos_token_id: Option<u32>,
+    /// End of text.
+    pub eos_token_id: Option<u32>,
+    /// End of turn, where it is not the end of text.
+    pub eot_token_id: Option<u32>,
+    /// Padding.
+    pub pad_token_id: Option<u32>,
+    /// The mask.
+    pub mask_token_id: u32,
+    /// The chat template.
+    pub chat_template: Option<&'a str>,
+    /// Whether the prediction for a position is the output of the one before.
+    pub shift_logits: bool,
+}
+
+/// The keys of a file, in the order that llama.cpp's converter writes them.
+pub fn metadata<'a>(
+    shape: &NetworkShape,
+    description: &Description<'a>,
+) -> Vec<(String, Value<'a>)> {
+    let architecture = shape.architecture.key();
+    let vocabulary = description.vocabulary;
+    // The sizes were bounded when the shape was read.
+    let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
+    let mut keys: Vec<(String, Value<'a>)> = vec![
+        ("general.architecture".into(), architecture.into()),
+        ("general.type".into(), "model".into()),
+        ("general.name".into(), description.name.into()),
+    ];
+    let float = |value: f64| Value::F32(value as f32);
+    for (name, value) in [
+        ("block_count", size(shape.num_hidden_layers)),
+        ("context_length", size(shape.max_position_embeddings)),
+        ("embedding_length", size(shape.hidden_size)),
+        ("feed_forward_length", size(shape.intermediate_size)),
+        ("attention.head_count", size(shape.num_attention_heads)),
+        ("attention.head_count_kv", size(shape.num_key_value_heads)),
+        ("rope.freq_base", float(shape.rope_theta)),
+        (
+            "attention.layer_norm_rms_epsilon",
+            float(shape.rms_norm_eps),
+        ),
+        ("vocab_size", size(shape.vocab_size)),
+        ("attention.causal", Value::Bool(false)),
+    ] {
+        keys.push((shape.key(name), value));
+    }
+    if shape.head_dim * shape.num_attention_heads != shape.hidden_size {
+        for name in ["attention.key_length", "attention.value_length"] {
+            keys.push((shape.key(name), size(shape.head_dim)));
+        }
+    }
+    let file_type = Value::U32(file_type(description.weights));
+    keys.extend([
+        ("general.quantization_version".into(), Value::U32(2)),
+        ("general.file_type".into(), file_type),
+        (MODEL.into(), "gpt2".into()),
+        (PRE.into(), "qwen2".into()),
+        (
+            TOKENS.into(),
+            Value::Array(Array::of_strings(vocabulary.tokens())),
+        ),
+        (
+            TOKEN_TYPE.into(),
+            Value::Array(Array::of_i32(vocabulary.types())),
+        ),
+        (
+            MERGES.into(),
+            Value::Array(Array::of_strings(&vocabulary.merges)),
+        ),
+    ]);
+    for (key, id) in [
+        (BOS, description.bos_token_id),
+        (EOS, description.eos_token_id),
+        (EOT, description.eot_token_id),
+        (PAD, description.pad_token_id),
+        (MASK, Some(description.mask_token_id)),
+    ] {
+        keys.extend(id.map(|id| (key.into(), Value::U32(id))));
+    }
+    keys.push((ADD_BOS.into(), Value::Bool(false)));
+    let template = description.chat_template;
+    keys.extend(template.map(|template| (TEMPLATE.into(), template.into())));
+    keys.push((SHIFT_LOGITS.into(), Value::Bool(description.shift_logits)));
+    keys
+}
+
+/// llama.cpp's number for a file that is mostly of this type; 1024 is its "guessed".
+fn file_type(weights: GgmlType) -> u32 {
+    match weights {
+        GgmlType::F32 => 0,
+        GgmlType::F16 => 1,
+        GgmlType::Q4_0 => 2,
+        GgmlType::Q8_0 => 7,
+        GgmlType::Q4_K => 14, // Q4_K_S: without Q6_K or Q5_K among the layers
+        GgmlType::Q6_K => 18,
+        GgmlType::BF16 => 32,
+        _ => 1024,
+    }
+}
+
+fn splits_as_qwen2(tokenizer_json: &Json) -> bool {
+    let Some(pre_tokenizer) = tokenizer_json.get("pre_tokenizer") else {
+        return false;
+    };
+    let parts = pre_tokenizer.get("pretokenizers").and_then(Json::as_array);
+    let [split, byte_level] = parts.map_or(&[][..], Vec::as_slice) else {
+        return false;
+    };
+    split.pointer("/pattern/Regex").and_then(Json::as_str) == Some(QWEN2_EXPRESSION)
+        && split.get("behavior").is_some_and(|how| how == "Isolated")
+        && split.get("invert").is_none_or(|invert| invert == false)
+        && byte_level
+            .get("type")
+            .is_some_and(|kind| kind == "ByteLevel")
+        && byte_level
+            .get("use_regex")
+            .is_some_and(|regex| regex == false)
+        && byte_level
+            .get("add_prefix_space")
+            .is_some_and(|space| space == false)
+}
+
+fn object(file: &'static str, json: &[u8]) -> Result<Map<String, Json>, ExportError> {
+    serde_json::from_slice(json).map_err(|error| malformed(file, error.to_string()))
+}
+
+fn malformed(file: &'static str, reason: String) -> ExportError {
+    ExportError::Malformed { file, reason }
+}

@@ -1,0 +1,45 @@
+//! GGUF: one file with a model's weights, shape and tokenizer.
+//!
+//! [`GgufFile`] reads and checks a mapped file, [`GgufWriter`] streams one. Between them and the
+//! rest of the program stand [`NetworkShape`] (metadata to config.json's numbers), [`names`]
+//! (tensor names both ways), [`GgufTokenizer`] (metadata to tokenizer files) and [`export`] (the
+//! way back). Files come from strangers: nothing in them is used as a size, an offset or a count
+//! before it has been checked against the bytes that are there.
+//!
+//! Source: the GGUF specification (`docs/gguf.md` in ggml-org/ggml).
+
+mod atomic;
+mod cursor;
+mod error;
+pub mod export;
+pub mod names;
+mod open;
+mod reader;
+mod shape;
+mod tokenizer;
+mod types;
+mod value;
+mod writer;
+
+pub use self::atomic::{AtomicError, write_atomically};
+pub use self::error::GgufError;
+pub use self::reader::{GgufFile, TensorInfo};
+pub use self::shape::{Architecture, NetworkShape};
+pub use self::tokenizer::GgufTokenizer;
+pub use self::types::GgmlType;
+pub use self::value::{Array, Value, ValueType};
+pub use self::writer::{GgufWriteError, GgufWriter, TensorDescription};
+
+/// Alignment of tensor data in a file that names none.
+const DEFAULT_ALIGNMENT: usize = 32;
+/// Most alignment accepted: a page is the largest that is of any use.
+const MAX_ALIGNMENT: usize = 1 << 16;
+/// The key that changes the alignment.
+const ALIGNMENT: &str = "general.alignment";
+/// Most dimensions of a tensor.
+const MAX_DIMS: usize = 4;
+
+/// Whether a file can have this alignment.
+fn alignment_is_sane(alignment: usize) -> bool {
+    alignment.is_power_of_two() && (8..=MAX_ALIGNMENT).contains(&alignment)
+}

@@ -1,0 +1,177 @@
+//! What is written reads back, and what nobody could read is not written.
+
+use diffucoder::weights::gguf::export::{Description, Vocabulary, metadata};
+use diffucoder::weights::gguf::{
+    GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, NetworkShape, TensorDescription,
+    Value,
+};
+use serde_json::{Value as Json, json};
+
+use super::{parse_json, tiny};
+
+/// A small model written with [`metadata`], read back.
+fn our_file(architecture_of: &NetworkShape, vocabulary: &Vocabulary) -> Vec<u8> {
+    let description = Description {
+        name: "ours",
+        weights: GgmlType::Q8_0,
+        vocabulary,
+        bos_token_id: None,
+        eos_token_id: Some(261),
+        eot_token_id: Some(263),
+        pad_token_id: Some(261),
+        mask_token_id: 266,
+        chat_template: Some("{{ messages }}"),
+        shift_logits: true,
+    };
+    let source = tiny();
+    let tensors: Vec<TensorDescription> = source
+        .tensors()
+        .iter()
+        .map(|tensor| TensorDescription {
+            name: tensor.name.into(),
+            dims: tensor.dims.clone(),
+            ggml_type: tensor.ggml_type,
+        })
+        .collect();
+    let keys = metadata(architecture_of, &description);
+    let mut writer = GgufWriter::new(Vec::new(), &keys, &tensors).unwrap();
+    let total = writer.total_bytes();
+    for (index, tensor) in source.tensors().iter().enumerate() {
+        let data = source.data(tensor);
+        if index % 2 == 0 {
+            writer.append(tensor.name, data).unwrap();
+        } else {
+            for part in data.chunks(1000) {
+                writer.append_part(tensor.name, part).unwrap();
+            }
+        }
+    }
+    let bytes = writer.finish().unwrap();
+    assert_eq!(bytes.len() as u64, total);
+    bytes
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let source = tiny();
+    let shape = NetworkShape::read(&source).unwrap();
+    let files = GgufTokenizer::read(&source, 280).unwrap();
+    let vocabulary = Vocabulary::from_vocab_and_merges(
+        280,
+        &files.vocab_json,
+        &files.merges_txt,
+        Some(&files.added_tokens_json),
+        Some(&files.tokenizer_config_json),
+    )
+    .unwrap();
+    let bytes = our_file(&shape, &vocabulary);
+    // For `make.py FILE.gguf`, which shows it as the Python package reads it.
+    if let Some(path) = std::env::var_os("GGUF_TEST_KEEP") {
+        std::fs::write(path, &bytes).unwrap();
+    }
+    let file = GgufFile::parse(&bytes).unwrap();
+    assert_eq!(NetworkShape::read(&file).unwrap(), shape);
+    for (ours, theirs) in file.tensors().iter().zip(source.tensors()) {
+        assert_eq!((ours.name, &ours.dims), (theirs.name, &theirs.dims));
+        assert_eq!(file.data(ours), source.data(theirs), "{}", ours.name);
+    }
+    let back = GgufTokenizer::read(&file, 280).unwrap();
+    assert_eq!(back.vocab_json, files.vocab_json);
+    assert_eq!(back.merges_txt, files.merges_txt);
+    assert_eq!(back.added_tokens_json, files.added_tokens_json);
+    assert_eq!(
+        (back.mask_token_id, back.eos_token_ids),
+        (Some(266), vec![261, 263])
+    );
+    let config = parse_json(&back.tokenizer_config_json);
+    assert_eq!(config["chat_template"], "{{ messages }}");
+    assert_eq!(
+        config["added_tokens_decoder"],
+        parse_json(&files.tokenizer_config_json)["added_tokens_decoder"]
+    );
+}
+
+#[test]
+fn vocabularies_from_tokenizer_json() {
+    let qwen2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let mut file = json!({
+        "model": {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
+        "added_tokens": [{"id": 3, "content": "<|mask|>", "special": true}],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": qwen2}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+        ]},
+    });
+    let read = |file: &Json, rows| {
+        Vocabulary::from_tokenizer_json(rows, file.to_string().as_bytes())
+            .map_err(|error| error.to_string())
+    };
+    let files = Vocabulary::from_vocab_and_merges(
+        6,
+        br#"{"a": 0, "b": 1, "ab": 2}"#,
+        b"#version: 0.2\na b\n",
+        Some(br#"{"<|mask|>": 3}"#),
+        None,
+    );
+    assert_eq!(read(&file, 6).unwrap(), files.unwrap());
+    assert!(read(&file, 3).unwrap_err().contains("the model has 3 rows"));
+    file["model"]["vocab"]["c"] = 3.into();
+    assert!(read(&file, 6).unwrap_err().contains("so has \"c\""));
+    file["model"]["vocab"]["c"] = 4.into();
+    file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "x".into();
+    assert!(read(&file, 6).unwrap_err().contains("as Qwen2 does"));
+    file["model"]["merges"] = json!([]);
+    read(&file, 6).unwrap();
+    file["model"] = json!({});
+    assert!(read(&file, 6).unwrap_err().contains("it has no /model"));
+}
+
+#[test]
+fn the_writer_refuses_what_is_not_a_file() {
+    let tensor = |name: &str, dims: &[usize]| TensorDescription {
+        name: name.into(),
+        dims: dims.into(),
+        ggml_type: GgmlType::Q8_0,
+    };
+    let new = |keys: &[(&str, Value<'_>)], tensors: &[TensorDescription]| {
+        GgufWriter::new(Vec::new(), keys, tensors)
+    };
+    let alignment = |value| [("general.alignment", value)];
+    for refused in [
+        new(&[], &[tensor("x", &[33])]),
+        new(&[], &[tensor("x", &[32]), tensor("x", &[32])]),
+        new(&[], &[tensor("", &[32])]),
+        new(&[], &[tensor(&"x".repeat(64), &[32])]),
+        new(&[("k", Value::U8(1)), ("k", Value::U8(1))], &[]),
+        new(&alignment(Value::U32(12)), &[]),
+        new(&alignment(Value::U64(32)), &[]),
+    ] {
+        assert!(matches!(refused, Err(GgufWriteError::Description { .. })));
+    }
+    let both = [tensor("x", &[32]), tensor("y", &[32])];
+    let mut writer = new(&alignment(Value::U32(64)), &both).unwrap();
+    assert!(matches!(
+        writer.append("y", &[0; 34]),
+        Err(GgufWriteError::Order { .. })
+    ));
+    assert!(matches!(
+        writer.append("x", &[0; 35]),
+        Err(GgufWriteError::Length { .. })
+    ));
+    writer.append("x", &[1; 34]).unwrap();
+    assert!(matches!(
+        writer.append("y", &[0; 33]),
+        Err(GgufWriteError::Length { .. })
+    ));
+    writer.append_part("y", &[2]).unwrap();
+    assert!(matches!(
+        writer.append("z", &[]),
+        Err(GgufWriteError::Order { .. })
+    ));
+    let bytes = writer.finish().unwrap();
+    let file = GgufFile::parse(&bytes).unwrap();
+    assert_eq!((file.alignment(), bytes.len() % 64), (64, 0));
+    assert!(file.tensors().iter().all(|x| x.range.start % 64 == 0));
+    let unfinished = new(&[], &both).unwrap().finish();
+    assert!(matches!(unfinished, Err(GgufWriteError::Unfinished { tensor }) if tensor == "x"));
+}
