@@ -5,6 +5,7 @@ use crate::config::ConfigError;
 use crate::device::DeviceError;
 use crate::diffusion::GenerateError;
 use crate::hub::HubError;
+use crate::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
@@ -29,6 +30,9 @@ pub enum Error {
     /// The weights were refused.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A quantised file could not be made.
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
     /// Denoising failed.
     #[error(transparent)]
     Generate(#[from] GenerateError<candle_core::Error>),
@@ -44,6 +48,7 @@ impl Error {
             Self::Chat(error) => error.hint(),
             Self::Device(error) => error.hint(),
             Self::Weights(error) => error.hint(),
+            Self::Quantize(error) => error.hint(),
             Self::Generate(error) => error.hint(),
         }
     }

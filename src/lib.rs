@@ -17,6 +17,7 @@ pub mod hub;
 pub mod kernels;
 pub mod model;
 pub mod package;
+pub mod quantize;
 pub mod tokenizer;
 pub mod weights;
 

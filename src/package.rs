@@ -16,7 +16,9 @@ use crate::error::Error;
 use crate::hub::registry::{self, PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::model::{Model, OnLoad, Target};
+use crate::quantize::QuantizeError;
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
+use crate::weights::gguf::export::Vocabulary;
 use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer, NetworkShape};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
 
@@ -158,6 +160,32 @@ impl Package {
     /// Whether the weights are stored in the form that they are to be held in (GGUF).
     pub fn is_gguf(&self) -> bool {
         matches!(self.source, Source::Gguf(_))
+    }
+
+    /// The tokenizer's tokens and merges, in the form that a GGUF file has.
+    ///
+    /// # Errors
+    /// When the files cannot be read, or the tokenizer is of a kind that GGUF has no word for.
+    pub fn vocabulary(&self) -> Result<Vocabulary, Error> {
+        let contents = |name: &str| match &self.source {
+            Source::Snapshot(snapshot) => match snapshot.optional(name, &mut ())? {
+                Some(file) => Ok(Some(read(&file)?)),
+                None => Ok(None),
+            },
+            Source::Gguf(_) => Ok::<_, Error>(None),
+        };
+        let rows = self.config.vocab_size;
+        let vocabulary = match contents("tokenizer.json")? {
+            Some(json) => Vocabulary::from_tokenizer_json(rows, &json),
+            None => Vocabulary::from_vocab_and_merges(
+                rows,
+                &contents("vocab.json")?.unwrap_or_default(),
+                &contents("merges.txt")?.unwrap_or_default(),
+                contents("added_tokens.json")?.as_deref(),
+                contents("tokenizer_config.json")?.as_deref(),
+            ),
+        };
+        Ok(vocabulary.map_err(QuantizeError::from)?)
     }
 
     /// The form in which this model takes a prompt: in its chat template if it is a chat model.

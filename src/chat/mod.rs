@@ -146,6 +146,12 @@ impl ChatTemplate {
         Ok(Some(template))
     }
 
+    /// The template itself.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The text of a conversation. With `add_generation_prompt` it ends where the model's answer
     /// begins.
     ///

@@ -6,6 +6,7 @@ mod download;
 mod generate;
 mod models;
 mod prompt;
+mod quantize;
 mod ui;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Generate(Box<generate::Args>),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
+    /// Write a model as a smaller GGUF file, which loads faster and takes less memory
+    Quantize(quantize::Args),
 }
 
 /// Which model, and where from.
@@ -127,5 +130,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
+        Command::Quantize(args) => quantize::run(&args, &ui),
     }
 }

@@ -81,6 +81,13 @@ impl Checkpoint {
         self.places.contains_key(tensor)
     }
 
+    /// Shape of a tensor, if some file holds it.
+    pub fn shape(&self, tensor: &str) -> Option<Vec<usize>> {
+        self.places
+            .get(tensor)
+            .map(|(_, place)| place.shape.clone())
+    }
+
     /// Bytes of all tensors together, as stored.
     pub fn stored_bytes(&self) -> usize {
         self.places
@@ -187,6 +194,33 @@ impl StoredTensor {
     /// The bytes as they are stored.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes.as_ref().as_ref()[self.range.clone()]
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Some consecutive rows of a matrix, or the whole of a vector (its only row), as float32 on the
+    /// CPU.
+    ///
+    /// # Errors
+    /// When the rows do not exist.
+    pub fn part(&self, rows: Range<usize>) -> candle_core::Result<Tensor> {
+        let (count, width) = match *self.shape {
+            [count, width] => (count, width),
+            _ => return self.load(DType::F32, &Device::Cpu),
+        };
+        let row_bytes = self.range.len() / count;
+        match self
+            .bytes()
+            .get(rows.start * row_bytes..rows.end * row_bytes)
+        {
+            Some(bytes) => self
+                .decode(bytes, &[rows.len(), width])?
+                .to_dtype(DType::F32),
+            None => candle_core::bail!("rows {rows:?} of {count}"),
+        }
     }
 
     /// The numbers, as `dtype` on `device`.

@@ -81,7 +81,7 @@ fn a_model_is_downloaded_once_then_works_offline() {
 fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
     let (hub, home) = (hub(), tempfile::tempdir().unwrap());
     hub.set(Faults {
-        failing: Some((503, 1000)),
+        wrong_bytes: true,
         ..Faults::default()
     });
     let failed = generate(&hub.endpoint, home.path(), &["--quiet"]);
@@ -94,7 +94,7 @@ fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
     assert!(failed.stdout.is_empty());
 
     hub.set(Faults {
-        cut: Some((50_000, 2)),
+        cut: Some((50_000, 1)),
         ..Faults::default()
     });
     let resumed = generate(&hub.endpoint, home.path(), &[]);

@@ -7,6 +7,7 @@
 //! Source: `src/llama-model.cpp` (`load_hparams`) and `src/models/dream.cpp` in ggml-org/llama.cpp.
 
 use super::{GgufError, GgufFile};
+use crate::config::Config;
 
 /// An architecture that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,24 @@ impl NetworkShape {
         };
         keys.check_no_rope_scaling()?;
         Ok(shape)
+    }
+
+    /// The shape of a network that config.json describes.
+    pub fn from_config(config: &Config, architecture: Architecture) -> Self {
+        Self {
+            architecture,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_hidden_layers: config.num_hidden_layers,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            vocab_size: config.vocab_size,
+            rms_norm_eps: config.rms_norm_eps,
+            rope_theta: config.rope_theta,
+            tie_word_embeddings: config.tie_word_embeddings,
+            max_position_embeddings: config.max_position_embeddings,
+        }
     }
 
     /// Key of this architecture, `dream.block_count` for `block_count`.

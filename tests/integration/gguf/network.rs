@@ -56,20 +56,7 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
     let package = open(&fixture("golden/model"));
     let config = &package.config;
-    let shape = NetworkShape {
-        architecture: Architecture::Dream,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
-        num_hidden_layers: config.num_hidden_layers,
-        num_attention_heads: config.num_attention_heads,
-        num_key_value_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
-        vocab_size: config.vocab_size,
-        rms_norm_eps: config.rms_norm_eps,
-        rope_theta: config.rope_theta,
-        tie_word_embeddings: false,
-        max_position_embeddings: config.max_position_embeddings,
-    };
+    let shape = NetworkShape::from_config(config, Architecture::Dream);
     let tokenizer = std::fs::read(fixture("golden/model/tokenizer.json")).unwrap();
     let vocabulary = Vocabulary::from_tokenizer_json(config.vocab_size, &tokenizer).unwrap();
     let keys = metadata(
@@ -197,6 +184,51 @@ fn quantising_while_loading_stays_close_to_float() {
         assert!(error < bound, "{format}: {error}");
         assert!(error > 1e-4, "{format} is not what was computed");
     }
+}
+
+#[test]
+fn quantize_writes_a_file_that_generates() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiny.gguf");
+    let path = file.to_str().unwrap();
+    let quantize = |more: &[&str]| {
+        let args = ["quantize", "--model", "tiny", "-o", path];
+        diffucoder(&[&args[..], more].concat()).output().unwrap()
+    };
+    let tiny = open(std::path::Path::new("tiny"));
+    let float = Storage::Dense(DType::F32);
+    let expected = logits(&tiny, &mut load(&tiny, float, Isa::detect()));
+    for (to, bound) in [("q8_0", 0.05), ("q4_0", 0.4), ("q4_k", 0.4)] {
+        let output = quantize(&["--to", to, "--force"]);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            table.contains("ffn_down") && table.contains("attn_norm"),
+            "{table}"
+        );
+        let package = open(&file);
+        let prompt = "def f(x):\n    return [x]  # \u{e9}\u{1f600}";
+        assert_eq!(
+            package.tokenizer.encode_plain(prompt).unwrap(),
+            tiny.tokenizer.encode_plain(prompt).unwrap()
+        );
+        assert_eq!(package.mask_id, tiny.mask_id);
+        let found = logits(
+            &package,
+            &mut load(&package, Storage::AsStored, Isa::detect()),
+        );
+        let error = relative_error(&found, &expected);
+        assert!(error < bound, "{to}: {error}");
+    }
+    let refused = quantize(&["--to", "q8_0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(stderr.contains("--force"), "{stderr}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
