@@ -130,7 +130,12 @@ pub fn quantize(
     let mut tensors = Vec::new();
     for name in names::in_order(config.num_hidden_layers, config.tie_word_embeddings) {
         let stored = take(&mut weights, &name)?;
-        let ggml_type = to.kind(&name, stored.shape());
+        let head = if config.tie_word_embeddings {
+            "token_embd.weight"
+        } else {
+            "output.weight"
+        };
+        let ggml_type = to.kind(name == head, stored.shape());
         let dims = stored.shape().iter().rev().copied().collect();
         tensors.push((
             TensorDescription {
@@ -290,12 +295,12 @@ impl To {
     }
 
     /// The type of a tensor: the smallest wanted one whose blocks its rows fill.
-    fn kind(self, name: &str, shape: &[usize]) -> GgmlType {
+    fn kind(self, is_head: bool, shape: &[usize]) -> GgmlType {
         let &[_, columns] = shape else {
             return GgmlType::F32;
         };
-        let wanted = match (self, name) {
-            (Self::Q4_0 | Self::Q4K, "output.weight") => GgmlType::Q6_K,
+        let wanted = match self {
+            Self::Q4_0 | Self::Q4K if is_head => GgmlType::Q6_K,
             _ => self.ggml_type(),
         };
         [wanted, GgmlType::Q8_0]

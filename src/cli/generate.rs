@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 use clap::builder::PossibleValue;
 use clap::{ArgAction, ValueEnum};
 use indicatif::ProgressBar;
-use serde::Serialize;
 
 use super::download::Download;
 use super::prompt::PromptArgs;
+use super::report::{Report, SettingsReport, Timing, Usage};
 use super::ui::{self, Ui};
+use super::values::{Output, at_least_one, inside_unit, share, zero_or_above, zero_or_more};
 use super::{ModelArgs, UsageError};
 use crate::device::{DeviceChoice, Precision, Quantisation, Storage, free_memory_bytes};
-use crate::diffusion::{
-    self, Algorithm, Canvas, Ending, Generation, Observer, Settings, Shaping, Step,
-};
+use crate::diffusion::{self, Algorithm, Canvas, Ending, Observer, Settings, Shaping, Step};
 use crate::error::Error;
 use crate::kernels::Isa;
 use crate::model::Target;
@@ -109,13 +108,6 @@ pub struct Args {
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-/// What stdout carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 impl ValueEnum for Algorithm {
@@ -381,101 +373,5 @@ impl Observer for StepProgress {
             "· {revealed}/{} tokens · {rate:.1} tokens/s",
             step.canvas.generated().len()
         ));
-    }
-}
-
-/// The object that `--output json` prints.
-#[derive(Serialize)]
-struct Report<'a> {
-    text: &'a str,
-    token_ids: &'a [u32],
-    reveal_step: &'a [Option<usize>],
-    finish_reason: &'static str,
-    usage: Usage,
-    timing: Timing,
-    model: String,
-    settings: SettingsReport<'a>,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    canvas_tokens: usize,
-    forwards: usize,
-    rows: usize,
-}
-
-impl Usage {
-    fn new(prompt_tokens: usize, completion_tokens: usize, done: &Generation) -> Self {
-        Self {
-            prompt_tokens,
-            completion_tokens,
-            canvas_tokens: done.canvas.generated().len(),
-            forwards: done.forwards,
-            rows: done.rows,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Timing {
-    load_s: f64,
-    generate_s: f64,
-    tokens_per_s: f64,
-}
-
-#[derive(Serialize)]
-struct SettingsReport<'a> {
-    max_new_tokens: usize,
-    steps: usize,
-    algorithm: &'static str,
-    temperature: f32,
-    top_p: Option<f32>,
-    top_k: Option<usize>,
-    alg_temp: Option<f32>,
-    eps: f32,
-    seed: u64,
-    exact: bool,
-    raw: bool,
-    system: Option<&'a str>,
-    device: String,
-    dtype: &'static str,
-    quant: String,
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("must be a whole number, at least 1".into()),
-    }
-}
-
-fn zero_or_above(text: &str) -> Result<usize, String> {
-    text.parse()
-        .map_err(|_| "must be a whole number, at least 0".into())
-}
-
-fn zero_or_more(text: &str) -> Result<f32, String> {
-    number(text, "must be a number, at least 0", |x| x >= 0.0)
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    number(text, "must be a number above 0 and at most 1", |x| {
-        x > 0.0 && x <= 1.0
-    })
-}
-
-fn inside_unit(text: &str) -> Result<f32, String> {
-    number(text, "must be a number above 0 and below 1", |x| {
-        x > 0.0 && x < 1.0
-    })
-}
-
-fn number(text: &str, expected: &str, ok: impl Fn(f32) -> bool) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(x) if x.is_finite() && ok(x) => Ok(x),
-        _ => Err(expected.into()),
     }
 }

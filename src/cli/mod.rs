@@ -7,7 +7,9 @@ mod generate;
 mod models;
 mod prompt;
 mod quantize;
+mod report;
 mod ui;
+mod values;
 
 use std::process::ExitCode;
 
@@ -74,10 +76,18 @@ impl ModelArgs {
 
     /// What `--model` names. A name that cannot be one is wrong usage.
     fn spec(&self) -> Result<ModelSpec, UsageError> {
-        ModelSpec::parse(&self.model).map_err(|error| UsageError {
+        let spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
             message: format!("--model: {error}"),
             hint: error.hint(),
-        })
+        })?;
+        if self.revision.is_some() && !matches!(spec, ModelSpec::Hub(_)) {
+            let message = format!(
+                "--revision is for models on the Hub, which {} is not",
+                self.model
+            );
+            return Err(UsageError::new(message));
+        }
+        Ok(spec)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use super::ui::{Ui, human_bytes};
+use super::values::Output;
 use crate::error::Error;
 use crate::hub::registry::{KnownModel, MODELS};
 use crate::hub::{CachedModel, HubOptions, cached};
@@ -16,12 +16,6 @@ pub struct Args {
     /// What to print: a table, or a JSON array
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// One line of the list.

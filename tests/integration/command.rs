@@ -377,6 +377,10 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
             "-n/--max-new-tokens can be from 1 to",
         ),
         (&["-p", "x", "--unknown"], "--unknown"),
+        (
+            &["-p", "x", "--model", "tiny", "--revision", "v1"],
+            "--revision is for models on the Hub",
+        ),
     ];
     for (args, says) in cases {
         let base: &[&str] = if args.contains(&"--model") {
