@@ -1,6 +1,6 @@
 """Write a checkpoint in the Hub's layout of a Dream model, and the logits that other implementations must match.
 
-    python export.py --run data/run --out ../models/tiny [--weights auto|raw|ema] [--fixtures ../tests/fixtures/tiny]
+    python export.py --run data/run --out ../models/tiny [--fixtures ../tests/fixtures/tiny]
 """
 import argparse
 import json
@@ -23,8 +23,8 @@ tags: [masked-diffusion, python, dream]
 
 {params:.1f} million parameters in the Dream architecture (Qwen2.5 with full attention, logits shifted right by one),
 trained from nothing on two CPU cores. It exists so that everything runs at once and without a download: the tests,
-the demonstrations, a first try. It writes short Python that is mostly well formed and seldom right. **It is no
-substitute for DiffuCoder-7B.**
+the demonstrations, a first try. It is far too little trained to be useful: left to itself it writes a few tokens, such as
+`return None`, and ends. **It is no substitute for DiffuCoder-7B.**
 
 - Layers {layers}, hidden {hidden}, heads {heads} ({kv} key/value), MLP {mlp}, vocabulary {vocab} (byte-level BPE, Qwen2's split
   expression), positions 512, tied embeddings, bfloat16.
@@ -39,22 +39,16 @@ PSF, ISC and the like). Generated text may resemble them: check before you reuse
 PROMPTS = [
     ("def fibonacci(n):\n    ", 10, ""),
     ("def add(a, b):\n    return ", 2, "\n<|endoftext|>"),
+    ("", 3, " = 1\n"),  # masks at the very beginning: position 0 keeps its own output
 ]
 
 
-def best_weights(run):
-    """`raw` or `ema`, whichever the last validation in the log prefers."""
-    rows = [json.loads(l) for l in open(run / "log.jsonl")]
-    last = [r for r in rows if "valid" in r][-1]
-    return "ema" if last["valid_ema"] < last["valid"] else "raw"
-
-
-def write_model(saved, which, tokenizer, out):
+def write_model(saved, tokenizer, out):
     config = saved["config"]
-    weights = saved["net"] if which == "raw" else saved["ema"]
-    weights = {k: v.detach().bfloat16().contiguous() for k, v in weights.items()}
+    weights = {k: v.detach().bfloat16().contiguous() for k, v in saved["net"].items()}
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes 0600
 
     def dump(name, value):
         (out / name).write_text(json.dumps(value, indent=1) + "\n")
@@ -86,6 +80,7 @@ def write_fixtures(folder, out):
         tensors[f"{i}.ids"], tensors[f"{i}.logits"] = ids, logits.contiguous()
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "logits.safetensors")
+    (out / "logits.safetensors").chmod(0o644)
     print({k: tuple(v.shape) for k, v in tensors.items()})
 
 
@@ -96,13 +91,11 @@ def main():
     ap.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer.json"))
     ap.add_argument("--out", type=Path, default=HERE.parent / "models" / "tiny")
     ap.add_argument("--fixtures", type=Path, default=HERE.parent / "tests" / "fixtures" / "tiny")
-    ap.add_argument("--weights", choices=["auto", "raw", "ema"], default="auto")
     args = ap.parse_args()
     saved = torch.load(args.run / args.checkpoint, map_location="cpu", weights_only=False)
-    which = best_weights(args.run) if args.weights == "auto" else args.weights
-    write_model(saved, which, args.tokenizer, args.out)
+    write_model(saved, args.tokenizer, args.out)
     write_fixtures(args.out, args.fixtures)
-    print(f"{which} weights of step {saved['state']['step']}, {saved['state']['tokens']} tokens ->", args.out)
+    print(f"weights of step {saved['state']['step']}, {saved['state']['tokens']} tokens ->", args.out)
 
 
 if __name__ == "__main__":

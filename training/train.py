@@ -210,6 +210,7 @@ def main():
     ap.add_argument("--clip", type=float, default=1.0)
     ap.add_argument("--compile", action="store_true")
     ap.add_argument("--save-minutes", type=float, default=4)
+    ap.add_argument("--valid-minutes", type=float, default=10)
     ap.add_argument("--max-steps", type=int, default=10**9)
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
@@ -232,23 +233,19 @@ def main():
     else:
         adam.add_param_group({"params": matrices, "lr": args.matrix_lr, "weight_decay": 0.1})
         opts = [adam]
-    for opt in opts:
-        for group in opt.param_groups:
-            group["peak"] = group["lr"]
-    ema = {k: v.detach().clone() for k, v in net.named_parameters()}
+    peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
 
     from tokenizers import Tokenizer
     tok = Tokenizer.from_file(str(args.data / "tokenizer.json"))
     texts = [tok.decode([i], skip_special_tokens=False) for i in range(config["vocab_size"])]
     corpus, held = Corpus(args.data / "train.npz", args.seed, texts), Corpus(args.data / "held-out.npz", 1, texts)
-    valid = [held.batch(4096, args.function_share) for _ in range(24)]
+    valid = [held.batch(4096, 0.6) for _ in range(24)]  # the same whatever is trained on
 
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "decay_at": (args.minutes - args.decay_minutes) * 60, "end": args.minutes * 60}
     latest = args.run / "latest.pt"
     if latest.exists():
         saved = torch.load(latest, weights_only=False)
         net.load_state_dict(saved["net"])
-        ema = saved["ema"]
         for opt, s in zip(opts, saved["opts"]):
             opt.load_state_dict(s)
         state |= {k: saved["state"][k] for k in ("step", "tokens", "seconds")}
@@ -258,7 +255,7 @@ def main():
         print("resumed at", state, flush=True)
 
     def save(name):
-        torch.save({"net": net.state_dict(), "ema": ema, "opts": [o.state_dict() for o in opts], "state": dict(state),
+        torch.save({"net": net.state_dict(), "opts": [o.state_dict() for o in opts], "state": dict(state),
                     "config": config, "args": vars(args)}, args.run / "tmp.pt")
         os.replace(args.run / "tmp.pt", args.run / name)
 
@@ -267,21 +264,17 @@ def main():
             f.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
-    def validate_ema():
-        kept = {k: p.detach().clone() for k, p in net.named_parameters()}
-        with torch.no_grad():
-            raw = validate(net, valid)
-            for k, p in net.named_parameters():
-                p.copy_(ema[k])
-            averaged = validate(net, valid)
-            for k, p in net.named_parameters():
-                p.copy_(kept[k])
-        record(step=state["step"], tokens=state["tokens"], seconds=round(state["seconds"]), valid=round(raw, 4), valid_ema=round(averaged, 4))
+    def record_validation():
+        record(step=state["step"], tokens=state["tokens"], seconds=round(state["seconds"]), valid=round(validate(net, valid), 4))
 
+    for opt, rates in zip(opts, peaks):  # after a resume too: the command line's rates hold, not the saved ones
+        for group, rate in zip(opt.param_groups, rates):
+            group["peak"] = rate
     print(sum(p.numel() for p in net.parameters()), "parameters", flush=True)
     stream = Prefetch(lambda: corpus.batch(args.tokens, args.function_share))
     begun = time.time() - state["seconds"]
-    saved_at, shown, shown_tokens = state["seconds"], time.time(), state["tokens"]
+    saved_at = validated_at = state["seconds"]
+    shown, shown_tokens = time.time(), state["tokens"]
     losses = []
     while state["seconds"] < state["end"] and state["step"] < args.max_steps:
         state["seconds"] = time.time() - begun
@@ -302,8 +295,6 @@ def main():
         state["step"] += 1
         state["tokens"] += batch[0].numel()
         losses.append(float(loss.detach()))
-        if state["step"] % 4 == 0:  # an average over about the last 300 steps, short enough to follow the decay
-            torch._foreach_lerp_([ema[k] for k, _ in net.named_parameters()], [p.detach() for p in net.parameters()], 1 / 75)
         if state["step"] % 25 == 0:
             now = time.time()
             record(step=state["step"], tokens=state["tokens"], seconds=round(state["seconds"]), loss=round(float(np.mean(losses)), 4),
@@ -312,9 +303,11 @@ def main():
         if state["seconds"] - saved_at > args.save_minutes * 60:
             saved_at = state["seconds"]
             save("latest.pt")
-            validate_ema()
+        if state["seconds"] - validated_at > args.valid_minutes * 60:
+            validated_at = state["seconds"]
+            record_validation()
             shown, shown_tokens = time.time(), state["tokens"]
-    validate_ema()
+    record_validation()
     save("latest.pt")
     save("final.pt")
 

@@ -50,34 +50,58 @@ const REMOVED: f32 = f32::NEG_INFINITY;
 /// `exps` are the unnormalised probabilities of the logits in `row`.
 fn remove_beyond_top_p(row: &mut [f32], exps: &[f32], top_p: f32) {
     let sum = exps.iter().copied().map(f64::from).sum::<f64>() as f32;
-    // Most rows need a few tokens of 150,000: sort those within a factor of the best one, and
+    // Most rows need a few tokens of 150,000: look among those within a factor of the best one, and
     // lower the bar only if their mass proves too small.
     let mut bar = 1e-2;
     loop {
         let mut head: Vec<u32> = (0..row.len() as u32)
-            .filter(|&i| exps[i as usize] >= bar)
+            .filter(|&token| exps[token as usize] >= bar)
             .collect();
-        head.sort_unstable_by(|&a, &b| by_value_descending(row, a, b));
-        let mut mass = 0f64;
-        let crossing = head.iter().position(|&token| {
-            mass += f64::from(exps[token as usize] / sum);
-            mass as f32 > top_p
-        });
-        if let Some(last) = crossing {
-            let cut = head[last];
-            let (cut_logit, cut) = (row[cut as usize], cut as usize);
+        let whole = head.len() == row.len();
+        let mass = |token: u32| f64::from(exps[token as usize] / sum);
+        if let Some(last) = crossing(&mut head, row, mass, top_p) {
+            let cut = row[last as usize];
             for (token, logit) in row.iter_mut().enumerate() {
-                if *logit < cut_logit || (*logit == cut_logit && token > cut) {
+                if *logit < cut || (*logit == cut && token > last as usize) {
                     *logit = REMOVED;
                 }
             }
             return;
         }
-        if head.len() == row.len() {
+        if whole {
             return;
         }
         bar = if bar < 1e-20 { 0.0 } else { bar * bar };
     }
+}
+
+/// The token at which the mass of `tokens`, taken from the highest logit down, exceeds `top_p`. Only
+/// the half that holds it is looked at further, so that flat distributions need no full sort.
+fn crossing(
+    mut tokens: &mut [u32],
+    logits: &[f32],
+    mass: impl Fn(u32) -> f64,
+    top_p: f32,
+) -> Option<u32> {
+    let descending = |a: &u32, b: &u32| by_value_descending(logits, *a, *b);
+    let mut before = 0f64;
+    while tokens.len() > 32 {
+        let middle = tokens.len() / 2;
+        tokens.select_nth_unstable_by(middle, descending);
+        let (upper, lower) = tokens.split_at_mut(middle);
+        let upper_mass: f64 = upper.iter().map(|&token| mass(token)).sum();
+        if (before + upper_mass) as f32 > top_p {
+            tokens = upper;
+        } else {
+            before += upper_mass;
+            tokens = lower;
+        }
+    }
+    tokens.sort_unstable_by(descending);
+    tokens.iter().copied().find(|&token| {
+        before += mass(token);
+        before as f32 > top_p
+    })
 }
 
 /// Keeps the tokens at least as probable as the `top_k`-th.

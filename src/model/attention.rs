@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
+use super::linear::matmul;
 use super::rope::Rotation;
 use super::{Linear, Loader};
 use crate::config::Config;
@@ -58,10 +59,10 @@ impl Attention {
 
         // The query heads of a group share its keys: stacking their rows needs no copy of k and v.
         let q = q.reshape((g, per_group * r, e))?; // [G, H/G·R, E]
-        let scores = (q.matmul(&k.t()?)? * (e as f64).powf(-0.5))?; // [G, H/G·R, T]
+        let scores = (matmul(&q, &k.t()?)? * (e as f64).powf(-0.5))?; // [G, H/G·R, T]
         let dtype = scores.dtype();
         let weights = softmax_last_dim(&scores.to_dtype(DType::F32)?)?.to_dtype(dtype)?;
-        let out = weights.matmul(&v)?; // [G, H/G·R, E]
+        let out = matmul(&weights, &v)?; // [G, H/G·R, E]
         let out = out.reshape((self.heads, r, e))?.transpose(0, 1)?; // [R, H, E]
         self.o_proj.forward(&out.reshape((r, self.heads * e))?)
     }

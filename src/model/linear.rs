@@ -1,7 +1,9 @@
 //! Matrix products with weights: the only place that knows how weights are stored.
 
+use std::cell::RefCell;
+
 use candle_core::quantized::QMatMul;
-use candle_core::{Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Storage, Tensor};
 use candle_nn::Module;
 use rayon::prelude::*;
 
@@ -31,7 +33,7 @@ impl Linear {
     /// `[T, inputs]` to `[T, outputs]`
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let ys = match &self.weight {
-            Weight::Dense(weight) => xs.matmul(&weight.t()?)?,
+            Weight::Dense(weight) => matmul(xs, &weight.t()?)?,
             Weight::Packed(weight, isa) => packed_product(*isa, weight, xs)?,
             Weight::Blocks(weight) => weight.forward(xs)?,
         };
@@ -42,10 +44,48 @@ impl Linear {
     }
 }
 
-/// The product on all threads, which share the activations and take pairs of panels each.
+/// A matrix product in any precision: the tensor library has none for bf16 on the CPU, so there the
+/// factors are widened.
+pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dtype() == DType::BF16 && a.device().is_cpu() {
+        let product = a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?;
+        return product.to_dtype(DType::BF16);
+    }
+    a.matmul(b)
+}
+
+/// Buffers of the products, kept from one to the next: fresh ones cost a sixth of a forward pass, in
+/// pages that the system hands out and clears.
+#[derive(Default)]
+struct Scratch {
+    activations: Activations,
+    product: Vec<f32>, // [panels, rows, PANEL]
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
 fn packed_product(isa: Isa, weight: &PackedMatrix, xs: &Tensor) -> Result<Tensor> {
+    // Taken, not borrowed: while this thread waits for the others it may be given another product.
+    let mut scratch = SCRATCH.take();
+    let product = packed_product_in(&mut scratch, isa, weight, xs);
+    SCRATCH.set(scratch);
+    product
+}
+
+/// The product on all threads, which share the activations and take pairs of panels each.
+fn packed_product_in(
+    scratch: &mut Scratch,
+    isa: Isa,
+    weight: &PackedMatrix,
+    xs: &Tensor,
+) -> Result<Tensor> {
     let (rows, inputs) = xs.dims2()?;
-    let mut activations = Activations::new();
+    let Scratch {
+        activations,
+        product,
+    } = scratch;
     activations.resize(rows, inputs);
     {
         let xs = xs.contiguous()?;
@@ -63,7 +103,9 @@ fn packed_product(isa: Isa, weight: &PackedMatrix, xs: &Tensor) -> Result<Tensor
 
     let panel_len = rows * PANEL;
     let panels = share(weight.panels(), 2);
-    let mut product = vec![0f32; weight.panels() * panel_len];
+    let product_len = weight.panels() * panel_len;
+    product.resize(product.len().max(product_len), 0.0);
+    let product = &mut product[..product_len];
     product
         .par_chunks_mut(panels * panel_len)
         .enumerate()
@@ -72,7 +114,7 @@ fn packed_product(isa: Isa, weight: &PackedMatrix, xs: &Tensor) -> Result<Tensor
             matmul_panels(
                 isa,
                 weight,
-                &activations,
+                activations,
                 first..first + out.len() / panel_len,
                 out,
             );
@@ -84,7 +126,7 @@ fn packed_product(isa: Isa, weight: &PackedMatrix, xs: &Tensor) -> Result<Tensor
     out.par_chunks_mut(rows_each * outputs)
         .enumerate()
         .for_each(|(task, out)| {
-            copy_rows(&product, rows, outputs, task * rows_each, out);
+            copy_rows(product, rows, outputs, task * rows_each, out);
         });
     Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
 }
