@@ -331,7 +331,7 @@ fn isa() -> Result<Isa, UsageError> {
 }
 
 fn check_context(prompt: usize, new: usize, context: usize) -> Result<(), UsageError> {
-    if prompt + new <= context {
+    if prompt.saturating_add(new) <= context {
         return Ok(());
     }
     let message = format!(

@@ -376,6 +376,10 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
             &["-p", "x", "--model", &model, "-n", "3000"],
             "-n/--max-new-tokens can be from 1 to",
         ),
+        (
+            &["-p", "x", "--model", "tiny", "-n", "18446744073709551615"],
+            "can be from 1 to 5",
+        ),
         (&["-p", "x", "--unknown"], "--unknown"),
         (
             &["-p", "x", "--model", "tiny", "--revision", "v1"],
