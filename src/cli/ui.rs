@@ -45,7 +45,11 @@ impl Ui {
         };
         match write() {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written,
+            Err(error) => {
+                let message = format!("cannot write to stdout: {error}");
+                Err(io::Error::new(error.kind(), message))
+            }
+            Ok(()) => Ok(()),
         }
     }
 

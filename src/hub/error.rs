@@ -129,7 +129,9 @@ impl HubError {
             Self::FolderNotFound { .. } => {
                 "check the path; a model on the Hub is written owner/name"
             }
-            Self::NotAFolder { .. } => "give the folder that holds config.json and the weights",
+            Self::NotAFolder { .. } => {
+                "give a .gguf file, or the folder that holds config.json and the weights"
+            }
             Self::NotInFolder { .. } => {
                 "a model's folder holds config.json, the tokenizer's files and the weights"
             }
