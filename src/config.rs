@@ -7,8 +7,6 @@
 
 use serde::Deserialize;
 
-use crate::weights::gguf::{GgufTokenizer, NetworkShape};
-
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -270,27 +268,6 @@ impl Config {
             }
         }
         self.check_token_ids()
-    }
-
-    /// The configuration that a GGUF file holds.
-    pub fn from_gguf(shape: &NetworkShape, tokenizer: &GgufTokenizer) -> Self {
-        Self {
-            hidden_size: shape.hidden_size,
-            intermediate_size: shape.intermediate_size,
-            num_hidden_layers: shape.num_hidden_layers,
-            num_attention_heads: shape.num_attention_heads,
-            num_key_value_heads: shape.num_key_value_heads,
-            head_dim: shape.head_dim,
-            vocab_size: shape.vocab_size,
-            rms_norm_eps: shape.rms_norm_eps,
-            rope_theta: shape.rope_theta,
-            tie_word_embeddings: shape.tie_word_embeddings,
-            max_position_embeddings: shape.max_position_embeddings,
-            shift_logits: tokenizer.shift_logits,
-            mask_token_id: tokenizer.mask_token_id,
-            eos_token_ids: tokenizer.eos_token_ids.clone(),
-            pad_token_id: tokenizer.pad_token_id,
-        }
     }
 
     /// Number of parameters, for size estimates.

@@ -19,7 +19,7 @@ use crate::model::{Model, OnLoad, Target};
 use crate::quantize::QuantizeError;
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
 use crate::weights::gguf::export::Vocabulary;
-use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer, NetworkShape};
+use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer, read_config};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
@@ -114,8 +114,12 @@ impl Package {
         };
         let bytes = Bytes::map(path)?;
         let file = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
-        let shape = NetworkShape::read(&file).map_err(failed)?;
-        let tokenizer = GgufTokenizer::read(&file, shape.vocab_size).map_err(failed)?;
+        let mut config = read_config(&file).map_err(failed)?;
+        let tokenizer = GgufTokenizer::read(&file, config.vocab_size).map_err(failed)?;
+        config.shift_logits = tokenizer.shift_logits;
+        config.mask_token_id = tokenizer.mask_token_id;
+        config.eos_token_ids.clone_from(&tokenizer.eos_token_ids);
+        config.pad_token_id = tokenizer.pad_token_id;
         let files = TokenizerFiles {
             vocab_json: Some(&tokenizer.vocab_json),
             merges_txt: Some(&tokenizer.merges_txt),
@@ -123,7 +127,6 @@ impl Package {
             tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
             ..TokenizerFiles::default()
         };
-        let config = Config::from_gguf(&shape, &tokenizer);
         Self::new(Source::Gguf(path.to_path_buf()), recipe, config, &files)
     }
 

@@ -15,8 +15,7 @@ use crate::error::Error;
 use crate::package::Package;
 use crate::weights::gguf::export::{Description, ExportError, metadata};
 use crate::weights::gguf::{
-    Architecture, AtomicError, GgmlType, GgufWriteError, GgufWriter, NetworkShape,
-    TensorDescription, names, write_atomically,
+    AtomicError, GgmlType, GgufWriteError, GgufWriter, TensorDescription, names, write_atomically,
 };
 use crate::weights::{Checkpoint, StoredTensor, WeightsError};
 
@@ -154,7 +153,7 @@ pub fn quantize(
     let vocabulary = package.vocabulary()?;
     let name = package.name();
     let keys = metadata(
-        &NetworkShape::from_config(config, Architecture::Dream),
+        config,
         &Description {
             name: &name,
             weights: to.ggml_type(),

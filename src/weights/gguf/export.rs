@@ -14,7 +14,8 @@ use super::tokenizer::{
     ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, SHIFT_LOGITS, TEMPLATE, TOKEN_TYPE,
     TOKENS, TokenType, filler,
 };
-use super::{Array, GgmlType, NetworkShape, Value};
+use super::{Array, GgmlType, Value};
+use crate::config::Config;
 
 /// Why a checkpoint's tokenizer cannot be put into a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -251,41 +252,39 @@ pub struct Description<'a> {
     pub shift_logits: bool,
 }
 
+const ARCHITECTURE: &str = "dream";
+
 /// The keys of a file, in the order that llama.cpp's converter writes them.
-pub fn metadata<'a>(
-    shape: &NetworkShape,
-    description: &Description<'a>,
-) -> Vec<(String, Value<'a>)> {
-    let architecture = shape.architecture.key();
+pub fn metadata<'a>(config: &Config, description: &Description<'a>) -> Vec<(String, Value<'a>)> {
     let vocabulary = description.vocabulary;
     // The sizes were bounded when the shape was read.
     let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
     let mut keys: Vec<(String, Value<'a>)> = vec![
-        ("general.architecture".into(), architecture.into()),
+        ("general.architecture".into(), ARCHITECTURE.into()),
         ("general.type".into(), "model".into()),
         ("general.name".into(), description.name.into()),
     ];
     let float = |value: f64| Value::F32(value as f32);
     for (name, value) in [
-        ("block_count", size(shape.num_hidden_layers)),
-        ("context_length", size(shape.max_position_embeddings)),
-        ("embedding_length", size(shape.hidden_size)),
-        ("feed_forward_length", size(shape.intermediate_size)),
-        ("attention.head_count", size(shape.num_attention_heads)),
-        ("attention.head_count_kv", size(shape.num_key_value_heads)),
-        ("rope.freq_base", float(shape.rope_theta)),
+        ("block_count", size(config.num_hidden_layers)),
+        ("context_length", size(config.max_position_embeddings)),
+        ("embedding_length", size(config.hidden_size)),
+        ("feed_forward_length", size(config.intermediate_size)),
+        ("attention.head_count", size(config.num_attention_heads)),
+        ("attention.head_count_kv", size(config.num_key_value_heads)),
+        ("rope.freq_base", float(config.rope_theta)),
         (
             "attention.layer_norm_rms_epsilon",
-            float(shape.rms_norm_eps),
+            float(config.rms_norm_eps),
         ),
-        ("vocab_size", size(shape.vocab_size)),
+        ("vocab_size", size(config.vocab_size)),
         ("attention.causal", Value::Bool(false)),
     ] {
-        keys.push((shape.key(name), value));
+        keys.push((format!("{ARCHITECTURE}.{name}"), value));
     }
-    if shape.head_dim * shape.num_attention_heads != shape.hidden_size {
+    if config.head_dim * config.num_attention_heads != config.hidden_size {
         for name in ["attention.key_length", "attention.value_length"] {
-            keys.push((shape.key(name), size(shape.head_dim)));
+            keys.push((format!("{ARCHITECTURE}.{name}"), size(config.head_dim)));
         }
     }
     let file_type = Value::U32(file_type(description.weights));

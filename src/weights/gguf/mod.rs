@@ -1,7 +1,7 @@
 //! GGUF: one file with a model's weights, shape and tokenizer.
 //!
 //! [`GgufFile`] reads and checks a mapped file, [`GgufWriter`] streams one. Between them and the
-//! rest of the program stand [`NetworkShape`] (metadata to config.json's numbers), [`names`]
+//! rest of the program stand [`read_config`] (metadata to config.json's numbers), [`names`]
 //! (tensor names both ways), [`GgufTokenizer`] (metadata to tokenizer files) and [`export`] (the
 //! way back). Files come from strangers: nothing in them is used as a size, an offset or a count
 //! before it has been checked against the bytes that are there.
@@ -24,7 +24,7 @@ mod writer;
 pub use self::atomic::{AtomicError, write_atomically};
 pub use self::error::GgufError;
 pub use self::reader::{GgufFile, TensorInfo};
-pub use self::shape::{Architecture, NetworkShape};
+pub use self::shape::read_config;
 pub use self::tokenizer::GgufTokenizer;
 pub use self::types::GgmlType;
 pub use self::value::{Array, Value, ValueType};

@@ -1,4 +1,4 @@
-//! The network's shape, from a file's metadata.
+//! The network's configuration, from a file's metadata.
 //!
 //! The keys are llama.cpp's; the numbers come back under config.json's names. Unlike config.json
 //! the metadata does not say everything: the number of embedding rows is the table's own, and a
@@ -9,129 +9,58 @@
 use super::{GgufError, GgufFile};
 use crate::config::Config;
 
-/// An architecture that can be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// `dream`.
-    Dream,
-    /// `qwen2`: the same network, in conversions made before `dream` was known.
-    Qwen2,
-}
-
-impl Architecture {
-    /// The value of `general.architecture`, and what the network's keys start with.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Dream => "dream",
-            Self::Qwen2 => "qwen2",
-        }
-    }
-}
-
-/// The numbers that config.json would hold, under its names.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NetworkShape {
-    /// Which keys the file has.
-    pub architecture: Architecture,
-    /// Width of the residual stream, D.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layer, F.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Query heads, H.
-    pub num_attention_heads: usize,
-    /// Key and value heads, G; divides H.
-    pub num_key_value_heads: usize,
-    /// Width of a head, E.
-    pub head_dim: usize,
-    /// Rows of the embedding table, V.
-    pub vocab_size: usize,
-    /// Epsilon of the RMS norms.
-    pub rms_norm_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Whether the output head is the embedding table.
-    pub tie_word_embeddings: bool,
-    /// Longest canvas, prompt included.
-    pub max_position_embeddings: usize,
-}
-
 /// Largest value accepted for any size, as in config.json.
 const MAX_SIZE: usize = 1 << 22;
 /// llama.cpp's base where the file names none.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
-impl NetworkShape {
-    /// Reads and checks the metadata of a model.
-    ///
-    /// # Errors
-    /// [`GgufError::UnknownArchitecture`]; [`GgufError::MissingKey`], [`GgufError::WrongType`] and
-    /// [`GgufError::BadValue`] with the key at fault; [`GgufError::MissingTensor`] and
-    /// [`GgufError::Shape`] for the embedding table.
-    pub fn read(file: &GgufFile<'_>) -> Result<Self, GgufError> {
-        let architecture = match file.str("general.architecture")? {
-            "dream" => Architecture::Dream,
-            "qwen2" => Architecture::Qwen2,
-            found => {
-                return Err(GgufError::UnknownArchitecture {
-                    found: found.into(),
-                });
-            }
-        };
-        let keys = Keys { file, architecture };
-        let hidden_size = keys.size("embedding_length", MAX_SIZE)?;
-        let heads = keys.size("attention.head_count", 1 << 12)?;
-        let kv_heads = match keys.size_if_any("attention.head_count_kv", 1 << 12)? {
-            Some(kv_heads) => kv_heads,
-            None => heads,
-        };
-        keys.check(
-            "attention.head_count_kv",
-            kv_heads,
-            heads % kv_heads == 0,
-            || format!("a divisor of attention.head_count ({heads})"),
-        )?;
-        let shape = Self {
-            architecture,
-            hidden_size,
-            intermediate_size: keys.size("feed_forward_length", MAX_SIZE)?,
-            num_hidden_layers: keys.size("block_count", 1 << 10)?,
-            num_attention_heads: heads,
-            num_key_value_heads: kv_heads,
-            head_dim: keys.head_dim(hidden_size, heads)?,
-            vocab_size: embedding_rows(file, hidden_size)?,
-            rms_norm_eps: keys.rms_norm_eps()?,
-            rope_theta: keys.rope_theta()?,
-            tie_word_embeddings: file.tensor("output.weight").is_none(),
-            max_position_embeddings: keys.size("context_length", MAX_SIZE)?,
-        };
-        keys.check_no_rope_scaling()?;
-        Ok(shape)
-    }
+/// Architectures that can be run, which is also what the network's keys start with: `qwen2` is the
+/// same network, in conversions made before `dream` was known.
+const ARCHITECTURES: [&str; 2] = ["dream", "qwen2"];
 
-    /// The shape of a network that config.json describes.
-    pub fn from_config(config: &Config, architecture: Architecture) -> Self {
-        Self {
-            architecture,
-            hidden_size: config.hidden_size,
-            intermediate_size: config.intermediate_size,
-            num_hidden_layers: config.num_hidden_layers,
-            num_attention_heads: config.num_attention_heads,
-            num_key_value_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            vocab_size: config.vocab_size,
-            rms_norm_eps: config.rms_norm_eps,
-            rope_theta: config.rope_theta,
-            tie_word_embeddings: config.tie_word_embeddings,
-            max_position_embeddings: config.max_position_embeddings,
-        }
+/// Reads and checks the metadata of a model. Token ids are the tokenizer's and not set here.
+///
+/// # Errors
+/// [`GgufError::UnknownArchitecture`]; [`GgufError::MissingKey`], [`GgufError::WrongType`] and
+/// [`GgufError::BadValue`] with the key at fault; [`GgufError::MissingTensor`] and
+/// [`GgufError::Shape`] for the embedding table.
+pub fn read_config(file: &GgufFile<'_>) -> Result<Config, GgufError> {
+    let architecture = file.str("general.architecture")?;
+    if !ARCHITECTURES.contains(&architecture) {
+        let found = architecture.into();
+        return Err(GgufError::UnknownArchitecture { found });
     }
-
-    /// Key of this architecture, `dream.block_count` for `block_count`.
-    pub(super) fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture.key())
-    }
+    let keys = Keys { file, architecture };
+    let hidden_size = keys.size("embedding_length", MAX_SIZE)?;
+    let heads = keys.size("attention.head_count", 1 << 12)?;
+    let kv_heads = keys
+        .size_if_any("attention.head_count_kv", 1 << 12)?
+        .unwrap_or(heads);
+    keys.check(
+        "attention.head_count_kv",
+        kv_heads,
+        heads.is_multiple_of(kv_heads),
+        || format!("a divisor of attention.head_count ({heads})"),
+    )?;
+    let config = Config {
+        hidden_size,
+        intermediate_size: keys.size("feed_forward_length", MAX_SIZE)?,
+        num_hidden_layers: keys.size("block_count", 1 << 10)?,
+        num_attention_heads: heads,
+        num_key_value_heads: kv_heads,
+        head_dim: keys.head_dim(hidden_size, heads)?,
+        vocab_size: embedding_rows(file, hidden_size)?,
+        rms_norm_eps: keys.rms_norm_eps()?,
+        rope_theta: keys.rope_theta()?,
+        tie_word_embeddings: file.tensor("output.weight").is_none(),
+        max_position_embeddings: keys.size("context_length", MAX_SIZE)?,
+        shift_logits: true,
+        mask_token_id: None,
+        eos_token_ids: Vec::new(),
+        pad_token_id: None,
+    };
+    keys.check_no_rope_scaling()?;
+    Ok(config)
 }
 
 fn embedding_rows(file: &GgufFile<'_>, hidden_size: usize) -> Result<usize, GgufError> {
@@ -152,12 +81,12 @@ fn embedding_rows(file: &GgufFile<'_>, hidden_size: usize) -> Result<usize, Gguf
 /// The keys that start with the architecture's name.
 struct Keys<'f, 'a> {
     file: &'f GgufFile<'a>,
-    architecture: Architecture,
+    architecture: &'a str,
 }
 
 impl Keys<'_, '_> {
     fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture.key())
+        format!("{}.{name}", self.architecture)
     }
 
     fn size(&self, name: &str, most: usize) -> Result<usize, GgufError> {

@@ -11,9 +11,7 @@ use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::weights::Checkpoint;
 use diffucoder::weights::gguf::export::{Description, Vocabulary, metadata};
-use diffucoder::weights::gguf::{
-    Architecture, GgmlType, GgufWriter, NetworkShape, TensorDescription, names,
-};
+use diffucoder::weights::gguf::{GgmlType, GgufWriter, TensorDescription, names};
 use serde_json::Value as Json;
 
 use crate::command::diffucoder;
@@ -56,11 +54,10 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
     let package = open(&fixture("golden/model"));
     let config = &package.config;
-    let shape = NetworkShape::from_config(config, Architecture::Dream);
     let tokenizer = std::fs::read(fixture("golden/model/tokenizer.json")).unwrap();
     let vocabulary = Vocabulary::from_tokenizer_json(config.vocab_size, &tokenizer).unwrap();
     let keys = metadata(
-        &shape,
+        config,
         &Description {
             name: "golden",
             weights: kind.map_or(GgmlType::F32, |(kind, _)| kind),
@@ -76,7 +73,7 @@ fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
     );
     let mut tensors = Vec::new();
     let mut data = Vec::new();
-    for name in names::in_order(shape.num_hidden_layers, false) {
+    for name in names::in_order(config.num_hidden_layers, false) {
         let tensor = golden_tensor(&names::to_checkpoint(&name).unwrap());
         let dims: Vec<usize> = tensor.dims().iter().rev().copied().collect();
         let blocks = kind.filter(|_| dims.len() == 2 && dims[0].is_multiple_of(32));

@@ -1,8 +1,9 @@
 //! A file of the Python package: shape, names, tokenizer, and metadata that is refused.
 
+use diffucoder::config::Config;
 use diffucoder::weights::gguf::{
-    Architecture, Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, NetworkShape,
-    TensorDescription, Value, names,
+    Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, TensorDescription, Value, names,
+    read_config,
 };
 use serde_json::json;
 
@@ -35,9 +36,8 @@ fn a_file_of_the_python_package() {
 fn its_shape_and_names() {
     let file = tiny();
     assert_eq!(
-        NetworkShape::read(&file).unwrap(),
-        NetworkShape {
-            architecture: Architecture::Dream,
+        read_config(&file).unwrap(),
+        Config {
             hidden_size: 64,
             intermediate_size: 256,
             num_hidden_layers: 2,
@@ -49,6 +49,10 @@ fn its_shape_and_names() {
             rope_theta: 1e6,
             tie_word_embeddings: false,
             max_position_embeddings: 512,
+            shift_logits: true,
+            mask_token_id: None,
+            eos_token_ids: Vec::new(),
+            pad_token_id: None,
         }
     );
     let found: Vec<&str> = file.tensors().iter().map(|tensor| tensor.name).collect();
@@ -267,8 +271,8 @@ fn metadata_that_makes_no_sense_is_refused_by_key() {
     ] {
         let bytes = with_keys(&[(key, value)]);
         let file = GgufFile::parse(&bytes).unwrap();
-        let read = NetworkShape::read(&file)
-            .and_then(|shape| GgufTokenizer::read(&file, shape.vocab_size));
+        let read =
+            read_config(&file).and_then(|shape| GgufTokenizer::read(&file, shape.vocab_size));
         let error = read.expect_err(key);
         assert!(error.to_string().contains(says), "{key}: {error}");
         assert!(error.hint().is_some());
@@ -288,7 +292,7 @@ fn what_a_file_may_leave_out() {
         ("diffusion.shift_logits", Some(Value::Bool(false))),
     ]);
     let file = GgufFile::parse(&bytes).unwrap();
-    let shape = NetworkShape::read(&file).unwrap();
+    let shape = read_config(&file).unwrap();
     assert!(shape.tie_word_embeddings); // no output.weight
     assert_eq!((shape.num_key_value_heads, shape.rope_theta), (4, 10_000.0));
     let tokenizer = GgufTokenizer::read(&file, shape.vocab_size).unwrap();
@@ -320,9 +324,8 @@ fn a_qwen2_file_has_its_own_keys() {
             .map(|(key, value)| (key.as_str(), Some(value.clone()))),
     );
     let bytes = with_keys(&changes);
-    let shape = NetworkShape::read(&GgufFile::parse(&bytes).unwrap()).unwrap();
-    assert_eq!(shape.architecture, Architecture::Qwen2);
-    let dream = NetworkShape::read(&source).unwrap();
+    let shape = read_config(&GgufFile::parse(&bytes).unwrap()).unwrap();
+    let dream = read_config(&source).unwrap();
     assert_eq!(
         (shape.num_hidden_layers, shape.rope_theta),
         (dream.num_hidden_layers, dream.rope_theta)

@@ -1,16 +1,17 @@
 //! What is written reads back, and what nobody could read is not written.
 
+use diffucoder::config::Config;
 use diffucoder::weights::gguf::export::{Description, Vocabulary, metadata};
 use diffucoder::weights::gguf::{
-    GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, NetworkShape, TensorDescription,
-    Value,
+    GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, TensorDescription, Value,
+    read_config,
 };
 use serde_json::{Value as Json, json};
 
 use super::{parse_json, tiny};
 
 /// A small model written with [`metadata`], read back.
-fn our_file(architecture_of: &NetworkShape, vocabulary: &Vocabulary) -> Vec<u8> {
+fn our_file(config: &Config, vocabulary: &Vocabulary) -> Vec<u8> {
     let description = Description {
         name: "ours",
         weights: GgmlType::Q8_0,
@@ -33,7 +34,7 @@ fn our_file(architecture_of: &NetworkShape, vocabulary: &Vocabulary) -> Vec<u8> 
             ggml_type: tensor.ggml_type,
         })
         .collect();
-    let keys = metadata(architecture_of, &description);
+    let keys = metadata(config, &description);
     let mut writer = GgufWriter::new(Vec::new(), &keys, &tensors).unwrap();
     let total = writer.total_bytes();
     for (index, tensor) in source.tensors().iter().enumerate() {
@@ -54,7 +55,7 @@ fn our_file(architecture_of: &NetworkShape, vocabulary: &Vocabulary) -> Vec<u8> 
 #[test]
 fn what_is_written_reads_back() {
     let source = tiny();
-    let shape = NetworkShape::read(&source).unwrap();
+    let shape = read_config(&source).unwrap();
     let files = GgufTokenizer::read(&source, 280).unwrap();
     let vocabulary = Vocabulary::from_vocab_and_merges(
         280,
@@ -70,7 +71,7 @@ fn what_is_written_reads_back() {
         std::fs::write(path, &bytes).unwrap();
     }
     let file = GgufFile::parse(&bytes).unwrap();
-    assert_eq!(NetworkShape::read(&file).unwrap(), shape);
+    assert_eq!(read_config(&file).unwrap(), shape);
     for (ours, theirs) in file.tensors().iter().zip(source.tensors()) {
         assert_eq!((ours.name, &ours.dims), (theirs.name, &theirs.dims));
         assert_eq!(file.data(ours), source.data(theirs), "{}", ours.name);
