@@ -1,7 +1,5 @@
 //! Matrix products with weights: the only place that knows how weights are stored.
 
-use std::cell::RefCell;
-
 use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Result, Storage, Tensor};
 use candle_nn::Module;
@@ -54,38 +52,10 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.matmul(b)
 }
 
-/// Buffers of the products, kept from one to the next: fresh ones cost a sixth of a forward pass, in
-/// pages that the system hands out and clears.
-#[derive(Default)]
-struct Scratch {
-    activations: Activations,
-    product: Vec<f32>, // [panels, rows, PANEL]
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-fn packed_product(isa: Isa, weight: &PackedMatrix, xs: &Tensor) -> Result<Tensor> {
-    // Taken, not borrowed: while this thread waits for the others it may be given another product.
-    let mut scratch = SCRATCH.take();
-    let product = packed_product_in(&mut scratch, isa, weight, xs);
-    SCRATCH.set(scratch);
-    product
-}
-
 /// The product on all threads, which share the activations and take pairs of panels each.
-fn packed_product_in(
-    scratch: &mut Scratch,
-    isa: Isa,
-    weight: &PackedMatrix,
-    xs: &Tensor,
-) -> Result<Tensor> {
+fn packed_product(isa: Isa, weight: &PackedMatrix, xs: &Tensor) -> Result<Tensor> {
     let (rows, inputs) = xs.dims2()?;
-    let Scratch {
-        activations,
-        product,
-    } = scratch;
+    let mut activations = Activations::new();
     activations.resize(rows, inputs);
     {
         let xs = xs.contiguous()?;
@@ -103,9 +73,7 @@ fn packed_product_in(
 
     let panel_len = rows * PANEL;
     let panels = share(weight.panels(), 2);
-    let product_len = weight.panels() * panel_len;
-    product.resize(product.len().max(product_len), 0.0);
-    let product = &mut product[..product_len];
+    let mut product = vec![0f32; weight.panels() * panel_len];
     product
         .par_chunks_mut(panels * panel_len)
         .enumerate()
@@ -114,7 +82,7 @@ fn packed_product_in(
             matmul_panels(
                 isa,
                 weight,
-                activations,
+                &activations,
                 first..first + out.len() / panel_len,
                 out,
             );
@@ -126,7 +94,7 @@ fn packed_product_in(
     out.par_chunks_mut(rows_each * outputs)
         .enumerate()
         .for_each(|(task, out)| {
-            copy_rows(product, rows, outputs, task * rows_each, out);
+            copy_rows(&product, rows, outputs, task * rows_each, out);
         });
     Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
 }
