@@ -3,11 +3,13 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 mod download;
+mod engine;
 mod generate;
 mod models;
 mod prompt;
 mod quantize;
 mod report;
+mod sampling;
 mod ui;
 mod values;
 

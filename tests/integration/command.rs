@@ -206,7 +206,7 @@ fn the_same_seed_gives_the_same_text_at_any_thread_count() {
     let with_threads = |threads: &str| {
         stdout(
             &diffucoder(&args)
-                .env("RAYON_NUM_THREADS", threads)
+                .args(["--threads", threads])
                 .output()
                 .unwrap(),
         )
