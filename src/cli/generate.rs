@@ -1,22 +1,20 @@
 //! `diffucoder generate`: a prompt in, code out.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
 use super::ModelArgs;
-use super::engine::{ComputeArgs, Opened, device_name};
+use super::answer::Request;
+use super::engine::{ComputeArgs, Opened};
 use super::prompt::PromptArgs;
-use super::report::{Report, SettingsReport, Timing, Usage};
-use super::sampling::{SamplingArgs, check_context};
+use super::sampling::SamplingArgs;
+use super::trace::{Recorder, TraceFile};
 use super::ui::{self, Ui};
 use super::values::Output;
-use crate::device::Storage;
-use crate::diffusion::{self, Canvas, Observer, Settings, Step};
-use crate::error::Error;
-use crate::model::Target;
+use crate::diffusion::{Observer, Step};
 use crate::package::Prompt;
-use crate::tokenizer::Specials;
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
@@ -40,6 +38,9 @@ pub struct Args {
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -62,92 +63,52 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     } else {
         package.prompt(&text, &args.system)
     };
-    let prompt_ids = package.encode(&prompt)?;
-    check_context(
-        prompt_ids.len(),
-        sampling.max_new_tokens,
-        package.config.max_position_embeddings,
-    )?;
-    let settings = sampling.settings(package)?;
+    let request = Request::new(package, prompt, sampling)?;
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut engine = opened.load(ui)?;
-    let package = &engine.package;
 
-    let started = Instant::now();
-    let canvas = Canvas::new(&prompt_ids, sampling.max_new_tokens, package.mask_id);
+    let (package, target) = (&engine.package, &engine.target);
+    let mut recorder = trace
+        .map(|file| Recorder::start(file, &request, package, target))
+        .transpose()?;
     let mut progress = StepProgress {
-        bar: ui.step_bar("denoising", settings.steps as u64),
-        started,
+        bar: ui.step_bar("denoising", request.settings.steps as u64),
+        started: Instant::now(),
     };
-    let done = diffusion::generate(&mut engine.model, canvas, &settings, &mut progress)
-        .map_err(Error::from)?;
+    let mut observers = Observers(&mut progress, &mut recorder);
+    let answer = request.answer(package, &mut engine.model, &mut observers)?;
     progress.bar.finish_and_clear();
-    let generate_time = started.elapsed();
 
-    let stop = done.canvas.stop_at(&package.stop_ids);
-    let text_ids = &done.canvas.generated()[..stop.unwrap_or(sampling.max_new_tokens)];
-    let text = package.tokenizer.decode(text_ids, Specials::Keep);
-    let rate = text_ids.len() as f64 / generate_time.as_secs_f64();
     match args.output {
-        Output::Text => ui.result(&text)?,
+        Output::Text => ui.result(&answer.text)?,
         Output::Json => {
-            let report = Report {
-                text: &text,
-                token_ids: done.canvas.generated(),
-                reveal_step: done.canvas.reveal_step(),
-                finish_reason: if stop.is_some() { "stop" } else { "length" },
-                usage: Usage::new(prompt_ids.len(), text_ids.len(), &done),
-                timing: Timing {
-                    load_s: engine.load_time.as_secs_f64(),
-                    generate_s: generate_time.as_secs_f64(),
-                    tokens_per_s: rate,
-                },
-                model: package.name(),
-                settings: args.report(&settings, &prompt, &engine.target),
-            };
-            ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
+            let report = serde_json::to_string(&answer.report(&request, &engine))?;
+            ui.result(&format!("{report}\n"))?;
         }
     }
+    if let Some(recorder) = recorder {
+        recorder.finish(&request, &answer)?;
+    }
     ui.status(&format!(
-        "{} tokens in {} ({rate:.1} tokens/s) · {} forwards over {} · seed {}",
-        text_ids.len(),
-        ui::human_time(generate_time),
-        done.forwards,
-        package.name(),
-        settings.seed,
+        "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
+        answer.tokens,
+        ui::human_time(answer.time),
+        answer.rate(),
+        answer.generation.forwards,
+        engine.package.name(),
+        request.settings.seed,
     ));
     Ok(())
 }
 
-impl Args {
-    fn report<'a>(
-        &'a self,
-        settings: &Settings,
-        prompt: &Prompt<'a>,
-        target: &Target,
-    ) -> SettingsReport<'a> {
-        let system = match prompt {
-            Prompt::Raw(_) => None,
-            Prompt::Chat { system, .. } => Some(*system),
-        };
-        SettingsReport {
-            max_new_tokens: self.sampling.max_new_tokens,
-            steps: settings.steps,
-            algorithm: settings.algorithm.name(),
-            temperature: settings.shaping.temperature,
-            top_p: settings.shaping.top_p,
-            top_k: settings.shaping.top_k,
-            alg_temp: settings.alg_temp,
-            eps: settings.eps,
-            seed: settings.seed,
-            exact: self.sampling.exact,
-            raw: system.is_none(),
-            system,
-            device: device_name(target),
-            dtype: target.storage.dtype().as_str(),
-            quant: match target.storage {
-                Storage::Dense(_) => "none".into(),
-                other => other.to_string(),
-            },
+/// Two observers as one, of which the second may be absent.
+struct Observers<'a, A, B>(&'a mut A, &'a mut Option<B>);
+
+impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.0.on_step(step);
+        if let Some(second) = self.1 {
+            second.on_step(step);
         }
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
+mod answer;
+mod cells;
 mod download;
 mod engine;
 mod generate;
 mod models;
+mod page;
 mod prompt;
 mod quantize;
 mod report;
 mod sampling;
+mod trace;
 mod ui;
 mod values;
 
@@ -47,6 +51,8 @@ struct Cli {
 enum Command {
     /// Write the continuation of a prompt, or the answer to it
     Generate(Box<generate::Args>),
+    /// Make a page of a trace: the denoising to replay, its order and its confidence
+    Report(page::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
@@ -141,6 +147,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let ui = Ui::new(cli.quiet);
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
+        Command::Report(args) => page::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
     }
