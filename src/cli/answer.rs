@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::engine::{Engine, device_name};
+use super::engine::device_name;
 use super::report::{Report, SettingsReport, Timing, Usage};
 use super::sampling::{SamplingArgs, check_context};
 use crate::device::Storage;
@@ -67,8 +67,8 @@ impl<'a> Request<'a> {
     ) -> anyhow::Result<Answer> {
         let started = Instant::now();
         let canvas = Canvas::new(&self.prompt_ids, self.max_new_tokens, package.mask_id);
-        let generation = diffusion::generate(model, canvas, &self.settings, observer)
-            .map_err(Error::from)?;
+        let generation =
+            diffusion::generate(model, canvas, &self.settings, observer).map_err(Error::from)?;
         let time = started.elapsed();
         let stop = generation.canvas.stop_at(&package.stop_ids);
         let tokens = stop.unwrap_or(self.max_new_tokens);
@@ -119,7 +119,11 @@ impl Answer {
     }
 
     /// The object that `--output json` prints.
-    pub fn report(&self, request: &Request<'_>, engine: &Engine) -> Report<'_> {
+    pub fn report(
+        &self,
+        request: &Request<'_>,
+        (package, target, load_time): (&Package, &Target, Duration),
+    ) -> Report<'_> {
         Report {
             text: &self.text,
             token_ids: self.generation.canvas.generated(),
@@ -127,12 +131,12 @@ impl Answer {
             finish_reason: self.finish_reason,
             usage: Usage::new(request.prompt_ids.len(), self.tokens, &self.generation),
             timing: Timing {
-                load_s: engine.load_time.as_secs_f64(),
+                load_s: load_time.as_secs_f64(),
                 generate_s: self.time.as_secs_f64(),
                 tokens_per_s: self.rate(),
             },
-            model: engine.package.name(),
-            settings: request.settings(&engine.target),
+            model: package.name(),
+            settings: request.settings(target),
         }
     }
 }

@@ -60,7 +60,13 @@ mod tests {
         let text = |text: &str| Some(text.to_string());
         let euro = "€".as_bytes();
         assert_eq!(
-            shown(&[Some(b"a"), None, Some(&euro[..1]), Some(&euro[1..]), Some(b"b")]),
+            shown(&[
+                Some(b"a"),
+                None,
+                Some(&euro[..1]),
+                Some(&euro[1..]),
+                Some(b"b")
+            ]),
             [(1, text("a")), (1, None), (2, text("€")), (1, text("b"))]
         );
         assert_eq!(

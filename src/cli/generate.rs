@@ -1,18 +1,17 @@
 //! `diffucoder generate`: a prompt in, code out.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use indicatif::ProgressBar;
 
 use super::ModelArgs;
+use super::UsageError;
 use super::answer::Request;
 use super::engine::{ComputeArgs, Opened};
+use super::progress::{self, Progress};
 use super::prompt::PromptArgs;
 use super::sampling::SamplingArgs;
 use super::trace::{Recorder, TraceFile};
-use super::ui::{self, Ui};
-use super::values::Output;
+use super::ui::{self, Ui, Written};
+use super::values::{Output, at_least_one};
 use crate::diffusion::{Observer, Step};
 use crate::package::Prompt;
 
@@ -41,6 +40,12 @@ pub struct Args {
     /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
     #[arg(long, value_name = "FILE.jsonl")]
     trace: Option<PathBuf>,
+    /// Draw the canvas on the terminal while it fills
+    #[arg(long)]
+    watch: bool,
+    /// Write this many texts, with the seeds that follow --seed
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    num_samples: usize,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -63,7 +68,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     } else {
         package.prompt(&text, &args.system)
     };
-    let request = Request::new(package, prompt, sampling)?;
+    let mut request = Request::new(package, prompt, sampling)?;
+    if args.watch {
+        progress::screen(ui)?;
+    }
+    if args.trace.is_some() && args.num_samples > 1 {
+        return Err(UsageError::new("--trace records one run, not --num-samples of them").into());
+    }
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut engine = opened.load(ui)?;
 
@@ -71,34 +82,59 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut recorder = trace
         .map(|file| Recorder::start(file, &request, package, target))
         .transpose()?;
-    let mut progress = StepProgress {
-        bar: ui.step_bar("denoising", request.settings.steps as u64),
-        started: Instant::now(),
-    };
-    let mut observers = Observers(&mut progress, &mut recorder);
-    let answer = request.answer(package, &mut engine.model, &mut observers)?;
-    progress.bar.finish_and_clear();
+    let first_seed = request.settings.seed;
+    for sample in 0..args.num_samples {
+        request.settings.seed = first_seed.wrapping_add(sample as u64);
+        let steps = request.settings.steps;
+        let mut progress = match args.watch {
+            true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
+            false => Progress::bar(ui, steps),
+        };
+        let mut observers = Observers(&mut progress, &mut recorder);
+        let answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;
+        progress.finish(ui);
 
-    match args.output {
-        Output::Text => ui.result(&answer.text)?,
-        Output::Json => {
-            let report = serde_json::to_string(&answer.report(&request, &engine))?;
-            ui.result(&format!("{report}\n"))?;
+        let written = match args.output {
+            Output::Text => ui.one_of_many(&args.separated(&answer.text, sample, &request))?,
+            Output::Json => {
+                let about = (&engine.package, &engine.target, engine.load_time);
+                let report = serde_json::to_string(&answer.report(&request, about))?;
+                ui.one_of_many(&format!("{report}\n"))?
+            }
+        };
+        if let Some(recorder) = recorder.take() {
+            recorder.finish(&request, &answer)?;
+        }
+        ui.status(&format!(
+            "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
+            answer.tokens,
+            ui::human_time(answer.time),
+            answer.rate(),
+            answer.generation.forwards,
+            engine.package.name(),
+            request.settings.seed,
+        ));
+        if written == Written::Closed {
+            break;
         }
     }
-    if let Some(recorder) = recorder {
-        recorder.finish(&request, &answer)?;
-    }
-    ui.status(&format!(
-        "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
-        answer.tokens,
-        ui::human_time(answer.time),
-        answer.rate(),
-        answer.generation.forwards,
-        engine.package.name(),
-        request.settings.seed,
-    ));
     Ok(())
+}
+
+impl Args {
+    /// One of several texts gets a line above that tells it from the others, as in `head`.
+    fn separated(&self, text: &str, sample: usize, request: &Request<'_>) -> String {
+        if self.num_samples == 1 {
+            return text.to_string();
+        }
+        let (blank, seed) = (if sample > 0 { "\n" } else { "" }, request.settings.seed);
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        format!(
+            "{blank}==> {} of {}, seed {seed} <==\n{text}{end}",
+            sample + 1,
+            self.num_samples
+        )
+    }
 }
 
 /// Two observers as one, of which the second may be absent.
@@ -110,28 +146,5 @@ impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
         if let Some(second) = self.1 {
             second.on_step(step);
         }
-    }
-}
-
-/// Shows how far the denoising is.
-struct StepProgress {
-    bar: ProgressBar,
-    started: Instant,
-}
-
-impl Observer for StepProgress {
-    fn on_step(&mut self, step: &Step<'_>) {
-        let revealed = step.canvas.reveal_step().iter().flatten().count();
-        let rate = revealed as f64
-            / self
-                .started
-                .elapsed()
-                .max(Duration::from_millis(1))
-                .as_secs_f64();
-        self.bar.set_position(step.index as u64 + 1);
-        self.bar.set_message(format!(
-            "· {revealed}/{} tokens · {rate:.1} tokens/s",
-            step.canvas.generated().len()
-        ));
     }
 }

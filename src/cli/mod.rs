@@ -9,6 +9,7 @@ mod engine;
 mod generate;
 mod models;
 mod page;
+mod progress;
 mod prompt;
 mod quantize;
 mod report;
@@ -16,6 +17,7 @@ mod sampling;
 mod trace;
 mod ui;
 mod values;
+mod watch;
 
 use std::process::ExitCode;
 

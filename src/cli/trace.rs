@@ -105,8 +105,11 @@ impl<'a> Recorder<'a> {
         let header = Line::Header(Header {
             version: VERSION,
             model: package.name(),
-            settings: serde_json::to_value(request.settings(target))?,
-            prompt: package.tokenizer.decode(&request.prompt_ids, Specials::Keep),
+            // Through text, in which a float32 is as short as it was typed.
+            settings: serde_json::from_str(&serde_json::to_string(&request.settings(target))?)?,
+            prompt: package
+                .tokenizer
+                .decode(&request.prompt_ids, Specials::Keep),
             prompt_tokens: request.prompt_ids.len(),
             canvas_tokens: request.max_new_tokens,
             stop_ids: package.stop_ids.clone(),

@@ -132,8 +132,13 @@ fn data(trace: &Trace) -> Data<'_> {
         text: cell.text,
     });
     let order = |below: usize| -> Vec<Vec<usize>> {
-        let positions = trace.steps.iter().map(|step| step.positions.iter().copied());
-        positions.map(|p| p.filter(|&p| p < below).collect()).collect()
+        let positions = trace
+            .steps
+            .iter()
+            .map(|step| step.positions.iter().copied());
+        positions
+            .map(|p| p.filter(|&p| p < below).collect())
+            .collect()
     };
     let (all, text) = (order(usize::MAX), order(text_tokens));
     Data {
