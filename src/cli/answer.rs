@@ -6,7 +6,7 @@ use super::engine::device_name;
 use super::report::{Report, SettingsReport, Timing, Usage};
 use super::sampling::{SamplingArgs, check_context};
 use crate::device::Storage;
-use crate::diffusion::{self, Canvas, Ending, Generation, Observer, Settings};
+use crate::diffusion::{self, Canvas, Ending, Generation, Observer, Piece, Settings};
 use crate::error::Error;
 use crate::model::{Model, Target};
 use crate::package::{Package, Prompt};
@@ -16,6 +16,8 @@ use crate::tokenizer::Specials;
 pub struct Request<'a> {
     pub prompt: Prompt<'a>,
     pub prompt_ids: Vec<u32>,
+    /// What follows the hole, if the text is to be filled in.
+    pub suffix_ids: Vec<u32>,
     pub max_new_tokens: usize,
     pub settings: Settings,
 }
@@ -41,15 +43,39 @@ impl<'a> Request<'a> {
         sampling: &SamplingArgs,
     ) -> anyhow::Result<Self> {
         let prompt_ids = package.encode(&prompt)?;
+        Self::of(package, prompt, (prompt_ids, Vec::new()), sampling)
+    }
+
+    /// A hole of `max_new_tokens` between two texts.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn fill(
+        package: &Package,
+        (prefix, suffix): (&'a str, &'a str),
+        sampling: &SamplingArgs,
+    ) -> anyhow::Result<Self> {
+        let encode = |text| package.encode(&Prompt::Raw(text));
+        let ids = (encode(prefix)?, encode(suffix)?);
+        Self::of(package, Prompt::Raw(prefix), ids, sampling)
+    }
+
+    fn of(
+        package: &Package,
+        prompt: Prompt<'a>,
+        (prompt_ids, suffix_ids): (Vec<u32>, Vec<u32>),
+        sampling: &SamplingArgs,
+    ) -> anyhow::Result<Self> {
         let max_new_tokens = sampling.max_new_tokens;
         check_context(
-            prompt_ids.len(),
+            prompt_ids.len() + suffix_ids.len(),
             max_new_tokens,
             package.config.max_position_embeddings,
         )?;
         Ok(Self {
             prompt,
             prompt_ids,
+            suffix_ids,
             max_new_tokens,
             settings: sampling.settings(package)?,
         })
@@ -66,7 +92,12 @@ impl<'a> Request<'a> {
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Answer> {
         let started = Instant::now();
-        let canvas = Canvas::new(&self.prompt_ids, self.max_new_tokens, package.mask_id);
+        let pieces = [
+            Piece::Text(&self.prompt_ids),
+            Piece::Hole(self.max_new_tokens),
+            Piece::Text(&self.suffix_ids),
+        ];
+        let canvas = Canvas::of(&pieces, package.mask_id);
         let generation =
             diffusion::generate(model, canvas, &self.settings, observer).map_err(Error::from)?;
         let time = started.elapsed();
@@ -80,6 +111,11 @@ impl<'a> Request<'a> {
             generation,
             time,
         })
+    }
+
+    /// Tokens that are given.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_ids.len() + self.suffix_ids.len()
     }
 
     /// Every setting, for those who read results later.
@@ -129,7 +165,7 @@ impl Answer {
             token_ids: self.generation.canvas.generated(),
             reveal_step: self.generation.canvas.reveal_step(),
             finish_reason: self.finish_reason,
-            usage: Usage::new(request.prompt_ids.len(), self.tokens, &self.generation),
+            usage: Usage::new(request.prompt_tokens(), self.tokens, &self.generation),
             timing: Timing {
                 load_s: load_time.as_secs_f64(),
                 generate_s: self.time.as_secs_f64(),

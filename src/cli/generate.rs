@@ -88,7 +88,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let steps = request.settings.steps;
         let mut progress = match args.watch {
             true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
-            false => Progress::bar(ui, steps),
+            false => Progress::bar(ui, "denoising", steps),
         };
         let mut observers = Observers(&mut progress, &mut recorder);
         let answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;

@@ -18,9 +18,9 @@ pub enum Progress<'a> {
 
 impl<'a> Progress<'a> {
     /// A bar, drawn only on a terminal.
-    pub fn bar(ui: &Ui, steps: usize) -> Self {
+    pub fn bar(ui: &Ui, what: &str, steps: usize) -> Self {
         Self::Bar {
-            bar: ui.step_bar("denoising", steps as u64),
+            bar: ui.step_bar(what, steps as u64),
             started: Instant::now(),
         }
     }

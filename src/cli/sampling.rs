@@ -9,7 +9,7 @@ use crate::diffusion::{Algorithm, Ending, Settings, Shaping};
 use crate::package::Package;
 
 /// The sampling flags, of every command that denoises.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written

@@ -110,7 +110,7 @@ impl<'a> Recorder<'a> {
             prompt: package
                 .tokenizer
                 .decode(&request.prompt_ids, Specials::Keep),
-            prompt_tokens: request.prompt_ids.len(),
+            prompt_tokens: request.prompt_tokens(),
             canvas_tokens: request.max_new_tokens,
             stop_ids: package.stop_ids.clone(),
         });
@@ -134,7 +134,7 @@ impl<'a> Recorder<'a> {
         self.write(&Line::End(End {
             finish_reason: answer.finish_reason.into(),
             text: answer.text.clone(),
-            usage: Usage::new(request.prompt_ids.len(), answer.tokens, &answer.generation),
+            usage: Usage::new(request.prompt_tokens(), answer.tokens, &answer.generation),
             generate_s: answer.time.as_secs_f64(),
         }));
         self.check()
