@@ -32,16 +32,10 @@ impl Scripted {
 impl Denoiser for Scripted {
     type Error = Infallible;
 
-    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions, Infallible> {
-        self.calls.push(positions.len());
-        let logits = positions
-            .iter()
-            .flat_map(|&position| self.logits[position])
-            .collect();
-        Ok(Predictions {
-            logits,
-            rows: ids.len(),
-        })
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+        self.calls.push(pass.predict.len());
+        logits.extend(pass.predict.iter().flat_map(|&at| self.logits[at]));
+        Ok(pass.refresh.len())
     }
 }
 

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::RmsNorm;
 
 use super::embedding::Embedding;
-use super::linear::{Linear, Weight};
+use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
 use crate::device::Storage;
 use crate::kernels::{Format, PackedMatrix};
@@ -45,13 +45,11 @@ impl<'a> Loader<'a> {
     }
 
     /// `{name}.weight` `[outputs, inputs]`.
-    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear> {
+    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Affine> {
         let name = format!("{name}.weight");
         let stored = self.stored(&name, &[outputs, inputs])?;
-        Ok(Linear::new(
-            self.weight(&name, &stored, outputs, inputs)?,
-            None,
-        ))
+        let weight = self.weight(&name, &stored, outputs, inputs)?;
+        Ok(Affine { weight, bias: None })
     }
 
     /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
@@ -60,14 +58,12 @@ impl<'a> Loader<'a> {
         name: &str,
         outputs: usize,
         inputs: usize,
-    ) -> Result<Linear> {
+    ) -> Result<Affine> {
         let weight = format!("{name}.weight");
         let stored = self.stored(&weight, &[outputs, inputs])?;
         let weight = self.weight(&weight, &stored, outputs, inputs)?;
-        Ok(Linear::new(
-            weight,
-            Some(self.tensor(&format!("{name}.bias"), &[outputs])?),
-        ))
+        let bias = Some(self.tensor(&format!("{name}.bias"), &[outputs])?);
+        Ok(Affine { weight, bias })
     }
 
     /// A head that shares the embedding table `[V, D]`.
@@ -77,12 +73,12 @@ impl<'a> Loader<'a> {
         table: &Embedding,
         rows: usize,
         width: usize,
-    ) -> Result<Linear> {
+    ) -> Result<Affine> {
         let weight = match table {
             Embedding::Table(table) => Weight::Dense(table.clone()),
             Embedding::Stored(stored) => self.weight(name, stored, rows, width)?,
         };
-        Ok(Linear::new(weight, None))
+        Ok(Affine { weight, bias: None })
     }
 
     pub fn norm(&mut self, name: &str, size: usize, eps: f64) -> Result<RmsNorm> {
@@ -92,11 +88,25 @@ impl<'a> Loader<'a> {
         ))
     }
 
-    pub fn ignore(&mut self, name: &str) {
-        self.checkpoint.ignore(name);
+    /// A vector `[size]` as plain numbers.
+    pub fn vector(&mut self, name: &str, size: usize) -> Result<Vec<f32>> {
+        let stored = self.stored(name, &[size])?;
+        let numbers = stored.load(DType::F32, &Device::Cpu);
+        numbers
+            .and_then(|numbers| numbers.to_vec1())
+            .map_err(|source| self.checkpoint.failed(name, source))
     }
 
-    pub fn finish(self) -> Result<()> {
+    /// What was made of a tensor, or the error that says which one failed.
+    pub fn built<T>(&self, name: &str, built: candle_core::Result<T>) -> Result<T> {
+        built.map_err(|source| self.checkpoint.failed(name, source))
+    }
+
+    /// Ends the loading: every tensor must have been asked for. A tied head may be there all the same.
+    pub fn finish(mut self, is_tied: bool) -> Result<()> {
+        if is_tied {
+            self.checkpoint.ignore("lm_head.weight"); // some exports write the shared table twice
+        }
         self.checkpoint.finish()
     }
 
@@ -164,7 +174,7 @@ impl<'a> Loader<'a> {
         k: usize,
     ) -> candle_core::Result<Weight> {
         let packed = PackedMatrix::pack(format, blocks, n, k).map_err(candle_core::Error::wrap)?;
-        Ok(Weight::Packed(packed, self.target.isa))
+        Ok(Weight::Packed(packed))
     }
 }
 

@@ -91,8 +91,7 @@ fn logits_equal_the_reference() {
     for case in 0..3 {
         let ids = ids(&tensors[&format!("forward.{case}.ids")]);
         // The stored logits are the head's own output, before the shift.
-        let rows: Vec<u32> = (0..ids.len() as u32).collect();
-        let found = floats(&model.forward(&ids, &rows).unwrap());
+        let found = model.head_output(&ids).unwrap();
         let expected = floats(&tensors[&format!("forward.{case}.logits")]);
         let error = relative_error(&found, &expected);
         assert!(error < 1e-5, "case {case}: {error}");
@@ -103,8 +102,7 @@ fn logits_equal_the_reference() {
 fn predictions_are_shifted_right_by_one() {
     let (config, mut model) = model();
     let ids = ids(&tensors()["forward.1.ids"]);
-    let all: Vec<u32> = (0..ids.len() as u32).collect();
-    let unshifted = floats(&model.forward(&ids, &all).unwrap());
+    let unshifted = model.head_output(&ids).unwrap();
     let row = |i: usize| &unshifted[i * config.vocab_size..][..config.vocab_size];
     let positions = [0, 1, 2, 20, ids.len() - 1];
     let found = model.predict(&ids, &positions).unwrap();
