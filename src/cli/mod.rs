@@ -6,6 +6,7 @@ mod answer;
 mod batch;
 mod cells;
 mod config;
+mod doctor;
 mod download;
 mod engine;
 mod generate;
@@ -83,6 +84,8 @@ enum Command {
     Models(models::Args),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
     Quantize(quantize::Args),
+    /// Show what this machine has, how fast it is, and which model suits it
+    Doctor(doctor::Args),
     /// Show every setting, its value and where that came from
     Config(config::Args),
     /// Print a script that lets a shell complete commands and flags
@@ -206,6 +209,7 @@ fn run(typed: &ArgMatches) -> anyhow::Result<()> {
         Command::Report(args) => page::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
+        Command::Doctor(args) => doctor::run(&args, &ui),
         Command::Config(args) => config::run(&args, &command, &defaults, &ui),
         Command::Completions(args) => shell::completions(&args, command, &ui),
         Command::Man(args) => shell::man(&args, command, &ui),

@@ -98,9 +98,8 @@ impl Ui {
     }
 
     /// Tells of a failure that does not end the command.
-    pub fn problem(&self, text: &str) {
-        self.bars
-            .suspend(|| print_error(&anyhow::anyhow!("{text}"), None));
+    pub fn problem(text: &str) {
+        print_error(&anyhow::anyhow!("{text}"), None);
     }
 
     /// A bar that counts bytes.

@@ -169,7 +169,7 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
             Ok(Written::Closed) => return Ok(()),
             Err(reason) => {
                 failed += 1;
-                ui.problem(&format!("{}:{number}: {reason}", args.input.display()));
+                Ui::problem(&format!("{}:{number}: {reason}", args.input.display()));
             }
         }
     }
