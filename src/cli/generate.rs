@@ -8,7 +8,7 @@ use super::ModelArgs;
 use super::engine::{ComputeArgs, Opened, device_name};
 use super::prompt::PromptArgs;
 use super::report::{Report, SettingsReport, Timing, Usage};
-use super::sampling::{SamplingArgs, check_context};
+use super::sampling::{Mode, SamplingArgs, check_context};
 use super::ui::{self, Ui};
 use super::values::Output;
 use crate::device::Storage;
@@ -68,7 +68,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         sampling.max_new_tokens,
         package.config.max_position_embeddings,
     )?;
-    let settings = sampling.settings(package)?;
+    let settings = sampling.settings(package, opened.target.device.is_cpu())?;
     let mut engine = opened.load(ui)?;
     let package = &engine.package;
 
@@ -139,7 +139,7 @@ impl Args {
             alg_temp: settings.alg_temp,
             eps: settings.eps,
             seed: settings.seed,
-            exact: self.sampling.exact,
+            exact: self.sampling.mode() == Mode::Exact,
             raw: system.is_none(),
             system,
             device: device_name(target),
