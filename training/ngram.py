@@ -15,8 +15,8 @@ class KneserNey:
         keys, counts = np.unique(keys, return_counts=True)
         for n in range(order, 0, -1):
             of = [np.count_nonzero(counts == c) for c in (1, 2, 3, 4)]
-            y = of[0] / (of[0] + 2 * of[1])
-            d = [c - (c + 1) * y * of[c] / max(1, of[c - 1]) for c in (1, 2, 3)]
+            y = of[0] / max(1, of[0] + 2 * of[1])
+            d = [c - (c + 1) * y * of[c] / of[c - 1] if of[0] and of[c - 1] else 0.5 for c in (1, 2, 3)]
 
             def prefix(a):
                 return np.concatenate(([0], np.cumsum(a, dtype=np.int64)))
