@@ -101,7 +101,7 @@ def main():
         sources, rollouts = sample_tasks(net, tok, todo, args.group, args.new_tokens, args.steps, args.temperature, seed=int(rng.integers(2**31)))
         rewards = np.array([reward(s, todo[i // args.group]["tests"]) for i, s in enumerate(sources)]).reshape(args.prompts, args.group)
         advantage = (rewards - (rewards.sum(1, keepdims=True) - rewards) / (args.group - 1)).ravel()
-        total, kls, terms = 0.0, [], args.prompts
+        kls = []
         for p in range(args.prompts):
             begin = len(tok.encode(todo[p]["prompt"]).ids)
             views, gains, worth = [], [], []
@@ -121,10 +121,9 @@ def main():
             gap = reference - logp
             kl = gap.exp() - gap - 1
             ratio = (logp - logp.detach()).exp()
-            loss = (weight * (args.kl * kl - ratio * gain)).sum() / terms
+            loss = (weight * (args.kl * kl - ratio * gain)).sum() / args.prompts
             loss.backward()
-            total += float(loss)
-            kls.append(float((weight * kl).sum()))
+            kls.append(float((weight * kl).sum().detach()))
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         opt.step()
         opt.zero_grad()

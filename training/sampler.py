@@ -6,8 +6,19 @@ hidden from attention. Generation runs in bf16 autocast, so a figure may move by
 import torch
 
 
-def top_p_filter(logits, p):
-    """Keep the most likely tokens up to and including the one that crosses p."""
+def top_p_filter(logits, p, most=128):
+    """Keep the most likely tokens up to and including the one that crosses p. Few rows need more than `most` tokens
+    for that, and only those are sorted as a whole."""
+    if most < logits.shape[-1]:
+        value, index = logits.topk(most)
+        mass = (value - logits.logsumexp(-1, keepdim=True)).exp()
+        over = mass.cumsum(-1) > p
+        kept = ~torch.cat((torch.zeros_like(over[..., :1]), over[..., :-1]), -1)
+        out = torch.full_like(logits, -torch.inf).scatter(-1, index, value.masked_fill(~kept, -torch.inf))
+        wide = ~over[..., -1]
+        if wide.any():
+            out[wide] = top_p_filter(logits[wide], p, logits.shape[-1])
+        return out
     ordered, index = logits.sort(descending=True)
     over = ordered.softmax(-1).cumsum(-1) > p
     over = torch.cat((torch.zeros_like(over[..., :1]), over[..., :-1]), -1)
