@@ -158,6 +158,7 @@ def holes(net, tok, args):
         if len(lines) < 3:
             continue
         a, b = lines[rng.integers(len(lines))]
+        a -= text[a - 1] == " "  # a word's token begins with its space: cut there, not between space and word
         middle = tok.encode(text[a:b]).ids
         if len(middle) <= 24 and parses(text):
             items.append((text, a, b, tok.encode(text[:a]).ids, middle, tok.encode(text[b:]).ids))
@@ -172,7 +173,7 @@ def holes(net, tok, args):
     def judge(fills):
         texts = [until_end(tok, f, eot) for f, _ in fills]
         return {"parse": sum(parses(t[:a] + x + t[b:]) for x, (t, a, b, *_) in zip(texts, items)) / n,
-                "exact": sum(x.strip() == t[a:b] for x, (t, a, b, *_) in zip(texts, items)) / n}
+                "exact": sum(x.strip() == t[a:b].strip() for x, (t, a, b, *_) in zip(texts, items)) / n}
     report = {"holes": n, "true_length": judge(run([len(it[4]) for it in items], 24)), "end_of_text_in_24": judge(run([24] * n, 24))}
     lengths = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24)
     tried = [run([k] * n, 4) for k in lengths]

@@ -50,15 +50,16 @@ def split_point(doc, rng):
 
 
 def pick_hole(doc, rng):
-    """A place to fill in: one line of the body (seven times of ten) or up to four, without indentation and last line
-    break, as (begin, end) in characters. None when the body is too short to leave anything round it."""
+    """A place to fill in: one line of the body (seven times of ten) or up to four, without indentation (but for its
+    last space) and last line break, as (begin, end) in characters. None when the body is too short to leave anything round it."""
     text, at = doc["text"], max(doc["sig"], doc["doc"])
     begin = text.find("\n", at) + 1
     lines, place = [], begin
     for line in text[begin:].splitlines(keepends=True):
         body = line.strip()
         if body and not body.startswith("#"):
-            lines.append((place + len(line) - len(line.lstrip()), place + len(line.rstrip())))
+            first = place + len(line) - len(line.lstrip())  # a word's token begins with its space: that is in the hole
+            lines.append((first - (text[first - 1] == " "), place + len(line.rstrip())))
         place += len(line)
     if len(lines) < 3:
         return None
