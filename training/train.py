@@ -266,10 +266,8 @@ def main():
         # compiling makes the first steps slow, a STOP makes one step endless: neither is time spent training
         step = time.time() - begun
         begun = time.time()
-        if len(usual) >= 20:
-            step = min(step, 3 * statistics.median(usual))
         usual.append(step)
-        state["seconds"] += step
+        state["seconds"] += min(step, 3 * (statistics.median(usual) if len(usual) > 20 else min(usual))) if len(usual) > 1 else 0.0
         if state["seconds"] - saved_at > args.save_minutes * 60:
             saved_at = state["seconds"]
             save("latest.pt")
