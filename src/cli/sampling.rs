@@ -9,7 +9,7 @@ use crate::diffusion::{Algorithm, Cache, Decoding, Ending, Refresh, Settings, Sh
 use crate::package::Package;
 
 /// The sampling flags, of every command that denoises.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written
@@ -49,19 +49,19 @@ pub struct SamplingArgs {
     seed: Option<u64>,
     /// Reference mode, the same as --mode exact
     #[arg(long, conflicts_with = "mode")]
-    exact: bool,
+    pub exact: bool,
     #[command(flatten)]
     decoding: DecodingArgs,
 }
 
 /// How fast, and what it may cost.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Decoding")]
 struct DecodingArgs {
     /// Sets the flags below together
     #[arg(long, value_enum, default_value_t = Mode::Fast)]
     mode: Mode,
-    /// Masks that are filled before the canvas behind them is: auto (16 on a CPU, 32 on a GPU), a
+    /// Masks that are filled before the canvas behind them is: auto (16; 32 in a build for GPUs), a
     /// number, or full
     #[arg(long, value_name = "N", value_parser = window)]
     window: Option<Window>,
@@ -176,8 +176,14 @@ impl ValueEnum for Cache {
 
 impl DecodingArgs {
     /// The preset, with what the flags change.
-    fn decoding(&self, mode: Mode, is_cpu: bool, has_steps: bool) -> Decoding {
-        let auto = if is_cpu { 16 } else { 32 };
+    fn decoding(&self, mode: Mode, has_steps: bool) -> Decoding {
+        // About twice the rows at which arithmetic takes as long as reading the weights, because a window is
+        // half full on average. Fixed and not measured at each start, so that a seed means a text.
+        let auto = if cfg!(any(feature = "cuda", feature = "metal")) {
+            32
+        } else {
+            16
+        };
         let mut decoding = match mode {
             Mode::Exact => Decoding::default(),
             Mode::Quality => Decoding {
@@ -261,13 +267,13 @@ impl SamplingArgs {
         }
     }
 
-    /// The settings for a model that runs on the CPU or a GPU.
+    /// The settings for a model.
     ///
     /// # Errors
     /// As [`Self::steps`].
-    pub fn settings(&self, package: &Package, is_cpu: bool) -> Result<Settings, UsageError> {
+    pub fn settings(&self, package: &Package) -> Result<Settings, UsageError> {
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
-        let decoding = self.decoding.decoding(self.mode(), is_cpu, has_steps);
+        let decoding = self.decoding.decoding(self.mode(), has_steps);
         Ok(Settings {
             algorithm: self.algorithm,
             steps: self.steps()?,
