@@ -1,12 +1,26 @@
-//! The canvas: the prompt, then positions that start as masks and are revealed one by one.
+//! The canvas: given text, and holes whose positions start as masks and are revealed one by one.
+//!
+//! A continuation is a prompt and one hole behind it. Infilling has text on both sides, and any
+//! number of holes: all of them see all of the text, and each other.
+
+use std::ops::Range;
 
 use super::confidence::Candidate;
 
-/// Token ids of prompt and generated part, and when each generated position was revealed.
+/// A stretch of a canvas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Token ids that stay as they are.
+    Text(&'a [u32]),
+    /// This many masks.
+    Hole(usize),
+}
+
+/// Token ids of text and holes, and when each position of a hole was revealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canvas {
-    ids: Vec<u32>, // [prompt_len + generated]
-    prompt_len: usize,
+    ids: Vec<u32>,            // [canvas]
+    holes: Vec<Range<usize>>, // left to right, disjoint, not empty
     mask_id: u32,
     reveal_step: Vec<Option<usize>>, // [generated]
 }
@@ -14,17 +28,34 @@ pub struct Canvas {
 impl Canvas {
     /// `prompt` followed by `max_new_tokens` masks.
     pub fn new(prompt: &[u32], max_new_tokens: usize, mask_id: u32) -> Self {
-        let mut ids = prompt.to_vec();
-        ids.resize(prompt.len() + max_new_tokens, mask_id);
-        Self {
-            ids,
-            prompt_len: prompt.len(),
-            mask_id,
-            reveal_step: vec![None; max_new_tokens],
-        }
+        Self::of(&[Piece::Text(prompt), Piece::Hole(max_new_tokens)], mask_id)
     }
 
-    /// Token ids of the whole canvas, prompt included.
+    /// The pieces, one behind the other.
+    pub fn of(pieces: &[Piece<'_>], mask_id: u32) -> Self {
+        let (mut ids, mut holes) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            let start = ids.len();
+            match *piece {
+                Piece::Text(text) => ids.extend(text),
+                Piece::Hole(0) => {}
+                Piece::Hole(len) => {
+                    ids.resize(start + len, mask_id);
+                    holes.push(start..start + len);
+                }
+            }
+        }
+        let mut canvas = Self {
+            ids,
+            holes,
+            mask_id,
+            reveal_step: Vec::new(),
+        };
+        canvas.reveal_step = vec![None; canvas.span().len()];
+        canvas
+    }
+
+    /// Token ids of the whole canvas, text included.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -34,48 +65,79 @@ impl Canvas {
         self.mask_id
     }
 
-    /// Number of prompt tokens: the first generated position.
+    /// Number of tokens before the first hole: the first generated position.
     pub fn prompt_len(&self) -> usize {
-        self.prompt_len
+        self.span().start
     }
 
-    /// Token ids of the generated part; the mask's where nothing was revealed.
+    /// Token ids of the generated part, which is all from the first hole to the last, the text
+    /// between holes included; the mask's where nothing was revealed.
     pub fn generated(&self) -> &[u32] {
-        &self.ids[self.prompt_len..]
+        &self.ids[self.span()]
     }
 
-    /// Step (0-based) at which each generated position was revealed.
+    /// Step (0-based) at which each position of the generated part was revealed.
     pub fn reveal_step(&self) -> &[Option<usize>] {
         &self.reveal_step
     }
 
-    /// Positions still masked, left to right. Masks inside the prompt are not ours to fill.
+    /// Where the holes are, left to right. `ids()[hole]` is what is in one.
+    pub fn holes(&self) -> &[Range<usize>] {
+        &self.holes
+    }
+
+    /// Positions still masked, left to right. Masks inside the text are not ours to fill.
     pub fn masked(&self) -> Vec<usize> {
-        let masks =
-            |(i, step): (usize, &Option<usize>)| step.is_none().then_some(self.prompt_len + i);
-        self.reveal_step
-            .iter()
-            .enumerate()
-            .filter_map(masks)
+        let positions = self.holes.iter().cloned().flatten();
+        positions
+            .filter(|&position| !self.is_revealed(position))
             .collect()
     }
 
     /// Writes a candidate's token into its masked position.
     pub fn reveal(&mut self, candidate: &Candidate, step: usize) {
-        let revealed = &mut self.reveal_step[candidate.position - self.prompt_len];
+        let start = self.prompt_len();
+        let revealed = &mut self.reveal_step[candidate.position - start];
         debug_assert!(revealed.is_none() && candidate.token != self.mask_id);
         *revealed = Some(step);
         self.ids[candidate.position] = candidate.token;
     }
 
-    /// Length of the text that is decided: generated tokens before the first of `stop_ids`, if
-    /// every position up to it is revealed.
+    /// Length of the text that is decided: the tokens before the first of `stop_ids`, if every
+    /// position up to it is revealed. With several holes, the sum of theirs once each is decided,
+    /// be it by a stop token or because it is full; `None` if all are full.
     pub fn stop_at(&self, stop_ids: &[u32]) -> Option<usize> {
-        self.generated()
-            .iter()
-            .zip(&self.reveal_step)
-            .take_while(|(_, step)| step.is_some())
-            .position(|(id, _)| stop_ids.contains(id))
+        let (mut len, mut stops) = (0, false);
+        for hole in &self.holes {
+            match self.stop_in(hole, stop_ids) {
+                Some(text) => (len, stops) = (len + text, true),
+                None if hole.clone().all(|position| self.is_revealed(position)) => {
+                    len += hole.len()
+                }
+                None => return None,
+            }
+        }
+        stops.then_some(len)
+    }
+
+    /// Length of the decided text of one hole, if a stop token ends it.
+    pub fn stop_in(&self, hole: &Range<usize>, stop_ids: &[u32]) -> Option<usize> {
+        hole.clone()
+            .take_while(|&position| self.is_revealed(position))
+            .position(|position| stop_ids.contains(&self.ids[position]))
+    }
+
+    /// From the first hole to the last.
+    fn span(&self) -> Range<usize> {
+        match (self.holes.first(), self.holes.last()) {
+            (Some(first), Some(last)) => first.start..last.end,
+            _ => self.ids.len()..self.ids.len(),
+        }
+    }
+
+    /// Whether a position of a hole has its token.
+    fn is_revealed(&self, position: usize) -> bool {
+        self.reveal_step[position - self.prompt_len()].is_some()
     }
 }
 
@@ -105,8 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_in_the_prompt_is_not_ours() {
+    fn a_mask_in_the_text_is_not_ours() {
         assert_eq!(Canvas::new(&[9], 1, 9).masked(), [1]);
+        let pieces = [Piece::Hole(1), Piece::Text(&[9]), Piece::Hole(1)];
+        assert_eq!(Canvas::of(&pieces, 9).masked(), [0, 2]);
     }
 
     #[test]
@@ -118,5 +182,59 @@ mod tests {
         assert_eq!(canvas.stop_at(&[0]), Some(1));
         assert_eq!(canvas.stop_at(&[4]), None);
         assert_eq!(canvas.stop_at(&[4, 5]), Some(0));
+    }
+
+    #[test]
+    fn holes_lie_between_texts() {
+        let text: &[u32] = &[1, 0];
+        let pieces = [
+            Piece::Text(text),
+            Piece::Hole(2),
+            Piece::Hole(0),
+            Piece::Text(text),
+            Piece::Hole(1),
+            Piece::Text(text),
+        ];
+        let mut canvas = Canvas::of(&pieces, 9);
+        assert_eq!(canvas.ids(), [1, 0, 9, 9, 1, 0, 9, 1, 0]);
+        assert_eq!(canvas.holes(), [2..4, 6..7]);
+        assert_eq!(canvas.masked(), [2, 3, 6]);
+        assert_eq!(canvas.prompt_len(), 2);
+        assert_eq!(canvas.generated(), [9, 9, 1, 0, 9]);
+        reveal(&mut canvas, 3, 7, 0);
+        reveal(&mut canvas, 6, 8, 1);
+        assert_eq!(canvas.masked(), [2]);
+        assert_eq!(canvas.reveal_step(), [None, Some(0), None, None, Some(1)]);
+        reveal(&mut canvas, 2, 6, 2);
+        let held: Vec<_> = canvas
+            .holes()
+            .iter()
+            .map(|h| &canvas.ids()[h.clone()])
+            .collect();
+        assert_eq!(held, [&[6, 7][..], &[8]]);
+    }
+
+    #[test]
+    fn several_holes_are_decided_when_each_is() {
+        let pieces = [Piece::Hole(3), Piece::Text(&[0]), Piece::Hole(2)];
+        let mut canvas = Canvas::of(&pieces, 9);
+        reveal(&mut canvas, 0, 5, 0);
+        reveal(&mut canvas, 1, 0, 1);
+        assert_eq!(canvas.stop_in(&canvas.holes()[0], &[0]), Some(1));
+        assert_eq!(canvas.stop_at(&[0]), None, "the second hole is not decided");
+        reveal(&mut canvas, 4, 5, 2);
+        assert_eq!(canvas.stop_at(&[0]), None);
+        reveal(&mut canvas, 5, 6, 3);
+        assert_eq!(canvas.stop_at(&[0]), Some(3), "the second hole is full");
+        assert_eq!(canvas.stop_at(&[7]), None, "a mask is left in the first");
+        reveal(&mut canvas, 2, 5, 4);
+        assert_eq!(canvas.stop_at(&[7]), None, "full, without a stop token");
+    }
+
+    #[test]
+    fn a_canvas_without_holes_has_nothing_to_fill() {
+        let canvas = Canvas::of(&[Piece::Text(&[1, 2])], 9);
+        assert!(canvas.masked().is_empty() && canvas.generated().is_empty());
+        assert_eq!(canvas.stop_at(&[0]), None);
     }
 }

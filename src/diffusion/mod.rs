@@ -11,7 +11,7 @@ mod random;
 mod sampling;
 mod schedule;
 
-pub use canvas::Canvas;
+pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use sampling::Shaping;
 pub use schedule::Schedule;
