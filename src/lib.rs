@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod atomic;
 pub mod builtin;
 pub mod chat;
 pub mod cli;
@@ -14,10 +15,13 @@ pub mod device;
 pub mod diffusion;
 mod error;
 pub mod hub;
+pub mod infill;
 pub mod kernels;
 pub mod model;
 pub mod package;
+pub mod place;
 pub mod quantize;
+pub mod syntax;
 pub mod tokenizer;
 pub mod weights;
 

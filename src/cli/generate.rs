@@ -1,21 +1,21 @@
 //! `diffucoder generate`: a prompt in, code out.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
 use super::ModelArgs;
-use super::engine::{ComputeArgs, Opened, device_name};
+use super::check::CheckArgs;
+use super::code::Request;
+use super::engine::{ComputeArgs, Opened};
 use super::prompt::PromptArgs;
 use super::report::{Report, SettingsReport, Timing, Usage};
 use super::sampling::{SamplingArgs, check_context};
 use super::ui::{self, Ui};
 use super::values::Output;
-use crate::device::Storage;
 use crate::diffusion::{self, Canvas, Observer, Settings, Step};
 use crate::error::Error;
-use crate::model::Target;
-use crate::package::Prompt;
 use crate::tokenizer::Specials;
 
 /// Flags of `generate`.
@@ -23,6 +23,9 @@ use crate::tokenizer::Specials;
 pub struct Args {
     #[command(flatten)]
     prompt: PromptArgs,
+    /// Print code alone: a chat model's answer begins inside a fence, and is cut where that ends
+    #[arg(long)]
+    code: bool,
     #[command(flatten)]
     model: ModelArgs,
 
@@ -42,6 +45,8 @@ pub struct Args {
     output: Output,
 
     #[command(flatten)]
+    check: CheckArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     compute: ComputeArgs,
@@ -54,39 +59,44 @@ pub struct Args {
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let sampling = &args.sampling;
     sampling.steps()?;
-    let text = args.prompt.read()?;
+    let given = args.prompt.read()?;
+    let check = args.check.check(given.file.as_deref())?;
+    let language = args.check.language(given.file.as_deref());
     let opened = Opened::open(&args.model, &args.compute, ui)?;
     let package = &opened.package;
-    let prompt = if args.raw {
-        Prompt::Raw(&text)
-    } else {
-        package.prompt(&text, &args.system)
-    };
+    let request = Request::new(package, given, args.raw, args.code, &language);
+    let prompt = request.prompt(&args.system);
     let prompt_ids = package.encode(&prompt)?;
     check_context(
         prompt_ids.len(),
         sampling.max_new_tokens,
         package.config.max_position_embeddings,
     )?;
-    let settings = sampling.settings(package)?;
+    let mut settings = sampling.settings(package)?;
+    check.check_chance(&settings)?;
     let mut engine = opened.load(ui)?;
     let package = &engine.package;
 
-    let started = Instant::now();
-    let canvas = Canvas::new(&prompt_ids, sampling.max_new_tokens, package.mask_id);
-    let mut progress = StepProgress {
-        bar: ui.step_bar("denoising", settings.steps as u64),
-        started,
+    let draw = |settings: &Settings| {
+        let started = Instant::now();
+        let canvas = Canvas::new(&prompt_ids, sampling.max_new_tokens, package.mask_id);
+        let mut progress = StepProgress::start(ui, settings.steps);
+        let done = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)
+            .map_err(Error::from)?;
+        progress.bar.finish_and_clear();
+        let stop = done.canvas.stop_at(&package.stop_ids);
+        let text_len = stop.unwrap_or(sampling.max_new_tokens);
+        let text_ids = &done.canvas.generated()[..text_len];
+        let text = package.tokenizer.decode(text_ids, Specials::Keep);
+        let text = request.result(&text).to_string();
+        let code = [request.before.as_bytes(), text.as_bytes()].concat();
+        let time = started.elapsed();
+        Ok(((text, text_len, stop.is_some(), done, time), code))
     };
-    let done = diffusion::generate(&mut engine.model, canvas, &settings, &mut progress)
-        .map_err(Error::from)?;
-    progress.bar.finish_and_clear();
-    let generate_time = started.elapsed();
+    let ((text, text_len, stops, done, generate_time), problem) =
+        check.until_it_parses(&mut settings, draw, |text| ui.note(text))?;
 
-    let stop = done.canvas.stop_at(&package.stop_ids);
-    let text_ids = &done.canvas.generated()[..stop.unwrap_or(sampling.max_new_tokens)];
-    let text = package.tokenizer.decode(text_ids, Specials::Keep);
-    let rate = text_ids.len() as f64 / generate_time.as_secs_f64();
+    let rate = text_len as f64 / generate_time.as_secs_f64();
     match args.output {
         Output::Text => ui.result(&text)?,
         Output::Json => {
@@ -94,68 +104,50 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 text: &text,
                 token_ids: done.canvas.generated(),
                 reveal_step: done.canvas.reveal_step(),
-                finish_reason: if stop.is_some() { "stop" } else { "length" },
-                usage: Usage::new(prompt_ids.len(), text_ids.len(), &done),
+                finish_reason: if stops { "stop" } else { "length" },
+                usage: Usage::new(prompt_ids.len(), text_len, &done),
+                parses: check.is_on().then_some(problem.is_none()),
                 timing: Timing {
                     load_s: engine.load_time.as_secs_f64(),
                     generate_s: generate_time.as_secs_f64(),
                     tokens_per_s: rate,
                 },
                 model: package.name(),
-                settings: args.report(&settings, &prompt, &engine.target),
+                settings: SettingsReport::new(
+                    sampling.max_new_tokens,
+                    sampling.exact,
+                    &settings,
+                    prompt.system(),
+                    &engine.target,
+                ),
             };
             ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
     }
     ui.status(&format!(
         "{} tokens in {} ({rate:.1} tokens/s) · {} forwards over {} · seed {}",
-        text_ids.len(),
+        text_len,
         ui::human_time(generate_time),
         done.forwards,
         package.name(),
         settings.seed,
     ));
-    Ok(())
-}
-
-impl Args {
-    fn report<'a>(
-        &'a self,
-        settings: &Settings,
-        prompt: &Prompt<'a>,
-        target: &Target,
-    ) -> SettingsReport<'a> {
-        let system = match prompt {
-            Prompt::Raw(_) => None,
-            Prompt::Chat { system, .. } => Some(*system),
-        };
-        SettingsReport {
-            max_new_tokens: self.sampling.max_new_tokens,
-            steps: settings.steps,
-            algorithm: settings.algorithm.name(),
-            temperature: settings.shaping.temperature,
-            top_p: settings.shaping.top_p,
-            top_k: settings.shaping.top_k,
-            alg_temp: settings.alg_temp,
-            eps: settings.eps,
-            seed: settings.seed,
-            exact: self.sampling.exact,
-            raw: system.is_none(),
-            system,
-            device: device_name(target),
-            dtype: target.storage.dtype().as_str(),
-            quant: match target.storage {
-                Storage::Dense(_) => "none".into(),
-                other => other.to_string(),
-            },
-        }
-    }
+    problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
 
 /// Shows how far the denoising is.
-struct StepProgress {
-    bar: ProgressBar,
+pub struct StepProgress {
+    pub bar: ProgressBar,
     started: Instant,
+}
+
+impl StepProgress {
+    pub fn start(ui: &Ui, steps: usize) -> Self {
+        Self {
+            bar: ui.step_bar("denoising", steps as u64),
+            started: Instant::now(),
+        }
+    }
 }
 
 impl Observer for StepProgress {
@@ -170,7 +162,7 @@ impl Observer for StepProgress {
         self.bar.set_position(step.index as u64 + 1);
         self.bar.set_message(format!(
             "· {revealed}/{} tokens · {rate:.1} tokens/s",
-            step.canvas.generated().len()
+            step.canvas.holes().iter().map(Range::len).sum::<usize>()
         ));
     }
 }

@@ -1,10 +1,14 @@
 //! The command line: clap types, one file a command, and the exit codes.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (`--check`),
+//! 130 interrupted.
 
+mod check;
+mod code;
 mod download;
 mod engine;
 mod generate;
+mod infill;
 mod models;
 mod prompt;
 mod quantize;
@@ -47,6 +51,8 @@ struct Cli {
 enum Command {
     /// Write the continuation of a prompt, or the answer to it
     Generate(Box<generate::Args>),
+    /// Fill the holes of a file from what stands on both sides of them
+    Infill(Box<infill::Args>),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
@@ -124,14 +130,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>();
-            let hint = match usage {
-                Some(usage) => usage.hint.clone(),
-                None => error
-                    .downcast_ref::<crate::Error>()
-                    .and_then(crate::Error::hint),
+            let unparsed = error.downcast_ref::<check::DoesNotParse>();
+            let failure = error.downcast_ref::<crate::Error>();
+            let (code, hint) = match (usage, unparsed) {
+                (Some(usage), _) => (2, usage.hint.clone()),
+                (None, Some(unparsed)) => (3, unparsed.hint()),
+                (None, None) => (1, failure.and_then(crate::Error::hint)),
             };
             ui::print_error(&error, hint.as_deref());
-            ExitCode::from(if usage.is_some() { 2 } else { 1 })
+            ExitCode::from(code)
         }
     }
 }
@@ -141,6 +148,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let ui = Ui::new(cli.quiet);
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
+        Command::Infill(args) => infill::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
     }

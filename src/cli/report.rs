@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::diffusion::Generation;
+use super::engine::device_name;
+use crate::device::Storage;
+use crate::diffusion::{Generation, Settings};
+use crate::model::Target;
 
 /// The object that `--output json` prints.
 #[derive(Serialize)]
@@ -12,6 +15,8 @@ pub struct Report<'a> {
     pub reveal_step: &'a [Option<usize>],
     pub finish_reason: &'static str,
     pub usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parses: Option<bool>,
     pub timing: Timing,
     pub model: String,
     pub settings: SettingsReport<'a>,
@@ -62,4 +67,36 @@ pub struct SettingsReport<'a> {
     pub device: String,
     pub dtype: &'static str,
     pub quant: String,
+}
+
+impl<'a> SettingsReport<'a> {
+    /// `system` is the chat template's, `None` where that is not used.
+    pub fn new(
+        max_new_tokens: usize,
+        exact: bool,
+        settings: &Settings,
+        system: Option<&'a str>,
+        target: &Target,
+    ) -> Self {
+        Self {
+            max_new_tokens,
+            steps: settings.steps,
+            algorithm: settings.algorithm.name(),
+            temperature: settings.shaping.temperature,
+            top_p: settings.shaping.top_p,
+            top_k: settings.shaping.top_k,
+            alg_temp: settings.alg_temp,
+            eps: settings.eps,
+            seed: settings.seed,
+            exact,
+            raw: system.is_none(),
+            system,
+            device: device_name(target),
+            dtype: target.storage.dtype().as_str(),
+            quant: match target.storage {
+                Storage::Dense(_) => "none".into(),
+                other => other.to_string(),
+            },
+        }
+    }
 }

@@ -35,10 +35,18 @@ impl Ui {
     /// # Errors
     /// When stdout cannot be written to. A closed pipe is not an error.
     pub fn result(&self, text: &str) -> io::Result<()> {
+        self.result_bytes(text.as_bytes())
+    }
+
+    /// [`Self::result`] of a file that need not be UTF-8.
+    ///
+    /// # Errors
+    /// As [`Self::result`].
+    pub fn result_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         let mut write = || {
-            stdout.write_all(text.as_bytes())?;
-            if stdout.is_terminal() && !text.ends_with('\n') {
+            stdout.write_all(bytes)?;
+            if stdout.is_terminal() && !bytes.ends_with(b"\n") {
                 stdout.write_all(b"\n")?;
             }
             stdout.flush()
