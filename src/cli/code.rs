@@ -74,6 +74,11 @@ impl Request {
         }
     }
 
+    /// Whether a chat model, which could answer it as well, is to continue the text.
+    pub fn is_continued_in_chat(&self) -> bool {
+        self.chat && !self.before.is_empty()
+    }
+
     /// The prompt, with this system message where the model takes one.
     pub fn prompt<'a>(&'a self, system: &'a str) -> Prompt<'a> {
         match self.chat {

@@ -65,6 +65,9 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let opened = Opened::open(&args.model, &args.compute, ui)?;
     let package = &opened.package;
     let request = Request::new(package, given, args.raw, args.code, &language);
+    if request.is_continued_in_chat() {
+        ui.status("continuing the given text as a file; --ask takes it as a question");
+    }
     let prompt = request.prompt(&args.system);
     let prompt_ids = package.encode(&prompt)?;
     check_context(
