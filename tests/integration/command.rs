@@ -457,7 +457,12 @@ fn a_prompt_with_the_mask_token_is_refused() {
 #[test]
 fn help_texts() {
     let mut said = String::new();
-    for args in [&["--help"][..], &["generate", "-h"], &["models", "-h"]] {
+    for args in [
+        &["--help"][..],
+        &["generate", "-h"],
+        &["infill", "-h"],
+        &["models", "-h"],
+    ] {
         said += &format!("$ diffucoder {}\n{}\n", args.join(" "), stdout(&run(args)));
     }
     insta::assert_snapshot!(said);

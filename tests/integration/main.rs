@@ -9,6 +9,7 @@ mod hub;
 mod hub_command;
 #[path = "support/hub_server.rs"]
 mod hub_server;
+mod infill;
 mod tiny;
 mod tokenizer;
 
