@@ -132,10 +132,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 
     let tokens: usize = filled.holes.iter().map(|hole| hole.tokens).sum();
     // A file that parsed is not replaced by one that does not.
-    if show == Show::InPlace && problem.is_none() {
-        if let Some(file) = args.file() {
-            atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
-        }
+    if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
+        atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
     }
     match (args.output, show) {
         (Output::Json, _) => {
