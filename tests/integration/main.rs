@@ -1,6 +1,7 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+mod batch;
 mod checkpoints;
 mod command;
 mod gguf;
@@ -10,8 +11,12 @@ mod hub_command;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
+mod settings;
 mod tiny;
 mod tokenizer;
+mod trace;
+#[cfg(unix)]
+mod watch;
 
 use std::path::PathBuf;
 
