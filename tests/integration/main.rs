@@ -7,6 +7,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod hub_command;
+mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod tiny;
