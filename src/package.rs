@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::error::Error;
 use crate::hub::registry::{self, PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
-use crate::model::{Model, OnLoad, Target};
+use crate::model::{EMBED_TOKENS, Model, OnLoad, Target};
 use crate::quantize::QuantizeError;
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
 use crate::weights::gguf::export::Vocabulary;
@@ -189,6 +189,15 @@ impl Package {
     /// Whether the weights are stored in the form that they are to be held in (GGUF).
     pub fn is_gguf(&self) -> bool {
         matches!(self.source, Source::Gguf { .. })
+    }
+
+    /// Memory that the weights take in the form they are stored in. They must be local.
+    ///
+    /// # Errors
+    /// When their headers are broken or contradict each other.
+    pub fn bytes_as_stored(&self) -> Result<u64, Error> {
+        let weights = self.fetch_weights(&mut ())?;
+        Ok(weights.bytes_as_stored(EMBED_TOKENS, self.config.tie_word_embeddings))
     }
 
     /// The tokenizer's tokens and merges, in the form that a GGUF file has.
