@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::{
-    Algorithm, Canvas, Denoiser, Ending, Pass, Settings, Shaping, generate,
+    Algorithm, Canvas, Decoding, Denoiser, Ending, Pass, Settings, Shaping, generate,
 };
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::Target;
@@ -66,6 +66,7 @@ fn main() -> anyhow::Result<()> {
         alg_temp: None,
         seed: 1,
         ending: Ending::FullCanvas,
+        decoding: Decoding::default(),
     };
     let mut forwards = Timed {
         model: &mut model,

@@ -143,7 +143,7 @@ impl ComputeArgs {
 }
 
 /// Physical cores that this process may use: a second thread on a core adds nothing to arithmetic.
-fn cores() -> usize {
+pub fn cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
     sysinfo::System::physical_core_count().map_or(allowed, |cores| cores.min(allowed))
 }
@@ -159,7 +159,7 @@ pub fn device_name(target: &Target) -> String {
 }
 
 /// The instructions of the kernels: `DIFFUCODER_ISA`, or the best of this CPU.
-fn isa() -> Result<Isa, UsageError> {
+pub fn isa() -> Result<Isa, UsageError> {
     let Ok(name) = std::env::var("DIFFUCODER_ISA") else {
         return Ok(Isa::detect());
     };

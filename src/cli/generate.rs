@@ -1,22 +1,19 @@
 //! `diffucoder generate`: a prompt in, code out.
 
-use std::time::{Duration, Instant};
-
-use indicatif::ProgressBar;
+use std::path::PathBuf;
 
 use super::ModelArgs;
-use super::engine::{ComputeArgs, Opened, device_name};
+use super::UsageError;
+use super::answer::Request;
+use super::engine::{ComputeArgs, Opened};
+use super::progress::{self, Progress};
 use super::prompt::PromptArgs;
-use super::report::{Report, SettingsReport, Timing, Usage};
-use super::sampling::{SamplingArgs, check_context};
-use super::ui::{self, Ui};
-use super::values::Output;
-use crate::device::Storage;
-use crate::diffusion::{self, Canvas, Observer, Settings, Step};
-use crate::error::Error;
-use crate::model::Target;
+use super::sampling::SamplingArgs;
+use super::trace::{Recorder, TraceFile};
+use super::ui::{self, Ui, Written};
+use super::values::{Output, at_least_one};
+use crate::diffusion::{Observer, Step};
 use crate::package::Prompt;
-use crate::tokenizer::Specials;
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
@@ -40,6 +37,15 @@ pub struct Args {
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
+    /// Draw the canvas on the terminal while it fills
+    #[arg(long)]
+    watch: bool,
+    /// Write this many texts, with the seeds that follow --seed
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    num_samples: usize,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -62,115 +68,83 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     } else {
         package.prompt(&text, &args.system)
     };
-    let prompt_ids = package.encode(&prompt)?;
-    check_context(
-        prompt_ids.len(),
-        sampling.max_new_tokens,
-        package.config.max_position_embeddings,
-    )?;
-    let settings = sampling.settings(package)?;
+    let mut request = Request::new(package, prompt, sampling)?;
+    if args.watch {
+        progress::screen(ui)?;
+    }
+    if args.trace.is_some() && args.num_samples > 1 {
+        return Err(UsageError::new("--trace records one run, not --num-samples of them").into());
+    }
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut engine = opened.load(ui)?;
-    let package = &engine.package;
 
-    let started = Instant::now();
-    let canvas = Canvas::new(&prompt_ids, sampling.max_new_tokens, package.mask_id);
-    let mut progress = StepProgress {
-        bar: ui.step_bar("denoising", settings.steps as u64),
-        started,
-    };
-    let done = diffusion::generate(&mut engine.model, canvas, &settings, &mut progress)
-        .map_err(Error::from)?;
-    progress.bar.finish_and_clear();
-    let generate_time = started.elapsed();
+    let (package, target) = (&engine.package, &engine.target);
+    let mut recorder = trace
+        .map(|file| Recorder::start(file, &request, package, target))
+        .transpose()?;
+    let first_seed = request.settings.seed;
+    for sample in 0..args.num_samples {
+        request.settings.seed = first_seed.wrapping_add(sample as u64);
+        let steps = request.settings.steps;
+        let mut progress = match args.watch {
+            true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
+            false => Progress::bar(ui, "denoising", steps),
+        };
+        let mut observers = Observers(&mut progress, &mut recorder);
+        let answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;
+        progress.finish(ui);
 
-    let stop = done.canvas.stop_at(&package.stop_ids);
-    let text_ids = &done.canvas.generated()[..stop.unwrap_or(sampling.max_new_tokens)];
-    let text = package.tokenizer.decode(text_ids, Specials::Keep);
-    let rate = text_ids.len() as f64 / generate_time.as_secs_f64();
-    match args.output {
-        Output::Text => ui.result(&text)?,
-        Output::Json => {
-            let report = Report {
-                text: &text,
-                token_ids: done.canvas.generated(),
-                reveal_step: done.canvas.reveal_step(),
-                finish_reason: if stop.is_some() { "stop" } else { "length" },
-                usage: Usage::new(prompt_ids.len(), text_ids.len(), &done),
-                timing: Timing {
-                    load_s: engine.load_time.as_secs_f64(),
-                    generate_s: generate_time.as_secs_f64(),
-                    tokens_per_s: rate,
-                },
-                model: package.name(),
-                settings: args.report(&settings, &prompt, &engine.target),
-            };
-            ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
+        let written = match args.output {
+            Output::Text => ui.one_of_many(&args.separated(&answer.text, sample, &request))?,
+            Output::Json => {
+                let about = (&engine.package, &engine.target, engine.load_time);
+                let report = serde_json::to_string(&answer.report(&request, about))?;
+                ui.one_of_many(&format!("{report}\n"))?
+            }
+        };
+        if let Some(recorder) = recorder.take() {
+            recorder.finish(&request, &answer)?;
+        }
+        ui.status(&format!(
+            "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
+            answer.tokens,
+            ui::human_time(answer.time),
+            answer.rate(),
+            answer.generation.forwards,
+            engine.package.name(),
+            request.settings.seed,
+        ));
+        if written == Written::Closed {
+            break;
         }
     }
-    ui.status(&format!(
-        "{} tokens in {} ({rate:.1} tokens/s) · {} forwards over {} · seed {}",
-        text_ids.len(),
-        ui::human_time(generate_time),
-        done.forwards,
-        package.name(),
-        settings.seed,
-    ));
     Ok(())
 }
 
 impl Args {
-    fn report<'a>(
-        &'a self,
-        settings: &Settings,
-        prompt: &Prompt<'a>,
-        target: &Target,
-    ) -> SettingsReport<'a> {
-        let system = match prompt {
-            Prompt::Raw(_) => None,
-            Prompt::Chat { system, .. } => Some(*system),
-        };
-        SettingsReport {
-            max_new_tokens: self.sampling.max_new_tokens,
-            steps: settings.steps,
-            algorithm: settings.algorithm.name(),
-            temperature: settings.shaping.temperature,
-            top_p: settings.shaping.top_p,
-            top_k: settings.shaping.top_k,
-            alg_temp: settings.alg_temp,
-            eps: settings.eps,
-            seed: settings.seed,
-            exact: self.sampling.exact,
-            raw: system.is_none(),
-            system,
-            device: device_name(target),
-            dtype: target.storage.dtype().as_str(),
-            quant: match target.storage {
-                Storage::Dense(_) => "none".into(),
-                other => other.to_string(),
-            },
+    /// One of several texts gets a line above that tells it from the others, as in `head`.
+    fn separated(&self, text: &str, sample: usize, request: &Request<'_>) -> String {
+        if self.num_samples == 1 {
+            return text.to_string();
         }
+        let (blank, seed) = (if sample > 0 { "\n" } else { "" }, request.settings.seed);
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        format!(
+            "{blank}==> {} of {}, seed {seed} <==\n{text}{end}",
+            sample + 1,
+            self.num_samples
+        )
     }
 }
 
-/// Shows how far the denoising is.
-struct StepProgress {
-    bar: ProgressBar,
-    started: Instant,
-}
+/// Two observers as one, of which the second may be absent.
+struct Observers<'a, A, B>(&'a mut A, &'a mut Option<B>);
 
-impl Observer for StepProgress {
+impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
     fn on_step(&mut self, step: &Step<'_>) {
-        let revealed = step.canvas.reveal_step().iter().flatten().count();
-        let rate = revealed as f64
-            / self
-                .started
-                .elapsed()
-                .max(Duration::from_millis(1))
-                .as_secs_f64();
-        self.bar.set_position(step.index as u64 + 1);
-        self.bar.set_message(format!(
-            "· {revealed}/{} tokens · {rate:.1} tokens/s",
-            step.canvas.generated().len()
-        ));
+        self.0.on_step(step);
+        if let Some(second) = self.1 {
+            second.on_step(step);
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! `diffucoder models`: what `--model` can name, and what is already here.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 
 use super::ui::{Ui, human_bytes};
@@ -140,22 +138,5 @@ fn table(rows: &[Row]) -> String {
         ]
     });
     let lines: Vec<[String; 5]> = std::iter::once(header).chain(cells).collect();
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let mut table = String::new();
-    for line in &lines {
-        let mut text = String::new();
-        for (cell, width) in line.iter().zip(widths) {
-            let _ = write!(text, "{cell:width$}  "); // a String takes everything
-        }
-        table.push_str(text.trim_end());
-        table.push('\n');
-    }
-    table
+    super::table::table(&lines)
 }

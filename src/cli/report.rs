@@ -1,6 +1,6 @@
 //! The object that `generate --output json` prints.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::diffusion::Generation;
 
@@ -14,10 +14,10 @@ pub struct Report<'a> {
     pub usage: Usage,
     pub timing: Timing,
     pub model: String,
-    pub settings: SettingsReport<'a>,
+    pub settings: SettingsReport,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Usage {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
@@ -46,7 +46,7 @@ pub struct Timing {
 }
 
 #[derive(Serialize)]
-pub struct SettingsReport<'a> {
+pub struct SettingsReport {
     pub max_new_tokens: usize,
     pub steps: usize,
     pub algorithm: &'static str,
@@ -58,7 +58,7 @@ pub struct SettingsReport<'a> {
     pub seed: u64,
     pub exact: bool,
     pub raw: bool,
-    pub system: Option<&'a str>,
+    pub system: Option<String>,
     pub device: String,
     pub dtype: &'static str,
     pub quant: String,

@@ -264,7 +264,7 @@ impl Output {
 /// How many of `count` things one task takes, in multiples of `unit`: a few tasks a thread, so that
 /// a thread that is held up does not hold the others up.
 pub(super) fn share(count: usize, unit: usize) -> usize {
-    const TASKS_PER_THREAD: usize = 4;
+    const TASKS_PER_THREAD: usize = 16;
     count
         .div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD)
         .max(1)
