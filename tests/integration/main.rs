@@ -8,6 +8,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod hub_command;
+mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
