@@ -9,7 +9,9 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use diffucoder::diffusion::{Algorithm, Canvas, Denoiser, Ending, Settings, Shaping, generate};
+use diffucoder::diffusion::{
+    Algorithm, Canvas, Decoding, Denoiser, Ending, Pass, Settings, Shaping, generate,
+};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::Target;
 use diffucoder::package::{Package, Prompt};
@@ -64,6 +66,7 @@ fn main() -> anyhow::Result<()> {
         alg_temp: None,
         seed: 1,
         ending: Ending::FullCanvas,
+        decoding: Decoding::default(),
     };
     let mut forwards = Timed {
         model: &mut model,
@@ -92,15 +95,11 @@ struct Timed<'a, D> {
 impl<D: Denoiser> Denoiser for Timed<'_, D> {
     type Error = D::Error;
 
-    fn predict(
-        &mut self,
-        ids: &[u32],
-        positions: &[usize],
-    ) -> Result<diffucoder::diffusion::Predictions, D::Error> {
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, D::Error> {
         let started = Instant::now();
-        let predictions = self.model.predict(ids, positions);
+        let rows = self.model.forward(pass, logits);
         self.inside += started.elapsed();
-        predictions
+        rows
     }
 }
 

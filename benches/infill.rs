@@ -103,6 +103,7 @@ fn until_pad(package: &Package, model: &mut Model, texts: &[Vec<u32>]) -> anyhow
         },
         alg_temp: None,
         seed: 1,
+        decoding: diffucoder::diffusion::Decoding::default(),
         ending: Ending::AtStop(package.stop_ids.clone()),
     };
     let canvas = canvas(texts, &[LONGEST], package.mask_id);

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod arness;
 pub mod atomic;
 pub mod builtin;
 pub mod chat;

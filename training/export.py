@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from model import load
 
 HERE = Path(__file__).resolve().parent
+EARLIER_TOKENS = 16_128_000  # seen by the weights that the run started from (--init); 0 for a run from nothing
 CARD = """---
 license: apache-2.0
 language: [code]
@@ -43,9 +44,9 @@ PROMPTS = [
 ]
 
 
-def write_model(saved, tokenizer, out):
+def write_model(saved, which, tokenizer, out):
     config = saved["config"]
-    weights = {k: v.detach().bfloat16().contiguous() for k, v in saved["net"].items()}
+    weights = {k: v.detach().bfloat16().contiguous() for k, v in saved[which].items()}
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # safetensors writes 0600
@@ -63,7 +64,7 @@ def write_model(saved, tokenizer, out):
          | {"model_max_length": config["max_position_embeddings"], "add_prefix_space": False, "clean_up_tokenization_spaces": False})
     params = sum(v.numel() for v in weights.values())
     (out / "README.md").write_text(CARD.format(
-        params=params / 1e6, tokens=saved["state"]["tokens"] / 1e6, layers=config["num_hidden_layers"], hidden=config["hidden_size"],
+        params=params / 1e6, tokens=(saved["state"]["tokens"] + EARLIER_TOKENS) / 1e6, layers=config["num_hidden_layers"], hidden=config["hidden_size"],
         heads=config["num_attention_heads"], kv=config["num_key_value_heads"], mlp=config["intermediate_size"], vocab=config["vocab_size"]))
 
 
@@ -88,12 +89,13 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--run", type=Path, default=Path("data/run"))
     ap.add_argument("--checkpoint", default="latest.pt")
+    ap.add_argument("--average", action="store_true", help="the averaged weights instead of the last ones")
     ap.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer.json"))
     ap.add_argument("--out", type=Path, default=HERE.parent / "models" / "tiny")
     ap.add_argument("--fixtures", type=Path, default=HERE.parent / "tests" / "fixtures" / "tiny")
     args = ap.parse_args()
     saved = torch.load(args.run / args.checkpoint, map_location="cpu", weights_only=False)
-    write_model(saved, args.tokenizer, args.out)
+    write_model(saved, "average" if args.average else "net", args.tokenizer, args.out)
     write_fixtures(args.out, args.fixtures)
     print(f"weights of step {saved['state']['step']}, {saved['state']['tokens']} tokens ->", args.out)
 

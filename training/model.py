@@ -27,6 +27,20 @@ def rotate_half(x):
     return torch.cat((-b, a), dim=-1)
 
 
+def attend(q, k, v, causal, keep):
+    """Full attention; causal only for the auxiliary task of training, `keep` [B, L] only for rows of unequal length."""
+    if q.device.type != "cpu":
+        keep = keep if keep is None else keep[:, None, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, is_causal=causal)
+    # on a CPU the fused kernel's backward pass costs more than the rest of the layer at these lengths
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # [B, H, L, L]
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), -torch.inf)
+    if keep is not None:
+        scores = scores.masked_fill(~keep[:, None, None], -torch.inf)
+    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     def __init__(self, c):
         super().__init__()
@@ -37,7 +51,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(c["hidden_size"], self.kv_heads * self.head_dim)
         self.o_proj = nn.Linear(self.heads * self.head_dim, c["hidden_size"], bias=False)
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, causal=False, keep=None):
         b, l, _ = x.shape
         q = self.q_proj(x).view(b, l, self.heads, self.head_dim).transpose(1, 2)  # [B, H, L, D]
         k = self.k_proj(x).view(b, l, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -45,7 +59,7 @@ class Attention(nn.Module):
         q = (q * cos + rotate_half(q) * sin).to(v.dtype)
         k = (k * cos + rotate_half(k) * sin).to(v.dtype)
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
-        out = F.scaled_dot_product_attention(q, k, v)  # full: no mask, not causal
+        out = attend(q, k, v, causal, keep)
         return self.o_proj(out.transpose(1, 2).reshape(b, l, -1))
 
 
@@ -77,8 +91,8 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(c), RMSNorm(c)
         self.self_attn, self.mlp = Attention(c), MLP(c)
 
-    def forward(self, x, cos, sin):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x, cos, sin, causal=False, keep=None):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, causal, keep)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -95,11 +109,11 @@ class Body(nn.Module):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def forward(self, ids):
+    def forward(self, ids, causal=False, keep=None):
         x = self.embed_tokens(ids)
         cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, causal, keep)
         return self.norm(x)
 
 

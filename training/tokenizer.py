@@ -49,43 +49,67 @@ def split_point(doc, rng):
     return at, rng.random() < 0.5
 
 
+def pick_hole(doc, rng):
+    """A place to fill in: one line of the body (seven times of ten) or up to four, without indentation (but for its
+    last space) and last line break, as (begin, end) in characters. None when the body is too short to leave anything round it."""
+    text, at = doc["text"], max(doc["sig"], doc["doc"])
+    begin = text.find("\n", at) + 1
+    lines, place = [], begin
+    for line in text[begin:].splitlines(keepends=True):
+        body = line.strip()
+        if body and not body.startswith("#"):
+            first = place + len(line) - len(line.lstrip())  # a word's token begins with its space: that is in the hole
+            lines.append((first - (text[first - 1] == " "), place + len(line.rstrip())))
+        place += len(line)
+    if len(lines) < 3:
+        return None
+    first = rng.randrange(len(lines))
+    last = first if rng.random() < 0.7 else min(len(lines) - 1, first + rng.randint(1, 3))
+    return (lines[first][0], lines[last][1]) if lines[last][1] - lines[first][0] >= 4 else None
+
+
 def encode_split(tok, path, out, batch=4096):
-    """One flat uint16 array and document starts for each kind; functions also get the length of a prompt."""
+    """Flat uint16 arrays and document starts for functions, functions with a hole, and modules."""
     rng = random.Random(0)
-    flat = {"function": [], "file": []}
-    prefix = []
+    flat = {"function": [], "hole": [], "module": []}
+    extra = {"function_prefix": [], "function_body": [], "hole_begin": [], "hole_end": []}
 
     def flush(group):
-        if not group:
-            return
-        heads = tok.encode_batch_fast([g[1] for g in group], add_special_tokens=False)
-        tails = tok.encode_batch_fast([g[2] for g in group], add_special_tokens=False)
-        for (kind, _, _), head, tail in zip(group, heads, tails):
-            flat[kind].append(np.array(head.ids + tail.ids, dtype=np.uint16))
+        # a text goes in as three pieces that are tokenised on their own; most pieces of most texts are empty
+        ids = [e.ids for e in tok.encode_batch_fast([piece for _, pieces in group for piece in pieces], add_special_tokens=False)]
+        for n, (kind, _) in enumerate(group):
+            a, b, c = ids[3 * n:3 * n + 3]
+            flat[kind].append(np.array(a + b + c, dtype=np.uint16))
             if kind == "function":
-                prefix.append(len(head.ids))
+                extra["function_prefix"].append(len(a))
+            elif kind == "hole":
+                extra["hole_begin"].append(len(a))
+                extra["hole_end"].append(len(a) + len(b))
 
     group = []
     for doc in documents(path):
         text = doc["text"]
         if doc["kind"] == "file":
-            group.append(("file", "", text))
+            group.append(("module", (text, "", "")))
         else:
             at, cut = split_point(doc, rng)
             if not cut:
                 at = text.find("\n", at) + 1
-            group.append(("function", text[:at], text[at:]))
-        if len(group) == batch:
+            group.append(("function", (text[:at], text[at:], "")))
+            extra["function_body"].append(len(text) - max(doc["sig"], doc["doc"]))
+            hole = pick_hole(doc, rng)
+            if hole:
+                group.append(("hole", (text[:hole[0]], text[hole[0]:hole[1]], text[hole[1]:])))
+        if len(group) >= batch:
             flush(group)
             group = []
     flush(group)
-    arrays = {}
+    arrays = {k: np.array(v, dtype=np.int32) for k, v in extra.items()}
     for kind, docs in flat.items():
         arrays[kind] = np.concatenate(docs)
         arrays[kind + "_starts"] = np.cumsum([0] + [len(d) for d in docs])
-    arrays["function_prefix"] = np.array(prefix, dtype=np.int32)
-    np.savez(out, **{k.replace('file', 'module'): v for k, v in arrays.items()})  # `file` is savez's own argument
-    return {k: int(len(arrays[k])) for k in ("function", "file")} | {"functions": len(prefix)}
+    np.savez(out, **arrays)
+    return {k: int(len(arrays[k])) for k in ("function", "hole", "module")} | {"functions": len(extra["function_prefix"])}
 
 
 def main():

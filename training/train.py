@@ -1,136 +1,62 @@
-"""Train the small masked-diffusion model.
+"""Train the small masked-diffusion model, on a CPU or a GPU.
 
 Objective (DiffuCoder, arXiv 2506.20639; LLaDA, arXiv 2502.09992, eq. 14): choose a masking level t uniformly,
 mask that share of the row, and average the cross-entropy over the masked tokens. Masking exactly
 ceil(t * n) tokens and averaging is the low-variance form of "mask each token with probability t and weight
-by 1/t". Levels are stratified over the batch. The end-of-text token and the run of it that pads the row are
-masked and predicted like any other token: that is how the model learns where a text ends.
+by 1/t". Levels are stratified over the batch. `data.py` makes the rows.
 
-A row is a function (signature, docstring, body, end) or a piece of a module. Part of the rows keep a prefix
-unmasked (what generation does) and part are masked only inside one to three spans (infilling).
+Auxiliary task: some of the steps are next-token prediction with causal attention on plain text. The head is shifted
+by one either way, so the weights are the same (GPT-BERT, arXiv 2410.24159; the large models start from autoregressive
+weights for the same reason). Their share falls to nothing by the time the decay begins.
 
 Optimizer: Muon (Keller Jordan) for the matrices of the layers, AdamW for the embedding, norms and biases.
-Schedule: warmup, stable, linear decay, on the wall clock; a file DECAY in the run folder starts the decay.
+Schedule: warmup, stable, linear decay, on the time spent in steps; a file DECAY in the run folder starts the decay
+(a number in it: over so many minutes). Being stopped and continued does not count: a step counts for at most three
+times the usual. SIGTERM saves and ends.
 """
 import argparse
+import contextlib
 import json
-import math
 import os
+import queue
+import random
+import shutil
+import signal
+import statistics
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data import Corpus
 from model import CONFIG, Dream
-
-EOT, MASK = CONFIG["eos_token_id"], CONFIG["mask_token_id"]
-LENGTHS = {96: 0.15, 128: 0.25, 192: 0.25, 256: 0.30, 512: 0.05}  # row length -> share of the steps
-
-
-# --- data -----------------------------------------------------------------------------------------
-class Corpus:
-    def __init__(self, path, seed, texts):
-        """`texts` holds the text of each token id."""
-        z = np.load(path)
-        self.newline = np.array([t.endswith("\n") for t in texts])
-        self.rng = np.random.default_rng(seed)
-        self.functions, self.starts, self.prefix = z["function"], z["function_starts"], z["function_prefix"]
-        self.files, self.file_starts = z["module"], z["module_starts"]
-        sizes = np.diff(self.starts)
-        # methods outnumber plain functions, and prompts are mostly plain functions: those count twice
-        me = np.array([t.strip("( ,") in ("self", "cls") for t in texts])[self.functions]
-        before = np.concatenate(([0], np.cumsum(me)))
-        plain = before[np.minimum(self.starts[:-1] + 10, len(me))] == before[self.starts[:-1]]
-        # a row of length L is filled with functions close to L seven times of ten, else with any that fits,
-        # so that runs of padding of every length are seen without spending most of the time on them
-        self.pools, low = {}, 0
-        for length in LENGTHS:
-            for key, least in (("close", low), ("any", 0)):
-                fits = (sizes > max(least, 8)) & (sizes < length)
-                self.pools[length, key] = Deck(np.concatenate((np.nonzero(fits)[0], np.nonzero(fits & plain)[0])), self.rng)
-            low = int(length * 0.72)
-
-    def function(self, length):
-        i = self.pools[length, "close" if self.rng.random() < 0.7 else "any"].draw()
-        return self.functions[self.starts[i]:self.starts[i + 1]], int(self.prefix[i])
-
-    def piece(self, length):
-        """Part of a module from a random place, or from its beginning; the text's own end is kept when reached."""
-        at = int(self.rng.integers(len(self.files)))
-        doc = int(np.searchsorted(self.file_starts, at, "right")) - 1
-        begin, end = int(self.file_starts[doc]), int(self.file_starts[doc + 1])
-        if self.rng.random() < 0.1:
-            at = begin
-        else:  # move to the start of a line
-            window = self.files[at:min(at + 64, end - 1)]
-            breaks = np.nonzero(self.newline[window])[0]
-            at = at + int(breaks[0]) + 1 if len(breaks) else at
-        return self.files[at:min(at + length, end)], 0
-
-    def batch(self, tokens, function_share):
-        """ids [B, L] with masks, targets [B, L], and the weight of each position (0 where not masked)."""
-        rng = self.rng
-        length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        rows = tokens // length
-        target = np.full((rows, length), EOT, dtype=np.int64)
-        masked = np.zeros((rows, length), dtype=bool)
-        weight = np.zeros((rows, length), dtype=np.float32)
-        levels = (rng.permutation(rows) + rng.random(rows)) / rows  # stratified, in [0, 1)
-        for r in range(rows):
-            is_function = rng.random() < function_share
-            text, prefix = self.function(length) if is_function else self.piece(length)
-            target[r, :len(text)] = text
-            kind = rng.random()
-            if is_function and kind < 0.40 and prefix < length - 1:
-                where = np.arange(prefix, length)
-            elif not is_function and kind < 0.15:
-                where = np.arange(int(rng.integers(1, max(2, len(text)))), length)
-            elif kind > 0.85:
-                where = np.unique(np.concatenate([self.span(len(text)) for _ in range(rng.integers(1, 4))]))
-            else:
-                where = np.arange(length)
-            count = max(1, math.ceil(levels[r] * len(where)))
-            chosen = rng.choice(where, count, replace=False)
-            masked[r, chosen] = True
-            weight[r, chosen] = 1.0 / (count * rows)
-        ids = np.where(masked, MASK, target)
-        return torch.from_numpy(ids), torch.from_numpy(target), torch.from_numpy(weight)
-
-    def span(self, n):
-        size = int(self.rng.integers(1, max(2, min(n, 64))))
-        at = int(self.rng.integers(0, max(1, n - size)))
-        return np.arange(at, min(at + size, n))
-
-
-class Deck:
-    """Draws without replacement, reshuffled when it runs out."""
-
-    def __init__(self, items, rng):
-        self.items, self.rng, self.at = items, rng, len(items)
-
-    def draw(self):
-        if self.at >= len(self.items):
-            self.rng.shuffle(self.items)
-            self.at = 0
-        self.at += 1
-        return self.items[self.at - 1]
 
 
 class Prefetch(threading.Thread):
-    """Builds the next batch while the current step runs (the matrix products release the interpreter)."""
+    """Builds the next batches while the current step runs (the matrix products release the interpreter)."""
 
-    def __init__(self, make):
+    def __init__(self, make, device):
         super().__init__(daemon=True)
-        import queue
-        self.make, self.queue = make, queue.Queue(3)
+        self.make, self.device, self.queue = make, device, queue.Queue(4)
         self.start()
 
     def run(self):
         while True:
-            self.queue.put(self.make())
+            batch = self.make()
+            if self.device.type == "cuda":
+                batch = {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}
+            self.queue.put(batch)
+
+    def next(self):
+        return on(self.queue.get(), self.device)
+
+
+def on(batch, device):
+    return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
 # --- optimizer --------------------------------------------------------------------------------------
@@ -148,16 +74,13 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 shapes.setdefault(p.shape, []).append(p)
             for shape, params in shapes.items():
-                updates = []
-                for p in params:
-                    buf = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    buf.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(buf, group["momentum"]))  # Nesterov
-                u = orthogonal(torch.stack(updates))
+                grads = [p.grad for p in params]
+                bufs = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+                torch._foreach_lerp_(bufs, grads, 1 - group["momentum"])
+                u = orthogonal(torch.stack(torch._foreach_lerp(grads, bufs, group["momentum"])))  # Nesterov
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, d in zip(params, u):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(d.to(p.dtype), alpha=-group["lr"] * scale)
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, list(u.to(params[0].dtype).unbind()), alpha=-group["lr"] * scale)
 
 
 def orthogonal(g):
@@ -172,144 +95,191 @@ def orthogonal(g):
 
 
 # --- loss --------------------------------------------------------------------------------------------
-def loss_of(net, body, batch):
-    ids, target, weight = batch
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = body(ids)
-        flat = weight.flatten().nonzero()[:, 0]
-        logits = net.logits_at(hidden, flat)
-    ce = F.cross_entropy(logits.float(), target.flatten()[flat], reduction="none")
-    return (ce * weight.flatten()[flat]).sum(), ce.detach().sum() / len(ce)
+def loss_of(net, body, batch, causal=False):
+    with torch.autocast(batch["ids"].device.type, torch.bfloat16):
+        logits = net.logits_at(body(batch["ids"], causal), batch["at"])
+    ce = F.cross_entropy(logits.float(), batch["target"], reduction="none")
+    return (ce * batch["weight"]).sum()
 
 
 @torch.no_grad()
 def validate(net, batches):
     """Mean loss of fixed held-out batches: nats a token, an estimate of the NELBO's."""
-    total = 0.0
-    for batch in batches:
-        total += float(loss_of(net, net.model, batch)[0])
-    return total / len(batches)
+    return float(sum(loss_of(net, net.model, batch) for batch in batches)) / len(batches)
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--data", type=Path, default=Path("data"))
     ap.add_argument("--run", type=Path, default=Path("data/run"))
-    ap.add_argument("--minutes", type=float, default=90, help="wall-clock budget, decay included")
-    ap.add_argument("--decay-minutes", type=float, default=20)
+    ap.add_argument("--init", type=Path, help="start from an exported folder's weights instead of from nothing")
+    ap.add_argument("--copy-to", type=Path, help="copy each checkpoint and the log into this folder as well")
+    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--minutes", type=float, default=90, help="time in steps, decay included")
+    ap.add_argument("--decay-minutes", type=float, default=40)
     ap.add_argument("--tokens", type=int, default=6144, help="tokens a step")
-    ap.add_argument("--function-share", type=float, default=0.6, help="share of the rows that are functions")
+    ap.add_argument("--causal-share", type=float, default=0.0, help="share of next-token steps, at the start")
     ap.add_argument("--layers", type=int, default=CONFIG["num_hidden_layers"])
     ap.add_argument("--hidden", type=int, default=CONFIG["hidden_size"])
     ap.add_argument("--intermediate", type=int, default=CONFIG["intermediate_size"])
+    ap.add_argument("--heads", type=int, default=CONFIG["num_attention_heads"])
+    ap.add_argument("--kv-heads", type=int, default=CONFIG["num_key_value_heads"])
     ap.add_argument("--matrix-lr", type=float, default=0.02)
     ap.add_argument("--adam-lr", type=float, default=0.003)
-    ap.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     ap.add_argument("--weight-decay", type=float, default=0.01)
     ap.add_argument("--warmup", type=int, default=100)
     ap.add_argument("--clip", type=float, default=1.0)
+    ap.add_argument("--average", type=float, default=0.99, help="decay of the averaged weights, a step")
     ap.add_argument("--compile", action="store_true")
     ap.add_argument("--save-minutes", type=float, default=4)
-    ap.add_argument("--valid-minutes", type=float, default=10)
+    ap.add_argument("--valid-minutes", type=float, default=8)
     ap.add_argument("--max-steps", type=int, default=10**9)
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
     torch.manual_seed(args.seed)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    device = torch.device(args.device)
+    if device.type == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    else:
+        torch.set_float32_matmul_precision("high")
     args.run.mkdir(parents=True, exist_ok=True)
+    (args.run / "DECAY").unlink(missing_ok=True)
 
-    config = CONFIG | {"num_hidden_layers": args.layers, "max_window_layers": args.layers,
-                       "hidden_size": args.hidden, "intermediate_size": args.intermediate}
+    config = CONFIG | {"num_hidden_layers": args.layers, "max_window_layers": args.layers, "hidden_size": args.hidden,
+                       "intermediate_size": args.intermediate, "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads}
+    if args.init:
+        from safetensors.torch import load_file
+        config = json.loads((args.init / "config.json").read_text())
     net = Dream(config)
+    if args.init:
+        net.load_state_dict({k: v.float() for k, v in load_file(args.init / "model.safetensors").items()})
+    net.to(device)
     body = torch.compile(net.model, dynamic=False) if args.compile else net.model
     matrices = [p for n, p in net.named_parameters() if p.dim() == 2 and "layers" in n]
     others = [p for n, p in net.named_parameters() if p.dim() == 1]
-    embed = [net.model.embed_tokens.weight]
-    adam = torch.optim.AdamW([{"params": embed, "lr": args.adam_lr, "weight_decay": args.weight_decay},
+    adam = torch.optim.AdamW([{"params": [net.model.embed_tokens.weight], "lr": args.adam_lr, "weight_decay": args.weight_decay},
                               {"params": others, "lr": args.adam_lr, "weight_decay": 0.0}],
                              betas=(0.9, 0.95), eps=1e-10, fused=True)
-    if args.optimizer == "muon":
-        opts = [adam, Muon(matrices, args.matrix_lr, weight_decay=args.weight_decay)]
-    else:
-        adam.add_param_group({"params": matrices, "lr": args.matrix_lr, "weight_decay": 0.1})
-        opts = [adam]
+    opts = [adam, Muon(matrices, args.matrix_lr, weight_decay=args.weight_decay)]
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
 
     from tokenizers import Tokenizer
     tok = Tokenizer.from_file(str(args.data / "tokenizer.json"))
     texts = [tok.decode([i], skip_special_tokens=False) for i in range(config["vocab_size"])]
     corpus, held = Corpus(args.data / "train.npz", args.seed, texts), Corpus(args.data / "held-out.npz", 1, texts)
-    valid = [held.batch(4096, 0.6) for _ in range(24)]  # the same whatever is trained on
+    valid = [on(held.validation(32), device) for _ in range(8)]  # the same whatever is trained on
 
-    state = {"step": 0, "tokens": 0, "seconds": 0.0, "decay_at": (args.minutes - args.decay_minutes) * 60, "end": args.minutes * 60}
+    # `seconds` is time spent in steps, by this run and those it continues
+    state = {"step": 0, "tokens": 0, "masked": 0, "seconds": 0.0}
+    average = {k: v.detach().clone() for k, v in net.state_dict().items()}
     latest = args.run / "latest.pt"
     if latest.exists():
-        saved = torch.load(latest, weights_only=False)
+        saved = torch.load(latest, weights_only=False, map_location=device)
         net.load_state_dict(saved["net"])
+        average = saved["average"]
         for opt, s in zip(opts, saved["opts"]):
             opt.load_state_dict(s)
-        state |= {k: saved["state"][k] for k in ("step", "tokens", "seconds")}
-        corpus.rng = np.random.default_rng(args.seed + state["step"])
-        for deck in corpus.pools.values():
-            deck.rng = corpus.rng
+        state |= saved["state"]
+        corpus.reseed(args.seed + state["step"])
         print("resumed at", state, flush=True)
+    end, decay_at = args.minutes * 60, (args.minutes - args.decay_minutes) * 60
 
     def save(name):
-        torch.save({"net": net.state_dict(), "opts": [o.state_dict() for o in opts], "state": dict(state),
+        torch.save({"net": net.state_dict(), "average": average, "opts": [o.state_dict() for o in opts], "state": dict(state),
                     "config": config, "args": vars(args)}, args.run / "tmp.pt")
         os.replace(args.run / "tmp.pt", args.run / name)
+        if args.copy_to:
+            args.copy_to.mkdir(parents=True, exist_ok=True)
+            for file in (name, "log.jsonl"):
+                if (args.run / file).exists():
+                    shutil.copy(args.run / file, args.copy_to / (file + ".tmp"))
+                    os.replace(args.copy_to / (file + ".tmp"), args.copy_to / file)
 
     def record(**row):
+        row = {"step": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"])} | row
         with open(args.run / "log.jsonl", "a") as f:
             f.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
     def record_validation():
-        record(step=state["step"], tokens=state["tokens"], seconds=round(state["seconds"]), valid=round(validate(net, valid), 4))
+        raw = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        plain = validate(net, valid)
+        net.load_state_dict(average)
+        averaged = validate(net, valid)
+        net.load_state_dict(raw)
+        record(valid=round(plain, 4), valid_average=round(averaged, 4))
 
     for opt, rates in zip(opts, peaks):  # after a resume too: the command line's rates hold, not the saved ones
         for group, rate in zip(opt.param_groups, rates):
             group["peak"] = rate
     print(sum(p.numel() for p in net.parameters()), "parameters", flush=True)
-    stream = Prefetch(lambda: corpus.batch(args.tokens, args.function_share))
-    begun = time.time() - state["seconds"]
+    coin = random.Random(args.seed + state["step"])
+
+    def make():
+        progress = min(1.0, state["seconds"] / max(1.0, decay_at))
+        if coin.random() < args.causal_share * min(1.0, 2 - 2 * progress):
+            return corpus.causal_batch(args.tokens) | {"causal": True}
+        return corpus.batch(args.tokens) | {"causal": False}
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stream = Prefetch(make, device)
+    usual = deque(maxlen=50)
     saved_at = validated_at = state["seconds"]
-    shown, shown_tokens = time.time(), state["tokens"]
-    losses = []
-    while state["seconds"] < state["end"] and state["step"] < args.max_steps:
-        state["seconds"] = time.time() - begun
-        if (args.run / "DECAY").exists() and state["seconds"] < state["decay_at"]:
-            state["decay_at"], state["end"] = state["seconds"], state["seconds"] + args.decay_minutes * 60
-        warm = min(1.0, (state["step"] + 1) / args.warmup)
-        cool = min(1.0, max(0.0, (state["end"] - state["seconds"]) / (state["end"] - state["decay_at"])))
+    shown, shown_tokens = state["seconds"], state["tokens"]
+    losses = {True: [], False: []}
+    first = state["step"]
+    record_validation()
+    sync = torch.cuda.synchronize if device.type == "cuda" else contextlib.nullcontext
+    begun = time.time()
+    while state["seconds"] < end and state["step"] < args.max_steps and not stop.is_set():
+        if state["step"] % 10 == 0 and (args.run / "DECAY").exists():
+            text = (args.run / "DECAY").read_text().strip()
+            (args.run / "DECAY").unlink()
+            decay_at = min(decay_at, state["seconds"])
+            end = min(end, state["seconds"] + (float(text) if text else args.decay_minutes) * 60)
+        warm = min(1.0, (state["step"] - first + 1) / args.warmup)
+        cool = min(1.0, max(0.0, (end - state["seconds"]) / (end - decay_at)))
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = group["peak"] * warm * cool
-        batch = stream.queue.get()
-        loss, plain = loss_of(net, body, batch)
+        batch = stream.next()
+        loss = loss_of(net, body, batch, batch["causal"])
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), args.clip)
         for opt in opts:
             opt.step()
             opt.zero_grad(set_to_none=False)
+        now = net.state_dict()
+        torch._foreach_lerp_(list(average.values()), [now[k] for k in average], 1 - min(args.average, 1 - 1 / (state["step"] - first + 2)))
         state["step"] += 1
-        state["tokens"] += batch[0].numel()
-        losses.append(float(loss.detach()))
+        state["tokens"] += batch["ids"].numel()
+        state["masked"] += batch["at"].numel()
+        losses[batch["causal"]].append(loss.detach())
         if state["step"] % 25 == 0:
-            now = time.time()
-            record(step=state["step"], tokens=state["tokens"], seconds=round(state["seconds"]), loss=round(float(np.mean(losses)), 4),
-                   lr=round(warm * cool, 3), norm=round(float(norm), 2), tok_s=round((state["tokens"] - shown_tokens) / (now - shown)))
-            losses, shown, shown_tokens = [], now, state["tokens"]
+            sync()
+            means = {name: round(float(torch.stack(losses[key]).mean()), 4)
+                     for name, key in (("loss", False), ("causal_loss", True)) if losses[key]}
+            spent = max(1e-3, state["seconds"] - shown)
+            record(**means, lr=round(warm * cool, 3), norm=round(float(norm), 2), tok_s=round((state["tokens"] - shown_tokens) / spent))
+            losses, shown, shown_tokens = {True: [], False: []}, state["seconds"], state["tokens"]
+        # compiling makes the first steps slow, a STOP makes one step endless: neither is time spent training
+        step = time.time() - begun
+        begun = time.time()
+        usual.append(step)
+        state["seconds"] += min(step, 3 * (statistics.median(usual) if len(usual) > 20 else min(usual))) if len(usual) > 1 else 0.0
         if state["seconds"] - saved_at > args.save_minutes * 60:
             saved_at = state["seconds"]
             save("latest.pt")
+            begun = time.time()
         if state["seconds"] - validated_at > args.valid_minutes * 60:
             validated_at = state["seconds"]
             record_validation()
-            shown, shown_tokens = time.time(), state["tokens"]
+            begun = time.time()
     record_validation()
     save("latest.pt")
-    save("final.pt")
+    if not stop.is_set():
+        save("final.pt")
 
 
 if __name__ == "__main__":

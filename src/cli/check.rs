@@ -92,6 +92,11 @@ impl Check {
         self.language.is_some()
     }
 
+    /// How often to draw again.
+    pub fn retries(&self) -> u64 {
+        self.retries
+    }
+
     /// Wrong usage if drawing again would give the same text again.
     ///
     /// # Errors

@@ -123,6 +123,8 @@ impl ComputeArgs {
 
     /// How to hold the weights.
     fn storage(&self, package: &Package, device: &candle_core::Device) -> anyhow::Result<Storage> {
+        let free_bytes = free_memory_bytes(device);
+        let parameters = package.config.parameters();
         if package.is_gguf() {
             let quantises = matches!(self.quant, Quantisation::To(_));
             if quantises || matches!(self.dtype, Precision::Fixed(_)) {
@@ -132,17 +134,16 @@ impl ComputeArgs {
                 )
                 .into());
             }
-            return Ok(Storage::AsStored);
+            let storage = Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes);
+            return Ok(storage.map_err(Error::from)?);
         }
-        let free_bytes = free_memory_bytes(device);
-        let parameters = package.config.parameters();
         let storage = Storage::choose(self.dtype, self.quant, device, parameters, free_bytes);
         Ok(storage.map_err(Error::from)?)
     }
 }
 
 /// Physical cores that this process may use: a second thread on a core adds nothing to arithmetic.
-fn cores() -> usize {
+pub fn cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
     sysinfo::System::physical_core_count().map_or(allowed, |cores| cores.min(allowed))
 }
@@ -158,7 +159,7 @@ pub fn device_name(target: &Target) -> String {
 }
 
 /// The instructions of the kernels: `DIFFUCODER_ISA`, or the best of this CPU.
-fn isa() -> Result<Isa, UsageError> {
+pub fn isa() -> Result<Isa, UsageError> {
     let Ok(name) = std::env::var("DIFFUCODER_ISA") else {
         return Ok(Isa::detect());
     };

@@ -1,22 +1,20 @@
 //! `diffucoder generate`: a prompt in, code out.
 
-use std::ops::Range;
-use std::time::{Duration, Instant};
-
-use indicatif::ProgressBar;
+use std::path::PathBuf;
 
 use super::ModelArgs;
+use super::UsageError;
+use super::answer::Request;
 use super::check::CheckArgs;
-use super::code::Request;
+use super::code;
 use super::engine::{ComputeArgs, Opened};
+use super::progress::{self, Progress};
 use super::prompt::PromptArgs;
-use super::report::{Report, SettingsReport, Timing, Usage};
-use super::sampling::{SamplingArgs, check_context};
-use super::ui::{self, Ui};
-use super::values::Output;
-use crate::diffusion::{self, Canvas, Observer, Settings, Step};
-use crate::error::Error;
-use crate::tokenizer::Specials;
+use super::sampling::SamplingArgs;
+use super::trace::{Recorder, TraceFile};
+use super::ui::{self, Ui, Written};
+use super::values::{Output, at_least_one};
+use crate::diffusion::{Observer, Settings, Step};
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
@@ -43,6 +41,15 @@ pub struct Args {
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
+    /// Draw the canvas on the terminal while it fills
+    #[arg(long)]
+    watch: bool,
+    /// Write this many texts, with the seeds that follow --seed
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    num_samples: usize,
 
     #[command(flatten)]
     check: CheckArgs,
@@ -62,110 +69,101 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let given = args.prompt.read()?;
     let check = args.check.check(given.file.as_deref())?;
     let language = args.check.language(given.file.as_deref());
+    if args.watch {
+        progress::screen(ui)?;
+    }
+    if args.trace.is_some() && (args.num_samples > 1 || check.retries() > 0) {
+        let message = "--trace records one run, not those of --num-samples or --retries";
+        return Err(UsageError::new(message).into());
+    }
     let opened = Opened::open(&args.model, &args.compute, ui)?;
     let package = &opened.package;
-    let request = Request::new(package, given, args.raw, args.code, &language);
-    if request.is_continued_in_chat() {
+    let asked = code::Request::new(package, given, args.raw, args.code, &language);
+    if asked.is_continued_in_chat() {
         ui.status("continuing the given text as a file; --ask takes it as a question");
     }
-    let prompt = request.prompt(&args.system);
-    let prompt_ids = package.encode(&prompt)?;
-    check_context(
-        prompt_ids.len(),
-        sampling.max_new_tokens,
-        package.config.max_position_embeddings,
-    )?;
-    let mut settings = sampling.settings(package)?;
-    check.check_chance(&settings)?;
+    let mut request = Request::new(package, asked.prompt(&args.system), sampling)?;
+    check.check_chance(&request.settings)?;
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut engine = opened.load(ui)?;
-    let package = &engine.package;
 
-    let draw = |settings: &Settings| {
-        let started = Instant::now();
-        let canvas = Canvas::new(&prompt_ids, sampling.max_new_tokens, package.mask_id);
-        let mut progress = StepProgress::start(ui, settings.steps);
-        let done = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)
-            .map_err(Error::from)?;
-        progress.bar.finish_and_clear();
-        let stop = done.canvas.stop_at(&package.stop_ids);
-        let text_len = stop.unwrap_or(sampling.max_new_tokens);
-        let text_ids = &done.canvas.generated()[..text_len];
-        let text = package.tokenizer.decode(text_ids, Specials::Keep);
-        let text = request.result(&text).to_string();
-        let code = [request.before.as_bytes(), text.as_bytes()].concat();
-        let time = started.elapsed();
-        Ok(((text, text_len, stop.is_some(), done, time), code))
-    };
-    let ((text, text_len, stops, done, generate_time), problem) =
-        check.until_it_parses(&mut settings, draw, |text| ui.note(text))?;
-
-    let rate = text_len as f64 / generate_time.as_secs_f64();
-    match args.output {
-        Output::Text => ui.result(&text)?,
-        Output::Json => {
-            let report = Report {
-                text: &text,
-                token_ids: done.canvas.generated(),
-                reveal_step: done.canvas.reveal_step(),
-                finish_reason: if stops { "stop" } else { "length" },
-                usage: Usage::new(prompt_ids.len(), text_len, &done),
-                parses: check.is_on().then_some(problem.is_none()),
-                timing: Timing {
-                    load_s: engine.load_time.as_secs_f64(),
-                    generate_s: generate_time.as_secs_f64(),
-                    tokens_per_s: rate,
-                },
-                model: package.name(),
-                settings: SettingsReport::new(
-                    sampling.max_new_tokens,
-                    sampling.exact,
-                    &settings,
-                    prompt.system(),
-                    &engine.target,
-                ),
+    let (package, target) = (&engine.package, &engine.target);
+    let mut recorder = trace
+        .map(|file| Recorder::start(file, &request, package, target))
+        .transpose()?;
+    let mut seeds = request.settings.clone();
+    let mut first_problem = None;
+    for sample in 0..args.num_samples {
+        let draw = |settings: &Settings| {
+            request.settings = settings.clone();
+            let steps = settings.steps;
+            let mut progress = match args.watch {
+                true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
+                false => Progress::bar(ui, "denoising", steps),
             };
-            ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
+            let mut observers = Observers(&mut progress, &mut recorder);
+            let mut answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;
+            progress.finish(ui);
+            answer.text = asked.result(&answer.text).to_string();
+            let code = [asked.before.as_bytes(), answer.text.as_bytes()].concat();
+            Ok((answer, code))
+        };
+        let (answer, problem) = check.until_it_parses(&mut seeds, draw, |text| ui.note(text))?;
+        seeds.seed = seeds.seed.wrapping_add(1);
+
+        let written = match args.output {
+            Output::Text => ui.one_of_many(&args.separated(&answer.text, sample, &request))?,
+            Output::Json => {
+                let about = (&engine.package, &engine.target, engine.load_time);
+                let mut report = answer.report(&request, about);
+                report.parses = check.is_on().then_some(problem.is_none());
+                ui.one_of_many(&format!("{}\n", serde_json::to_string(&report)?))?
+            }
+        };
+        if let Some(recorder) = recorder.take() {
+            recorder.finish(&request, &answer)?;
         }
-    }
-    ui.status(&format!(
-        "{} tokens in {} ({rate:.1} tokens/s) · {} forwards over {} · seed {}",
-        text_len,
-        ui::human_time(generate_time),
-        done.forwards,
-        package.name(),
-        settings.seed,
-    ));
-    problem.map_or(Ok(()), |problem| Err(problem.into()))
-}
-
-/// Shows how far the denoising is.
-pub struct StepProgress {
-    pub bar: ProgressBar,
-    started: Instant,
-}
-
-impl StepProgress {
-    pub fn start(ui: &Ui, steps: usize) -> Self {
-        Self {
-            bar: ui.step_bar("denoising", steps as u64),
-            started: Instant::now(),
-        }
-    }
-}
-
-impl Observer for StepProgress {
-    fn on_step(&mut self, step: &Step<'_>) {
-        let revealed = step.canvas.reveal_step().iter().flatten().count();
-        let rate = revealed as f64
-            / self
-                .started
-                .elapsed()
-                .max(Duration::from_millis(1))
-                .as_secs_f64();
-        self.bar.set_position(step.index as u64 + 1);
-        self.bar.set_message(format!(
-            "· {revealed}/{} tokens · {rate:.1} tokens/s",
-            step.canvas.holes().iter().map(Range::len).sum::<usize>()
+        ui.status(&format!(
+            "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
+            answer.tokens,
+            ui::human_time(answer.time),
+            answer.rate(),
+            answer.generation.forwards,
+            engine.package.name(),
+            request.settings.seed,
         ));
+        first_problem = first_problem.or(problem);
+        if written == Written::Closed {
+            break;
+        }
+    }
+    first_problem.map_or(Ok(()), |problem| Err(problem.into()))
+}
+
+impl Args {
+    /// One of several texts gets a line above that tells it from the others, as in `head`.
+    fn separated(&self, text: &str, sample: usize, request: &Request<'_>) -> String {
+        if self.num_samples == 1 {
+            return text.to_string();
+        }
+        let (blank, seed) = (if sample > 0 { "\n" } else { "" }, request.settings.seed);
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        format!(
+            "{blank}==> {} of {}, seed {seed} <==\n{text}{end}",
+            sample + 1,
+            self.num_samples
+        )
+    }
+}
+
+/// Two observers as one, of which the second may be absent.
+struct Observers<'a, A, B>(&'a mut A, &'a mut Option<B>);
+
+impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.0.on_step(step);
+        if let Some(second) = self.1 {
+            second.on_step(step);
+        }
     }
 }

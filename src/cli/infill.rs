@@ -12,7 +12,7 @@ use clap::builder::PossibleValue;
 use self::output::{Filled, HoleReport, InfillReport, Show};
 use super::check::CheckArgs;
 use super::engine::{ComputeArgs, Engine, Opened};
-use super::generate::StepProgress;
+use super::progress::Progress;
 use super::report::{SettingsReport, Usage};
 use super::sampling::SamplingArgs;
 use super::ui::{self, Ui};
@@ -150,13 +150,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 },
                 timing: output::timing(engine.load_time, generate_time, tokens),
                 model: engine.package.name(),
-                settings: SettingsReport::new(
-                    most,
-                    args.sampling.exact,
-                    &settings,
-                    None,
-                    &engine.target,
-                ),
+                settings: SettingsReport::new(most, &settings, None, &engine.target),
             };
             ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
@@ -283,9 +277,9 @@ fn fill(
 ) -> Result<Filled, Error> {
     let package = &engine.package;
     let canvas = infill::canvas(texts, lengths, package.mask_id);
-    let mut progress = StepProgress::start(ui, settings.steps);
+    let mut progress = Progress::bar(ui, "denoising", settings.steps);
     let generation = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)?;
-    progress.bar.finish_and_clear();
+    progress.finish(ui);
     let canvas = &generation.canvas;
     let mut holes: Vec<HoleReport> = Vec::new();
     for hole in canvas.holes() {

@@ -3,26 +3,41 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (`--check`),
 //! 130 interrupted.
 
+mod answer;
+mod batch;
+mod cells;
 mod check;
 mod code;
+mod config;
+mod doctor;
 mod download;
 mod engine;
 mod generate;
 mod infill;
+mod layers;
 mod models;
+mod page;
+mod progress;
 mod prompt;
 mod quantize;
 mod report;
 mod sampling;
+mod settings;
+mod shell;
+mod table;
+mod trace;
 mod ui;
 mod values;
+mod watch;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::hub::registry::DEFAULT_ALIAS;
 use crate::hub::{HubOptions, ModelSpec};
+use settings::Defaults;
 use ui::Ui;
 
 /// Write code with a masked-diffusion language model on your own machine
@@ -37,7 +52,8 @@ use ui::Ui;
     max_term_width = 100
 )]
 #[command(
-    after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def fibonacci(n):\""
+    after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def fibonacci(n):\"",
+    after_long_help = AFTER_LONG_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -45,7 +61,20 @@ struct Cli {
     /// Print the result and errors only
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Read defaults of flags from this file [default: diffucoder/config.toml in the user's folder
+    /// for configuration]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
+
+const AFTER_LONG_HELP: &str = "Try it now, offline:
+  diffucoder generate --model tiny --prompt \"def fibonacci(n):\"
+  cat start.py | diffucoder generate --model tiny -n 64 >> start.py
+  diffucoder help generate
+
+Defaults of flags come from DIFFUCODER_* variables and a configuration file: see `diffucoder config --help`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -53,18 +82,34 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Fill the holes of a file from what stands on both sides of them
     Infill(Box<infill::Args>),
+    /// Answer many prompts: JSON lines in, JSON lines out; an interrupted run goes on where it was
+    Batch(Box<batch::Args>),
+    /// Make a page of a trace: the denoising to replay, its order and its confidence
+    Report(page::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
     Quantize(quantize::Args),
+    /// Show what this machine has, how fast it is, and which model suits it
+    Doctor(doctor::Args),
+    /// Show every setting, its value and where that came from
+    Config(config::Args),
+    /// Print a script that lets a shell complete commands and flags
+    Completions(shell::CompletionsArgs),
+    /// Print a page of the manual
+    Man(shell::ManArgs),
 }
 
 /// Which model, and where from.
 #[derive(clap::Args)]
 struct ModelArgs {
-    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), or a folder
+    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or a .gguf
+    /// file. An alias or id may end in the quantisation of one of its GGUF files: diffucoder:q4_k_m
     #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
     model: String,
+    /// GGUF file of the model on the Hub, in any letter case
+    #[arg(long, value_name = "NAME.gguf", help_heading = "Model")]
+    file: Option<String>,
     /// Branch, tag or commit on the Hub [default: main]
     #[arg(long, value_name = "REVISION", help_heading = "Model")]
     revision: Option<String>,
@@ -84,10 +129,24 @@ impl ModelArgs {
 
     /// What `--model` names. A name that cannot be one is wrong usage.
     fn spec(&self) -> Result<ModelSpec, UsageError> {
-        let spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
+        let mut spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
             message: format!("--model: {error}"),
             hint: error.hint(),
         })?;
+        if let Some(file) = &self.file {
+            let message = match &mut spec {
+                ModelSpec::Hub(model) if model.gguf.is_none() => {
+                    model.gguf = Some(file.clone());
+                    return Ok(spec);
+                }
+                ModelSpec::Hub(_) => format!("--file and --model {} name two files", self.model),
+                _ => format!(
+                    "--file is for models on the Hub, which {} is not",
+                    self.model
+                ),
+            };
+            return Err(UsageError::new(message));
+        }
         if self.revision.is_some() && !matches!(spec, ModelSpec::Hub(_)) {
             let message = format!(
                 "--revision is for models on the Hub, which {} is not",
@@ -125,8 +184,8 @@ impl UsageError {
 
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let matches = Cli::command().get_matches();
+    match run(&matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>();
@@ -143,13 +202,42 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(typed: &ArgMatches) -> anyhow::Result<()> {
     ui::exit_on_interrupt()?;
+    let command = Cli::command();
+    let name = typed.subcommand_name().unwrap_or_default();
+    let takes_defaults = name == "config"
+        || command
+            .find_subcommand(name)
+            .is_some_and(settings::has_settable);
+    let defaults = match takes_defaults {
+        true => {
+            let file = typed.get_one::<PathBuf>("config");
+            Defaults::load(&command, file.map(PathBuf::as_path))?
+        }
+        false => Defaults::default(),
+    };
+    // The values were checked, so this parses as what was typed did.
+    let matches = defaults.apply(command.clone(), typed).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let ui = Ui::new(cli.quiet);
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
         Command::Infill(args) => infill::run(&args, &ui),
+        Command::Batch(args) => {
+            let sampling = sampling::SamplingArgs::augment_args(clap::Command::new("sampling"));
+            let matches = matches
+                .subcommand()
+                .map_or(&matches, |(_, matches)| matches);
+            let given = layers::given(&sampling, matches, &defaults.values());
+            batch::run(&args, given, &ui)
+        }
+        Command::Report(args) => page::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
+        Command::Doctor(args) => doctor::run(&args, &ui),
+        Command::Config(args) => config::run(&args, &command, &defaults, &ui),
+        Command::Completions(args) => shell::completions(&args, command, &ui),
+        Command::Man(args) => shell::man(&args, command, &ui),
     }
 }

@@ -1,10 +1,10 @@
 //! The object that `generate --output json` prints.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::engine::device_name;
 use crate::device::Storage;
-use crate::diffusion::{Generation, Settings};
+use crate::diffusion::{Ending, Generation, Refresh, Settings};
 use crate::model::Target;
 
 /// The object that `--output json` prints.
@@ -19,10 +19,10 @@ pub struct Report<'a> {
     pub parses: Option<bool>,
     pub timing: Timing,
     pub model: String,
-    pub settings: SettingsReport<'a>,
+    pub settings: SettingsReport,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Usage {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
@@ -51,7 +51,7 @@ pub struct Timing {
 }
 
 #[derive(Serialize)]
-pub struct SettingsReport<'a> {
+pub struct SettingsReport {
     pub max_new_tokens: usize,
     pub steps: usize,
     pub algorithm: &'static str,
@@ -62,22 +62,28 @@ pub struct SettingsReport<'a> {
     pub eps: f32,
     pub seed: u64,
     pub exact: bool,
+    pub window: Option<usize>,
+    pub lookahead: Option<usize>,
+    pub cache: String,
+    pub refresh: String,
+    pub threshold: Option<f32>,
+    pub order_temperature: Option<f32>,
     pub raw: bool,
-    pub system: Option<&'a str>,
+    pub system: Option<String>,
     pub device: String,
     pub dtype: &'static str,
     pub quant: String,
 }
 
-impl<'a> SettingsReport<'a> {
+impl SettingsReport {
     /// `system` is the chat template's, `None` where that is not used.
     pub fn new(
         max_new_tokens: usize,
-        exact: bool,
         settings: &Settings,
-        system: Option<&'a str>,
+        system: Option<&str>,
         target: &Target,
     ) -> Self {
+        let decoding = &settings.decoding;
         Self {
             max_new_tokens,
             steps: settings.steps,
@@ -88,9 +94,19 @@ impl<'a> SettingsReport<'a> {
             alg_temp: settings.alg_temp,
             eps: settings.eps,
             seed: settings.seed,
-            exact,
+            exact: settings.ending == Ending::FullCanvas,
+            window: decoding.window,
+            lookahead: decoding.lookahead,
+            cache: format!("{:?}", decoding.cache).to_lowercase(),
+            refresh: match decoding.refresh {
+                Refresh::Window => "window".into(),
+                Refresh::Every(passes) => passes.to_string(),
+                Refresh::Never => "never".into(),
+            },
+            threshold: decoding.threshold,
+            order_temperature: decoding.order_temperature,
             raw: system.is_none(),
-            system,
+            system: system.map(str::to_string),
             device: device_name(target),
             dtype: target.storage.dtype().as_str(),
             quant: match target.storage {

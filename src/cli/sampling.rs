@@ -1,15 +1,15 @@
 //! How to denoise: the flags, and the settings they become.
 
+use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use clap::{ArgAction, ValueEnum};
 
 use super::UsageError;
 use super::values::{at_least_one, inside_unit, share, zero_or_above, zero_or_more};
-use crate::diffusion::{Algorithm, Ending, Settings, Shaping};
+use crate::diffusion::{Algorithm, Cache, Decoding, Ending, Refresh, Settings, Shaping};
 use crate::package::Package;
 
 /// The sampling flags, of every command that denoises.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written
@@ -47,10 +47,179 @@ pub struct SamplingArgs {
     /// Seed of all randomness; the same seed gives the same text [default: a new one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Reference mode: fill the whole canvas, as the published sampler does, instead of ending
-    /// where the text ends
-    #[arg(long, action = ArgAction::SetTrue)]
+    /// Reference mode, the same as --mode exact
+    #[arg(long, conflicts_with = "mode")]
     pub exact: bool,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+}
+
+/// How fast, and what it may cost.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Decoding")]
+struct DecodingArgs {
+    /// Sets the flags below together
+    #[arg(long, value_enum, default_value_t = Mode::Fast)]
+    mode: Mode,
+    /// Masks that are filled before the canvas behind them is: auto (16; 32 in a build for GPUs), a
+    /// number, or full
+    #[arg(long, value_name = "N", value_parser = window)]
+    window: Option<Window>,
+    /// Masks that are seen behind the window: a number, or all
+    #[arg(long, value_name = "N", value_parser = lookahead)]
+    lookahead: Option<Lookahead>,
+    /// What is not computed again at every step
+    #[arg(long, value_enum)]
+    cache: Option<Cache>,
+    /// When it is computed again all the same: window (at the start of each), a number of forwards,
+    /// or never
+    #[arg(long, value_name = "WHEN", value_parser = refresh)]
+    refresh: Option<Refresh>,
+    /// Reveal all tokens at least this probable at once, one at least; off reveals a fixed number, as
+    /// --steps and --tokens-per-step do
+    #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
+    threshold: Option<Threshold>,
+    /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
+    /// that tokens are drawn from
+    #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
+    order_temperature: Option<OrderTemperature>,
+}
+
+/// Presets of the decoding flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The published sampler, step for step: the whole canvas, to its end
+    Exact,
+    /// Windows and thresholds, with everything computed anew for each window
+    Quality,
+    /// Windows and thresholds, each token computed once with its final value
+    Fast,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Window {
+    Auto,
+    Full,
+    Masks(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lookahead(Option<usize>);
+
+#[derive(Debug, Clone, Copy)]
+struct Threshold(Option<f32>);
+
+#[derive(Debug, Clone, Copy)]
+struct OrderTemperature(Option<f32>);
+
+fn window(text: &str) -> Result<Window, String> {
+    match text {
+        "auto" => Ok(Window::Auto),
+        "full" => Ok(Window::Full),
+        _ => at_least_one(text)
+            .map(Window::Masks)
+            .map_err(|_| "expected auto, full or a number from 1 on".into()),
+    }
+}
+
+fn lookahead(text: &str) -> Result<Lookahead, String> {
+    match text {
+        "all" => Ok(Lookahead(None)),
+        _ => zero_or_above(text)
+            .map(|n| Lookahead(Some(n)))
+            .map_err(|_| "expected all or a number".into()),
+    }
+}
+
+fn refresh(text: &str) -> Result<Refresh, String> {
+    match text {
+        "window" => Ok(Refresh::Window),
+        "never" => Ok(Refresh::Never),
+        _ => at_least_one(text)
+            .map(Refresh::Every)
+            .map_err(|_| "expected window, never or a number from 1 on".into()),
+    }
+}
+
+fn threshold(text: &str) -> Result<Threshold, String> {
+    match text {
+        "off" => Ok(Threshold(None)),
+        _ => share(text)
+            .map(|p| Threshold(Some(p)))
+            .map_err(|_| "expected off or a number above 0 and at most 1".into()),
+    }
+}
+
+fn order_temperature(text: &str) -> Result<OrderTemperature, String> {
+    match text {
+        "sampling" => Ok(OrderTemperature(None)),
+        _ => match zero_or_more(text) {
+            Ok(t) if t > 0.0 => Ok(OrderTemperature(Some(t))),
+            _ => Err("expected sampling or a number above 0".into()),
+        },
+    }
+}
+
+impl ValueEnum for Cache {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::None, Self::Prefix, Self::Dual]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::None => PossibleValue::new("none").help("all of the canvas is computed"),
+            Self::Prefix => PossibleValue::new("prefix").help("what is before the window is kept"),
+            Self::Dual => PossibleValue::new("dual").help("what is around the window is kept"),
+        })
+    }
+}
+
+impl DecodingArgs {
+    /// The preset, with what the flags change.
+    fn decoding(&self, mode: Mode, has_steps: bool) -> Decoding {
+        // About twice the rows at which arithmetic takes as long as reading the weights, because a window is
+        // half full on average. Fixed and not measured at each start, so that a seed means a text.
+        let auto = if cfg!(any(feature = "cuda", feature = "metal")) {
+            32
+        } else {
+            16
+        };
+        let mut decoding = match mode {
+            Mode::Exact => Decoding::default(),
+            Mode::Quality => Decoding {
+                window: Some(2 * auto),
+                lookahead: Some(2 * auto),
+                cache: Cache::Prefix,
+                refresh: Refresh::Window,
+                threshold: Some(0.9),
+                order_temperature: Some(1.0),
+            },
+            Mode::Fast => Decoding {
+                window: Some(auto),
+                lookahead: Some(auto),
+                cache: Cache::Dual,
+                refresh: Refresh::Never,
+                threshold: Some(0.9),
+                order_temperature: Some(1.0),
+            },
+        };
+        if has_steps {
+            decoding.threshold = None;
+        }
+        match self.window {
+            Some(Window::Auto) => decoding.window = Some(auto),
+            Some(Window::Full) => decoding.window = None,
+            Some(Window::Masks(masks)) => decoding.window = Some(masks),
+            None => {}
+        }
+        decoding.lookahead = self.lookahead.map_or(decoding.lookahead, |n| n.0);
+        decoding.cache = self.cache.unwrap_or(decoding.cache);
+        decoding.refresh = self.refresh.unwrap_or(decoding.refresh);
+        decoding.threshold = self.threshold.map_or(decoding.threshold, |p| p.0);
+        let order = self.order_temperature.map(|t| t.0);
+        decoding.order_temperature = order.unwrap_or(decoding.order_temperature);
+        decoding
+    }
 }
 
 impl ValueEnum for Algorithm {
@@ -93,6 +262,15 @@ impl SamplingArgs {
         Ok(self.steps.unwrap_or_else(|| n.div_ceil(value)))
     }
 
+    /// The preset.
+    pub fn mode(&self) -> Mode {
+        if self.exact {
+            Mode::Exact
+        } else {
+            self.decoding.mode
+        }
+    }
+
     /// The settings for a model.
     ///
     /// # Errors
@@ -106,6 +284,8 @@ impl SamplingArgs {
     /// # Errors
     /// As [`Self::steps`].
     pub fn settings_for(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+        let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
+        let decoding = self.decoding.decoding(self.mode(), has_steps);
         Ok(Settings {
             algorithm: self.algorithm,
             steps: self.steps_for(n)?,
@@ -119,11 +299,12 @@ impl SamplingArgs {
             },
             alg_temp: Some(self.alg_temp).filter(|&t| t > 0.0),
             seed: self.seed.unwrap_or_else(new_seed),
-            ending: if self.exact {
+            ending: if self.mode() == Mode::Exact {
                 Ending::FullCanvas
             } else {
                 Ending::AtStop(package.stop_ids.clone())
             },
+            decoding,
         })
     }
 }

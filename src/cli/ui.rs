@@ -3,14 +3,26 @@
 //! Progress and notes are for people, so they are drawn only when stderr is a terminal and `--quiet`
 //! is off; errors always are. A closed pipe on stdout is the reader's way to say "enough".
 
+mod screen;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+pub use screen::{Line, Screen, Size};
+
 /// All progress bars, reachable from the interrupt handler so that it can wipe them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// What became of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    Whole,
+    /// The reader has gone: there is no use in more.
+    Closed,
+}
 
 /// Where a command writes to.
 pub struct Ui {
@@ -30,6 +42,16 @@ impl Ui {
         }
     }
 
+    /// Whether all but results and errors is kept back.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Whether a person reads the results.
+    pub fn stdout_is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
     /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks one.
     ///
     /// # Errors
@@ -43,6 +65,18 @@ impl Ui {
     /// # Errors
     /// As [`Self::result`].
     pub fn result_bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_stdout(bytes).map(|_| ())
+    }
+
+    /// [`Self::result`], for those who have more of them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn one_of_many(&self, text: &str) -> io::Result<Written> {
+        self.write_stdout(text.as_bytes())
+    }
+
+    fn write_stdout(&self, bytes: &[u8]) -> io::Result<Written> {
         let mut stdout = io::stdout().lock();
         let mut write = || {
             stdout.write_all(bytes)?;
@@ -52,12 +86,12 @@ impl Ui {
             stdout.flush()
         };
         match write() {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
             Err(error) => {
                 let message = format!("cannot write to stdout: {error}");
                 Err(io::Error::new(error.kind(), message))
             }
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(Written::Whole),
         }
     }
 
@@ -73,6 +107,11 @@ impl Ui {
         if !self.quiet && io::stderr().is_terminal() {
             self.stderr(text);
         }
+    }
+
+    /// Tells of a failure that does not end the command.
+    pub fn problem(text: &str) {
+        print_error(&anyhow::anyhow!("{text}"), None);
     }
 
     /// A bar that counts bytes.
@@ -115,8 +154,8 @@ pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
     }
     let mut stderr = anstream::stderr().lock();
     let (red, cyan) = (
-        style(anstyle::AnsiColor::Red),
-        style(anstyle::AnsiColor::Cyan),
+        style_of(anstyle::AnsiColor::Red),
+        style_of(anstyle::AnsiColor::Cyan),
     );
     // `{:#}` joins the chain of causes with colons. File names and template messages in it come
     // from strangers: no escape sequence of theirs reaches the terminal.
@@ -127,11 +166,12 @@ pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
     }
 }
 
-fn style(color: anstyle::AnsiColor) -> anstyle::Style {
+/// The colour, bold.
+pub fn style_of(color: anstyle::AnsiColor) -> anstyle::Style {
     color.on_default().bold()
 }
 
-/// Makes Ctrl-C wipe the progress bars and exit with 130, at once, whatever is being computed.
+/// Makes Ctrl-C wipe the progress bars, give the cursor back and exit with 130, at once, whatever is being computed.
 ///
 /// # Errors
 /// When the system refuses the handler.
@@ -140,6 +180,7 @@ pub fn exit_on_interrupt() -> Result<(), ctrlc::Error> {
         if let Some(bars) = BARS.get() {
             let _ = bars.clear();
         }
+        let _stderr = screen::restore(); // held to the end: no frame comes after it
         std::process::exit(130);
     })
 }

@@ -94,6 +94,52 @@ impl Canvas {
             .collect()
     }
 
+    /// Masked positions that can still become text: those that no stop token of their hole precedes.
+    pub fn open(&self, stop_ids: &[u32]) -> Vec<usize> {
+        let mut open = Vec::new();
+        for hole in &self.holes {
+            let end = self.first_stop(hole, stop_ids).unwrap_or(hole.end);
+            open.extend((hole.start..end).filter(|&position| !self.is_revealed(position)));
+        }
+        open
+    }
+
+    /// Length of the canvas without what lies behind a stop token of a hole at its end.
+    pub fn visible(&self, stop_ids: &[u32]) -> usize {
+        let last = self.holes.last().filter(|hole| hole.end == self.ids.len());
+        let stop = last.and_then(|hole| self.first_stop(hole, stop_ids));
+        stop.map_or(self.ids.len(), |stop| stop + 1)
+    }
+
+    /// Length of the canvas without the masks that nothing follows.
+    pub fn masks_from(&self) -> usize {
+        let last = self.holes.last().filter(|hole| hole.end == self.ids.len());
+        let start = last.map_or(self.ids.len(), |hole| hole.start);
+        let revealed = (start..self.ids.len()).rfind(|&position| self.is_revealed(position));
+        revealed.map_or(start, |position| position + 1)
+    }
+
+    /// Drops the masks from `len` on that nothing follows.
+    pub fn cut(&mut self, len: usize) {
+        let len = len.max(self.masks_from()).min(self.ids.len());
+        if let Some(hole) = self
+            .holes
+            .last_mut()
+            .filter(|hole| hole.end == self.ids.len())
+        {
+            self.reveal_step
+                .truncate(self.reveal_step.len() - (hole.end - len));
+            hole.end = len;
+            self.ids.truncate(len);
+        }
+    }
+
+    /// Position of the first stop token that is revealed in a hole.
+    fn first_stop(&self, hole: &Range<usize>, stop_ids: &[u32]) -> Option<usize> {
+        hole.clone()
+            .find(|&position| self.is_revealed(position) && stop_ids.contains(&self.ids[position]))
+    }
+
     /// Writes a candidate's token into its masked position.
     pub fn reveal(&mut self, candidate: &Candidate, step: usize) {
         let start = self.prompt_len();

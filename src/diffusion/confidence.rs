@@ -89,6 +89,15 @@ pub fn most_confident(candidates: &[Candidate], count: usize) -> Vec<Candidate> 
     })
 }
 
+/// The candidates whose confidence is at least `threshold`, and the surest in any case; surest first.
+pub fn at_least(candidates: &[Candidate], threshold: f32) -> Vec<Candidate> {
+    let sure = candidates
+        .iter()
+        .filter(|candidate| candidate.confidence >= threshold)
+        .count();
+    most_confident(candidates, sure.max(1))
+}
+
 /// `count` candidates drawn without replacement with weights softmax(confidence / `alg_temp`).
 ///
 /// Adding Gumbel noise to the log-weights and taking the highest is the same distribution as

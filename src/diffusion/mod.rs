@@ -10,34 +10,66 @@ mod confidence;
 mod random;
 mod sampling;
 mod schedule;
+mod window;
 
 pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use sampling::Shaping;
 pub use schedule::Schedule;
+pub use window::{Cache, Decoding, Refresh};
 
 use rayon::prelude::*;
 
 use random::{Draws, Purpose};
+use window::Frame;
 
-/// A network that predicts every position of a canvas at once.
+/// A network that predicts positions of a canvas, and keeps what it computed of the others.
 pub trait Denoiser {
     /// What can go wrong in a forward pass.
     type Error;
 
-    /// Predicts the tokens at `positions` of the canvas `ids`, which includes masks.
+    /// Runs a pass, appends the logits of `pass.predict`, in their order and unshaped, to `logits`
+    /// (`[positions, V]`, row-major), and gives the number of positions that went through the
+    /// transformer: the measure of work.
     ///
     /// # Errors
     /// When the forward pass fails.
-    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions, Self::Error>;
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Self::Error>;
+
+    /// Predicts the tokens at `positions` of the canvas `ids`, computing all of it.
+    ///
+    /// # Errors
+    /// When the forward pass fails.
+    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions, Self::Error> {
+        let all: Vec<usize> = (0..ids.len()).collect();
+        let mut logits = Vec::new();
+        let pass = Pass {
+            ids,
+            refresh: &all,
+            predict: positions,
+        };
+        let rows = self.forward(&pass, &mut logits)?;
+        Ok(Predictions { logits, rows })
+    }
 }
 
-/// What one forward pass yields.
+/// One forward pass over a canvas of which keys and values may be known.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Token ids, masks included, of the part of the canvas that is to be seen.
+    pub ids: &'a [u32],
+    /// Positions whose keys and values are computed; those of all others must be from earlier passes.
+    pub refresh: &'a [usize],
+    /// Positions to predict.
+    pub predict: &'a [usize],
+}
+
+/// What a pass over a whole canvas yields.
 #[derive(Debug, Clone)]
 pub struct Predictions {
     /// Logits of the asked positions, in their order, unshaped. `[positions, V]`, row-major.
     pub logits: Vec<f32>,
-    /// Positions pushed through the transformer: the measure of work.
+    /// Positions pushed through the transformer.
     pub rows: usize,
 }
 
@@ -59,6 +91,8 @@ pub struct Settings {
     pub seed: u64,
     /// When to end.
     pub ending: Ending,
+    /// How the canvas is taken in parts, and what is reused between passes.
+    pub decoding: Decoding,
 }
 
 /// When a generation is over.
@@ -145,34 +179,51 @@ pub fn generate<D: Denoiser>(
 where
     D::Error: std::error::Error + 'static,
 {
-    let schedule = Schedule::new(settings.steps, settings.eps);
     let (mut forwards, mut rows) = (0, 0);
+    let (mut frame, mut logits) = (Frame::default(), Vec::new());
+    let (mut schedule, mut window_start) = (Schedule::new(settings.steps, settings.eps), 0);
+    let masks = canvas.masked().len();
 
-    for step in 0..settings.steps {
-        let masked = canvas.masked();
-        if masked.is_empty() || is_over(&canvas, &settings.ending) {
+    for step in 0.. {
+        if is_over(&canvas, &settings.ending) || !frame.plan(&canvas, settings) {
             break;
+        }
+        let masked = &frame.masked;
+        if frame.is_new {
+            let steps = (settings.steps * masked.len()).div_ceil(masks);
+            (schedule, window_start) = (Schedule::new(steps, settings.eps), step);
         }
         let draws = Draws::new(settings.seed, step);
 
-        let mut predictions = model
-            .predict(canvas.ids(), &masked)
+        logits.clear();
+        let pass = Pass {
+            ids: &canvas.ids()[..frame.visible],
+            refresh: &frame.refresh,
+            predict: masked,
+        };
+        rows += model
+            .forward(&pass, &mut logits)
             .map_err(GenerateError::Model)?;
         forwards += 1;
-        rows += predictions.rows;
 
-        let candidates = propose(&mut predictions.logits, &masked, &canvas, settings, draws)
+        let candidates = propose(&mut logits, masked, &canvas, settings, draws)
             .map_err(|position| GenerateError::NotFinite { position, step })?;
 
-        let revealed = match (settings.algorithm, settings.alg_temp) {
-            (Algorithm::Origin, _) => {
-                confidence::draw_each(&candidates, schedule.reveal_share(step), draws)
+        let count = schedule.reveal_count(step - window_start, masked.len());
+        // The reference has steps that reveal nothing; elsewhere a pass is not wasted.
+        let count = count.max(usize::from(settings.ending != Ending::FullCanvas));
+        let revealed = match (settings.decoding.threshold, settings.algorithm) {
+            (Some(threshold), _) => confidence::at_least(&candidates, threshold),
+            (None, Algorithm::Origin) => {
+                let share = schedule.reveal_share(step - window_start);
+                confidence::draw_each(&candidates, share, draws)
             }
-            (_, Some(alg_temp)) if alg_temp > 0.0 => {
-                let count = schedule.reveal_count(step, masked.len());
-                confidence::draw_confident(&candidates, count, alg_temp, draws)
-            }
-            _ => confidence::most_confident(&candidates, schedule.reveal_count(step, masked.len())),
+            (None, _) => match settings.alg_temp {
+                Some(alg_temp) if alg_temp > 0.0 => {
+                    confidence::draw_confident(&candidates, count, alg_temp, draws)
+                }
+                _ => confidence::most_confident(&candidates, count),
+            },
         };
         for candidate in &revealed {
             canvas.reveal(candidate, step);
@@ -214,6 +265,11 @@ fn propose(
             if !row.iter().all(|logit| logit.is_finite()) {
                 return Err(position);
             }
+            let order = settings.decoding.order_temperature.map(|temperature| {
+                let mut order = row.to_vec();
+                Shaping::temperature(temperature).apply(&mut order);
+                order
+            });
             settings.shaping.apply(row);
             let token = if settings.shaping.temperature > 0.0 {
                 let uniform = draws.uniform(Purpose::Token, position);
@@ -221,7 +277,11 @@ fn propose(
             } else {
                 sampling::most_probable(row, canvas.mask_id())
             };
-            let confidence = settings.algorithm.confidence(row, token);
+            let algorithm = match settings.decoding.threshold {
+                Some(_) => Algorithm::MaskgitPlus, // what a threshold is a threshold of
+                None => settings.algorithm,
+            };
+            let confidence = algorithm.confidence(order.as_deref().unwrap_or(row), token);
             Ok(Candidate {
                 position,
                 token,

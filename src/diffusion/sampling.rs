@@ -18,6 +18,15 @@ pub struct Shaping {
 }
 
 impl Shaping {
+    /// A temperature alone.
+    pub fn temperature(temperature: f32) -> Self {
+        Self {
+            temperature,
+            top_p: None,
+            top_k: None,
+        }
+    }
+
     /// Turns one row of logits `[V]`, all finite, into probabilities in place; removed tokens get 0.
     pub fn apply(&self, row: &mut [f32]) {
         if self.temperature > 0.0 {

@@ -32,16 +32,10 @@ impl Scripted {
 impl Denoiser for Scripted {
     type Error = Infallible;
 
-    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions, Infallible> {
-        self.calls.push(positions.len());
-        let logits = positions
-            .iter()
-            .flat_map(|&position| self.logits[position])
-            .collect();
-        Ok(Predictions {
-            logits,
-            rows: ids.len(),
-        })
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+        self.calls.push(pass.predict.len());
+        logits.extend(pass.predict.iter().flat_map(|&at| self.logits[at]));
+        Ok(pass.refresh.len())
     }
 }
 
@@ -58,6 +52,7 @@ fn settings(steps: usize) -> Settings {
         alg_temp: None,
         seed: 7,
         ending: Ending::FullCanvas,
+        decoding: Decoding::default(),
     }
 }
 
@@ -208,4 +203,88 @@ fn infinities_are_an_error_that_names_the_place() {
         ),
         "{error}"
     );
+}
+
+/// Refuses to be asked about what was never computed, and wants every token it sees to be computed
+/// with its final value. Its logits depend on the position alone.
+struct Strict {
+    known: Vec<Option<u32>>,
+    rows: usize,
+}
+
+impl Denoiser for Strict {
+    type Error = Infallible;
+
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+        self.known
+            .resize(pass.ids.len().max(self.known.len()), None);
+        for &position in pass.refresh {
+            self.known[position] = Some(pass.ids[position]);
+        }
+        for (position, (known, id)) in self.known.iter().zip(pass.ids).enumerate() {
+            assert!(known.is_some(), "position {position} was never computed");
+            assert!(*known == Some(*id), "position {position} is stale");
+        }
+        assert!(pass.predict.iter().all(|&at| pass.ids[at] == MASK));
+        assert!(pass.refresh.is_sorted() && pass.predict.is_sorted());
+        for &at in pass.predict {
+            let logit = |token: usize| ((at * 31 + token * 17) % 13) as f32 / 3.0;
+            logits.extend((0..VOCAB).map(logit));
+        }
+        self.rows += pass.refresh.len();
+        Ok(pass.refresh.len())
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_way_of_decoding_reveals_each_position_once(
+        (texts, holes) in (proptest::collection::vec(0..5usize, 1..4), proptest::collection::vec(1..30usize, 1..4)),
+        (window, lookahead) in (proptest::option::of(1..20usize), proptest::option::of(0..20usize)),
+        (cache, refresh) in (0..3usize, 0..4usize),
+        (threshold, order) in (proptest::option::of(0.1..1f32), proptest::option::of(0.3..2f32)),
+        (steps, seed, algorithm, ends) in (1..40usize, 0..9u64, 0..4usize, proptest::bool::ANY),
+    ) {
+        let mut pieces = Vec::new();
+        for (i, &hole) in holes.iter().enumerate() {
+            pieces.push(Piece::Text(&[1, 2, 3, 4, 1][..texts.get(i).copied().unwrap_or(0)]));
+            pieces.push(Piece::Hole(hole));
+        }
+        let canvas = Canvas::of(&pieces, MASK);
+        let masked = canvas.masked();
+        let settings = Settings {
+            algorithm: Algorithm::ALL[algorithm],
+            seed,
+            shaping: Shaping::temperature(0.8),
+            ending: if ends { Ending::AtStop(vec![STOP]) } else { Ending::FullCanvas },
+            decoding: Decoding {
+                window,
+                lookahead,
+                cache: [Cache::None, Cache::Prefix, Cache::Dual][cache],
+                refresh: [Refresh::Window, Refresh::Every(1), Refresh::Every(3), Refresh::Never][refresh],
+                threshold,
+                order_temperature: order,
+            },
+            ..settings(steps.min(masked.len()))
+        };
+        let mut model = Strict { known: Vec::new(), rows: 0 };
+        let mut record = Record::default();
+        let done = generate(&mut model, canvas.clone(), &settings, &mut record).unwrap();
+        proptest::prop_assert_eq!(done.rows, model.rows);
+        let mut revealed: Vec<usize> = record.0.iter().flat_map(|step| step.2.clone()).collect();
+        revealed.sort_unstable();
+        let count = revealed.len();
+        revealed.dedup();
+        proptest::prop_assert_eq!(count, revealed.len(), "a position was revealed twice");
+        if ends {
+            proptest::prop_assert!(done.canvas.open(&[STOP]).is_empty() || done.canvas.stop_at(&[STOP]).is_some());
+        } else {
+            proptest::prop_assert_eq!(&revealed, &masked);
+        }
+        for (position, (before, after)) in canvas.ids().iter().zip(done.canvas.ids()).enumerate() {
+            let ours = revealed.binary_search(&position).is_ok();
+            let is_right = if ours { *after != MASK } else { before == after };
+            proptest::prop_assert!(is_right, "position {}", position);
+        }
+    }
 }

@@ -6,8 +6,8 @@
 //! some lengths, and takes the one at which it is surest of what belongs there.
 
 use crate::diffusion::{
-    Algorithm, Candidate, Denoiser, Ending, GenerateError, Observer, Settings, Shaping, Step,
-    generate,
+    Algorithm, Candidate, Decoding, Denoiser, Ending, GenerateError, Observer, Settings, Shaping,
+    Step, generate,
 };
 
 /// How to choose.
@@ -116,6 +116,7 @@ fn look() -> Settings {
         alg_temp: None,
         seed: 0,
         ending: Ending::FullCanvas,
+        decoding: Decoding::default(),
     }
 }
 
@@ -134,7 +135,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::diffusion::Predictions;
+    use crate::diffusion::Pass;
 
     const MASK: u32 = 3;
 
@@ -146,7 +147,8 @@ mod tests {
     impl Denoiser for Scripted {
         type Error = Infallible;
 
-        fn predict(&mut self, ids: &[u32], at: &[usize]) -> Result<Predictions, Infallible> {
+        fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+            let ids = pass.ids;
             let run = |position: usize| {
                 let left = ids[..position]
                     .iter()
@@ -160,10 +162,8 @@ mod tests {
                 let distance = run(position).abs_diff(self.surest) as f32;
                 [9.0 / (1.0 + distance), 0.0, 0.0, 0.0]
             };
-            Ok(Predictions {
-                logits: at.iter().flat_map(row).collect(),
-                rows: ids.len(),
-            })
+            logits.extend(pass.predict.iter().flat_map(row));
+            Ok(pass.refresh.len())
         }
     }
 

@@ -3,6 +3,7 @@
 //! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs for one block of weights is contiguous. Beside
 //! its 32 quants each block keeps what the weights' offsets need (see [`super::packed`]), one cache line in all.
 
+use super::portable::{self, Portable};
 use super::{BLOCK, Isa};
 
 /// Most rows that a kernel runs over one unpacked block of weights.
@@ -204,20 +205,28 @@ impl ActivationsPart<'_> {
     /// Fills this part from what `fill(row, first_input, block)` writes into each block of 32 inputs: an operation on the way to a product, done
     /// without storing its result.
     pub fn quantise_with(self, isa: Isa, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
-        super::quantise_part(isa, self, fill);
+        portable::run(isa, Quantise { part: self, fill });
     }
+}
 
+struct Quantise<'a, F> {
+    part: ActivationsPart<'a>,
+    fill: F,
+}
+
+impl<F: Fn(usize, usize, &mut [f32; BLOCK])> Portable for Quantise<'_, F> {
     #[inline(always)]
-    pub(super) fn quantise_generic(self, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
+    fn run(self) {
+        let Self { part, fill } = self;
         let mut values = [0.0; BLOCK];
         // Some blocks of one row after the other: reading runs along rows, writing stays within a few pages.
         const RUN: usize = 16;
-        for (run, blocks) in self.blocks.chunks_mut(RUN * self.tile_rows).enumerate() {
-            let first_input = self.first_input + run * RUN * BLOCK;
-            for row in 0..self.tile_rows {
-                let blocks = blocks[row..].iter_mut().step_by(self.tile_rows);
+        for (run, blocks) in part.blocks.chunks_mut(RUN * part.tile_rows).enumerate() {
+            let first_input = part.first_input + run * RUN * BLOCK;
+            for row in 0..part.tile_rows {
+                let blocks = blocks[row..].iter_mut().step_by(part.tile_rows);
                 for (b, block) in blocks.enumerate() {
-                    fill(self.first_row + row, first_input + b * BLOCK, &mut values);
+                    fill(part.first_row + row, first_input + b * BLOCK, &mut values);
                     *block = Block::quantise(&values);
                 }
             }

@@ -7,10 +7,11 @@
 //!
 //! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the first-level cache.
 
-use super::activations::{Activations, ActivationsPart, Block, TILE};
+use super::PANEL;
+use super::activations::{Activations, Block, TILE};
 use super::packed::constants::*;
 use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
-use super::{BLOCK, PANEL};
+use super::portable::Portable;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -395,10 +396,10 @@ pub(super) fn prefetch<const F: u8>(panel: Panel<'_>, b: usize) {
     }
 }
 
-/// See [`ActivationsPart::quantise_generic`].
+/// See [`super::portable::run`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn quantise(part: ActivationsPart<'_>, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
-    part.quantise_generic(fill);
+pub(super) fn run(code: impl Portable) {
+    code.run();
 }
 
 /// See [`super::peak_ops`]: the 16-bit dot product with its addition.

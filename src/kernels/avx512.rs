@@ -4,11 +4,12 @@
 //! broadcast of activations, one unpacked block of weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
 //! cache. A block costs a row and panel 8 dot products, one conversion, one multiplication and one or two fused multiply-adds.
 
-use super::activations::{Activations, ActivationsPart, Block, TILE};
+use super::PANEL;
+use super::activations::{Activations, Block, TILE};
 use super::avx2::prefetch;
 use super::packed::constants::*;
 use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
-use super::{BLOCK, PANEL};
+use super::portable::Portable;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -338,10 +339,10 @@ fn store(out: &mut [f32; PANEL], sums: __m512) {
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) }
 }
 
-/// See [`ActivationsPart::quantise_generic`].
+/// See [`super::portable::run`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw")]
-pub(super) fn quantise(part: ActivationsPart<'_>, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
-    part.quantise_generic(fill);
+pub(super) fn run(code: impl Portable) {
+    code.run();
 }
 
 /// See [`super::peak_ops`].

@@ -11,22 +11,28 @@
 //!   `[panel, row, 16]`, so that a range of panels is one slice and threads share nothing; [`copy_rows`] turns it into rows.
 
 mod activations;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx512;
+mod dense;
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 mod neon;
 mod packed;
+mod portable;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
 pub use activations::{Activations, ActivationsPart};
+pub use attention::{HeadKeyValues, KeyValues};
+pub use dense::{DenseMatrix, FloatFormat, matmul_dense};
 pub use packed::{Format, PackError, PackedMatrix};
+pub use portable::{LANES, Lanes, rms_scales, silu};
 
 use std::fmt;
 use std::ops::Range;
@@ -219,24 +225,6 @@ pub fn peak_ops(isa: Isa, rounds: u64) -> u64 {
         #[cfg(target_arch = "aarch64")]
         Kind::NeonI8mm => unsafe { neon::i8mm::peak_ops(rounds) },
         Kind::Scalar => scalar::peak_ops(rounds),
-    }
-}
-
-/// Rounding is the same in every version: this one only lets the compiler use wider registers.
-#[allow(unsafe_code)]
-fn quantise_part(
-    isa: Isa,
-    part: ActivationsPart<'_>,
-    fill: impl Fn(usize, usize, &mut [f32; BLOCK]),
-) {
-    match isa.0 {
-        // SAFETY: an `Isa` of this kind exists only where `Kind::detected` found every feature that the function enables.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 | Kind::AvxVnni => unsafe { avx2::quantise(part, fill) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni => unsafe { avx512::quantise(part, fill) },
-        _ => part.quantise_generic(fill),
     }
 }
 

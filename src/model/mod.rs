@@ -1,43 +1,40 @@
 //! The network: a Qwen2.5 transformer without its causal mask ("Dream" architecture), ids to logits.
 //!
 //! Sources: Dream's `modeling_dream.py` and DiffuCoder (arXiv 2506.20639). There is no batch
-//! dimension: one canvas at a time, as `[T, …]`. The last layer and the head run only for the rows
-//! whose logits are asked for; that is exact, because nothing after them mixes positions.
+//! dimension: one canvas at a time. Keys and values of computed positions are kept, and a pass
+//! computes the rows it is told to; the last layer and the head run only for the rows whose logits are
+//! asked for, which is exact, because nothing after them mixes positions.
+//!
+//! There are two implementations: [`native`] for the CPU, with kernels of our own, and [`tensor`] on
+//! candle for GPUs.
 
-mod attention;
 mod embedding;
-mod linear;
 mod loader;
-mod mlp;
-mod rope;
+mod native;
+mod tensor;
+mod weight;
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Module, RmsNorm};
+use candle_core::{DType, Device, Result};
 
 use crate::config::Config;
 use crate::device::Storage;
-use crate::diffusion::{Denoiser, Predictions};
+use crate::diffusion::{Denoiser, Pass};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
-use attention::Attention;
-use embedding::Embedding;
-use linear::Linear;
 use loader::Loader;
-use mlp::Mlp;
-use rope::Rope;
 
-const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+/// Name of the embedding table `[V, D]`.
+pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
 
 /// A loaded network, ready to predict.
 pub struct Model {
-    embed_tokens: Embedding,
-    layers: Vec<Layer>,
-    norm: RmsNorm,
-    lm_head: Linear, // D -> V
-    rope: Rope,
-    dtype: DType,
-    device: Device,
+    network: Network,
     shift_logits: bool,
+}
+
+enum Network {
+    Native(Box<native::Network>),
+    Tensor(Box<tensor::Network>),
 }
 
 /// Where a network runs and how it holds its weights.
@@ -77,117 +74,108 @@ impl Model {
         target: &Target,
         on_load: OnLoad<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let (d, v) = (config.hidden_size, config.vocab_size);
-        let mut loader = Loader::new(checkpoint, target, on_load);
-        let embed_tokens = loader.embedding(EMBED_TOKENS, v, d)?;
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| Layer::load(config, &format!("model.layers.{i}"), &mut loader))
-            .collect::<std::result::Result<_, _>>()?;
-        let norm = loader.norm("model.norm", d, config.rms_norm_eps)?;
-        let lm_head = if config.tie_word_embeddings {
-            loader.ignore("lm_head.weight"); // some exports write the shared table twice
-            loader.tied(EMBED_TOKENS, &embed_tokens, v, d)?
-        } else {
-            loader.linear("lm_head", v, d)?
-        };
-        loader.finish()?;
+        if !target.device.is_cpu() {
+            return Self::load_on_tensors(config, checkpoint, target, on_load);
+        }
+        let loader = Loader::new(checkpoint, target, on_load);
+        let network = native::Network::load(config, target.isa, loader)?;
         Ok(Self {
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            rope: Rope::new(config),
-            dtype: target.storage.dtype(),
-            device: target.device.clone(),
+            network: Network::Native(Box::new(network)),
             shift_logits: config.shift_logits,
         })
     }
 
-    /// Output of the head at the positions `rows` of the canvas `ids`; not shifted. `[rows, V]`
+    /// The implementation that GPUs get, on any device, for weights that are floating-point numbers.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_on_tensors(
+        config: &Config,
+        checkpoint: Checkpoint,
+        target: &Target,
+        on_load: OnLoad<'_>,
+    ) -> std::result::Result<Self, WeightsError> {
+        let loader = Loader::new(checkpoint, target, on_load);
+        let network = tensor::Network::load(config, target, loader)?;
+        Ok(Self {
+            network: Network::Tensor(Box::new(network)),
+            shift_logits: config.shift_logits,
+        })
+    }
+
+    /// Output of the head at each position of the canvas `ids`, not shifted. `[T, V]`
     ///
     /// # Errors
     /// When the device fails, for instance for lack of memory.
-    pub fn forward(&mut self, ids: &[u32], rows: &[u32]) -> Result<Tensor> {
-        let rows = Tensor::new(rows, &self.device)?; // [R]
-        let rotation = self.rope.rotation(ids.len(), self.dtype, &self.device)?;
-        let row_rotation = rotation.at(&rows)?;
+    pub fn head_output(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let all: Vec<usize> = (0..ids.len()).collect();
+        let pass = Pass {
+            ids,
+            refresh: &all,
+            predict: &all,
+        };
+        let mut logits = Vec::new();
+        self.run(&pass, 0, &mut logits)?;
+        Ok(logits)
+    }
 
-        let mut xs = self.embed_tokens.forward(ids, &self.device)?; // [T, D]
-        let last = self.layers.len() - 1;
-        for layer in &self.layers[..last] {
-            xs = layer.forward(&xs, None, &rotation, &rotation)?; // [T, D]
+    fn run(&mut self, pass: &Pass<'_>, shift: usize, logits: &mut Vec<f32>) -> Result<usize> {
+        let rows = Rows::of(pass, shift);
+        match &mut self.network {
+            Network::Native(network) => network.forward(pass.ids, &rows, logits)?,
+            Network::Tensor(network) => {
+                let output = network.forward(pass.ids, &rows)?.to_dtype(DType::F32)?;
+                logits.extend(output.flatten_all()?.to_vec1::<f32>()?);
+            }
         }
-        let xs = self.layers[last].forward(&xs, Some(&rows), &rotation, &row_rotation)?; // [R, D]
-        self.lm_head.forward(&self.norm.forward(&xs)?) // [R, V]
+        Ok(rows.positions.len())
     }
 }
 
-/// The published models are fine-tuned from autoregressive ones and keep their offset: what the
-/// head says at position i is about position i + 1. Position 0 has no position before it and keeps
-/// its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's `generation_utils.py`).
+/// What a pass computes.
+struct Rows {
+    /// Canvas positions, ascending. `[R]`
+    positions: Vec<usize>,
+    /// Which of them the head is asked about. `[outputs]`
+    outputs: Vec<usize>,
+}
+
+impl Rows {
+    /// The positions whose keys and values are wanted anew, and those whose output predicts something.
+    ///
+    /// The published models are fine-tuned from autoregressive ones and keep their offset: what the
+    /// head says at position i is about position i + 1. Position 0 has no position before it and keeps
+    /// its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's `generation_utils.py`).
+    fn of(pass: &Pass<'_>, shift: usize) -> Self {
+        let sources = pass.predict.iter().map(|p| p.saturating_sub(shift));
+        let mut positions: Vec<usize> = pass
+            .refresh
+            .iter()
+            .copied()
+            .chain(sources.clone())
+            .collect();
+        positions.sort_unstable();
+        positions.dedup();
+        let outputs = sources.map(|source| positions.partition_point(|&p| p < source));
+        Self {
+            outputs: outputs.collect(),
+            positions,
+        }
+    }
+}
+
 impl Denoiser for Model {
     type Error = candle_core::Error;
 
-    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions> {
-        let shift = usize::from(self.shift_logits);
-        let rows: Vec<u32> = positions
-            .iter()
-            .map(|p| p.saturating_sub(shift) as u32)
-            .collect();
-        let logits = self.forward(ids, &rows)?.to_dtype(DType::F32)?;
-        let logits = logits.flatten_all()?.to_vec1()?;
-        Ok(Predictions {
-            logits,
-            rows: ids.len(),
-        })
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize> {
+        self.run(pass, usize::from(self.shift_logits), logits)
     }
 }
 
-/// One transformer layer: attention, then the feed-forward part, each normed and added.
-struct Layer {
-    input_layernorm: RmsNorm,
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    mlp: Mlp,
-}
-
-impl Layer {
-    fn load(
-        config: &Config,
-        name: &str,
-        loader: &mut Loader<'_>,
-    ) -> std::result::Result<Self, WeightsError> {
-        let (d, eps) = (config.hidden_size, config.rms_norm_eps);
-        Ok(Self {
-            input_layernorm: loader.norm(&format!("{name}.input_layernorm"), d, eps)?,
-            self_attn: Attention::load(config, &format!("{name}.self_attn"), loader)?,
-            post_attention_layernorm: loader.norm(
-                &format!("{name}.post_attention_layernorm"),
-                d,
-                eps,
-            )?,
-            mlp: Mlp::load(config, &format!("{name}.mlp"), loader)?,
-        })
-    }
-
-    /// `xs` is `[T, D]`; the result covers the positions `rows`, or all. `[R, D]`
-    fn forward(
-        &self,
-        xs: &Tensor,
-        rows: Option<&Tensor>,
-        rotation: &rope::Rotation,
-        row_rotation: &rope::Rotation,
-    ) -> Result<Tensor> {
-        let select = |xs: &Tensor| match rows {
-            Some(rows) => xs.index_select(rows, 0),
-            None => Ok(xs.clone()),
-        };
-        let normed = self.input_layernorm.forward(xs)?; // [T, D]
-        let attended =
-            self.self_attn
-                .forward(&select(&normed)?, &normed, row_rotation, rotation)?; // [R, D]
-        let xs = (select(xs)? + attended)?;
-        let normed = self.post_attention_layernorm.forward(&xs)?;
-        xs + self.mlp.forward(&normed)?
-    }
+/// Rotary frequencies, in float32 as the reference has them. `[E / 2]`
+fn inv_freq(config: &Config) -> Vec<f32> {
+    let (e, theta) = (config.head_dim, config.rope_theta);
+    (0..e / 2)
+        .map(|i| (1.0 / theta.powf(2.0 * i as f64 / e as f64)) as f32)
+        .collect()
 }

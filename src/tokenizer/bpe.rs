@@ -194,6 +194,21 @@ fn byte_symbols() -> impl Iterator<Item = String> {
     ByteLevel::alphabet().into_iter().map(String::from)
 }
 
+/// The bytes that a token's symbols stand for; `None` if one stands for no byte.
+pub fn bytes_of(symbols: &str) -> Option<Vec<u8>> {
+    // The alphabet has Latin-1's printable characters for themselves, and from U+0100 one for each
+    // other byte, in the bytes' order.
+    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let byte = |symbol: char| match u8::try_from(symbol) {
+        Ok(byte) => printable(byte).then_some(byte),
+        Err(_) => {
+            let nth = (symbol as usize).checked_sub(0x100)?;
+            (0..=u8::MAX).filter(|byte| !printable(*byte)).nth(nth)
+        }
+    };
+    symbols.chars().map(byte).collect()
+}
+
 /// The lines of `merges.txt`. Only a first line can be a comment: merges contain `#` too.
 fn merge_lines(text: &str) -> Result<Merges, TokenizerError> {
     let text = text.trim_end_matches(['\r', '\n']);

@@ -306,6 +306,18 @@ impl Tokenizer {
             .or_else(|| self.model.id_to_token(id))
     }
 
+    /// The bytes of a token, which need not be whole characters.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let added = self.added.get_added_tokens_decoder().get(&id);
+        let literal = |text: &str| text.as_bytes().to_vec();
+        match (added, self.model.id_to_token(id)) {
+            (Some(token), _) => literal(&token.content),
+            (None, Some(symbols)) => bpe::bytes_of(&symbols).unwrap_or_else(|| literal(&symbols)),
+            (None, None) => literal("\u{fffd}"),
+        }
+    }
+
     /// Whether the files call this token special, like `<|im_end|>`.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {

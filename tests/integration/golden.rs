@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::config::Config;
 use diffucoder::diffusion::{
-    Algorithm, Canvas, Denoiser, Ending, Observer, Schedule, Settings, Shaping, Step, generate,
+    Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh, Schedule,
+    Settings, Shaping, Step, generate,
 };
 use diffucoder::model::{Model, Target};
 use diffucoder::weights::{Bytes, Checkpoint, Index};
@@ -24,6 +25,13 @@ fn tensors() -> HashMap<String, Tensor> {
 }
 
 fn model() -> (Config, Model) {
+    let (config, checkpoint) = checkpoint();
+    let target = Target::cpu(DType::F32);
+    let model = Model::load(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
+    (config, model)
+}
+
+fn checkpoint() -> (Config, Checkpoint) {
     let folder = fixture("golden/model");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let config = Config::from_json(&read("config.json")).unwrap();
@@ -34,14 +42,7 @@ fn model() -> (Config, Model) {
         (shard, bytes)
     });
     let checkpoint = Checkpoint::open(files.collect(), Some(&index)).unwrap();
-    let model = Model::load(
-        &config,
-        checkpoint,
-        &Target::cpu(DType::F32),
-        &mut |_, _| (),
-    )
-    .unwrap();
-    (config, model)
+    (config, checkpoint)
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -91,8 +92,7 @@ fn logits_equal_the_reference() {
     for case in 0..3 {
         let ids = ids(&tensors[&format!("forward.{case}.ids")]);
         // The stored logits are the head's own output, before the shift.
-        let rows: Vec<u32> = (0..ids.len() as u32).collect();
-        let found = floats(&model.forward(&ids, &rows).unwrap());
+        let found = model.head_output(&ids).unwrap();
         let expected = floats(&tensors[&format!("forward.{case}.logits")]);
         let error = relative_error(&found, &expected);
         assert!(error < 1e-5, "case {case}: {error}");
@@ -103,8 +103,7 @@ fn logits_equal_the_reference() {
 fn predictions_are_shifted_right_by_one() {
     let (config, mut model) = model();
     let ids = ids(&tensors()["forward.1.ids"]);
-    let all: Vec<u32> = (0..ids.len() as u32).collect();
-    let unshifted = floats(&model.forward(&ids, &all).unwrap());
+    let unshifted = model.head_output(&ids).unwrap();
     let row = |i: usize| &unshifted[i * config.vocab_size..][..config.vocab_size];
     let positions = [0, 1, 2, 20, ids.len() - 1];
     let found = model.predict(&ids, &positions).unwrap();
@@ -115,6 +114,65 @@ fn predictions_are_shifted_right_by_one() {
             "{position}"
         );
     }
+}
+
+/// Keys and values are those of the same pass, or of one that saw the same canvas.
+#[test]
+fn a_cache_changes_nothing_and_both_networks_agree() {
+    let (config, checkpoint) = checkpoint();
+    let target = Target::cpu(DType::F32);
+    let mut tensors = Model::load_on_tensors(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
+    let (_, mut native) = model();
+    let mut ids: Vec<u32> = (0..40).map(|i| (i * 7) % 256).collect();
+    let whole = native.predict(&ids, &[3, 20, 39]).unwrap();
+    let whole_by_tensors = tensors.predict(&ids, &[3, 20, 39]).unwrap();
+    assert!(relative_error(&whole_by_tensors.logits, &whole.logits) < 1e-5);
+
+    for (change, refresh) in [
+        (None, &[][..]),
+        (None, &[5, 6, 20, 39]),
+        (Some((10, 9)), &[10]),
+    ] {
+        if let Some((position, id)) = change {
+            ids[position] = id;
+        }
+        let pass = Pass {
+            ids: &ids,
+            refresh,
+            predict: &[3, 20, 39],
+        };
+        let (mut found, mut by_tensors) = (Vec::new(), Vec::new());
+        let rows = native.forward(&pass, &mut found).unwrap();
+        assert_eq!(tensors.forward(&pass, &mut by_tensors).unwrap(), rows);
+        assert!(rows <= refresh.len() + 3);
+        assert!(relative_error(&by_tensors, &found) < 1e-5);
+        if change.is_none() {
+            assert!(relative_error(&found, &whole.logits) < 1e-4);
+        } else {
+            assert!(
+                relative_error(&found, &whole.logits) > 1e-4,
+                "the change is not seen"
+            );
+        }
+    }
+}
+
+/// A canvas may grow: positions behind the first pass come in later.
+#[test]
+fn more_of_a_canvas_can_be_seen_later() {
+    let (_, mut model) = model();
+    let ids: Vec<u32> = (0..70).map(|i| (i * 11) % 256).collect();
+    model.predict(&ids[..10], &[4]).unwrap();
+    let rest: Vec<usize> = (0..70).collect();
+    let pass = Pass {
+        ids: &ids,
+        refresh: &rest,
+        predict: &[4, 69],
+    };
+    let mut found = Vec::new();
+    model.forward(&pass, &mut found).unwrap();
+    let expected = model.predict(&ids, &[4, 69]).unwrap().logits;
+    assert!(relative_error(&found, &expected) < 1e-5);
 }
 
 #[test]
@@ -227,32 +285,41 @@ fn every_canvas_equals_the_reference_step_by_step() {
             continue;
         }
         exact += 1;
-        let prompt = json_ids(&case["prompt_ids"]);
-        let max_new_tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
-        let settings = Settings {
-            algorithm: algorithm(case["algorithm"].as_str().unwrap()),
-            steps: case["steps"].as_u64().unwrap() as usize,
-            eps: 1e-3,
-            shaping: shaping(case),
-            alg_temp: None,
-            seed: 0,
-            ending: Ending::FullCanvas,
+        // A cache that is always fresh is no cache.
+        let fresh = Decoding {
+            cache: Cache::Dual,
+            refresh: Refresh::Every(1),
+            ..Decoding::default()
         };
-        let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());
-        let mut history = History(Vec::new());
-        let done = generate(&mut model, canvas, &settings, &mut history).unwrap();
-        let expected: Vec<Vec<u32>> = case["history"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(json_ids)
-            .collect();
-        for (step, (found, expected)) in history.0.iter().zip(&expected).enumerate() {
-            assert_eq!(found, expected, "{settings:?}, step {step}");
+        for decoding in [Decoding::default(), fresh] {
+            let prompt = json_ids(&case["prompt_ids"]);
+            let max_new_tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
+            let settings = Settings {
+                algorithm: algorithm(case["algorithm"].as_str().unwrap()),
+                steps: case["steps"].as_u64().unwrap() as usize,
+                eps: 1e-3,
+                shaping: shaping(case),
+                alg_temp: None,
+                seed: 0,
+                ending: Ending::FullCanvas,
+                decoding,
+            };
+            let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());
+            let mut history = History(Vec::new());
+            let done = generate(&mut model, canvas, &settings, &mut history).unwrap();
+            let expected: Vec<Vec<u32>> = case["history"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(json_ids)
+                .collect();
+            for (step, (found, expected)) in history.0.iter().zip(&expected).enumerate() {
+                assert_eq!(found, expected, "{settings:?}, step {step}");
+            }
+            assert_eq!(history.0.len(), expected.len());
+            assert_eq!(done.canvas.ids(), json_ids(&case["sequence"]));
+            assert_eq!(done.rows, done.forwards * done.canvas.ids().len());
         }
-        assert_eq!(history.0.len(), expected.len());
-        assert_eq!(done.canvas.ids(), json_ids(&case["sequence"]));
-        assert_eq!(done.rows, done.forwards * done.canvas.ids().len());
     }
     assert!(exact >= 12);
 }

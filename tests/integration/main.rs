@@ -1,17 +1,23 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+mod batch;
 mod checkpoints;
 mod command;
 mod gguf;
 mod golden;
 mod hub;
 mod hub_command;
+mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
+mod settings;
 mod tiny;
 mod tokenizer;
+mod trace;
+#[cfg(unix)]
+mod watch;
 
 use std::path::PathBuf;
 

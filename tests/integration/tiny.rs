@@ -59,16 +59,15 @@ fn half_precisions_stay_close() {
         model.predict(&ids, &positions).unwrap().logits
     };
     let f32 = logits(DType::F32);
+    // The file has bf16, which is exact in f32; activations are f32 in any case.
+    assert_eq!(logits(DType::BF16), f32);
+    let f16 = logits(DType::F16);
     let norm =
         |xs: &mut dyn Iterator<Item = f32>| xs.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    // Eight and eleven bits of mantissa, some fifty roundings deep.
-    for (dtype, bound) in [(DType::BF16, 0.03), (DType::F16, 0.004)] {
-        let differences = logits(dtype);
-        let mut differences = differences.iter().zip(&f32).map(|(a, b)| a - b);
-        let error = norm(&mut differences) / norm(&mut f32.iter().copied());
-        assert!(error < bound, "{dtype:?}: {error}");
-        assert!(error > 1e-6, "{dtype:?} is not what was computed");
-    }
+    let mut differences = f16.iter().zip(&f32).map(|(a, b)| a - b);
+    let error = norm(&mut differences) / norm(&mut f32.iter().copied());
+    // Eleven bits of mantissa: more than bf16 has, but for the smallest numbers.
+    assert!(error < 0.004 && error > 0.0, "{error}");
 }
 
 #[test]

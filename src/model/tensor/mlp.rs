@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Linear, Loader};
+use super::super::Loader;
+use super::linear::Linear;
 use crate::config::Config;
 use crate::weights::WeightsError;
 
@@ -20,9 +21,9 @@ impl Mlp {
     ) -> std::result::Result<Self, WeightsError> {
         let (d, f) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
-            gate_proj: loader.linear(&format!("{name}.gate_proj"), f, d)?,
-            up_proj: loader.linear(&format!("{name}.up_proj"), f, d)?,
-            down_proj: loader.linear(&format!("{name}.down_proj"), d, f)?,
+            gate_proj: Linear::new(loader.linear(&format!("{name}.gate_proj"), f, d)?),
+            up_proj: Linear::new(loader.linear(&format!("{name}.up_proj"), f, d)?),
+            down_proj: Linear::new(loader.linear(&format!("{name}.down_proj"), d, f)?),
         })
     }
 

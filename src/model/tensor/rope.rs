@@ -20,13 +20,8 @@ pub(super) struct Rotation {
 
 impl Rope {
     pub fn new(config: &Config) -> Self {
-        let e = config.head_dim;
-        let theta = config.rope_theta;
-        let inv_freq = (0..e / 2)
-            .map(|i| (1.0 / theta.powf(2.0 * i as f64 / e as f64)) as f32)
-            .collect();
         Self {
-            inv_freq,
+            inv_freq: super::super::inv_freq(config),
             current: None,
         }
     }

@@ -1,0 +1,335 @@
+//! What each way of decoding costs and what it loses, on the built-in model and held-out prompts
+//! (signature and docstring of functions from projects that it was not trained on).
+//!
+//! For each mode: tokens a forward, rows a token, seconds, the share of texts that Python parses
+//! together with their prompt, and the negative log-likelihood of the text when its tokens are revealed
+//! one by one, surest position first, with everything computed anew (nats a token: how likely the exact
+//! sampler finds what the mode wrote).
+//!
+//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--only NAME]`
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use candle_core::DType;
+use diffucoder::diffusion::{
+    Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Refresh, Settings, Shaping, generate,
+};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::{Model, Target};
+use diffucoder::package::{Package, Prompt};
+use diffucoder::tokenizer::Specials;
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let value = |name: &str| {
+        let at = args.iter().position(|arg| arg == name)?;
+        args.get(at + 1)
+    };
+    let number = |name: &str, default: usize| -> anyhow::Result<usize> {
+        value(name).map_or(Ok(default), |text| Ok(text.parse()?))
+    };
+    let (count, new_tokens) = (number("--prompts", 200)?, number("--new-tokens", 64)?);
+
+    let package = Package::open(
+        &ModelSpec::parse("tiny")?,
+        &HubOptions::new("no-cache"),
+        &mut (),
+    )?;
+    let weights = package.fetch_weights(&mut ())?;
+    let mut model = package.load(weights, &Target::cpu(DType::F32), &mut |_, _| ())?;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/held-out/prompts.json");
+    let prompts: Vec<String> = serde_json::from_slice(&fs::read(file)?)?;
+
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6}",
+        "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "parse"
+    )?;
+    for (name, ending, decoding, tokens_per_step) in modes(&package) {
+        if value("--only").is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let (mut tokens, mut forwards, mut rows, mut seconds) = (0, 0, 0, 0.0);
+        let (mut nll, mut scored, mut texts) = (0.0, 0, Vec::new());
+        for (seed, text) in prompts.iter().take(count).enumerate() {
+            let prompt = package.encode(&Prompt::Raw(text))?;
+            let settings = Settings {
+                algorithm: Algorithm::Entropy,
+                steps: new_tokens.div_ceil(tokens_per_step),
+                eps: 1e-3,
+                shaping: Shaping {
+                    temperature: 0.2,
+                    top_p: Some(0.95),
+                    top_k: None,
+                },
+                alg_temp: None,
+                seed: seed as u64,
+                ending: ending.clone(),
+                decoding,
+            };
+            let canvas = Canvas::new(&prompt, new_tokens, package.mask_id);
+            let started = Instant::now();
+            let done = generate(&mut model, canvas, &settings, &mut ())?;
+            seconds += started.elapsed().as_secs_f64();
+            let end = done.canvas.stop_at(&package.stop_ids).unwrap_or(new_tokens);
+            let written = &done.canvas.generated()[..end];
+            (forwards, rows, tokens) = (forwards + done.forwards, rows + done.rows, tokens + end);
+            // With its end, which is a choice of the mode's as well.
+            let scored_tokens = &done.canvas.generated()[..new_tokens.min(end + 1)];
+            nll += exact_nll(&mut model, &package, &prompt, scored_tokens)?;
+            scored += scored_tokens.len();
+            texts.push(format!(
+                "{text}{}",
+                package.tokenizer.decode(written, Specials::Keep)
+            ));
+        }
+        writeln!(
+            out,
+            "{name:<34} {tokens:>7} {:>9.2} {:>9.1} {seconds:>8.2} {:>8.0} {:>8.3} {:>6}",
+            tokens as f64 / forwards as f64,
+            rows as f64 / tokens as f64,
+            tokens as f64 / seconds,
+            nll / scored as f64,
+            parse_rate(&texts)?,
+        )?;
+    }
+    Ok(())
+}
+
+type Mode = (&'static str, Ending, Decoding, usize);
+
+fn modes(package: &Package) -> Vec<Mode> {
+    let at_stop = Ending::AtStop(package.stop_ids.clone());
+    let reference = Decoding::default();
+    let quality = Decoding {
+        window: Some(32),
+        lookahead: Some(32),
+        cache: Cache::Prefix,
+        refresh: Refresh::Window,
+        threshold: Some(0.9),
+        order_temperature: Some(1.0),
+    };
+    let fast = Decoding {
+        window: Some(16),
+        lookahead: Some(16),
+        cache: Cache::Dual,
+        refresh: Refresh::Never,
+        ..quality
+    };
+    let threshold = Decoding {
+        threshold: Some(0.9),
+        order_temperature: Some(1.0),
+        ..reference
+    };
+    vec![
+        ("exact", Ending::FullCanvas, reference, 1),
+        ("exact, 2 tokens a step", Ending::FullCanvas, reference, 2),
+        ("exact, 4 tokens a step", Ending::FullCanvas, reference, 4),
+        (
+            "order temperature 1",
+            at_stop.clone(),
+            Decoding {
+                order_temperature: Some(1.0),
+                ..reference
+            },
+            1,
+        ),
+        ("threshold 0.9", at_stop.clone(), threshold, 1),
+        (
+            "threshold 0.9, window 32",
+            at_stop.clone(),
+            Decoding {
+                window: Some(32),
+                ..threshold
+            },
+            1,
+        ),
+        ("quality", at_stop.clone(), quality, 1),
+        (
+            "quality, lookahead all",
+            at_stop.clone(),
+            Decoding {
+                lookahead: None,
+                ..quality
+            },
+            1,
+        ),
+        (
+            "quality, window 16",
+            at_stop.clone(),
+            Decoding {
+                window: Some(16),
+                ..quality
+            },
+            1,
+        ),
+        ("fast", at_stop.clone(), fast, 1),
+        (
+            "fast, refresh window",
+            at_stop.clone(),
+            Decoding {
+                refresh: Refresh::Window,
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, refresh every 4",
+            at_stop.clone(),
+            Decoding {
+                refresh: Refresh::Every(4),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, lookahead 0",
+            at_stop.clone(),
+            Decoding {
+                lookahead: Some(0),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, lookahead 48",
+            at_stop.clone(),
+            Decoding {
+                lookahead: Some(48),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, window 8",
+            at_stop.clone(),
+            Decoding {
+                window: Some(8),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, window 32",
+            at_stop.clone(),
+            Decoding {
+                window: Some(32),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, threshold 0.8",
+            at_stop.clone(),
+            Decoding {
+                threshold: Some(0.8),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, threshold 0.7",
+            at_stop.clone(),
+            Decoding {
+                threshold: Some(0.7),
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, order by sampling",
+            at_stop.clone(),
+            Decoding {
+                order_temperature: None,
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, 1 token a step",
+            at_stop.clone(),
+            Decoding {
+                threshold: None,
+                ..fast
+            },
+            1,
+        ),
+        (
+            "fast, 2 tokens a step",
+            at_stop,
+            Decoding {
+                threshold: None,
+                ..fast
+            },
+            2,
+        ),
+    ]
+}
+
+/// `-ln p` of `tokens` behind `prompt`, revealed one by one, least entropy first.
+fn exact_nll(
+    model: &mut Model,
+    package: &Package,
+    prompt: &[u32],
+    tokens: &[u32],
+) -> anyhow::Result<f64> {
+    let mut ids = prompt.to_vec();
+    ids.resize(prompt.len() + tokens.len(), package.mask_id);
+    let mut masked: Vec<usize> = (prompt.len()..ids.len()).collect();
+    let mut nll = 0.0;
+    while !masked.is_empty() {
+        let mut logits = model.predict(&ids, &masked)?.logits;
+        let rows = logits.chunks_exact_mut(package.config.vocab_size);
+        let best = rows
+            .zip(&masked)
+            .enumerate()
+            .map(|(i, (row, &position))| {
+                Shaping::temperature(1.0).apply(row);
+                let token = tokens[position - prompt.len()];
+                (
+                    Algorithm::Entropy.confidence(row, token),
+                    i,
+                    row[token as usize],
+                )
+            })
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        if let Some((_, i, p)) = best {
+            nll -= f64::from(p.max(1e-9)).ln();
+            let position = masked.remove(i);
+            ids[position] = tokens[position - prompt.len()];
+        }
+    }
+    Ok(nll)
+}
+
+/// Share of the texts that Python parses, where there is a Python.
+fn parse_rate(texts: &[String]) -> anyhow::Result<String> {
+    const COUNT: &str = "import ast, json, sys, warnings
+warnings.simplefilter('ignore')
+def parses(text):
+    try:
+        ast.parse(text)
+        return True
+    except (SyntaxError, ValueError):
+        return False
+print(sum(map(parses, json.load(sys.stdin))))";
+    let python = Command::new("python3")
+        .args(["-c", COUNT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut python) = python else {
+        return Ok("-".into());
+    };
+    if let Some(stdin) = python.stdin.take() {
+        serde_json::to_writer(stdin, texts)?;
+    }
+    let output = python.wait_with_output()?;
+    let parsed: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    Ok(format!("{:.0} %", 100.0 * parsed / texts.len() as f64))
+}

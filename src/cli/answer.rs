@@ -1,0 +1,154 @@
+//! One prompt and its answer: encoded and checked, denoised, cut where the text ends, described.
+
+use std::time::{Duration, Instant};
+
+use super::report::{Report, SettingsReport, Timing, Usage};
+use super::sampling::{SamplingArgs, check_context};
+use crate::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
+use crate::error::Error;
+use crate::model::{Model, Target};
+use crate::package::{Package, Prompt};
+use crate::tokenizer::Specials;
+
+/// A prompt that fits the model, and how to answer it.
+pub struct Request<'a> {
+    pub prompt: Prompt<'a>,
+    pub prompt_ids: Vec<u32>,
+    /// What follows the hole, if the text is to be filled in.
+    pub suffix_ids: Vec<u32>,
+    pub max_new_tokens: usize,
+    pub settings: Settings,
+}
+
+/// What the model wrote.
+pub struct Answer {
+    pub text: String,
+    pub finish_reason: &'static str,
+    /// Tokens of `text`.
+    pub tokens: usize,
+    pub generation: Generation,
+    pub time: Duration,
+}
+
+impl<'a> Request<'a> {
+    /// Encodes the prompt and checks everything that can be checked without the weights.
+    ///
+    /// # Errors
+    /// Wrong usage if prompt and answer do not fit the model; failures of template and tokenizer.
+    pub fn new(
+        package: &Package,
+        prompt: Prompt<'a>,
+        sampling: &SamplingArgs,
+    ) -> anyhow::Result<Self> {
+        let prompt_ids = package.encode(&prompt)?;
+        Self::of(package, prompt, (prompt_ids, Vec::new()), sampling)
+    }
+
+    /// A hole of `max_new_tokens` between two texts.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn fill(
+        package: &Package,
+        (prefix, suffix): (&'a str, &'a str),
+        sampling: &SamplingArgs,
+    ) -> anyhow::Result<Self> {
+        let encode = |text| package.encode(&Prompt::Raw(text));
+        let ids = (encode(prefix)?, encode(suffix)?);
+        Self::of(package, Prompt::Raw(prefix), ids, sampling)
+    }
+
+    fn of(
+        package: &Package,
+        prompt: Prompt<'a>,
+        (prompt_ids, suffix_ids): (Vec<u32>, Vec<u32>),
+        sampling: &SamplingArgs,
+    ) -> anyhow::Result<Self> {
+        let max_new_tokens = sampling.max_new_tokens;
+        check_context(
+            prompt_ids.len() + suffix_ids.len(),
+            max_new_tokens,
+            package.config.max_position_embeddings,
+        )?;
+        Ok(Self {
+            prompt,
+            prompt_ids,
+            suffix_ids,
+            max_new_tokens,
+            settings: sampling.settings(package)?,
+        })
+    }
+
+    /// Denoises.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn answer(
+        &self,
+        package: &Package,
+        model: &mut Model,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Answer> {
+        let started = Instant::now();
+        let pieces = [
+            Piece::Text(&self.prompt_ids),
+            Piece::Hole(self.max_new_tokens),
+            Piece::Text(&self.suffix_ids),
+        ];
+        let canvas = Canvas::of(&pieces, package.mask_id);
+        let generation =
+            diffusion::generate(model, canvas, &self.settings, observer).map_err(Error::from)?;
+        let time = started.elapsed();
+        let stop = generation.canvas.stop_at(&package.stop_ids);
+        let tokens = stop.unwrap_or(self.max_new_tokens);
+        let ids = &generation.canvas.generated()[..tokens];
+        Ok(Answer {
+            text: package.tokenizer.decode(ids, Specials::Keep),
+            finish_reason: if stop.is_some() { "stop" } else { "length" },
+            tokens,
+            generation,
+            time,
+        })
+    }
+
+    /// Tokens that are given.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_ids.len() + self.suffix_ids.len()
+    }
+
+    /// Every setting, for those who read results later.
+    pub fn settings(&self, target: &Target) -> SettingsReport {
+        let system = self.prompt.system();
+        SettingsReport::new(self.max_new_tokens, &self.settings, system, target)
+    }
+}
+
+impl Answer {
+    /// Tokens of the text a second.
+    pub fn rate(&self) -> f64 {
+        self.tokens as f64 / self.time.as_secs_f64()
+    }
+
+    /// The object that `--output json` prints.
+    pub fn report(
+        &self,
+        request: &Request<'_>,
+        (package, target, load_time): (&Package, &Target, Duration),
+    ) -> Report<'_> {
+        Report {
+            text: &self.text,
+            token_ids: self.generation.canvas.generated(),
+            reveal_step: self.generation.canvas.reveal_step(),
+            finish_reason: self.finish_reason,
+            parses: None,
+            usage: Usage::new(request.prompt_tokens(), self.tokens, &self.generation),
+            timing: Timing {
+                load_s: load_time.as_secs_f64(),
+                generate_s: self.time.as_secs_f64(),
+                tokens_per_s: self.rate(),
+            },
+            model: package.name(),
+            settings: request.settings(target),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `diffucoder report`: a trace to one page that replays the denoising, with nothing to fetch.
+//!
+//! Everything that the model wrote reaches the page as JSON in which no character can end the
+//! script element, and the script writes it as text, never as markup.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::cells::cells;
+use super::trace::Trace;
+use super::ui::Ui;
+use crate::arness;
+use crate::weights::gguf::{AtomicError, write_atomically};
+
+/// The page; `DATA` stands where the run's data goes.
+const PAGE: &str = include_str!("page.html");
+
+/// Flags of `report`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The trace, as `generate --trace` wrote it
+    #[arg(value_name = "FILE.jsonl")]
+    trace: PathBuf,
+    /// Where to write the page; replaced if it exists [default: stdout]
+    #[arg(short, long, value_name = "FILE.html")]
+    output: Option<PathBuf>,
+}
+
+/// What the page's script reads.
+#[derive(Serialize)]
+struct Data<'a> {
+    model: &'a str,
+    prompt: &'a str,
+    settings: &'a Value,
+    finish_reason: Option<&'a str>,
+    /// Seconds, tokens and forward passes of the whole run.
+    totals: Option<Totals>,
+    canvas_tokens: usize,
+    /// Tokens of the text: what comes behind them is not part of it.
+    text_tokens: usize,
+    cells: Vec<PageCell>,
+    steps: Vec<PageStep<'a>>,
+    arness: Vec<ArnessRow>,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    generate_s: f64,
+    tokens: usize,
+    forwards: usize,
+}
+
+/// What neighbours show that share a character, or one position alone.
+#[derive(Serialize)]
+struct PageCell {
+    first: usize,
+    len: usize,
+    /// `None` if it was never revealed.
+    text: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PageStep<'a> {
+    step: usize,
+    elapsed_s: f64,
+    positions: &'a [usize],
+    tokens: &'a [u32],
+    confidences: &'a [Option<f32>],
+}
+
+#[derive(Serialize)]
+struct ArnessRow {
+    k: usize,
+    local: Option<f64>,
+    global: Option<f64>,
+    text_local: Option<f64>,
+    text_global: Option<f64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the trace cannot be read or the page cannot be written.
+pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+    let trace = Trace::read(&args.trace)?;
+    if trace.end.is_none() {
+        ui.note("the run was cut off: the page shows what there is of it");
+    }
+    let page = page(&trace)?;
+    match &args.output {
+        None => ui.result(&page)?,
+        Some(path) => write_atomically(path, true, |out| {
+            out.write_all(page.as_bytes())
+                .map_err(|source| AtomicError::Io {
+                    path: path.clone(),
+                    source,
+                })
+        })?,
+    }
+    Ok(())
+}
+
+fn page(trace: &Trace) -> anyhow::Result<String> {
+    // Characters that could end the script element, or that old parsers trip over.
+    let json = serde_json::to_string(&data(trace))?
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029");
+    Ok(PAGE.replacen("DATA", &json, 1))
+}
+
+fn data(trace: &Trace) -> Data<'_> {
+    let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.header.canvas_tokens];
+    let mut ids = vec![None; canvas.len()];
+    for step in &trace.steps {
+        let revealed = step.positions.iter().zip(&step.tokens);
+        for ((&position, &token), bytes) in revealed.zip(step.token_bytes()) {
+            canvas[position] = Some(bytes);
+            ids[position] = Some(token);
+        }
+    }
+    let is_stop = |id: &Option<u32>| id.is_some_and(|id| trace.header.stop_ids.contains(&id));
+    let text_tokens = ids.iter().position(is_stop).unwrap_or(ids.len());
+    let cells = cells(&canvas).into_iter().map(|cell| PageCell {
+        first: cell.positions.start,
+        len: cell.positions.len(),
+        text: cell.text,
+    });
+    let order = |below: usize| -> Vec<Vec<usize>> {
+        let positions = trace
+            .steps
+            .iter()
+            .map(|step| step.positions.iter().copied());
+        positions
+            .map(|p| p.filter(|&p| p < below).collect())
+            .collect()
+    };
+    let (all, text) = (order(usize::MAX), order(text_tokens));
+    Data {
+        model: &trace.header.model,
+        prompt: &trace.header.prompt,
+        settings: &trace.header.settings,
+        finish_reason: trace.end.as_ref().map(|end| end.finish_reason.as_str()),
+        totals: trace.end.as_ref().map(|end| Totals {
+            generate_s: end.generate_s,
+            tokens: end.usage.completion_tokens,
+            forwards: end.usage.forwards,
+        }),
+        canvas_tokens: canvas.len(),
+        text_tokens,
+        cells: cells.collect(),
+        steps: trace
+            .steps
+            .iter()
+            .map(|step| PageStep {
+                step: step.step,
+                elapsed_s: step.elapsed_s,
+                positions: &step.positions,
+                tokens: &step.tokens,
+                confidences: &step.confidences,
+            })
+            .collect(),
+        arness: arness::KS
+            .map(|k| ArnessRow {
+                k,
+                local: arness::local(&all, k),
+                global: arness::global(&all, k),
+                text_local: arness::local(&text, k),
+                text_global: arness::global(&text, k),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,75 @@
+//! How far a run is: a bar, or the canvas itself.
+
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use super::UsageError;
+use super::ui::{Screen, Ui};
+use super::watch::Watch;
+use crate::diffusion::{Observer, Step};
+use crate::package::Package;
+
+/// What is drawn of a run while it goes on.
+pub enum Progress<'a> {
+    Bar { bar: ProgressBar, started: Instant },
+    Watch(Box<Watch<'a>>),
+}
+
+impl<'a> Progress<'a> {
+    /// A bar, drawn only on a terminal.
+    pub fn bar(ui: &Ui, what: &str, steps: usize) -> Self {
+        Self::Bar {
+            bar: ui.step_bar(what, steps as u64),
+            started: Instant::now(),
+        }
+    }
+
+    /// The canvas.
+    pub fn watch(screen: Screen, package: &'a Package, steps: usize) -> Self {
+        Self::Watch(Box::new(Watch::new(screen, package, steps)))
+    }
+
+    /// Takes the bar away; and the canvas too, unless the text goes elsewhere than to the terminal.
+    pub fn finish(self, ui: &Ui) {
+        match self {
+            Self::Bar { bar, .. } => bar.finish_and_clear(),
+            Self::Watch(watch) => watch.finish(!ui.stdout_is_terminal()),
+        }
+    }
+}
+
+impl Observer for Progress<'_> {
+    fn on_step(&mut self, step: &Step<'_>) {
+        match self {
+            Self::Watch(watch) => watch.on_step(step),
+            Self::Bar { bar, started } => {
+                let revealed = step.canvas.reveal_step().iter().flatten().count();
+                let time = started.elapsed().max(Duration::from_millis(1));
+                let rate = revealed as f64 / time.as_secs_f64();
+                bar.set_position(step.index as u64 + 1);
+                bar.set_message(format!(
+                    "· {revealed}/{} tokens · {rate:.1} tokens/s",
+                    step.canvas.generated().len()
+                ));
+            }
+        }
+    }
+}
+
+/// The terminal for `--watch`.
+///
+/// # Errors
+/// Wrong usage where there is none.
+pub fn screen(ui: &Ui) -> Result<Screen, UsageError> {
+    if ui.is_quiet() {
+        let message = "--watch draws on the terminal, which --quiet forbids";
+        return Err(UsageError::new(message));
+    }
+    Screen::open().ok_or_else(|| {
+        UsageError::with_hint(
+            "--watch draws on stderr, which is not a terminal here",
+            "leave stderr at the terminal, or record the run with --trace FILE.jsonl",
+        )
+    })
+}

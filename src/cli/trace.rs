@@ -1,0 +1,279 @@
+//! A run on record: one JSON object a line, for `--trace`, and back again for `diffucoder report`.
+//!
+//! A header, one line a step, an end. Each line is written at once, so that a run that is killed
+//! leaves whole lines. Positions count from the start of the generated part.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::answer::{Answer, Request};
+use super::report::Usage;
+use crate::diffusion::{Observer, Step};
+use crate::model::Target;
+use crate::package::Package;
+use crate::tokenizer::{Specials, Tokenizer};
+
+/// Version of the format: a reader refuses what it does not know.
+const VERSION: u32 = 1;
+
+/// One line.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line {
+    Header(Header),
+    Step(StepLine),
+    End(End),
+}
+
+/// What is known before the first step.
+#[derive(Serialize, Deserialize)]
+pub struct Header {
+    version: u32,
+    pub model: String,
+    pub settings: Value,
+    /// The prompt as the model got it, chat template included.
+    pub prompt: String,
+    pub prompt_tokens: usize,
+    pub canvas_tokens: usize,
+    pub stop_ids: Vec<u32>,
+}
+
+/// What a step revealed, surest first: four or five lists of the same length.
+#[derive(Serialize, Deserialize)]
+pub struct StepLine {
+    pub step: usize,
+    /// Since the first step began.
+    pub elapsed_s: f64,
+    pub positions: Vec<usize>,
+    pub tokens: Vec<u32>,
+    pub texts: Vec<String>,
+    pub confidences: Vec<Option<f32>>,
+    /// In hexadecimal, where some token is not whole characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<Vec<String>>,
+}
+
+/// How it ended.
+#[derive(Serialize, Deserialize)]
+pub struct End {
+    pub finish_reason: String,
+    pub text: String,
+    pub usage: Usage,
+    pub generate_s: f64,
+}
+
+impl StepLine {
+    /// The bytes of each token.
+    pub fn token_bytes(&self) -> Vec<Vec<u8>> {
+        let from_hex = |hex: &String| {
+            let digit = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+            (0..hex.len()).step_by(2).filter_map(digit).collect()
+        };
+        match &self.bytes {
+            Some(bytes) => bytes.iter().map(from_hex).collect(),
+            None => self.texts.iter().map(|t| t.clone().into_bytes()).collect(),
+        }
+    }
+}
+
+/// Writes a trace while a run goes on.
+pub struct Recorder<'a> {
+    file: File,
+    path: PathBuf,
+    tokenizer: &'a Tokenizer,
+    started: std::time::Instant,
+    /// The first failure; a run is not ended for it.
+    failure: Option<io::Error>,
+}
+
+impl<'a> Recorder<'a> {
+    /// Starts the file with its header.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn start(
+        file: TraceFile,
+        request: &Request<'_>,
+        package: &'a Package,
+        target: &Target,
+    ) -> anyhow::Result<Self> {
+        let header = Line::Header(Header {
+            version: VERSION,
+            model: package.name(),
+            // Through text, in which a float32 is as short as it was typed.
+            settings: serde_json::from_str(&serde_json::to_string(&request.settings(target))?)?,
+            prompt: package
+                .tokenizer
+                .decode(&request.prompt_ids, Specials::Keep),
+            prompt_tokens: request.prompt_tokens(),
+            canvas_tokens: request.max_new_tokens,
+            stop_ids: package.stop_ids.clone(),
+        });
+        let mut recorder = Self {
+            file: file.file,
+            path: file.path,
+            tokenizer: &package.tokenizer,
+            started: std::time::Instant::now(),
+            failure: None,
+        };
+        recorder.write(&header);
+        recorder.check()?;
+        Ok(recorder)
+    }
+
+    /// Writes the end.
+    ///
+    /// # Errors
+    /// When this or any earlier line could not be written.
+    pub fn finish(mut self, request: &Request<'_>, answer: &Answer) -> anyhow::Result<()> {
+        self.write(&Line::End(End {
+            finish_reason: answer.finish_reason.into(),
+            text: answer.text.clone(),
+            usage: Usage::new(request.prompt_tokens(), answer.tokens, &answer.generation),
+            generate_s: answer.time.as_secs_f64(),
+        }));
+        self.check()
+    }
+
+    fn check(&mut self) -> anyhow::Result<()> {
+        match self.failure.take() {
+            Some(error) => Err(error)
+                .with_context(|| format!("cannot write the trace {}", self.path.display())),
+            None => Ok(()),
+        }
+    }
+
+    /// One line in one write.
+    fn write(&mut self, line: &Line) {
+        if self.failure.is_some() {
+            return;
+        }
+        let written = serde_json::to_vec(line)
+            .map_err(io::Error::from)
+            .and_then(|mut bytes| {
+                bytes.push(b'\n');
+                self.file.write_all(&bytes)
+            });
+        self.failure = written.err();
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn on_step(&mut self, step: &Step<'_>) {
+        let prompt_len = step.canvas.prompt_len();
+        let revealed = step.revealed;
+        let bytes: Vec<Vec<u8>> = revealed
+            .iter()
+            .map(|candidate| self.tokenizer.token_bytes(candidate.token))
+            .collect();
+        let is_text = bytes.iter().all(|bytes| std::str::from_utf8(bytes).is_ok());
+        let hex = |bytes: &Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let line = Line::Step(StepLine {
+            step: step.index,
+            elapsed_s: self.started.elapsed().as_secs_f64(),
+            positions: revealed.iter().map(|c| c.position - prompt_len).collect(),
+            tokens: revealed.iter().map(|c| c.token).collect(),
+            texts: bytes
+                .iter()
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+                .collect(),
+            confidences: revealed
+                .iter()
+                .map(|c| Some(c.confidence).filter(|c| c.is_finite()))
+                .collect(),
+            bytes: (!is_text).then(|| bytes.iter().map(hex).collect()),
+        });
+        self.write(&line);
+    }
+}
+
+/// The file of a trace, made before the model is loaded: a name that cannot be written fails early.
+pub struct TraceFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl TraceFile {
+    /// Makes the file, or empties it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        let file = File::create(path)
+            .with_context(|| format!("cannot write the trace {}", path.display()))?;
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+        })
+    }
+}
+
+/// A trace that was read.
+pub struct Trace {
+    pub header: Header,
+    pub steps: Vec<StepLine>,
+    /// `None` if the run did not get to its end.
+    pub end: Option<End>,
+}
+
+impl Trace {
+    /// Reads and checks a trace. A last line that is not whole is left out.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no trace, with the line at fault.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display();
+        let cannot = || format!("cannot read {name}");
+        let mut reader = BufReader::new(File::open(path).with_context(cannot)?);
+        let (mut header, mut steps, mut end) = (None, Vec::new(), None);
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            reader.read_until(b'\n', &mut line).with_context(cannot)?;
+            if line.last() != Some(&b'\n') {
+                break;
+            }
+            let parsed: Line = serde_json::from_slice(&line)
+                .with_context(|| format!("{name} is not a trace: line {number}"))?;
+            match (parsed, &header) {
+                (Line::Header(new), None) if new.version != VERSION => {
+                    bail!("{name} has version {} of the format", new.version)
+                }
+                (Line::Header(new), None) => header = Some(new),
+                (Line::Step(step), Some(header)) if end.is_none() => {
+                    check(&step, header)
+                        .with_context(|| format!("{name} is damaged: line {number}"))?;
+                    steps.push(step);
+                }
+                (Line::End(new), Some(_)) if end.is_none() => end = Some(new),
+                _ => bail!("{name} is damaged: line {number} is out of place"),
+            }
+        }
+        match header {
+            Some(header) => Ok(Self { header, steps, end }),
+            None => bail!("{name} is not a trace: it has no header line"),
+        }
+    }
+}
+
+fn check(step: &StepLine, header: &Header) -> anyhow::Result<()> {
+    let n = step.positions.len();
+    let lists = [
+        step.tokens.len(),
+        step.texts.len(),
+        step.confidences.len(),
+        step.bytes.as_ref().map_or(n, Vec::len),
+    ];
+    if lists.iter().any(|&len| len != n) {
+        bail!("its lists differ in length");
+    }
+    if step.positions.iter().any(|&p| p >= header.canvas_tokens) {
+        bail!("a position is outside the canvas");
+    }
+    Ok(())
+}

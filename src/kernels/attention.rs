@@ -1,0 +1,328 @@
+//! Attention of some queries to cached keys and values, one head at a time, and the cache itself.
+//!
+//! Keys lie in panels of 16 positions, so that a register holds the scores of 16 keys and nothing is
+//! added up across lanes. Scores never leave the registers' neighbourhood: keys are taken in blocks,
+//! with a running maximum and sum (online softmax; Milakov and Gimelshein, arXiv 1805.02867; Dao et
+//! al., arXiv 2205.14135).
+
+use super::Isa;
+use super::portable::{self, LANES, Lanes, Portable, exp, sum};
+
+/// Keys of a block: their scores for a tile of queries stay in the first-level cache.
+const BLOCK_PANELS: usize = 8;
+/// Queries that share each load of a key or value.
+const TILE: usize = 8;
+
+/// Keys and values of one layer at the positions of a canvas.
+#[derive(Default)]
+pub struct KeyValues {
+    head_dim: usize,
+    heads: Vec<HeadKeyValues>,
+}
+
+/// Keys and values of one head.
+pub struct HeadKeyValues {
+    head_dim: usize,    // E
+    keys: Vec<Lanes>,   // [C / 16, E, 16]
+    values: Vec<Lanes>, // [C, ceil(E / 16), 16]
+}
+
+impl KeyValues {
+    /// No positions yet.
+    pub fn new(heads: usize, head_dim: usize) -> Self {
+        let head = || HeadKeyValues {
+            head_dim,
+            keys: Vec::new(),
+            values: Vec::new(),
+        };
+        Self {
+            head_dim,
+            heads: (0..heads).map(|_| head()).collect(),
+        }
+    }
+
+    /// Makes room for `positions`; what is there stays.
+    pub fn reserve(&mut self, positions: usize) {
+        let panels = positions.div_ceil(LANES);
+        for head in &mut self.heads {
+            if head.keys.len() < panels * self.head_dim {
+                head.keys.resize(panels * self.head_dim, [0.0; LANES]);
+                let lines = self.head_dim.div_ceil(LANES);
+                head.values.resize(panels * LANES * lines, [0.0; LANES]);
+            }
+        }
+    }
+
+    /// Each head, to be written to and read from on different threads.
+    pub fn heads_mut(&mut self) -> &mut [HeadKeyValues] {
+        &mut self.heads
+    }
+
+    /// Each head.
+    pub fn heads(&self) -> &[HeadKeyValues] {
+        &self.heads
+    }
+}
+
+impl HeadKeyValues {
+    /// Puts the key and the value of a position, each `[E]`, in their place.
+    ///
+    /// # Panics
+    /// If there is no room for the position, or the lengths differ from the head's.
+    pub fn set(&mut self, position: usize, key: &[f32], value: &[f32]) {
+        let e = self.head_dim;
+        assert!(
+            key.len() == e && value.len() == e,
+            "not of this head's size"
+        );
+        let panel = &mut self.keys[position / LANES * e..][..e];
+        for (line, key) in panel.iter_mut().zip(key) {
+            line[position % LANES] = *key;
+        }
+        let lines = e.div_ceil(LANES);
+        let line = self.values[position * lines..][..lines].as_flattened_mut();
+        line[..e].copy_from_slice(value);
+    }
+
+    /// The weighted values of each query, `softmax(q · kᵀ) · v` over the positions `0..len`. Queries
+    /// are scaled already; `queries` and `out` are `[queries, E]`.
+    ///
+    /// # Panics
+    /// If fewer than `len` positions are there, `len` is 0, or the lengths do not match.
+    pub fn attend(&self, isa: Isa, len: usize, queries: &[f32], out: &mut [f32]) {
+        let e = self.head_dim;
+        assert!(
+            len > 0 && len.div_ceil(LANES) * e <= self.keys.len(),
+            "no such positions"
+        );
+        assert!(
+            queries.len() == out.len() && out.len().is_multiple_of(e),
+            "not whole queries"
+        );
+        let head = self;
+        portable::run(
+            isa,
+            Attend {
+                head,
+                len,
+                queries,
+                out,
+            },
+        );
+    }
+}
+
+struct Attend<'a> {
+    head: &'a HeadKeyValues,
+    len: usize,
+    queries: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Portable for Attend<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let e = self.head.head_dim;
+        let queries = self.queries.chunks(TILE * e);
+        for (queries, out) in queries.zip(self.out.chunks_mut(TILE * e)) {
+            if queries.len() == TILE * e {
+                tile::<TILE>(self.head, self.len, queries, out);
+            } else {
+                for (query, out) in queries.chunks_exact(e).zip(out.chunks_exact_mut(e)) {
+                    tile::<1>(self.head, self.len, query, out);
+                }
+            }
+        }
+    }
+}
+
+/// `Q` queries at once; `queries` and `out` are `[Q, E]`.
+#[inline(always)]
+fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: &mut [f32]) {
+    let e = head.head_dim;
+    let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries[q * e..][..e]);
+    out.fill(0.0);
+    let (mut largest, mut total) = ([f32::NEG_INFINITY; Q], [0.0f32; Q]);
+    for (block, keys) in head.keys.chunks(BLOCK_PANELS * e).enumerate() {
+        let first = block * BLOCK_PANELS * LANES;
+        if first >= len {
+            break;
+        }
+        let count = (len - first).min(BLOCK_PANELS * LANES);
+        let mut weights = [[[0.0; LANES]; BLOCK_PANELS]; Q];
+        scores(&queries, &keys[..count.div_ceil(LANES) * e], &mut weights);
+        for q in 0..Q {
+            let weights = &mut weights[q];
+            weights.as_flattened_mut()[count..].fill(f32::NEG_INFINITY);
+            let mut most = [largest[q]; LANES];
+            for scores in weights.iter() {
+                for (most, score) in most.iter_mut().zip(scores) {
+                    *most = if *score > *most { *score } else { *most };
+                }
+            }
+            let most = most.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+            let rescale = exp([largest[q] - most; LANES])[0];
+            let mut sums = [0.0; LANES];
+            for scores in weights.iter_mut() {
+                *scores = exp(scores.map(|score| score - most));
+                for (sum, weight) in sums.iter_mut().zip(scores) {
+                    *sum += *weight;
+                }
+            }
+            total[q] = total[q].mul_add(rescale, sum(sums));
+            largest[q] = most;
+            if rescale != 1.0 {
+                for out in &mut out[q * e..][..e] {
+                    *out *= rescale;
+                }
+            }
+        }
+        add_values(head, first, count, &weights, out);
+    }
+    for (out, total) in out.chunks_exact_mut(e).zip(total) {
+        for out in out {
+            *out /= total;
+        }
+    }
+}
+
+/// `q · kᵀ` of a block of keys, `[panels, E, 16]`.
+#[inline(always)]
+fn scores<const Q: usize>(
+    queries: &[&[f32]; Q],
+    keys: &[Lanes],
+    scores: &mut [[Lanes; BLOCK_PANELS]; Q],
+) {
+    let e = queries[0].len();
+    for (panel, keys) in keys.chunks_exact(e).enumerate() {
+        let mut sums = [[0.0f32; LANES]; Q];
+        for (i, keys) in keys.iter().enumerate() {
+            for q in 0..Q {
+                let query = queries[q][i];
+                for (sum, key) in sums[q].iter_mut().zip(keys) {
+                    *sum = key.mul_add(query, *sum);
+                }
+            }
+        }
+        for q in 0..Q {
+            scores[q][panel] = sums[q];
+        }
+    }
+}
+
+/// Adds the weighted values of a block of positions to each query's output.
+#[inline(always)]
+fn add_values<const Q: usize>(
+    head: &HeadKeyValues,
+    first: usize,
+    count: usize,
+    weights: &[[Lanes; BLOCK_PANELS]; Q],
+    out: &mut [f32],
+) {
+    let (e, lines) = (head.head_dim, head.head_dim.div_ceil(LANES));
+    let values = &head.values[first * lines..][..count * lines];
+    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q].as_flattened()[..count]);
+    for line in 0..lines {
+        let at = line * LANES;
+        let width = (e - at).min(LANES);
+        let mut sums = [[0.0f32; LANES]; Q];
+        for q in 0..Q {
+            sums[q][..width].copy_from_slice(&out[q * e + at..][..width]);
+        }
+        for i in 0..count {
+            let values = values[i * lines + line];
+            for q in 0..Q {
+                let weight = weights[q][i];
+                for (sum, value) in sums[q].iter_mut().zip(values) {
+                    *sum = value.mul_add(weight, *sum);
+                }
+            }
+        }
+        for q in 0..Q {
+            out[q * e + at..][..width].copy_from_slice(&sums[q][..width]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        let number = |i: usize| ((i + seed) * 2_654_435_761 % 4001) as f32 / 1000.0 - 2.0;
+        (0..count).map(number).collect()
+    }
+
+    /// The definition, in f64.
+    fn expected(k: &[f32], v: &[f32], q: &[f32], e: usize) -> Vec<f64> {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum()
+        };
+        q.chunks(e)
+            .flat_map(|q| {
+                let scores: Vec<f64> = k.chunks(e).map(|k| dot(q, k)).collect();
+                let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                (0..e)
+                    .map(|i| {
+                        let values = v.chunks(e).map(|v| f64::from(v[i]));
+                        weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() / total
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn attention_of_odd_sizes_on_every_instruction_set() {
+        for (e, len, queries) in [
+            (2, 1, 1),
+            (16, 16, 8),
+            (24, 130, 11),
+            (64, 300, 17),
+            (6, 40, 9),
+        ] {
+            let (k, v) = (numbers(len * e, 3), numbers(len * e, 11));
+            let q = numbers(queries * e, 5);
+            let mut cache = KeyValues::new(2, e);
+            cache.reserve(len + 40);
+            let head = &mut cache.heads_mut()[1];
+            // Positions behind `len` hold what must not be seen.
+            for position in len..len + 40 {
+                head.set(position, &vec![9.0; e], &vec![1e9; e]);
+            }
+            for position in (0..len).rev() {
+                let at = position * e;
+                head.set(position, &k[at..at + e], &v[at..at + e]);
+            }
+            let expected = expected(&k, &v, &q, e);
+            let mut first: Option<Vec<f32>> = None;
+            for isa in Isa::available() {
+                let mut out = vec![f32::NAN; q.len()];
+                cache.heads()[1].attend(isa, len, &q, &mut out);
+                for (found, expected) in out.iter().zip(&expected) {
+                    let error = (f64::from(*found) - expected).abs();
+                    assert!(error < 3e-5, "{isa} {e} {len}: {found} {expected}");
+                }
+                assert_eq!(*first.get_or_insert_with(|| out.clone()), out, "{isa}");
+            }
+        }
+    }
+
+    #[test]
+    fn scores_far_apart_do_not_overflow() {
+        let mut cache = KeyValues::new(1, 2);
+        cache.reserve(200);
+        for position in 0..200 {
+            let score = if position == 150 { 1e4 } else { -1e4 };
+            cache.heads_mut()[0].set(position, &[score, 0.0], &[position as f32, 1.0]);
+        }
+        let mut out = [0.0; 2];
+        cache.heads()[0].attend(Isa::detect(), 200, &[1.0, 0.0], &mut out);
+        assert_eq!(out, [150.0, 1.0]);
+    }
+}

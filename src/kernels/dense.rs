@@ -1,0 +1,304 @@
+//! Products with weights that are floating-point numbers, stored as f32, f16 or bf16.
+//!
+//! The weights lie in panels as the quantised ones do ([`super::packed`]): 16 columns of the product
+//! side by side for each input. A tile of rows keeps its sums in registers, one fused product and sum
+//! an input, in the order of the inputs.
+
+use super::portable::{self, LANES, Lanes, Portable};
+use super::{Isa, PANEL};
+use std::fmt;
+use std::ops::Range;
+
+/// How floating-point weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatFormat {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+}
+
+impl fmt::Display for FloatFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// A weight matrix `[n, k]` of floating-point numbers in panels of 16 columns of the product; missing
+/// columns of the last panel are zero.
+pub struct DenseMatrix {
+    n: usize,
+    k: usize,
+    panels: Panels,
+}
+
+/// `[panel, input, 16]`
+enum Panels {
+    F32(Vec<[f32; PANEL]>),
+    F16(Vec<[u16; PANEL]>),
+    Bf16(Vec<[u16; PANEL]>),
+}
+
+impl DenseMatrix {
+    /// Packs single-precision numbers, `[n, k]`.
+    ///
+    /// # Panics
+    /// If they are not `n * k`.
+    pub fn from_f32(values: &[f32], n: usize, k: usize) -> Self {
+        let panels = Panels::F32(pack(values, n, k));
+        Self { n, k, panels }
+    }
+
+    /// Packs the bits of half-precision numbers of either kind, `[n, k]`.
+    ///
+    /// # Panics
+    /// If they are not `n * k`, or the format is f32.
+    pub fn from_halves(format: FloatFormat, bits: &[u16], n: usize, k: usize) -> Self {
+        let packed = pack(bits, n, k);
+        let panels = match format {
+            FloatFormat::F16 => Panels::F16(packed),
+            FloatFormat::Bf16 => Panels::Bf16(packed),
+            FloatFormat::F32 => panic!("single precision is not a half"),
+        };
+        Self { n, k, panels }
+    }
+
+    /// How the weights are stored.
+    pub fn format(&self) -> FloatFormat {
+        match self.panels {
+            Panels::F32(_) => FloatFormat::F32,
+            Panels::F16(_) => FloatFormat::F16,
+            Panels::Bf16(_) => FloatFormat::Bf16,
+        }
+    }
+
+    /// Columns of the product: rows of the weight matrix.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs of each column.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Panels of 16 columns, the last one padded.
+    pub fn panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+}
+
+/// `[n, k]` to `[panel, input, 16]`
+fn pack<T: Copy + Default>(values: &[T], n: usize, k: usize) -> Vec<[T; PANEL]> {
+    assert_eq!(values.len(), n * k, "the weights have the wrong length");
+    let mut packed = vec![[T::default(); PANEL]; n.div_ceil(PANEL) * k];
+    for (columns, panel) in values.chunks(PANEL * k).zip(packed.chunks_exact_mut(k)) {
+        for (column, values) in columns.chunks_exact(k).enumerate() {
+            for (line, value) in panel.iter_mut().zip(values) {
+                line[column] = *value;
+            }
+        }
+    }
+    packed
+}
+
+/// Multiplies rows `x`, `[rows, k]`, with some panels of `w`: element `[panel, row, column]` of `out`
+/// is the product of that row with weight row `16 * (panels.start + panel) + column`.
+///
+/// # Panics
+/// If `x` is not whole rows, the panels do not exist or `out` has the wrong length.
+pub fn matmul_dense(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, out: &mut [f32]) {
+    assert!(x.len().is_multiple_of(w.k), "the inputs are not whole rows");
+    let rows = x.len() / w.k;
+    assert!(
+        panels.start <= panels.end && panels.end <= w.panels(),
+        "no such panels: {panels:?}"
+    );
+    assert_eq!(
+        out.len(),
+        panels.len() * rows * PANEL,
+        "the output has the wrong length"
+    );
+    let (out, _) = out.as_chunks_mut::<PANEL>();
+    let (k, lines) = (w.k, panels.start * w.k..panels.end * w.k);
+    match &w.panels {
+        Panels::F32(w) => product(isa, k, &w[lines], x, out, |line| line),
+        Panels::F16(w) => product(isa, k, &w[lines], x, out, f16_to_f32),
+        Panels::Bf16(w) => product(isa, k, &w[lines], x, out, bf16_to_f32),
+    }
+}
+
+fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
+    isa: Isa,
+    k: usize,
+    lines: &[[T; PANEL]],
+    x: &[f32],
+    out: &mut [Lanes],
+    widen: U,
+) {
+    struct Product<'a, T, U> {
+        k: usize,
+        lines: &'a [[T; PANEL]],
+        x: &'a [f32],
+        out: &'a mut [Lanes],
+        widen: U,
+    }
+    impl<T: Copy, U: Fn([T; PANEL]) -> Lanes> Portable for Product<'_, T, U> {
+        #[inline(always)]
+        fn run(self) {
+            let rows = self.x.len() / self.k;
+            let panels = self.lines.chunks_exact(self.k);
+            for (lines, out) in panels.zip(self.out.chunks_exact_mut(rows.max(1))) {
+                let (x_tiles, x_rest) = self.x.split_at(rows / TILE * TILE * self.k);
+                let (out_tiles, out_rest) = out.as_chunks_mut::<TILE>();
+                for (x, out) in x_tiles.chunks_exact(TILE * self.k).zip(out_tiles) {
+                    tile(lines, x, out, &self.widen);
+                }
+                let (out_pairs, out_last) = out_rest.as_chunks_mut::<2>();
+                let (x_pairs, x_last) = x_rest.split_at(out_pairs.len() * 2 * self.k);
+                for (x, out) in x_pairs.chunks_exact(2 * self.k).zip(out_pairs) {
+                    tile(lines, x, out, &self.widen);
+                }
+                if let [out] = out_last {
+                    tile(lines, x_last, std::array::from_mut(out), &self.widen);
+                }
+            }
+        }
+    }
+    run_product(
+        isa,
+        Product {
+            k,
+            lines,
+            x,
+            out,
+            widen,
+        },
+    );
+}
+
+/// Rows whose sums are kept in registers at once.
+const TILE: usize = 8;
+
+fn run_product(isa: Isa, product: impl Portable) {
+    portable::run(isa, product);
+}
+
+/// One panel, `R` rows; `x` is `[R, k]`.
+#[inline(always)]
+fn tile<T: Copy, const R: usize>(
+    lines: &[[T; PANEL]],
+    x: &[f32],
+    out: &mut [Lanes; R],
+    widen: &impl Fn([T; PANEL]) -> Lanes,
+) {
+    let k = lines.len();
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k..][..k]);
+    let mut sums = [[0.0f32; LANES]; R];
+    for (i, line) in lines.iter().enumerate() {
+        let weights = widen(*line);
+        for r in 0..R {
+            let input = rows[r][i];
+            for (sum, weight) in sums[r].iter_mut().zip(weights) {
+                *sum = weight.mul_add(input, *sum);
+            }
+        }
+    }
+    *out = sums;
+}
+
+#[inline(always)]
+fn bf16_to_f32(bits: [u16; PANEL]) -> Lanes {
+    bits.map(|bits| f32::from_bits(u32::from(bits) << 16))
+}
+
+/// Exact for finite numbers: the bits, moved to where f32 has them, are the number divided by 2^112.
+#[inline(always)]
+fn f16_to_f32(bits: [u16; PANEL]) -> Lanes {
+    const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
+    bits.map(|bits| {
+        let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * TWO_TO_112;
+        f32::from_bits(magnitude.to_bits() | u32::from(bits & 0x8000) << 16)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packed::half_to_f32;
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        let number = |i: usize| ((i + seed) * 2_654_435_761 % 2003) as f32 / 1001.0 - 1.0;
+        (0..count).map(number).collect()
+    }
+
+    /// `[panel, row, 16]` by the definition, in f64.
+    fn expected(w: &[f32], x: &[f32], n: usize, k: usize) -> Vec<f64> {
+        let rows = x.len() / k;
+        let mut out = vec![0.0; n.div_ceil(PANEL) * rows * PANEL];
+        for row in 0..rows {
+            for column in 0..n {
+                let pairs = x[row * k..][..k].iter().zip(&w[column * k..][..k]);
+                let sum = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                out[(column / PANEL * rows + row) * PANEL + column % PANEL] = sum;
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn products_of_odd_sizes_on_every_instruction_set() {
+        for (n, k, rows) in [
+            (1, 1, 1),
+            (16, 7, 3),
+            (33, 40, 8),
+            (70, 129, 21),
+            (5, 64, 10),
+        ] {
+            let (w, x) = (numbers(n * k, 1), numbers(rows * k, 7));
+            let halves: Vec<u16> = w.iter().map(|w| (w.to_bits() >> 16) as u16).collect();
+            let truncated: Vec<f32> = halves.iter().map(|h| bf16_to_f32([*h; 16])[0]).collect();
+            for (matrix, w) in [
+                (DenseMatrix::from_f32(&w, n, k), &w),
+                (
+                    DenseMatrix::from_halves(FloatFormat::Bf16, &halves, n, k),
+                    &truncated,
+                ),
+            ] {
+                let expected = expected(w, &x, n, k);
+                let mut first: Option<Vec<f32>> = None;
+                for isa in Isa::available() {
+                    let mut out = vec![f32::NAN; expected.len()];
+                    let (start, end) = out.split_at_mut(rows * PANEL);
+                    matmul_dense(isa, &matrix, &x, 0..1, start);
+                    matmul_dense(isa, &matrix, &x, 1..matrix.panels(), end);
+                    // k additions of numbers below 1 in absolute value, each rounded once.
+                    let bound = (k * k) as f64 * f64::from(f32::EPSILON);
+                    for (found, expected) in out.iter().zip(&expected) {
+                        assert!(
+                            (f64::from(*found) - expected).abs() <= bound,
+                            "{isa} {n} {k}"
+                        );
+                    }
+                    assert_eq!(*first.get_or_insert_with(|| out.clone()), out, "{isa}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_finite_half_is_exact() {
+        for bits in (0..=u16::MAX).filter(|bits| bits >> 10 & 31 != 31) {
+            assert_eq!(
+                f16_to_f32([bits; 16])[5].to_bits(),
+                half_to_f32(bits).to_bits()
+            );
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Plain Rust that is compiled once for each instruction set, and the few functions of numbers that it
+//! shares.
+//!
+//! The code works on arrays of 16 lanes, which the compiler turns into whatever registers the
+//! instruction set has. Nothing in it may be reordered (Rust never does), and products and sums are
+//! fused where [`f32::mul_add`] says so: every instruction set gives the same bits.
+
+use super::{Isa, Kind};
+
+/// Lanes of an array that becomes one 512-bit register, or more that are narrower.
+pub const LANES: usize = 16;
+
+/// A register's worth of numbers.
+pub type Lanes = [f32; LANES];
+
+/// Code without instructions of its own. `run` must be `#[inline(always)]`, and all that it calls.
+pub(super) trait Portable {
+    fn run(self);
+}
+
+/// Runs `code` with the registers and fused products of `isa`.
+#[allow(unsafe_code)]
+pub(super) fn run(isa: Isa, code: impl Portable) {
+    match isa.0 {
+        // SAFETY: an `Isa` of this kind exists only where `Kind::detected` found every feature that
+        // the function enables.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 | Kind::AvxVnni => unsafe { super::avx2::run(code) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512Vnni => unsafe { super::avx512::run(code) },
+        _ => code.run(),
+    }
+}
+
+/// `e^x` for each lane, with a relative error below 2e-7; what underflows f32's normal numbers is 0,
+/// what overflows stays at the largest. (Cody and Waite's reduction, minimax polynomial of Cephes'
+/// `expf`.)
+#[inline(always)]
+pub fn exp(x: Lanes) -> Lanes {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    const POLYNOMIAL: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5e-1,
+    ];
+    let mut y = [0.0; LANES];
+    for (y, x) in y.iter_mut().zip(x) {
+        let clamped = x.clamp(-88.0, 88.3);
+        let shifted = clamped.mul_add(LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, clamped));
+        let tail = POLYNOMIAL.iter().fold(0.0f32, |sum, &c| sum.mul_add(r, c));
+        let mantissa = tail.mul_add(r * r, r) + 1.0;
+        // 2^n by its exponent bits; n is from -127 to 127.
+        let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
+        let power = f32::from_bits(exponent.wrapping_add(127) << 23);
+        *y = if x < -87.3 { 0.0 } else { mantissa * power };
+    }
+    y
+}
+
+/// `x * sigmoid(x)` for each lane.
+#[inline(always)]
+pub fn silu(x: Lanes) -> Lanes {
+    let exps = exp(x.map(|x| -x));
+    std::array::from_fn(|i| x[i] / (1.0 + exps[i]))
+}
+
+/// Sum of the lanes, in a fixed order.
+#[inline(always)]
+pub(super) fn sum(x: Lanes) -> f32 {
+    let mut x = x;
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            x[i] += x[i + half];
+        }
+    }
+    x[0]
+}
+
+/// `1 / sqrt(mean(x²) + eps)` of each row: what an RMS norm scales it by. `xs` is `[rows, width]`.
+///
+/// # Panics
+/// If `xs` is not `scales.len()` whole rows.
+pub fn rms_scales(isa: Isa, xs: &[f32], eps: f32, scales: &mut [f32]) {
+    struct Scales<'a> {
+        xs: &'a [f32],
+        eps: f32,
+        scales: &'a mut [f32],
+    }
+    impl Portable for Scales<'_> {
+        #[inline(always)]
+        fn run(self) {
+            let width = self.xs.len() / self.scales.len();
+            for (row, scale) in self.xs.chunks_exact(width).zip(self.scales) {
+                let (lanes, rest) = row.as_chunks::<LANES>();
+                let mut squares = [0.0; LANES];
+                for x in lanes {
+                    for (square, x) in squares.iter_mut().zip(x) {
+                        *square = x.mul_add(*x, *square);
+                    }
+                }
+                let rest = rest.iter().fold(0.0f32, |sum, x| x.mul_add(*x, sum));
+                let mean = (sum(squares) + rest) / width as f32;
+                *scale = 1.0 / (mean + self.eps).sqrt();
+            }
+        }
+    }
+    if scales.is_empty() {
+        return;
+    }
+    assert!(
+        xs.len().is_multiple_of(scales.len()),
+        "the numbers are not whole rows"
+    );
+    run(isa, Scales { xs, eps, scales });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_exact_to_two_in_ten_million() {
+        for i in -8730..=8820 {
+            let x = i as f32 / 100.0;
+            let (found, expected) = (exp([x; LANES])[3], f64::from(x).exp());
+            let error = (f64::from(found) - expected).abs() / expected;
+            assert!(
+                error < 2e-7,
+                "exp({x}) = {found}, not {expected}: {error:e}"
+            );
+        }
+        assert_eq!(exp([f32::NEG_INFINITY; LANES])[0], 0.0);
+        assert_eq!(exp([0.0; LANES])[0], 1.0);
+        assert!(exp([1000.0; LANES])[0].is_finite());
+    }
+
+    #[test]
+    fn silu_of_large_and_small_numbers() {
+        for (x, expected) in [
+            (0.0, 0.0),
+            (100.0, 100.0),
+            (-100.0, 0.0),
+            (1.0, 0.731_058_6),
+        ] {
+            assert!((silu([x; LANES])[0] - expected).abs() < 1e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let xs: Vec<f32> = (0..3 * 37)
+            .map(|i| (i * 7919 % 1000) as f32 / 99.0)
+            .collect();
+        let scales = |isa| {
+            let mut scales = [0.0; 3];
+            rms_scales(isa, &xs, 1e-6, &mut scales);
+            scales.map(f32::to_bits)
+        };
+        let expected = xs[..37].iter().map(|x| x * x).sum::<f32>() / 37.0;
+        let scalar = scales(Isa::named("scalar").unwrap());
+        assert!((f32::from_bits(scalar[0]) * expected.sqrt() - 1.0).abs() < 1e-5);
+        for isa in Isa::available() {
+            assert_eq!(scales(isa), scalar, "{isa}");
+        }
+    }
+}

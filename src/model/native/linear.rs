@@ -1,0 +1,272 @@
+//! Matrix products on the CPU: the only place here that knows how weights are stored.
+//!
+//! A product's input is quantised (or copied) once, in whatever form its matrices want, by a function
+//! that makes each number on the way: norms and activations cost no pass of their own. Matrices that
+//! share an input are one product. Its result is `[panel, row, 16]`, as the kernels write it, and is
+//! read from there.
+
+use candle_core::quantized::QMatMul;
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::Module;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::super::weight::{Affine, Weight};
+use crate::kernels::{
+    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, PANEL, PackedMatrix, matmul_dense,
+    matmul_panels,
+};
+
+enum Matrix {
+    /// Quantised blocks in our own format.
+    Packed(PackedMatrix),
+    /// Floating-point numbers.
+    Dense(DenseMatrix),
+    /// Quantised blocks of a format without a kernel here.
+    Blocks { weight: QMatMul, n: usize, k: usize },
+}
+
+/// Matrices that are multiplied with the same input, side by side.
+pub(super) struct Product {
+    matrices: Vec<Matrix>,
+    bias: Vec<f32>,          // [panels · 16], or empty
+    first_panel: Vec<usize>, // of each matrix, and their sum
+}
+
+/// Rows of a product's input in the forms that its matrices want.
+#[derive(Default)]
+pub(super) struct Input {
+    quantised: Activations,
+    floats: Vec<f32>, // [rows, k]
+    rows: usize,
+}
+
+/// The result of a product. `[panel, row, 16]`
+#[derive(Default)]
+pub(super) struct Output {
+    values: Vec<f32>,
+    rows: usize,
+}
+
+impl Product {
+    pub fn new(parts: Vec<Affine>) -> Result<Self> {
+        let (mut matrices, mut bias, mut first_panel) = (Vec::new(), Vec::new(), vec![0]);
+        let biased = parts.iter().any(|part| part.bias.is_some());
+        for Affine { weight, bias: b } in parts {
+            let matrix = Matrix::new(weight)?;
+            let panels = first_panel[first_panel.len() - 1] + matrix.n().div_ceil(PANEL);
+            if biased {
+                if let Some(b) = b {
+                    bias.extend(b.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+                }
+                bias.resize(panels * PANEL, 0.0);
+            }
+            first_panel.push(panels);
+            matrices.push(matrix);
+        }
+        Ok(Self {
+            matrices,
+            bias,
+            first_panel,
+        })
+    }
+
+    /// Inputs.
+    fn k(&self) -> usize {
+        self.matrices[0].k()
+    }
+
+    /// Column at which the outputs of a matrix begin.
+    pub fn first_column(&self, matrix: usize) -> usize {
+        self.first_panel[matrix] * PANEL
+    }
+
+    /// Prepares `input` from what `fill(row, first, values)` writes: the inputs of a row from `first`
+    /// on, 32 or, at the end of a row, fewer.
+    pub fn prepare(
+        &self,
+        isa: Isa,
+        input: &mut Input,
+        rows: usize,
+        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) {
+        let k = self.k();
+        let is_packed = |matrix: &Matrix| matches!(matrix, Matrix::Packed(_));
+        input.rows = rows;
+        if self.matrices.iter().any(is_packed) {
+            input.quantised.resize(rows, k);
+            let parts = input
+                .quantised
+                .parts_mut(share(rows * k / BLOCK, 8) / rows.min(32) + 1);
+            let parts: Vec<_> = parts.collect();
+            parts.into_par_iter().for_each(|part| {
+                part.quantise_with(isa, |row, first, block| fill(row, first, block));
+            });
+        }
+        if !self.matrices.iter().all(is_packed) {
+            input.floats.resize(rows * k, 0.0);
+            let rows = input.floats.par_chunks_mut(k).enumerate();
+            rows.for_each(|(row, values)| {
+                for (block, values) in values.chunks_mut(BLOCK).enumerate() {
+                    fill(row, block * BLOCK, values);
+                }
+            });
+        }
+    }
+
+    /// Multiplies, on all threads: each takes some panels at a time.
+    pub fn multiply(&self, isa: Isa, input: &Input, output: &mut Output) -> Result<()> {
+        let panel_len = input.rows * PANEL;
+        let panels = self.first_panel[self.matrices.len()];
+        output.rows = input.rows;
+        output.values.resize(panels * panel_len, 0.0);
+        let each = share(panels, 2);
+        let tasks = output.values.par_chunks_mut(each * panel_len);
+        tasks.enumerate().for_each(|(task, mut out)| {
+            let mut panel = task * each;
+            let end = panel + out.len() / panel_len;
+            for (matrix, first) in self.matrices.iter().zip(self.first_panel.windows(2)) {
+                let to = end.min(first[1]);
+                if panel < to {
+                    let part;
+                    (part, out) = std::mem::take(&mut out).split_at_mut((to - panel) * panel_len);
+                    matrix.multiply(isa, input, panel - first[0]..to - first[0], part);
+                    panel = to;
+                }
+            }
+        });
+        for (matrix, first) in self.matrices.iter().zip(&self.first_panel) {
+            if let Matrix::Blocks { weight, n, k } = matrix {
+                let out = &mut output.values[first * panel_len..][..n.div_ceil(PANEL) * panel_len];
+                multiply_blocks(weight, input, (*n, *k), out)?;
+            }
+        }
+        if !self.bias.is_empty() {
+            let panels = output.values.par_chunks_mut(panel_len);
+            let bias = self.bias.as_chunks::<PANEL>().0;
+            panels.zip(bias).for_each(|(panel, bias)| {
+                for row in panel.as_chunks_mut::<PANEL>().0 {
+                    for (value, bias) in row.iter_mut().zip(bias) {
+                        *value += bias;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Matrix {
+    fn new(weight: Weight) -> Result<Self> {
+        let tensor = match weight {
+            Weight::Packed(matrix) => return Ok(Self::Packed(matrix)),
+            Weight::Blocks(QMatMul::QTensor(tensor)) => {
+                let (n, k) = tensor.shape().dims2()?;
+                let weight = QMatMul::from_arc(tensor)?;
+                return Ok(Self::Blocks { weight, n, k });
+            }
+            Weight::Blocks(QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor)) => tensor,
+            Weight::Dense(tensor) => tensor,
+        };
+        let (n, k) = tensor.dims2()?;
+        let values = tensor.flatten_all()?;
+        Ok(Self::Dense(match values.dtype() {
+            DType::BF16 => {
+                let values = values.to_vec1::<half::bf16>()?;
+                DenseMatrix::from_halves(FloatFormat::Bf16, values.reinterpret_cast(), n, k)
+            }
+            DType::F16 => {
+                let values = values.to_vec1::<half::f16>()?;
+                DenseMatrix::from_halves(FloatFormat::F16, values.reinterpret_cast(), n, k)
+            }
+            _ => DenseMatrix::from_f32(&values.to_dtype(DType::F32)?.to_vec1()?, n, k),
+        }))
+    }
+
+    fn n(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.n(),
+            Self::Dense(matrix) => matrix.n(),
+            Self::Blocks { n, .. } => *n,
+        }
+    }
+
+    fn k(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.k(),
+            Self::Dense(matrix) => matrix.k(),
+            Self::Blocks { k, .. } => *k,
+        }
+    }
+
+    fn multiply(&self, isa: Isa, input: &Input, panels: std::ops::Range<usize>, out: &mut [f32]) {
+        match self {
+            Self::Packed(matrix) => matmul_panels(isa, matrix, &input.quantised, panels, out),
+            Self::Dense(matrix) => matmul_dense(isa, matrix, &input.floats, panels, out),
+            Self::Blocks { .. } => {} // as a whole, afterwards
+        }
+    }
+}
+
+/// The tensor library's product, brought into the form that ours have.
+fn multiply_blocks(
+    weight: &QMatMul,
+    input: &Input,
+    (n, k): (usize, usize),
+    out: &mut [f32],
+) -> Result<()> {
+    let rows = Tensor::from_slice(&input.floats, (input.rows, k), &Device::Cpu)?;
+    let product: Vec<f32> = weight.forward(&rows)?.flatten_all()?.to_vec1()?;
+    for (panel, out) in out
+        .as_chunks_mut::<PANEL>()
+        .0
+        .chunks_mut(input.rows)
+        .enumerate()
+    {
+        for (row, out) in out.iter_mut().enumerate() {
+            let columns = &product[row * n..][..n][panel * PANEL..];
+            let count = columns.len().min(PANEL);
+            out[..count].copy_from_slice(&columns[..count]);
+        }
+    }
+    Ok(())
+}
+
+impl Output {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// All of it. `[panel, row, 16]`
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Up to 16 columns of a row from `column` on, which must be the first of a panel.
+    pub fn panel(&self, row: usize, column: usize) -> &[f32; PANEL] {
+        &self.values.as_chunks().0[column / PANEL * self.rows + row]
+    }
+
+    /// Copies the columns of a row from `column` on.
+    pub fn copy(&self, row: usize, column: usize, mut to: &mut [f32]) {
+        let mut column = column;
+        while !to.is_empty() {
+            let lane = column % PANEL;
+            let count = (PANEL - lane).min(to.len());
+            let (head, tail) = std::mem::take(&mut to).split_at_mut(count);
+            head.copy_from_slice(&self.panel(row, column - lane)[lane..lane + count]);
+            (to, column) = (tail, column + count);
+        }
+    }
+}
+
+/// How many of `count` things one task takes, in multiples of `unit`: a few tasks a thread, so that
+/// a thread that is held up does not hold the others up.
+pub(super) fn share(count: usize, unit: usize) -> usize {
+    const TASKS_PER_THREAD: usize = 16;
+    count
+        .div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD)
+        .max(1)
+        .next_multiple_of(unit)
+}
