@@ -101,6 +101,8 @@ pub enum DeviceError {
         free_gb: f64,
         /// Their form.
         form: String,
+        /// What would fit.
+        remedy: String,
     },
     /// Weights are quantised for the CPU's kernels.
     #[error("--quant quantises for the CPU, not for a GPU")]
@@ -115,11 +117,7 @@ impl DeviceError {
                 "build with `cargo build --release --features {feature}`, or leave --device at auto"
             )),
             Self::Unavailable { .. } => Some("--device cpu always works".into()),
-            Self::TooLarge { .. } => Some(
-                "--quant q8_0 takes a quarter of f32, --quant q4_0 an eighth; --model tiny needs \
-                 almost nothing"
-                    .into(),
-            ),
+            Self::TooLarge { remedy, .. } => Some(remedy.clone()),
             Self::QuantisesOnCpu => Some("--dtype bf16 or f16 halves the memory on a GPU".into()),
         }
     }
@@ -238,12 +236,41 @@ impl Storage {
         };
         match candidates.iter().find(|storage| fits(storage)) {
             Some(storage) => Ok(*storage),
-            None => Err(DeviceError::TooLarge {
-                needed_gb: candidates.last().map_or(0, |last| last.bytes(parameters)) as f64 / 1e9,
-                free_gb: free_bytes.unwrap_or_default() as f64 / 1e9,
-                form: candidates.last().map_or_else(String::new, Self::to_string),
-            }),
+            None => {
+                let (needed_bytes, form) = candidates.last().map_or((0, String::new()), |last| {
+                    (last.bytes(parameters), last.to_string())
+                });
+                Err(too_large(
+                    needed_bytes,
+                    form,
+                    parameters,
+                    free_bytes,
+                    "--quant",
+                ))
+            }
         }
+    }
+
+    /// [`Self::AsStored`], for a file whose `parameters` weights take `needed_bytes`.
+    ///
+    /// # Errors
+    /// [`DeviceError::TooLarge`] when they do not fit the `free_bytes`, if those are known.
+    pub fn as_stored(
+        needed_bytes: u64,
+        parameters: usize,
+        free_bytes: Option<u64>,
+    ) -> Result<Self, DeviceError> {
+        if free_bytes.is_none_or(|free| needed_bytes < free) {
+            return Ok(Self::AsStored);
+        }
+        let form = "they are stored".to_owned();
+        Err(too_large(
+            needed_bytes,
+            form,
+            parameters,
+            free_bytes,
+            "a GGUF file in",
+        ))
     }
 
     /// Memory that `parameters` weights take.
@@ -254,6 +281,28 @@ impl Storage {
             Self::AsStored => 0,
         };
         bytes as u64
+    }
+}
+
+/// The error, with the largest quantisation that would fit; `get` is how to have it.
+fn too_large(
+    needed_bytes: u64,
+    form: String,
+    parameters: usize,
+    free_bytes: Option<u64>,
+    get: &str,
+) -> DeviceError {
+    let free = free_bytes.unwrap_or_default();
+    let smaller = [Format::Q8_0, Format::Q4_0].into_iter().find_map(|format| {
+        let bytes = Storage::Quantised(format).bytes(parameters);
+        let fits = bytes < free && bytes < needed_bytes;
+        fits.then(|| format!("{get} {format} takes {:.1} GB", bytes as f64 / 1e9))
+    });
+    DeviceError::TooLarge {
+        needed_gb: needed_bytes as f64 / 1e9,
+        free_gb: free as f64 / 1e9,
+        form,
+        remedy: smaller.unwrap_or_else(|| "--model tiny needs almost nothing".into()),
     }
 }
 
@@ -332,6 +381,20 @@ mod tests {
             error.to_string(),
             "the weights need 28.0 GB of memory as f32, and 21.5 GB are free"
         );
-        assert!(error.hint().unwrap().contains("--quant q8_0"));
+        assert_eq!(error.hint().unwrap(), "--quant q8_0 takes 7.4 GB");
+        let error = choose(Precision::Auto, Quantisation::Auto, Some(3)).unwrap_err();
+        assert_eq!(error.hint().unwrap(), "--model tiny needs almost nothing");
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_refused() {
+        let stored = |needed, free| Storage::as_stored(needed, 7_000_000_000, free);
+        assert!(stored(8 << 30, None).is_ok() && stored(8 << 30, Some(9 << 30)).is_ok());
+        let error = stored(8_000_000_000, Some(6_000_000_000)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the weights need 8.0 GB of memory as they are stored, and 6.0 GB are free"
+        );
+        assert_eq!(error.hint().unwrap(), "a GGUF file in q4_0 takes 3.9 GB");
     }
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{fs, io};
 
 use crate::builtin;
@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::error::Error;
 use crate::hub::registry::{self, PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
-use crate::model::{Model, OnLoad, Target};
+use crate::model::{EMBED_TOKENS, Model, OnLoad, Target};
 use crate::quantize::QuantizeError;
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
 use crate::weights::gguf::export::Vocabulary;
@@ -57,15 +57,27 @@ pub enum Prompt<'a> {
         system: &'a str,
         /// The user's message.
         user: &'a str,
+        /// The beginning of the model's answer.
+        answer: &'a str,
     },
+}
+
+impl<'a> Prompt<'a> {
+    /// The system message, where the model gets one.
+    pub fn system(&self) -> Option<&'a str> {
+        match self {
+            Self::Raw(_) => None,
+            Self::Chat { system, .. } => Some(system),
+        }
+    }
 }
 
 /// Where the files are.
 enum Source {
     /// A folder, the Hub or this binary.
     Snapshot(Snapshot),
-    /// One file with everything.
-    Gguf(PathBuf),
+    /// One file with everything, and what to call it.
+    Gguf { file: ModelFile, name: String },
 }
 
 impl Package {
@@ -80,11 +92,37 @@ impl Package {
     ) -> Result<Self, Error> {
         let recipe = registry::recipe(spec);
         match spec {
-            ModelSpec::Local(path) if is_gguf(path) => Self::open_gguf(path, recipe),
+            ModelSpec::Local(path) if is_gguf(path) => {
+                let file = ModelFile::Path(path.clone());
+                Self::open_gguf(file, path.display().to_string(), recipe)
+            }
             _ => {
                 let snapshot = Snapshot::open(spec, builtin::TINY, options)?;
-                Self::open_snapshot(snapshot, recipe, progress)
+                let wanted = match spec {
+                    ModelSpec::Hub(model) => model.gguf.as_deref(),
+                    _ => None,
+                };
+                match snapshot.gguf(wanted)? {
+                    Some(file) => Self::open_hub_gguf(&snapshot, file, recipe, progress),
+                    None => Self::open_snapshot(snapshot, recipe, progress),
+                }
             }
+        }
+    }
+
+    /// The small files of a GGUF model are in the same file as its weights, so all of it is fetched here.
+    fn open_hub_gguf(
+        snapshot: &Snapshot,
+        file: String,
+        recipe: Recipe,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let model = snapshot.describe();
+        let name = format!("{model}/{file}");
+        let fetched = snapshot.fetch(std::slice::from_ref(&file), progress)?;
+        match fetched.into_iter().next() {
+            Some(fetched) => Self::open_gguf(fetched, name, recipe),
+            None => Err(HubError::NotInFolder { model, file }.into()),
         }
     }
 
@@ -107,15 +145,15 @@ impl Package {
         Self::new(Source::Snapshot(snapshot), recipe, config, &files)
     }
 
-    fn open_gguf(path: &Path, recipe: Recipe) -> Result<Self, Error> {
+    fn open_gguf(file: ModelFile, name: String, recipe: Recipe) -> Result<Self, Error> {
         let failed = |source: GgufError| WeightsError::Gguf {
-            file: path.display().to_string(),
+            file: name.clone(),
             source: Box::new(source),
         };
-        let bytes = Bytes::map(path)?;
-        let file = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
-        let mut config = read_config(&file).map_err(failed)?;
-        let tokenizer = GgufTokenizer::read(&file, config.vocab_size).map_err(failed)?;
+        let bytes = bytes(&file)?;
+        let header = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
+        let mut config = read_config(&header).map_err(failed)?;
+        let tokenizer = GgufTokenizer::read(&header, config.vocab_size).map_err(failed)?;
         config.shift_logits = tokenizer.shift_logits;
         config.mask_token_id = tokenizer.mask_token_id;
         config.eos_token_ids.clone_from(&tokenizer.eos_token_ids);
@@ -127,7 +165,7 @@ impl Package {
             tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
             ..TokenizerFiles::default()
         };
-        Self::new(Source::Gguf(path.to_path_buf()), recipe, config, &files)
+        Self::new(Source::Gguf { file, name }, recipe, config, &files)
     }
 
     fn new(
@@ -156,13 +194,22 @@ impl Package {
     pub fn name(&self) -> String {
         match &self.source {
             Source::Snapshot(snapshot) => snapshot.describe(),
-            Source::Gguf(path) => path.display().to_string(),
+            Source::Gguf { name, .. } => name.clone(),
         }
     }
 
     /// Whether the weights are stored in the form that they are to be held in (GGUF).
     pub fn is_gguf(&self) -> bool {
-        matches!(self.source, Source::Gguf(_))
+        matches!(self.source, Source::Gguf { .. })
+    }
+
+    /// Memory that the weights take in the form they are stored in. They must be local.
+    ///
+    /// # Errors
+    /// When their headers are broken or contradict each other.
+    pub fn bytes_as_stored(&self) -> Result<u64, Error> {
+        let weights = self.fetch_weights(&mut ())?;
+        Ok(weights.bytes_as_stored(EMBED_TOKENS, self.config.tie_word_embeddings))
     }
 
     /// The tokenizer's tokens and merges, in the form that a GGUF file has.
@@ -175,7 +222,7 @@ impl Package {
                 Some(file) => Ok(Some(read(&file)?)),
                 None => Ok(None),
             },
-            Source::Gguf(_) => Ok::<_, Error>(None),
+            Source::Gguf { .. } => Ok::<_, Error>(None),
         };
         let rows = self.config.vocab_size;
         let vocabulary = match contents("tokenizer.json")? {
@@ -191,13 +238,9 @@ impl Package {
         Ok(vocabulary.map_err(QuantizeError::from)?)
     }
 
-    /// The form in which this model takes a prompt: in its chat template if it is a chat model.
-    pub fn prompt<'a>(&self, text: &'a str, system: &'a str) -> Prompt<'a> {
-        if self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some() {
-            Prompt::Chat { system, user: text }
-        } else {
-            Prompt::Raw(text)
-        }
+    /// Whether this model takes its prompts in a chat template.
+    pub fn is_chat(&self) -> bool {
+        self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some()
     }
 
     /// Token ids of a prompt.
@@ -206,9 +249,16 @@ impl Package {
     /// When the template fails, or the prompt contains the mask token.
     pub fn encode(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>, Error> {
         match (prompt, &self.chat_template) {
-            (Prompt::Chat { system, user }, Some(template)) => {
+            (
+                Prompt::Chat {
+                    system,
+                    user,
+                    answer,
+                },
+                Some(template),
+            ) => {
                 let messages = [Message::new("system", *system), Message::new("user", *user)];
-                Ok(template.encode(&self.tokenizer, &messages, true, "")?)
+                Ok(template.encode(&self.tokenizer, &messages, true, answer)?)
             }
             (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {
                 Ok(self.tokenizer.encode_prompt(text, self.mask_id)?)
@@ -223,9 +273,8 @@ impl Package {
     pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
         let snapshot = match &self.source {
             Source::Snapshot(snapshot) => snapshot,
-            Source::Gguf(path) => {
-                let name = path.display().to_string();
-                return Ok(Checkpoint::open_gguf(&name, Bytes::map(path)?)?);
+            Source::Gguf { file, name } => {
+                return Ok(Checkpoint::open_gguf(name, bytes(file)?)?);
             }
         };
         let index = match snapshot.optional(INDEX, progress)? {

@@ -3,7 +3,7 @@
 use indicatif::ProgressBar;
 
 use super::ui::{Ui, human_bytes};
-use crate::hub::{Event, ModelSpec, Progress, registry};
+use crate::hub::{Event, HubModel, ModelSpec, Progress, registry};
 
 /// Draws the events of a download.
 pub struct Download<'a> {
@@ -16,7 +16,7 @@ impl<'a> Download<'a> {
     /// For the model that `spec` names.
     pub fn new(ui: &'a Ui, spec: &ModelSpec) -> Self {
         let licence_note = match spec {
-            ModelSpec::Hub(id) => Some(match registry::by_hub_id(id.as_str()) {
+            ModelSpec::Hub(HubModel { id, .. }) => Some(match registry::in_repo(id.as_str()) {
                 Some(known) => format!("{id} is licensed {}", known.licence),
                 None => format!("{id} has its own licence: see its page on the Hub"),
             }),

@@ -123,6 +123,8 @@ impl ComputeArgs {
 
     /// How to hold the weights.
     fn storage(&self, package: &Package, device: &candle_core::Device) -> anyhow::Result<Storage> {
+        let free_bytes = free_memory_bytes(device);
+        let parameters = package.config.parameters();
         if package.is_gguf() {
             let quantises = matches!(self.quant, Quantisation::To(_));
             if quantises || matches!(self.dtype, Precision::Fixed(_)) {
@@ -132,10 +134,9 @@ impl ComputeArgs {
                 )
                 .into());
             }
-            return Ok(Storage::AsStored);
+            let storage = Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes);
+            return Ok(storage.map_err(Error::from)?);
         }
-        let free_bytes = free_memory_bytes(device);
-        let parameters = package.config.parameters();
         let storage = Storage::choose(self.dtype, self.quant, device, parameters, free_bytes);
         Ok(storage.map_err(Error::from)?)
     }

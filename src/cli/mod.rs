@@ -1,15 +1,19 @@
 //! The command line: clap types, one file a command, and the exit codes.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (`--check`),
+//! 130 interrupted.
 
 mod answer;
 mod batch;
 mod cells;
+mod check;
+mod code;
 mod config;
 mod doctor;
 mod download;
 mod engine;
 mod generate;
+mod infill;
 mod layers;
 mod models;
 mod page;
@@ -70,12 +74,14 @@ const AFTER_LONG_HELP: &str = "Try it now, offline:
 
 Defaults of flags come from DIFFUCODER_* variables and a configuration file: see `diffucoder config --help`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (--check), 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Write the continuation of a prompt, or the answer to it
     Generate(Box<generate::Args>),
+    /// Fill the holes of a file from what stands on both sides of them
+    Infill(Box<infill::Args>),
     /// Answer many prompts: JSON lines in, JSON lines out; an interrupted run goes on where it was
     Batch(Box<batch::Args>),
     /// Make a page of a trace: the denoising to replay, its order and its confidence
@@ -97,9 +103,13 @@ enum Command {
 /// Which model, and where from.
 #[derive(clap::Args)]
 struct ModelArgs {
-    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), or a folder
+    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or a .gguf
+    /// file. An alias or id may end in the quantisation of one of its GGUF files: diffucoder:q4_k_m
     #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
     model: String,
+    /// GGUF file of the model on the Hub, in any letter case
+    #[arg(long, value_name = "NAME.gguf", help_heading = "Model")]
+    file: Option<String>,
     /// Branch, tag or commit on the Hub [default: main]
     #[arg(long, value_name = "REVISION", help_heading = "Model")]
     revision: Option<String>,
@@ -119,10 +129,24 @@ impl ModelArgs {
 
     /// What `--model` names. A name that cannot be one is wrong usage.
     fn spec(&self) -> Result<ModelSpec, UsageError> {
-        let spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
+        let mut spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
             message: format!("--model: {error}"),
             hint: error.hint(),
         })?;
+        if let Some(file) = &self.file {
+            let message = match &mut spec {
+                ModelSpec::Hub(model) if model.gguf.is_none() => {
+                    model.gguf = Some(file.clone());
+                    return Ok(spec);
+                }
+                ModelSpec::Hub(_) => format!("--file and --model {} name two files", self.model),
+                _ => format!(
+                    "--file is for models on the Hub, which {} is not",
+                    self.model
+                ),
+            };
+            return Err(UsageError::new(message));
+        }
         if self.revision.is_some() && !matches!(spec, ModelSpec::Hub(_)) {
             let message = format!(
                 "--revision is for models on the Hub, which {} is not",
@@ -165,14 +189,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>();
-            let hint = match usage {
-                Some(usage) => usage.hint.clone(),
-                None => error
-                    .downcast_ref::<crate::Error>()
-                    .and_then(crate::Error::hint),
+            let unparsed = error.downcast_ref::<check::DoesNotParse>();
+            let failure = error.downcast_ref::<crate::Error>();
+            let (code, hint) = match (usage, unparsed) {
+                (Some(usage), _) => (2, usage.hint.clone()),
+                (None, Some(unparsed)) => (3, unparsed.hint()),
+                (None, None) => (1, failure.and_then(crate::Error::hint)),
             };
             ui::print_error(&error, hint.as_deref());
-            ExitCode::from(if usage.is_some() { 2 } else { 1 })
+            ExitCode::from(code)
         }
     }
 }
@@ -198,6 +223,7 @@ fn run(typed: &ArgMatches) -> anyhow::Result<()> {
     let ui = Ui::new(cli.quiet);
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
+        Command::Infill(args) => infill::run(&args, &ui),
         Command::Batch(args) => {
             let sampling = sampling::SamplingArgs::augment_args(clap::Command::new("sampling"));
             let matches = matches

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::ui::{Ui, human_bytes};
 use super::values::Output;
 use crate::error::Error;
-use crate::hub::registry::{KnownModel, MODELS};
+use crate::hub::registry::{KnownModel, MODELS, in_repo};
 use crate::hub::{CachedModel, HubOptions, cached};
 
 /// Flags of `models`.
@@ -20,7 +20,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Row {
     /// What to give to `--model`, or `None` if that is the id.
-    alias: Option<&'static str>,
+    alias: Option<String>,
     /// Hub id.
     id: Option<String>,
     /// What a first use downloads.
@@ -39,16 +39,22 @@ struct Row {
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
     let in_cache = cached(&options).map_err(Error::from)?;
-    let known = MODELS.iter().map(|model| {
-        let found = in_cache
-            .iter()
-            .find(|found| found.alias == Some(model.alias));
-        Row::known(model, found)
+    let find = |id: &str| {
+        let mut found = in_cache.iter();
+        found.find(|found| found.id.as_str().eq_ignore_ascii_case(id))
+    };
+    let known = MODELS.iter().flat_map(|model| {
+        let whole = Row::known(model, model.hub_id.and_then(find));
+        let conversion = model.conversion.as_ref();
+        let quantised = conversion.into_iter().flat_map(move |conversion| {
+            let row =
+                move |file| Row::quantised(model, conversion.hub_id, file, find(conversion.hub_id));
+            conversion.files.iter().map(row)
+        });
+        std::iter::once(whole).chain(quantised)
     });
-    let others = in_cache
-        .iter()
-        .filter(|found| found.alias.is_none())
-        .map(Row::other);
+    let is_other = |found: &&CachedModel| in_repo(found.id.as_str()).is_none();
+    let others = in_cache.iter().filter(is_other).map(Row::other);
     let rows: Vec<Row> = known.chain(others).collect();
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
@@ -63,7 +69,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 impl Row {
     fn known(model: &KnownModel, found: Option<&CachedModel>) -> Self {
         Self {
-            alias: Some(model.alias),
+            alias: Some(model.alias.to_owned()),
             id: model.hub_id.map(str::to_string),
             download_bytes: model.hub_id.map(|_| model.download_bytes),
             licence: Some(model.licence),
@@ -73,6 +79,25 @@ impl Row {
                 (_, None) => "no",
             },
             cached_bytes: found.map_or(0, |found| found.bytes),
+            about: Some(model.about),
+        }
+    }
+
+    /// One GGUF file of a conversion.
+    fn quantised(
+        model: &KnownModel,
+        hub_id: &str,
+        &(quantisation, download_bytes): &(&str, u64),
+        found: Option<&CachedModel>,
+    ) -> Self {
+        let file = found.and_then(|found| found.gguf(quantisation));
+        Self {
+            alias: Some(format!("{}:{quantisation}", model.alias)),
+            id: Some(hub_id.to_owned()),
+            download_bytes: Some(download_bytes),
+            licence: Some(model.licence),
+            cached: if file.is_some() { "complete" } else { "no" },
+            cached_bytes: file.map_or(0, |file| file.bytes),
             about: Some(model.about),
         }
     }
@@ -102,10 +127,7 @@ fn table(rows: &[Row]) -> String {
     let header = ["MODEL", "SIZE", "LICENCE", "CACHED", "HUB ID"].map(str::to_string);
     let cells = rows.iter().map(|row| {
         [
-            row.alias
-                .or(row.id.as_deref())
-                .unwrap_or_default()
-                .to_string(),
+            row.alias.clone().or(row.id.clone()).unwrap_or_default(),
             row.download_bytes.map_or_else(|| "-".into(), human_bytes),
             row.licence.unwrap_or("see its page").to_string(),
             match row.cached_bytes {

@@ -61,6 +61,14 @@ impl RepoCache {
         self.folder.join("snapshots").join(commit)
     }
 
+    /// Names of the files of a snapshot that are here, those in folders left out.
+    pub(super) fn files(&self, commit: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.snapshot(commit)).into_iter().flatten();
+        let here = entries.flatten().filter(|entry| entry.path().is_file());
+        here.filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+
     pub(super) fn is_known_absent(&self, commit: &str, file: &str) -> bool {
         self.folder
             .join(".no_exist")

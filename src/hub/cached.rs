@@ -1,7 +1,8 @@
 //! Which models the cache holds, for `diffucoder models`.
 
-use super::cache::{RepoCache, at, is_commit};
+use super::cache::{RepoCache, at, file_bytes, is_commit};
 use super::error::HubError;
+use super::gguf;
 use super::options::HubOptions;
 use super::registry;
 use super::spec::{RepoId, check_name};
@@ -14,17 +15,33 @@ use std::path::{Path, PathBuf};
 pub struct CachedModel {
     /// Its id on the Hub.
     pub id: RepoId,
-    /// Its name in the registry, if it has one.
-    pub alias: Option<&'static str>,
     /// Blobs, small files and unfinished downloads together.
     pub bytes: u64,
     /// Config and all weights are here, so that `--offline` works.
     pub is_complete: bool,
-    /// Its config.json, for telling whether it is a kind of model this program runs.
-    pub config: Option<PathBuf>,
+    /// Its GGUF files.
+    pub ggufs: Vec<CachedFile>,
 }
 
-/// The known models and any others with a config.json, by id. An absent cache is an empty one.
+/// A file of a repository in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedFile {
+    /// Its name in the repository.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl CachedModel {
+    /// The only GGUF file of this name or quantisation.
+    pub fn gguf(&self, wanted: &str) -> Option<&CachedFile> {
+        let names: Vec<String> = self.ggufs.iter().map(|file| file.name.clone()).collect();
+        let name = gguf::choose(self.id.as_str(), &names, Some(wanted)).ok()??;
+        self.ggufs.iter().find(|file| file.name == name)
+    }
+}
+
+/// The known models and any others with a config.json or a GGUF file, by id. An absent cache is an empty one.
 ///
 /// # Errors
 /// `Cache` if the folder cannot be read.
@@ -55,29 +72,46 @@ fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
         .flatten()
         .flatten();
     let others = others.filter(|entry| is_commit(&entry.file_name().to_string_lossy()));
-    let mut with_config: Vec<PathBuf> = main
+    let mut snapshots: Vec<PathBuf> = main
         .into_iter()
         .chain(others.map(|entry| entry.path()))
-        .filter(|dir| dir.join("config.json").is_file())
+        .filter(|dir| dir.join("config.json").is_file() || !ggufs(dir).is_empty())
         .collect();
     // The snapshot that a run would use comes first, unless only another one is complete.
-    with_config.sort_by_key(|dir| !is_complete(dir));
-    let best = with_config.first();
-    let alias = registry::by_hub_id(id.as_str()).map(|model| model.alias);
-    if best.is_none() && alias.is_none() {
+    snapshots.sort_by_key(|dir| !is_complete(dir));
+    let best = snapshots.first();
+    if best.is_none() && registry::in_repo(id.as_str()).is_none() {
         return None;
     }
     Some(CachedModel {
-        alias,
         bytes: folder_bytes(cache.folder()),
         is_complete: best.is_some_and(|dir| is_complete(dir)),
-        config: best.map(|dir| dir.join("config.json")),
+        ggufs: best.map_or_else(Vec::new, |dir| ggufs(dir)),
         id,
     })
 }
 
-/// Whether a snapshot has its config and all the weights that it speaks of.
+fn ggufs(dir: &Path) -> Vec<CachedFile> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_gguf = |path: &Path| {
+        path.extension()
+            .is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+    };
+    let describe = |entry: fs::DirEntry| {
+        Some(CachedFile {
+            name: entry.file_name().into_string().ok()?,
+            bytes: file_bytes(&entry.path())?,
+        })
+    };
+    let ggufs = entries.filter(|entry| is_gguf(&entry.path()));
+    ggufs.filter_map(describe).collect()
+}
+
+/// Whether a snapshot has a GGUF file, or its config and all the weights that it speaks of.
 pub(super) fn is_complete(dir: &Path) -> bool {
+    if !ggufs(dir).is_empty() {
+        return true;
+    }
     let has = |name: &str| check_name(name).is_ok() && dir.join(name).is_file();
     if !has("config.json") {
         return false;
@@ -87,15 +121,7 @@ pub(super) fn is_complete(dir: &Path) -> bool {
         let shards = index["weight_map"].as_object();
         return shards.is_some_and(|map| map.values().all(|shard| shard.as_str().is_some_and(has)));
     }
-    let is_gguf = |entry: fs::DirEntry| {
-        entry.path().extension().is_some_and(|end| end == "gguf") && entry.path().is_file()
-    };
     has("model.safetensors")
-        || fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(is_gguf)
 }
 
 /// Links are not followed: their blobs are counted where they lie.

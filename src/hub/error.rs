@@ -52,6 +52,16 @@ pub enum HubError {
         revision: String,
         file: String,
     },
+    #[error("no GGUF files of {alias} are known")]
+    NoConversion { alias: &'static str },
+    #[error("{repo} holds {} GGUF files", files.len())]
+    ChooseGguf { repo: String, files: Vec<String> },
+    #[error("{repo} has no {}", match &**files { [] => "GGUF file".into(), _ => format!("single GGUF file {wanted}") })]
+    NoSuchGguf {
+        repo: String,
+        wanted: String,
+        files: Vec<String>,
+    },
     #[error("{host} cannot be reached")]
     Unreachable {
         host: String,
@@ -121,6 +131,19 @@ impl HubError {
                     "accept the licence at {endpoint}/{repo}, then {token}"
                 ));
             }
+            Self::NoConversion { alias } => {
+                return Some(format!(
+                    "make one: diffucoder quantize --model {alias} --to q4_k -o {alias}-q4_k.gguf"
+                ));
+            }
+            Self::ChooseGguf { files, .. } => {
+                return Some(format!("choose one with --file: {}", files.join(", ")));
+            }
+            Self::NoSuchGguf { files, .. } if !files.is_empty() => {
+                let files = files.join(", ");
+                return Some(format!("it has {files}: give one whole name with --file"));
+            }
+            Self::NoSuchGguf { .. } => "leave --file out",
             Self::BadModelId { .. } => "on the Hub: owner/name; put ./ before a folder",
             Self::BadRevision { .. } => "give a name such as main or v1.0, or a commit's 40 digits",
             Self::BadEndpoint { .. } => {

@@ -29,6 +29,8 @@ pub struct KnownModel {
     pub alias: &'static str,
     /// `None` for the model inside the binary.
     pub hub_id: Option<&'static str>,
+    /// Where others keep GGUF files of it, if that is known.
+    pub conversion: Option<Conversion>,
     /// What it is, in a line.
     pub about: &'static str,
     /// What a first use downloads.
@@ -37,6 +39,15 @@ pub struct KnownModel {
     pub licence: &'static str,
     /// Its authors' defaults.
     pub recipe: Recipe,
+}
+
+/// A Hub repository of a model's GGUF files.
+#[derive(Debug, PartialEq)]
+pub struct Conversion {
+    /// The repository.
+    pub hub_id: &'static str,
+    /// Quantisations to recommend, and the sizes of their files; the repository may have more.
+    pub files: &'static [(&'static str, u64)],
 }
 
 /// The alias used when none is given.
@@ -64,6 +75,10 @@ pub const MODELS: [KnownModel; 5] = [
     KnownModel {
         alias: DEFAULT_ALIAS,
         hub_id: Some("apple/DiffuCoder-7B-cpGRPO"),
+        conversion: Some(Conversion {
+            hub_id: "Mungert/DiffuCoder-7B-cpGRPO-GGUF",
+            files: &[("q4_k_m", 4_800_000_000)],
+        }),
         about: "DiffuCoder 7B after coupled-GRPO: the best at writing code from a description",
         download_bytes: SIZE_7B_BYTES,
         licence: APPLE,
@@ -72,6 +87,10 @@ pub const MODELS: [KnownModel; 5] = [
     KnownModel {
         alias: "diffucoder-instruct",
         hub_id: Some("apple/DiffuCoder-7B-Instruct"),
+        conversion: Some(Conversion {
+            hub_id: "mradermacher/DiffuCoder-7B-Instruct-GGUF",
+            files: &[("q4_k_m", 4_800_000_000), ("q8_0", 8_200_000_000)],
+        }),
         about: "DiffuCoder 7B tuned on instructions",
         download_bytes: SIZE_7B_BYTES,
         licence: APPLE,
@@ -80,6 +99,7 @@ pub const MODELS: [KnownModel; 5] = [
     KnownModel {
         alias: "diffucoder-base",
         hub_id: Some("apple/DiffuCoder-7B-Base"),
+        conversion: None,
         about: "DiffuCoder 7B before tuning: continues code",
         download_bytes: SIZE_7B_BYTES,
         licence: APPLE,
@@ -88,6 +108,7 @@ pub const MODELS: [KnownModel; 5] = [
     KnownModel {
         alias: "dream-coder",
         hub_id: Some("Dream-org/Dream-Coder-v0-Instruct-7B"),
+        conversion: None,
         about: "Dream-Coder 7B: a relative with an open licence",
         download_bytes: SIZE_7B_BYTES,
         licence: "apache-2.0",
@@ -96,6 +117,7 @@ pub const MODELS: [KnownModel; 5] = [
     KnownModel {
         alias: "tiny",
         hub_id: None,
+        conversion: None,
         about: "a small model built into this program: needs no download, shows how it works",
         download_bytes: 0,
         licence: "Apache-2.0",
@@ -117,13 +139,23 @@ pub fn by_hub_id(id: &str) -> Option<&'static KnownModel> {
     })
 }
 
+/// The model that this repository holds, be it the authors' or a conversion.
+pub fn in_repo(id: &str) -> Option<&'static KnownModel> {
+    by_hub_id(id).or_else(|| {
+        MODELS.iter().find(|model| {
+            let conversion = model.conversion.as_ref();
+            conversion.is_some_and(|known| known.hub_id.eq_ignore_ascii_case(id))
+        })
+    })
+}
+
 /// The recipe for any model: from the table, or guessed from the last component of its name.
 pub fn recipe(spec: &ModelSpec) -> Recipe {
     let last = match spec {
         ModelSpec::BuiltIn(model) => return model.recipe,
-        ModelSpec::Hub(id) => match by_hub_id(id.as_str()) {
-            Some(model) => return model.recipe,
-            None => id.name().to_owned(),
+        ModelSpec::Hub(model) => match in_repo(model.id.as_str()) {
+            Some(known) => return known.recipe,
+            None => model.id.name().to_owned(),
         },
         ModelSpec::Local(path) => path
             .file_name()
@@ -207,6 +239,8 @@ mod tests {
             ("someone/Dream_base", raw(0.2)),
             ("someone/Coder", chat(0.3)),
             ("Apple/DiffuCoder-7B-cpGRPO", chat(0.4)),
+            ("mungert/diffucoder-7b-cpgrpo-gguf:q8_0", chat(0.4)),
+            ("someone/Dream-Base-GGUF:q8_0", raw(0.2)),
             ("tiny", raw(0.2)),
         ] {
             assert_eq!(

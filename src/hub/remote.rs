@@ -31,6 +31,13 @@ pub(super) struct Remote {
 #[derive(Deserialize)]
 struct Description {
     sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
 /// One file as the Hub describes it, every part checked.
@@ -77,11 +84,11 @@ impl Remote {
         })
     }
 
-    /// The commit behind a revision.
+    /// The commit behind a revision, and the names of its files.
     ///
     /// # Errors
     /// `RepoNotFound`, `RevisionNotFound`, `AccessRefused`, `Unreachable`, `ServerStatus`, `BadAnswer`.
-    pub(super) fn resolve(&self, revision: &str) -> Result<String, HubError> {
+    pub(super) fn resolve(&self, revision: &str) -> Result<(String, Vec<String>), HubError> {
         let path = format!("api/models/{}/revision/{}", self.repo, escape(revision, ""));
         let url = format!("{}/{path}", self.endpoint);
         let (url, mut response) = self.ask(&url, self.token.as_ref(), None)?;
@@ -95,7 +102,13 @@ impl Remote {
             .read_to_vec();
         let body = body.map_err(|error| request_error(&url, error))?;
         match serde_json::from_slice::<Description>(&body) {
-            Ok(description) if is_commit(&description.sha) => Ok(description.sha),
+            Ok(description) if is_commit(&description.sha) => {
+                let siblings = description.siblings.into_iter();
+                Ok((
+                    description.sha,
+                    siblings.map(|file| file.rfilename).collect(),
+                ))
+            }
             Ok(_) => Err(bad_answer(&url, "the commit is malformed")),
             Err(error) => Err(bad_answer(&url, &error.to_string())),
         }

@@ -6,6 +6,7 @@
 use super::cache::RepoCache;
 use super::cached::is_complete;
 use super::error::HubError;
+use super::gguf;
 use super::options::HubOptions;
 use super::progress::{Event, Progress};
 use super::remote::Remote;
@@ -18,6 +19,8 @@ use std::path::PathBuf;
 pub(super) struct HubRepo {
     pub(super) id: RepoId,
     pub(super) commit: String,
+    /// Names of the files at that commit, if the Hub was asked.
+    files: Option<Vec<String>>,
     pub(super) cache: RepoCache,
     pub(super) options: HubOptions,
     pub(super) remote: Remote,
@@ -31,18 +34,48 @@ impl HubRepo {
         })?;
         let cache = RepoCache::new(&options.cache_dir, id);
         let remote = Remote::new(id, options)?;
-        let commit = match cache.commit_of(revision) {
-            Some(commit) => commit,
+        let (commit, files) = match cache.commit_of(revision) {
+            Some(commit) => (commit, None),
             None if options.offline => return Err(not_cached(id, options, "config.json")),
-            None => remote.resolve(revision)?,
+            None => {
+                let (commit, files) = remote.resolve(revision)?;
+                (commit, Some(files))
+            }
         };
         Ok(Self {
             id: id.clone(),
             commit,
+            files,
             cache,
             options: options.clone(),
             remote,
         })
+    }
+
+    /// The GGUF file that is the model (see [`gguf::choose`]), or `None` for safetensors. Weights in the cache
+    /// decide if they can: only a choice that they leave open is a question to the Hub.
+    pub(super) fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
+        let id = self.id.as_str();
+        let cached = self.cache.files(&self.commit);
+        let is_weights = |file: &String| file.contains(".gguf") || file.contains(".safetensors");
+        let has_weights = cached.iter().any(is_weights);
+        match gguf::choose(id, &cached, wanted) {
+            Ok(chosen) if has_weights => return Ok(chosen),
+            Ok(_) if self.options.offline => return Ok(None),
+            Err(HubError::NoSuchGguf { wanted, .. }) if self.options.offline => {
+                return Err(not_cached(&self.id, &self.options, &wanted));
+            }
+            Err(error) if self.options.offline => return Err(error),
+            _ => {}
+        }
+        match &self.files {
+            Some(files) => gguf::choose(id, files, wanted),
+            None => {
+                let described = self.remote.resolve(&self.commit);
+                let (_, files) = described.map_err(|error| self.explain(error))?;
+                gguf::choose(id, &files, wanted)
+            }
+        }
     }
 
     /// A file that the repository may lack.

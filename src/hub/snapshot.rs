@@ -44,8 +44,8 @@ impl Snapshot {
         match spec {
             ModelSpec::BuiltIn(model) => Ok(Self::embedded(model.alias, builtin)),
             ModelSpec::Local(path) => Self::folder(path),
-            ModelSpec::Hub(id) => {
-                HubRepo::open(id, options).map(|repo| Self(Source::Hub(Box::new(repo))))
+            ModelSpec::Hub(model) => {
+                HubRepo::open(&model.id, options).map(|repo| Self(Source::Hub(Box::new(repo))))
             }
         }
     }
@@ -128,6 +128,18 @@ impl Snapshot {
                 .iter()
                 .map(|name| self.required(name, progress))
                 .collect(),
+        }
+    }
+
+    /// The GGUF file that is the model of a Hub repository, by its name or its quantisation; `None` where the
+    /// model is safetensors. Asks the Hub for its list of files unless the cache can tell.
+    ///
+    /// # Errors
+    /// `ChooseGguf` or `NoSuchGguf` with the files that there are, or why the Hub could not be asked.
+    pub fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
+        match &self.0 {
+            Source::Hub(repo) => repo.gguf(wanted),
+            _ => Ok(None),
         }
     }
 

@@ -12,34 +12,62 @@ use std::path::{Path, PathBuf};
 pub enum ModelSpec {
     /// The model inside the binary.
     BuiltIn(&'static KnownModel),
-    /// A repository on the Hub.
-    Hub(RepoId),
+    /// A repository on the Hub, or a GGUF file in one.
+    Hub(HubModel),
     /// A place on this machine; `Snapshot::open` insists that it is a folder.
     Local(PathBuf),
 }
 
+/// A repository, and which of its files is the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubModel {
+    /// The repository.
+    pub id: RepoId,
+    /// A GGUF file, by its name or by its quantisation; the safetensors if `None`.
+    pub gguf: Option<String>,
+}
+
 impl ModelSpec {
-    /// Reads an alias, a path or `owner/name`, in that order. What exists on disk is a path however it looks.
+    /// Reads an alias, a path or `owner/name`, in that order; an alias or a Hub id may end in the quantisation of a
+    /// GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path however it looks.
     ///
     /// # Errors
-    /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id.
+    /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id,
+    /// `NoConversion` for a quantisation of a model whose GGUF files are not known.
     pub fn parse(text: &str) -> Result<Self, HubError> {
         if let Some(model) = registry::by_alias(text) {
             return match model.hub_id {
-                Some(id) => RepoId::parse(id).map(Self::Hub),
+                Some(id) => Self::hub(id, None),
                 None => Ok(Self::BuiltIn(model)),
             };
+        }
+        let (name, gguf) = match text.rsplit_once(':') {
+            Some((name, end)) if !end.is_empty() && !end.contains('/') => (name, Some(end)),
+            _ => (text, None),
+        };
+        if let (Some(model), Some(_)) = (registry::by_alias(name), gguf) {
+            let Some(conversion) = &model.conversion else {
+                return Err(HubError::NoConversion { alias: model.alias });
+            };
+            return Self::hub(conversion.hub_id, gguf);
         }
         if looks_like_path(text) || (!text.is_empty() && Path::new(text).exists()) {
             return Ok(Self::Local(expand_home(text, std::env::home_dir())));
         }
-        if text.contains('/') {
-            return RepoId::parse(text).map(Self::Hub);
+        if name.contains('/') {
+            return Self::hub(name, gguf);
         }
         Err(HubError::UnknownModel {
             name: text.to_owned(),
-            suggestion: registry::suggest(text),
+            suggestion: registry::suggest(name),
         })
+    }
+
+    fn hub(id: &str, gguf: Option<&str>) -> Result<Self, HubError> {
+        Ok(Self::Hub(HubModel {
+            id: RepoId::parse(id)?,
+            gguf: gguf.map(str::to_owned),
+        }))
     }
 }
 
@@ -139,12 +167,23 @@ mod tests {
 
     #[test]
     fn what_the_user_types_is_told_apart() {
-        let hub = |id: &str| ModelSpec::Hub(RepoId(id.to_owned()));
+        let gguf = |id: &str, gguf: Option<&str>| {
+            ModelSpec::Hub(HubModel {
+                id: RepoId(id.to_owned()),
+                gguf: gguf.map(str::to_owned),
+            })
+        };
+        let hub = |id: &str| gguf(id, None);
         let local = |path: &str| ModelSpec::Local(PathBuf::from(path));
         for (typed, expected) in [
             ("diffucoder", hub("apple/DiffuCoder-7B-cpGRPO")),
             ("dream-coder", hub("Dream-org/Dream-Coder-v0-Instruct-7B")),
             ("some-one/model_1.5", hub("some-one/model_1.5")),
+            ("some-one/m:Q8_0", gguf("some-one/m", Some("Q8_0"))),
+            (
+                "diffucoder:q4_k_m",
+                gguf("Mungert/DiffuCoder-7B-cpGRPO-GGUF", Some("q4_k_m")),
+            ),
             ("./missing", local("./missing")),
             ("../missing/deep", local("../missing/deep")),
             ("/missing", local("/missing")),
@@ -166,6 +205,12 @@ mod tests {
             Err(HubError::UnknownModel {
                 suggestion: Some("tiny"),
                 ..
+            })
+        ));
+        assert!(matches!(
+            ModelSpec::parse("diffucoder-base:q4_k_m"),
+            Err(HubError::NoConversion {
+                alias: "diffucoder-base"
             })
         ));
         assert!(matches!(

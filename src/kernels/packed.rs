@@ -14,6 +14,7 @@
 //! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product with few rows is bound by reading them.
 
 use super::{BLOCK, PANEL};
+use rayon::prelude::*;
 use std::fmt;
 
 /// A block format of llama.cpp, named as there.
@@ -172,7 +173,7 @@ pub(super) struct Panel<'a> {
 }
 
 impl PackedMatrix {
-    /// Rearranges the blocks of a matrix `[n, k]`, stored row after row.
+    /// Rearranges the blocks of a matrix `[n, k]`, stored row after row, on all threads.
     ///
     /// # Errors
     /// If `k` is not whole blocks or `blocks` has not the bytes of `n * k` weights.
@@ -190,24 +191,49 @@ impl PackedMatrix {
                 actual_bytes: blocks.len(),
             });
         }
-        let panel_blocks = n.div_ceil(PANEL) * (k / BLOCK);
-        let mut packed = Self {
+        let columns = blocks.chunks(row_bytes * PANEL);
+        let columns: Vec<Columns<'_>> = columns.map(|bytes| Columns { bytes, row_bytes }).collect();
+        let row_blocks = k / format.block_inputs();
+        // `[panel, stored block]`: every one of them is packed by itself, whichever thread does it.
+        let each = (0..columns.len() * row_blocks).into_par_iter();
+        let each = each.map(|i| (columns[i / row_blocks], i % row_blocks));
+        let (mut scales, mut supers) = (Vec::new(), Vec::new());
+        let lines = match format {
+            Format::Q4_0 => {
+                let mut lines = Vec::new();
+                each.map(|(columns, block)| pack_q4_0(columns, block))
+                    .unzip_into_vecs(&mut lines, &mut scales);
+                lines.into_flattened()
+            }
+            Format::Q8_0 => {
+                let mut lines = Vec::new();
+                each.map(|(columns, block)| pack_q8_0(columns, block))
+                    .unzip_into_vecs(&mut lines, &mut scales);
+                lines.into_flattened()
+            }
+            Format::Q4K => {
+                let (lines, (block_scales, super_scales)): (Vec<_>, (Vec<_>, Vec<_>)) = each
+                    .map(|(columns, block)| pack_q4_k(columns, block))
+                    .unzip();
+                (scales, supers) = (block_scales.into_flattened(), super_scales.into_flattened());
+                lines.into_flattened().into_flattened()
+            }
+            Format::Q6K => {
+                let (lines, (block_scales, super_scales)): (Vec<_>, (Vec<_>, Vec<_>)) = each
+                    .map(|(columns, block)| pack_q6_k(columns, block))
+                    .unzip();
+                (scales, supers) = (block_scales.into_flattened(), super_scales);
+                lines.into_flattened().into_flattened()
+            }
+        };
+        Ok(Self {
             format,
             n,
             k,
-            lines: Vec::with_capacity(panel_blocks * format.lines()),
-            scales: Vec::with_capacity(panel_blocks),
-            supers: Vec::with_capacity(n.div_ceil(PANEL) * (k / 256) * format.supers()),
-        };
-        for columns in blocks.chunks(row_bytes * PANEL) {
-            match format {
-                Format::Q4_0 => packed.push_q4_0(columns, row_bytes),
-                Format::Q8_0 => packed.push_q8_0(columns, row_bytes),
-                Format::Q4K => packed.push_q4_k(columns, row_bytes),
-                Format::Q6K => packed.push_q6_k(columns, row_bytes),
-            }
-        }
-        Ok(packed)
+            lines,
+            scales,
+            supers,
+        })
     }
 
     /// Its format.
@@ -247,100 +273,101 @@ impl PackedMatrix {
             supers: &self.supers[panel * supers..][..supers],
         }
     }
+}
 
-    fn push_q4_0(&mut self, columns: &[u8], row_bytes: usize) {
-        for start in (0..row_bytes).step_by(18) {
-            let (mut lines, mut scales) = ([[0; PANEL]; 4], [0; PANEL]);
-            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
-                let block = fixed::<18>(row, start);
-                scales[c] = half_at(block, 0);
-                for (j, line) in lines.iter_mut().enumerate() {
-                    line[c] = word_at(block, 2 + 4 * j);
-                }
-            }
-            self.lines.extend(lines.map(Line));
-            self.scales.push(Scales(scales));
+/// Stored rows of one panel: up to 16 columns of the product.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// A stored block of `N` bytes of each column.
+    fn blocks<const N: usize>(self, block: usize) -> impl Iterator<Item = (usize, &'a [u8; N])> {
+        let rows = self.bytes.chunks_exact(self.row_bytes);
+        rows.map(move |row| fixed::<N>(row, block * N)).enumerate()
+    }
+}
+
+const ZERO: Line = Line([0; PANEL]);
+const NO_SCALES: Scales = Scales([0; PANEL]);
+
+fn pack_q4_0(columns: Columns<'_>, block: usize) -> ([Line; 4], Scales) {
+    let (mut lines, mut scales) = ([ZERO; 4], NO_SCALES);
+    for (c, block) in columns.blocks::<18>(block) {
+        scales.0[c] = half_at(block, 0);
+        for (j, line) in lines.iter_mut().enumerate() {
+            line.0[c] = word_at(block, 2 + 4 * j);
         }
     }
+    (lines, scales)
+}
 
-    fn push_q8_0(&mut self, columns: &[u8], row_bytes: usize) {
-        for start in (0..row_bytes).step_by(34) {
-            // Missing columns are zero, which is stored as 128.
-            let (mut lines, mut scales) = ([[0x8080_8080; PANEL]; 8], [0; PANEL]);
-            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
-                let block = fixed::<34>(row, start);
-                scales[c] = half_at(block, 0);
-                for (t, line) in lines.iter_mut().enumerate() {
-                    line[c] = word_at(block, 2 + 4 * t) ^ 0x8080_8080;
-                }
-            }
-            self.lines.extend(lines.map(Line));
-            self.scales.push(Scales(scales));
+fn pack_q8_0(columns: Columns<'_>, block: usize) -> ([Line; 8], Scales) {
+    // Missing columns are zero, which is stored as 128.
+    let (mut lines, mut scales) = ([Line([0x8080_8080; PANEL]); 8], NO_SCALES);
+    for (c, block) in columns.blocks::<34>(block) {
+        scales.0[c] = half_at(block, 0);
+        for (t, line) in lines.iter_mut().enumerate() {
+            line.0[c] = word_at(block, 2 + 4 * t) ^ 0x8080_8080;
         }
     }
+    (lines, scales)
+}
 
-    fn push_q4_k(&mut self, columns: &[u8], row_bytes: usize) {
-        for start in (0..row_bytes).step_by(144) {
-            let (mut lines, mut scales, mut supers) =
-                ([[[0; PANEL]; 4]; 8], [[0; PANEL]; 8], [[0; PANEL]; 2]);
-            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
-                let block = fixed::<144>(row, start);
-                supers[0][c] = half_at(block, 0);
-                supers[1][c] = half_at(block, 2);
-                for (s, scales) in scales.iter_mut().enumerate() {
-                    scales[c] = q4_k_scales(fixed::<12>(block, 4), s);
-                }
-                for (s, lines) in lines.iter_mut().enumerate() {
-                    // 32 bytes hold two blocks of 32: one in the low, one in the high nibbles.
-                    let nibbles = |t: usize| {
-                        (word_at(block, 16 + 32 * (s / 2) + 4 * t) >> (4 * (s % 2))) & 0x0f0f_0f0f
-                    };
-                    for (j, line) in lines.iter_mut().enumerate() {
-                        line[c] = nibbles(j) | (nibbles(j + 4) << 4);
-                    }
-                }
+type PackedQ4K = ([[Line; 4]; 8], ([Scales; 8], [Scales; 2]));
+
+fn pack_q4_k(columns: Columns<'_>, block: usize) -> PackedQ4K {
+    let mut lines = [[ZERO; 4]; 8];
+    let (mut scales, mut supers) = ([NO_SCALES; 8], [NO_SCALES; 2]);
+    for (c, block) in columns.blocks::<144>(block) {
+        supers[0].0[c] = half_at(block, 0);
+        supers[1].0[c] = half_at(block, 2);
+        for (s, scales) in scales.iter_mut().enumerate() {
+            scales.0[c] = q4_k_scales(fixed::<12>(block, 4), s);
+        }
+        for (s, lines) in lines.iter_mut().enumerate() {
+            // 32 bytes hold two blocks of 32: one in the low, one in the high nibbles.
+            let nibbles = |t: usize| {
+                (word_at(block, 16 + 32 * (s / 2) + 4 * t) >> (4 * (s % 2))) & 0x0f0f_0f0f
+            };
+            for (j, line) in lines.iter_mut().enumerate() {
+                line.0[c] = nibbles(j) | (nibbles(j + 4) << 4);
             }
-            self.lines
-                .extend(lines.as_flattened().iter().copied().map(Line));
-            self.scales.extend(scales.map(Scales));
-            self.supers.extend(supers.map(Scales));
         }
     }
+    (lines, (scales, supers))
+}
 
-    fn push_q6_k(&mut self, columns: &[u8], row_bytes: usize) {
-        for start in (0..row_bytes).step_by(210) {
-            let (mut lines, mut scales, mut supers) =
-                ([[[0; PANEL]; 6]; 8], [[0; PANEL]; 8], [0; PANEL]);
-            for (c, row) in columns.chunks_exact(row_bytes).enumerate() {
-                let block = fixed::<210>(row, start);
-                supers[c] = half_at(block, 208);
-                for (s, scales) in scales.iter_mut().enumerate() {
-                    scales[c] = half_at(block, 192 + 2 * s);
-                }
-                for (s, lines) in lines.iter_mut().enumerate() {
-                    // 128 inputs have 64 bytes of nibbles and 32 bytes of high bits.
-                    let (half, quarter) = (s / 4, s % 4);
-                    let nibbles = |t: usize| {
-                        let word = word_at(block, 64 * half + 32 * (quarter % 2) + 4 * t);
-                        (word >> (4 * (quarter / 2))) & 0x0f0f_0f0f
-                    };
-                    let highs = |t: usize| {
-                        (word_at(block, 128 + 32 * half + 4 * t) >> (2 * quarter)) & 0x0303_0303
-                    };
-                    for (j, line) in lines[..4].iter_mut().enumerate() {
-                        line[c] = nibbles(j) | (nibbles(j + 4) << 4);
-                    }
-                    for (i, line) in lines[4..].iter_mut().enumerate() {
-                        line[c] = (0..4).fold(0, |bits, u| bits | (highs(4 * i + u) << (2 * u)));
-                    }
-                }
+type PackedQ6K = ([[Line; 6]; 8], ([Scales; 8], Scales));
+
+fn pack_q6_k(columns: Columns<'_>, block: usize) -> PackedQ6K {
+    let mut lines = [[ZERO; 6]; 8];
+    let (mut scales, mut supers) = ([NO_SCALES; 8], NO_SCALES);
+    for (c, block) in columns.blocks::<210>(block) {
+        supers.0[c] = half_at(block, 208);
+        for (s, scales) in scales.iter_mut().enumerate() {
+            scales.0[c] = half_at(block, 192 + 2 * s);
+        }
+        for (s, lines) in lines.iter_mut().enumerate() {
+            // 128 inputs have 64 bytes of nibbles and 32 bytes of high bits.
+            let (half, quarter) = (s / 4, s % 4);
+            let nibbles = |t: usize| {
+                let word = word_at(block, 64 * half + 32 * (quarter % 2) + 4 * t);
+                (word >> (4 * (quarter / 2))) & 0x0f0f_0f0f
+            };
+            let highs =
+                |t: usize| (word_at(block, 128 + 32 * half + 4 * t) >> (2 * quarter)) & 0x0303_0303;
+            for (j, line) in lines[..4].iter_mut().enumerate() {
+                line.0[c] = nibbles(j) | (nibbles(j + 4) << 4);
             }
-            self.lines
-                .extend(lines.as_flattened().iter().copied().map(Line));
-            self.scales.extend(scales.map(Scales));
-            self.supers.push(Scales(supers));
+            for (i, line) in lines[4..].iter_mut().enumerate() {
+                line.0[c] = (0..4).fold(0, |bits, u| bits | (highs(4 * i + u) << (2 * u)));
+            }
         }
     }
+    (lines, (scales, supers))
 }
 
 /// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper two of the last four stored apart.

@@ -462,6 +462,31 @@ fn the_smallest_and_largest_activations_stay_finite() {
 }
 
 #[test]
+fn packing_does_not_depend_on_the_threads() {
+    let (n, k) = (16 * 9 + 5, 512);
+    for format in Format::ALL {
+        let bytes = matrix(format, n, k, Fill::Random, 5);
+        let pack = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().unwrap();
+            pool.install(|| PackedMatrix::pack(format, &bytes, n, k).unwrap())
+        };
+        let (one, five) = (pack(1), pack(5));
+        for panel in 0..one.panels() {
+            let (a, b) = (one.panel(panel), five.panel(panel));
+            let lines = a.lines.iter().zip(b.lines).all(|(a, b)| a.0 == b.0);
+            let scales = a.scales.iter().chain(a.supers);
+            let scales = scales.zip(b.scales.iter().chain(b.supers));
+            assert!(
+                lines && scales.clone().all(|(a, b)| a.0 == b.0),
+                "{format} {panel}"
+            );
+        }
+        assert_eq!(one.bytes(), five.bytes());
+    }
+}
+
+#[test]
 fn wrong_sizes_are_refused() {
     let shape = |format, n, k| {
         matches!(

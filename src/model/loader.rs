@@ -1,15 +1,16 @@
 //! Hands the checkpoint's tensors to the network as it is built, in the form that suits the device.
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::RmsNorm;
+use rayon::prelude::*;
 
 use super::embedding::Embedding;
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
 use crate::device::Storage;
 use crate::kernels::{Format, PackedMatrix};
-use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
+use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError, ggml};
 
 /// A checkpoint with the form that its tensors are wanted in.
 pub(super) struct Loader<'a> {
@@ -117,9 +118,9 @@ impl<'a> Loader<'a> {
 
     fn load(&self, name: &str, stored: &StoredTensor) -> Result<Tensor> {
         let (dtype, device) = (self.target.storage.dtype(), &self.target.device);
-        stored
-            .load(dtype, device)
-            .map_err(|source| self.checkpoint.failed(name, source))
+        let loaded = stored.load(dtype, device);
+        stored.release();
+        loaded.map_err(|source| self.checkpoint.failed(name, source))
     }
 
     fn stored(&mut self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
@@ -139,7 +140,10 @@ impl<'a> Loader<'a> {
                 self.quantise(stored, format, n, k)
             }
             (Storage::Quantised(_) | Storage::AsStored, Stored::Blocks(kind)) => {
-                match kernel(*kind) {
+                match Format::ALL
+                    .into_iter()
+                    .find(|&format| ggml(format) == *kind)
+                {
                     Some(format) if device.is_cpu() => self.pack(format, stored.bytes(), n, k),
                     _ => stored
                         .load_blocks(device)
@@ -151,9 +155,11 @@ impl<'a> Loader<'a> {
                 .load(self.target.storage.dtype(), device)
                 .map(Weight::Dense),
         };
+        stored.release();
         weight.map_err(|source| self.checkpoint.failed(name, source))
     }
 
+    /// A few rows at a time on each thread, so that the tensor is never all there as float32.
     fn quantise(
         &self,
         stored: &StoredTensor,
@@ -161,9 +167,14 @@ impl<'a> Loader<'a> {
         n: usize,
         k: usize,
     ) -> candle_core::Result<Weight> {
-        let tensor = stored.load(DType::F32, &Device::Cpu)?;
-        let blocks = QTensor::quantize(&tensor, ggml(format))?;
-        self.pack(format, &blocks.data()?, n, k)
+        const ROWS: usize = 64;
+        let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
+            let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
+            let blocks = QTensor::quantize(&rows, ggml(format))?;
+            Ok(blocks.data()?.into_owned())
+        });
+        let blocks = parts.collect::<candle_core::Result<Vec<_>>>()?.concat();
+        self.pack(format, &blocks, n, k)
     }
 
     fn pack(
@@ -175,19 +186,5 @@ impl<'a> Loader<'a> {
     ) -> candle_core::Result<Weight> {
         let packed = PackedMatrix::pack(format, blocks, n, k).map_err(candle_core::Error::wrap)?;
         Ok(Weight::Packed(packed))
-    }
-}
-
-/// The kernel for blocks of this kind, if there is one.
-fn kernel(kind: GgmlDType) -> Option<Format> {
-    Format::ALL.into_iter().find(|&format| ggml(format) == kind)
-}
-
-fn ggml(format: Format) -> GgmlDType {
-    match format {
-        Format::Q4_0 => GgmlDType::Q4_0,
-        Format::Q8_0 => GgmlDType::Q8_0,
-        Format::Q4K => GgmlDType::Q4K,
-        Format::Q6K => GgmlDType::Q6K,
     }
 }

@@ -23,7 +23,8 @@ use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
 use loader::Loader;
 
-const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+/// Name of the embedding table `[V, D]`.
+pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
 
 /// A loaded network, ready to predict.
 pub struct Model {

@@ -11,6 +11,7 @@ use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
 use candle_core::{DType, Device, Tensor};
 
 use super::{Bytes, WeightsError};
+use crate::kernels::Format;
 
 /// Checked headers over mapped files.
 pub struct Checkpoint {
@@ -35,6 +36,16 @@ pub enum Stored {
     Blocks(GgmlDType),
     /// In a type that weights are not stored in.
     Other(String),
+}
+
+/// The tensor library's name of a format that there are kernels for.
+pub fn ggml(format: Format) -> GgmlDType {
+    match format {
+        Format::Q4_0 => GgmlDType::Q4_0,
+        Format::Q8_0 => GgmlDType::Q8_0,
+        Format::Q4K => GgmlDType::Q4K,
+        Format::Q6K => GgmlDType::Q6K,
+    }
 }
 
 /// A tensor as it is stored: a part of a mapped file.
@@ -86,6 +97,21 @@ impl Checkpoint {
         self.places
             .get(tensor)
             .map(|(_, place)| place.shape.clone())
+    }
+
+    /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they are, the rest
+    /// becomes float32, and `table`, of which a canvas needs a few rows, stays in the file unless it is also the
+    /// head.
+    pub fn bytes_as_stored(&self, table: &str, is_tied: bool) -> u64 {
+        let loaded = self
+            .places
+            .iter()
+            .filter(|(name, _)| is_tied || *name != table);
+        let bytes = loaded.map(|(_, (_, place))| match place.stored {
+            Stored::Float(_) => 4 * place.shape.iter().product::<usize>() as u64,
+            _ => place.range.len() as u64,
+        });
+        bytes.sum()
     }
 
     /// Bytes of all tensors together, as stored.
@@ -199,6 +225,12 @@ impl StoredTensor {
     /// The shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// Gives the memory of the mapped pages back after their contents were copied; whoever reads them again reads
+    /// the file again.
+    pub fn release(&self) {
+        self.bytes.release(self.range.clone());
     }
 
     /// Some consecutive rows of a matrix, or the whole of a vector (its only row), as float32 on the

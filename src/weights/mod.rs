@@ -5,11 +5,12 @@ pub mod gguf;
 mod safetensors;
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Checkpoint, Stored, StoredTensor};
+pub use self::checkpoint::{Checkpoint, Stored, StoredTensor, ggml};
 pub use self::safetensors::Index;
 
 /// The bytes of a weight file: mapped from disk, or part of this binary.
@@ -32,11 +33,31 @@ impl Bytes {
             source,
         };
         let file = File::open(path).map_err(open)?;
-        // SAFETY: the map is read-only and private. Another process that truncates the file while
+        // SAFETY: the map is read-only. Another process that truncates the file while
         // it is mapped could crash this one; nobody rewrites weights in place (downloads go to a
         // new file that is renamed).
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
         Ok(Self::Mapped(map))
+    }
+
+    /// Gives the memory of some mapped bytes back to the system. They can still be read.
+    #[allow(unsafe_code)]
+    fn release(&self, bytes: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            // SAFETY: the map is of a file, shared and never written to: a page that is dropped and touched again
+            // has the file's contents, as before. An error means that it is kept, which is harmless.
+            let dropped = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    bytes.start,
+                    bytes.len(),
+                )
+            };
+            let _ = dropped;
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 }
 

@@ -168,7 +168,8 @@ fn the_report_is_complete_and_adds_up() {
         json!({
             "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2,
             "top_p": 0.95, "top_k": null, "alg_temp": null, "eps": 0.001, "seed": 7,
-            "exact": true, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
+            "exact": true, "window": null, "lookahead": null, "cache": "none",
+            "refresh": "window", "threshold": null, "order_temperature": null, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
         })
     );
 }
@@ -468,6 +469,7 @@ fn help_texts() {
         &["-h"][..],
         &["--help"],
         &["generate", "-h"],
+        &["infill", "-h"],
         &["batch", "--help"],
         &["report", "-h"],
         &["models", "-h"],

@@ -918,6 +918,11 @@ fn the_cache_is_listed() {
         &[config, (SHARD, b"w")],
     );
     python_snapshot(
+        &root.join("models--other--m-GGUF"),
+        COMMIT,
+        &[("m.Q8_0.gguf", b"GGUF")],
+    );
+    python_snapshot(
         &root.join("models--other--no-config"),
         COMMIT,
         &[("README.md", b"")],
@@ -936,17 +941,20 @@ fn the_cache_is_listed() {
     let models = cached(&world.options).unwrap();
     let summary: Vec<_> = models
         .iter()
-        .map(|m| (m.id.as_str(), m.alias, m.is_complete))
+        .map(|m| (m.id.as_str(), m.is_complete))
         .collect();
     assert_eq!(
         summary,
         [
-            ("apple/DiffuCoder-7B-Base", Some("diffucoder-base"), false),
-            ("other/m", None, true),
-            (REPO, None, false)
+            ("apple/DiffuCoder-7B-Base", false),
+            ("other/m", true),
+            ("other/m-GGUF", true),
+            (REPO, false)
         ]
     );
-    assert!(models[2].bytes > 20_000);
+    let gguf = models[2].gguf("q8_0").map(|file| (&*file.name, file.bytes));
+    assert_eq!(gguf, Some(("m.Q8_0.gguf", 4)));
+    assert!(models[3].bytes > 20_000);
     #[cfg(unix)]
     assert_eq!(models[0].bytes, 2 + 60 + 3);
     python_snapshot(&base, &"e".repeat(40), &[("2.safetensors", b"two")]);

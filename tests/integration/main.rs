@@ -8,8 +8,10 @@ mod gguf;
 mod golden;
 mod hub;
 mod hub_command;
+mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
+mod infill;
 mod settings;
 mod tiny;
 mod tokenizer;

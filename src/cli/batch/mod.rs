@@ -270,9 +270,13 @@ impl Args {
             }
             Task::Answer { prompt } => {
                 let system = line.system.as_deref().unwrap_or(&self.system);
-                let prompt = match self.raw {
+                let prompt = match self.raw || !package.is_chat() {
                     true => Prompt::Raw(prompt),
-                    false => package.prompt(prompt, system),
+                    false => Prompt::Chat {
+                        system,
+                        user: prompt,
+                        answer: "",
+                    },
                 };
                 Request::new(package, prompt, &line.sampling)
             }

@@ -90,7 +90,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 impl HubServer {
-    /// Serves these files as `REPO` at `COMMIT`, which is `main`; `.safetensors` are large files.
+    /// Serves these files as `REPO` at `COMMIT`, which is `main`; `.safetensors` and `.gguf` are large files.
     pub fn start(files: &[(&str, &[u8])]) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let cdn_state = Arc::clone(&state);
@@ -115,7 +115,7 @@ impl HubServer {
             let (bytes, sum, on_cdn) = (
                 bytes.to_vec(),
                 sha256(bytes),
-                name.ends_with(".safetensors"),
+                name.ends_with(".safetensors") || name.ends_with(".gguf"),
             );
             (name.to_owned(), StoredFile { bytes, sum, on_cdn })
         };

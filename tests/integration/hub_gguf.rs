@@ -1,0 +1,164 @@
+//! GGUF files from a Hub on this machine, by the real binary: which file is taken, and what is said when none is.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::command::diffucoder;
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
+
+/// The built-in model as a GGUF file.
+fn gguf(folder: &Path) -> Vec<u8> {
+    let path = folder.join("made.gguf");
+    let args = ["quantize", "--model", "tiny", "--to", "q8_0", "-o"];
+    let made = diffucoder(&args).arg(&path).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    std::fs::read(path).unwrap()
+}
+
+fn generate(hub: &HubServer, home: &Path, model: &[&str]) -> Output {
+    let rest = ["-p", "def f(x):", "-n", "8", "--seed", "1", "-t", "0.2"];
+    diffucoder(&[&["generate", "--raw", "--model"][..], model, &rest].concat())
+        .env("HF_ENDPOINT", &hub.endpoint)
+        .env("HF_HOME", home)
+        .env_remove("HF_HUB_OFFLINE")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What a failure says.
+fn refusal(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+    text(&output.stderr)
+}
+
+#[test]
+fn a_file_is_found_by_name_and_by_quantisation_and_its_download_resumes() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = gguf(home.path());
+    let hub = HubServer::start(&[
+        ("README.md", b"models"),
+        ("Model-7B-q8_0.gguf", &bytes),
+        ("Model-7B-Q4_K_M.gguf", b"GGUF, but no more"),
+    ]);
+    hub.set(Faults {
+        cut: Some((300_000, 1)),
+        ..Faults::default()
+    });
+    let first = generate(&hub, home.path(), &[REPO, "--file", "MODEL-7b-Q8_0.GGUF"]);
+    let said = text(&first.stderr);
+    assert!(first.status.success(), "{said}");
+    assert!(said.contains("downloading 1 file of weights"), "{said}");
+    assert!(said.contains("trying again"), "{said}");
+    assert!(hub.transfers().contains(&"bytes=300000-".to_owned()));
+    let folder = home.path().join("hub/models--some-one--Model-7B");
+    let file: PathBuf = [&folder, Path::new("snapshots"), Path::new(COMMIT)]
+        .iter()
+        .collect();
+    let installed = std::fs::read(file.join("Model-7B-q8_0.gguf")).unwrap();
+    assert_eq!(sha256(&installed), sha256(&bytes));
+
+    // The cache answers from now on: by quantisation, by name, and offline.
+    let asked = hub.seen().len();
+    for model in [
+        &["some-one/Model-7B:Q8_0"][..],
+        &[REPO, "--file", "q8_0"],
+        &[REPO, "--file", "Model-7B-q8_0.gguf", "--offline"],
+        &[REPO, "--offline"],
+    ] {
+        let again = generate(&hub, home.path(), model);
+        assert!(again.status.success(), "{model:?}: {}", text(&again.stderr));
+        assert_eq!(again.stdout, first.stdout, "{model:?}");
+    }
+    assert_eq!(hub.seen().len(), asked);
+    let absent = generate(&hub, home.path(), &[REPO, "--file", "Q4_K_M", "--offline"]);
+    assert!(refusal(&absent).contains("is not in the cache"));
+
+    // Another file of the same repository is a question again; this one is broken.
+    let other = generate(&hub, home.path(), &[REPO, "--file", "q4_k_m"]);
+    let said = refusal(&other);
+    assert!(
+        said.contains("Model-7B-Q4_K_M.gguf cannot be used"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_damaged_download_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[("m-q8_0.gguf", b"GGUF and some bytes")]);
+    hub.set(Faults {
+        wrong_bytes: true,
+        ..Faults::default()
+    });
+    let said = refusal(&generate(&hub, home.path(), &["some-one/Model-7B:q8_0"]));
+    assert!(said.contains("the download of m-q8_0.gguf"), "{said}");
+    let snapshots = home.path().join("hub/models--some-one--Model-7B/snapshots");
+    assert!(!snapshots.exists(), "nothing unverified is shown");
+}
+
+#[test]
+fn a_lone_gguf_file_needs_no_name() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[("config.json", b"{}"), ("m.gguf", &gguf(home.path()))]);
+    let output = generate(&hub, home.path(), &[REPO]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let fetched = hub.seen().into_iter().map(|seen| seen.path);
+    assert!(fetched.filter(|path| path.contains("config.json")).count() == 0);
+}
+
+#[test]
+fn what_there_is_to_choose_from_is_listed() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[("m.Q8_0.gguf", b"GGUF"), ("m.Q4_K_M.gguf", b"GGUF")]);
+    for (model, expected) in [
+        (
+            &[REPO][..],
+            "error: some-one/Model-7B holds 2 GGUF files\n\
+             hint: choose one with --file: m.Q4_K_M.gguf, m.Q8_0.gguf\n",
+        ),
+        (
+            &["some-one/Model-7B:q5_k_m"],
+            "error: some-one/Model-7B has no single GGUF file q5_k_m\n\
+             hint: it has m.Q4_K_M.gguf, m.Q8_0.gguf: give one whole name with --file\n",
+        ),
+    ] {
+        assert_eq!(refusal(&generate(&hub, home.path(), model)), expected);
+    }
+    assert!(hub.transfers().is_empty());
+    let hub = HubServer::start(&[("config.json", b"{}"), ("model.safetensors", b"")]);
+    let said = refusal(&generate(
+        &hub,
+        home.path(),
+        &[REPO, "--file", "q8_0", "--revision", COMMIT],
+    ));
+    assert_eq!(
+        said,
+        "error: some-one/Model-7B has no GGUF file\nhint: leave --file out\n"
+    );
+}
+
+#[test]
+fn a_file_of_a_model_that_is_not_on_the_hub_is_wrong_usage() {
+    for (args, says) in [
+        (
+            &["tiny", "--file", "x.gguf"][..],
+            "--file is for models on the Hub",
+        ),
+        (&["a/b:q8_0", "--file", "x.gguf"], "name two files"),
+        (
+            &["diffucoder-base:q4_k_m"],
+            "diffucoder quantize --model diffucoder-base",
+        ),
+    ] {
+        let args = [&["generate", "-p", "x", "--model"][..], args].concat();
+        let output = diffucoder(&args).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
