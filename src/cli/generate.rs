@@ -18,6 +18,14 @@ use crate::diffusion::{Observer, Settings, Step};
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  diffucoder generate --model tiny --prompt \"def fibonacci(n):\" -n 48
+  cat start.py | diffucoder generate --model diffucoder-base >> start.py
+  diffucoder generate --model tiny --prompt \"def f(x):\" --output json | jq .usage
+  diffucoder generate --model tiny --prompt \"class Stack:\" --watch
+  diffucoder generate --model tiny --prompt \"class Stack:\" --trace run.jsonl
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.")]
 pub struct Args {
     #[command(flatten)]
     prompt: PromptArgs,

@@ -151,13 +151,7 @@ fn mistakes_are_named_with_file_and_line() {
 fn shells_and_man_know_every_command() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = stdout(&run(&["completions", shell]));
-        for word in [
-            "generate",
-            "batch",
-            "report",
-            "--max-new-tokens",
-            "topk_margin",
-        ] {
+        for word in ["generate", "batch", "report", "--max-new-tokens"] {
             let fish = script.contains(&format!("-l {}", word.trim_start_matches("--")));
             assert!(script.contains(word) || fish, "{shell}: {word}");
         }
@@ -193,4 +187,15 @@ fn doctor_finds_the_machine() {
         text.contains("kernels ") && text.contains("1 threads to compute with"),
         "{text}"
     );
+}
+
+#[test]
+fn the_readme_shows_the_workflow_that_runs() {
+    let file = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        fs::read_to_string(path).unwrap().replace('\r', "")
+    };
+    let workflow = file(".github/workflows/example.yml");
+    let jobs = &workflow[workflow.find("jobs:").unwrap()..];
+    assert!(file("README.md").contains(jobs));
 }

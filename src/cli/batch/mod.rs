@@ -153,7 +153,7 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
         ui,
         parser: Parser::new(args.format, given),
         sink: Sink::open(&args.output, args.format, ui)?,
-        runner: Runner::Opened(Some(opened)),
+        runner: Runner::Opened(Some(Box::new(opened))),
         seen: HashMap::new(),
     };
     let (mut lines, mut failed) = (0, 0);
@@ -191,7 +191,7 @@ struct Batch<'a> {
 
 /// The model, which is not loaded before a line needs it.
 enum Runner {
-    Opened(Option<Opened>),
+    Opened(Option<Box<Opened>>),
     Loaded(Box<Engine>),
 }
 
