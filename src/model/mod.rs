@@ -5,7 +5,7 @@
 //! computes the rows it is told to; the last layer and the head run only for the rows whose logits are
 //! asked for, which is exact, because nothing after them mixes positions.
 //!
-//! There are two implementations: [`native`] for the CPU, with kernels of our own, and [`tensor`] on
+//! There are two implementations: `native` for the CPU, with kernels of our own, and `tensor` on
 //! candle for GPUs.
 
 mod embedding;
