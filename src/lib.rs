@@ -16,6 +16,7 @@ pub mod diffusion;
 mod error;
 pub mod hub;
 pub mod kernels;
+pub mod limits;
 pub mod model;
 pub mod package;
 pub mod quantize;

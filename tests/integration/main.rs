@@ -1,6 +1,7 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+mod bench;
 mod checkpoints;
 mod command;
 mod gguf;
