@@ -4,10 +4,11 @@
 //! Each figure is the best of several passes over weights that no cache holds.
 
 use diffucoder::kernels::{
-    Activations, Format, Isa, PANEL, PackedMatrix, copy_rows, matmul_panels, peak_ops,
+    Activations, Format, Isa, PANEL, PackedMatrix, copy_rows, matmul_panels,
 };
+use diffucoder::limits::Meter;
+use diffucoder::weights::synthetic::random_blocks;
 use std::env;
-use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,14 +30,14 @@ struct Options {
 fn main() {
     let options = options();
     let Options { isa, threads, .. } = options;
-    let memory = vec![1u64; PASS_BYTES / 8];
-    let mut limits = Limits::default();
+    // Measured before each figure, since other work may be running: the best is kept.
+    let mut meter = Meter::new(isa, threads);
     let mut results = Vec::new();
     for &format in &options.formats {
         for &(n, k) in &options.shapes {
             let matrices = matrices(format, n, k);
             for &rows in &options.rows {
-                limits.measure(isa, threads, &memory);
+                meter.measure();
                 results.push((
                     format,
                     n,
@@ -48,9 +49,10 @@ fn main() {
             }
         }
     }
+    let limits = meter.measure();
     println!(
         "{isa}, {threads} threads: int8 {:.3} T op/s, reading {:.1} GB/s",
-        limits.tops, limits.read_gb_s
+        limits.int8_tops, limits.read_gb_s
     );
     println!(
         "{:5} {:>11} {:>4} {:>10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8}",
@@ -64,40 +66,11 @@ fn main() {
             format.to_string(),
             format!("{n}x{k}"),
             times.product * 1e6,
-            100.0 * tops / limits.tops,
+            100.0 * tops / limits.int8_tops,
             100.0 * gb_s / limits.read_gb_s,
             times.quantise * 1e6,
             times.copy * 1e6,
         );
-    }
-}
-
-/// What the machine can do at best: measured before each figure, since other work may be running, and the best is kept.
-#[derive(Default)]
-struct Limits {
-    tops: f64,
-    read_gb_s: f64,
-}
-
-impl Limits {
-    fn measure(&mut self, isa: Isa, threads: usize, memory: &[u64]) {
-        let rounds = 1u64 << 18;
-        let ops = peak_ops(isa, 1) as f64 * rounds as f64 * threads as f64;
-        let seconds = best(0.0, || {
-            on_threads(threads, |_| _ = black_box(peak_ops(isa, rounds)))
-        });
-        let read = best(0.0, || {
-            on_threads(threads, |t| {
-                let part = memory.len() / threads;
-                black_box(
-                    memory[t * part..][..part]
-                        .iter()
-                        .fold(0u64, |sum, v| sum.wrapping_add(*v)),
-                );
-            });
-        });
-        self.tops = self.tops.max(ops / seconds / 1e12);
-        self.read_gb_s = self.read_gb_s.max(size_of_val(memory) as f64 / read / 1e9);
     }
 }
 
@@ -155,38 +128,12 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
     }
 }
 
-/// Matrices of random bytes with scales near 1, enough to fill a pass.
+/// Matrices of random weights, enough to fill a pass.
 fn matrices(format: Format, n: usize, k: usize) -> Vec<PackedMatrix> {
-    let mut state = 1u64;
-    let mut blocks = vec![0u8; n * k / format.block_inputs() * format.block_bytes()];
-    for block in blocks.chunks_exact_mut(format.block_bytes()) {
-        block.fill_with(|| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        });
-        let halves: &[usize] = match format {
-            Format::Q4_0 | Format::Q8_0 => &[0],
-            Format::Q4K => &[0, 2],
-            Format::Q6K => &[208],
-        };
-        for &at in halves {
-            block[at..at + 2].copy_from_slice(&0x2c00u16.to_le_bytes());
-        }
-    }
+    let blocks = random_blocks(format, n * k / format.block_inputs(), 1.0);
     (0..PASS_BYTES.div_ceil(blocks.len()))
         .map(|_| PackedMatrix::pack(format, &blocks, n, k).expect("the sizes fit"))
         .collect()
-}
-
-fn on_threads(threads: usize, work: impl Fn(usize) + Sync) {
-    thread::scope(|scope| {
-        for t in 0..threads {
-            let work = &work;
-            scope.spawn(move || work(t));
-        }
-    });
 }
 
 /// Shortest of several runs, at least three and as many as the time allows.

@@ -18,6 +18,7 @@ mod error;
 pub mod hub;
 pub mod infill;
 pub mod kernels;
+pub mod limits;
 pub mod model;
 pub mod package;
 pub mod place;

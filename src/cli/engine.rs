@@ -12,12 +12,14 @@ use super::download::Download;
 use super::ui::Ui;
 use super::values::at_least_one;
 use super::{ModelArgs, UsageError};
+use crate::config::Config;
 use crate::device::{DeviceChoice, Precision, Quantisation, Storage, free_memory_bytes};
 use crate::error::Error;
 use crate::hub::{HubOptions, ModelSpec};
-use crate::kernels::Isa;
+use crate::kernels::{Format, Isa};
 use crate::model::{Model, Target};
 use crate::package::Package;
+use crate::weights::Checkpoint;
 
 /// The computing flags, of every command that runs a model.
 #[derive(clap::Args)]
@@ -119,6 +121,29 @@ impl ComputeArgs {
     pub fn start_threads(&self) -> anyhow::Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or_else(cores));
         pool.build_global().context("cannot start the threads")
+    }
+
+    /// Random weights in the shapes of `config`, and how to hold them: quantised to q4_0 unless `--quant` says
+    /// otherwise.
+    ///
+    /// # Errors
+    /// When they do not fit the memory.
+    pub fn synthetic(&self, config: &Config) -> anyhow::Result<(Checkpoint, Target)> {
+        let (quantisation, format) = match self.quant {
+            Quantisation::Auto => (Quantisation::To(Format::Q4_0), Some(Format::Q4_0)),
+            Quantisation::To(format) => (self.quant, Some(format)),
+            Quantisation::None => (self.quant, None),
+        };
+        let (device, parameters) = (candle_core::Device::Cpu, config.parameters());
+        let free_bytes = free_memory_bytes(&device);
+        let storage = Storage::choose(self.dtype, quantisation, &device, parameters, free_bytes);
+        let target = Target {
+            storage: storage.map_err(Error::from)?,
+            isa: isa()?,
+            device,
+        };
+        let checkpoint = Checkpoint::synthetic(config, format).map_err(Error::from)?;
+        Ok((checkpoint, target))
     }
 
     /// How to hold the weights.

@@ -5,6 +5,7 @@
 
 mod answer;
 mod batch;
+mod bench;
 mod cells;
 mod check;
 mod code;
@@ -88,6 +89,8 @@ enum Command {
     Report(page::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
+    /// Measure how fast a model runs here, beside what this machine can do at best
+    Bench(Box<bench::Args>),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
     Quantize(quantize::Args),
     /// Show what this machine has, how fast it is, and which model suits it
@@ -233,6 +236,7 @@ fn run(typed: &ArgMatches) -> anyhow::Result<()> {
             batch::run(&args, given, &ui)
         }
         Command::Report(args) => page::run(&args, &ui),
+        Command::Bench(args) => bench::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
         Command::Doctor(args) => doctor::run(&args, &ui),

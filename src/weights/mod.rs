@@ -3,6 +3,7 @@
 mod checkpoint;
 pub mod gguf;
 mod safetensors;
+pub mod synthetic;
 
 use std::fs::File;
 use std::ops::Range;
@@ -13,12 +14,14 @@ use memmap2::Mmap;
 pub use self::checkpoint::{Checkpoint, Stored, StoredTensor, ggml};
 pub use self::safetensors::Index;
 
-/// The bytes of a weight file: mapped from disk, or part of this binary.
+/// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.
 pub enum Bytes {
     /// A read-only memory map.
     Mapped(Mmap),
     /// Embedded data.
     Static(&'static [u8]),
+    /// Data made here.
+    Owned(Vec<u8>),
 }
 
 impl Bytes {
@@ -66,6 +69,7 @@ impl AsRef<[u8]> for Bytes {
         match self {
             Self::Mapped(map) => map,
             Self::Static(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
         }
     }
 }

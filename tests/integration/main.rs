@@ -2,6 +2,7 @@
 //! `tests/fixtures`.
 
 mod batch;
+mod bench;
 mod checkpoints;
 mod command;
 mod gguf;

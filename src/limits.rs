@@ -1,0 +1,135 @@
+//! What this machine can do at best: 8-bit multiplications a second, and bytes of memory read a second.
+//!
+//! Every figure of speed is worth something only beside these. They are measured where they are needed, because
+//! machines vary and share their cores with others.
+
+use crate::kernels::{Isa, peak_ops};
+use std::hint::black_box;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Memory that is read: far more than caches hold.
+const TABLE_BYTES: usize = 512 << 20;
+/// Rounds of dot products in one run: a few milliseconds.
+const ROUNDS: u64 = 1 << 18;
+/// Runs of each kind in a measurement, of which the best counts.
+const RUNS: usize = 3;
+
+/// A machine's limits, all threads together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// 10^12 operations a second on 8-bit integers; a product and a sum are two.
+    pub int8_tops: f64,
+    /// 10^9 bytes a second read from memory.
+    pub read_gb_s: f64,
+}
+
+/// Measures [`Limits`], as often as asked, and keeps the best.
+pub struct Meter {
+    isa: Isa,
+    threads: usize,
+    table: Vec<u64>,
+    best: Limits,
+}
+
+impl Meter {
+    /// For products by `isa` on this many threads.
+    pub fn new(isa: Isa, threads: usize) -> Self {
+        Self {
+            isa,
+            threads,
+            table: vec![1; TABLE_BYTES / 8],
+            best: Limits::default(),
+        }
+    }
+
+    /// Measures once more, and gives the best so far: other work may have been running before.
+    pub fn measure(&mut self) -> Limits {
+        let ops = peak_ops(self.isa, 1) as f64 * ROUNDS as f64 * self.threads as f64;
+        for _ in 0..RUNS {
+            let multiplying = self.on_threads(|_| {
+                black_box(peak_ops(self.isa, ROUNDS));
+            });
+            let reading = self.on_threads(|thread| {
+                let part = self.table.len() / self.threads;
+                let part = &self.table[thread * part..][..part];
+                black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+            });
+            let tops = ops / multiplying.as_secs_f64() / 1e12;
+            let gb_s = size_of_val(&self.table[..]) as f64 / reading.as_secs_f64() / 1e9;
+            self.best.int8_tops = self.best.int8_tops.max(tops);
+            self.best.read_gb_s = self.best.read_gb_s.max(gb_s);
+        }
+        self.best
+    }
+
+    /// Time of some work on all threads, which get their numbers.
+    fn on_threads(&self, work: impl Fn(usize) + Sync) -> Duration {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for number in 0..self.threads {
+                let work = &work;
+                scope.spawn(move || work(number));
+            }
+        });
+        start.elapsed()
+    }
+}
+
+/// Lets [`peak_rss_bytes`] count from now on, where the system can do that (Linux).
+pub fn reset_peak_rss() {
+    #[cfg(target_os = "linux")]
+    {
+        // 5 is the peak (proc_pid_clear_refs); without it the figure only covers more.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
+}
+
+/// The most memory that this process has held so far, shared pages of mapped files included, if the system says.
+pub fn peak_rss_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(kib * 1024)
+    }
+    #[cfg(all(unix, not(target_os = "linux")))]
+    {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let peak = u64::try_from(getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss()).ok()?;
+        // Apple counts bytes, the others kibibytes.
+        Some(if cfg!(target_vendor = "apple") {
+            peak
+        } else {
+            peak * 1024
+        })
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_a_machine() {
+        let mut meter = Meter::new(Isa::detect(), 1);
+        meter.table.truncate(1 << 16);
+        let first = meter.measure();
+        assert!(first.int8_tops > 0.0 && first.read_gb_s > 0.0);
+        let second = meter.measure();
+        assert!(second.int8_tops >= first.int8_tops && second.read_gb_s >= first.read_gb_s);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_peak_covers_what_was_held() {
+        let held = vec![1u8; 64 << 20];
+        let peak = peak_rss_bytes().unwrap();
+        assert!(peak >= black_box(&held).len() as u64, "{peak}");
+    }
+}

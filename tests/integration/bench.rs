@@ -1,0 +1,101 @@
+//! `bench` by the real binary, and the random weights that it measures.
+
+use candle_core::Device;
+use diffucoder::builtin;
+use diffucoder::config::Config;
+use diffucoder::device::Storage;
+use diffucoder::kernels::{Format, Isa};
+use diffucoder::model::{Model, Target};
+use diffucoder::weights::Checkpoint;
+use serde_json::Value;
+
+use crate::command::diffucoder;
+
+fn bench(args: &[&str]) -> Value {
+    let output = diffucoder(&[&["bench", "-o", "json"][..], args].concat())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_object_has_limits_passes_and_costs() {
+    for args in [
+        &["--synthetic", "tiny", "--quant", "q8_0", "--rows", "1,3"][..],
+        &["--model", "tiny", "--rows", "1,3"],
+    ] {
+        let report = bench(args);
+        let keys: Vec<&String> = report.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["limits", "forward", "load_s", "peak_rss_bytes"]);
+        let limit = report["limits"]["int8_tops"].as_f64().unwrap();
+        assert!(limit > 0.0 && report["limits"]["read_gb_s"].as_f64().unwrap() > 0.0);
+        let passes = report["forward"].as_array().unwrap();
+        let rows: Vec<_> = passes.iter().map(|pass| &pass["rows"]).collect();
+        assert_eq!(rows, [1, 3]);
+        for pass in passes {
+            let number = |key: &str| pass[key].as_f64().unwrap();
+            assert!(number("seconds") > 0.0);
+            let share = number("tops") / limit;
+            assert!((number("share_of_int8") - share).abs() < 1e-9 * share.abs());
+        }
+        // Work is counted: the same weights for three rows are three times as many operations.
+        let operations =
+            |pass: &Value| pass["tops"].as_f64().unwrap() * pass["seconds"].as_f64().unwrap();
+        let ratio = operations(&passes[1]) / operations(&passes[0]);
+        assert!((ratio - 3.0).abs() < 1e-6, "{ratio}");
+    }
+}
+
+#[test]
+fn rows_beyond_the_model_and_two_subjects_are_wrong_usage() {
+    for (args, says) in [
+        (
+            &["--synthetic", "tiny", "--rows", "1,99999999"][..],
+            "takes up to",
+        ),
+        (&["--synthetic", "tiny", "--rows", "0"], "at least 1"),
+        (
+            &["--synthetic", "tiny", "--model", "tiny"],
+            "cannot be used with",
+        ),
+    ] {
+        let output = diffucoder(&[&["bench"][..], args].concat())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn random_weights_keep_activations_finite() {
+    let (_, json) = builtin::TINY
+        .iter()
+        .find(|(name, _)| *name == "config.json")
+        .unwrap();
+    let config = Config::from_json(json).unwrap();
+    for format in [
+        Some(Format::Q4_0),
+        Some(Format::Q8_0),
+        Some(Format::Q4K),
+        None,
+    ] {
+        let target = Target {
+            device: Device::Cpu,
+            storage: Storage::AsStored,
+            isa: Isa::detect(),
+        };
+        let checkpoint = Checkpoint::synthetic(&config, format).unwrap();
+        let mut model = Model::load(&config, checkpoint, &target, &mut |_, _| {}).unwrap();
+        let logits = model.head_output(&[1, 2, 3, 5, 8]).unwrap();
+        let (first, largest) = (logits[0], logits.iter().fold(0f32, |m, x| m.max(x.abs())));
+        assert!(
+            largest.is_finite() && largest > 0.0,
+            "{format:?}: {largest}"
+        );
+        assert!(logits.iter().any(|x| *x != first), "{format:?}");
+    }
+}
