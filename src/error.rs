@@ -1,5 +1,6 @@
 //! Everything that can go wrong in the library, each with what the user can do about it.
 
+use crate::atomic::AtomicError;
 use crate::chat::ChatError;
 use crate::config::ConfigError;
 use crate::device::DeviceError;
@@ -33,6 +34,9 @@ pub enum Error {
     /// A quantised file could not be made.
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
+    /// A file could not be replaced.
+    #[error(transparent)]
+    Write(#[from] AtomicError),
     /// Denoising failed.
     #[error(transparent)]
     Generate(#[from] GenerateError<candle_core::Error>),
@@ -49,6 +53,7 @@ impl Error {
             Self::Device(error) => error.hint(),
             Self::Weights(error) => error.hint(),
             Self::Quantize(error) => error.hint(),
+            Self::Write(error) => error.hint(),
             Self::Generate(error) => error.hint(),
         }
     }

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod arness;
+pub mod atomic;
 pub mod builtin;
 pub mod chat;
 pub mod cli;
@@ -15,11 +16,14 @@ pub mod device;
 pub mod diffusion;
 mod error;
 pub mod hub;
+pub mod infill;
 pub mod kernels;
 pub mod limits;
 pub mod model;
 pub mod package;
+pub mod place;
 pub mod quantize;
+pub mod syntax;
 pub mod tokenizer;
 pub mod weights;
 

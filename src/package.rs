@@ -57,7 +57,19 @@ pub enum Prompt<'a> {
         system: &'a str,
         /// The user's message.
         user: &'a str,
+        /// The beginning of the model's answer.
+        answer: &'a str,
     },
+}
+
+impl<'a> Prompt<'a> {
+    /// The system message, where the model gets one.
+    pub fn system(&self) -> Option<&'a str> {
+        match self {
+            Self::Raw(_) => None,
+            Self::Chat { system, .. } => Some(system),
+        }
+    }
 }
 
 /// Where the files are.
@@ -226,13 +238,9 @@ impl Package {
         Ok(vocabulary.map_err(QuantizeError::from)?)
     }
 
-    /// The form in which this model takes a prompt: in its chat template if it is a chat model.
-    pub fn prompt<'a>(&self, text: &'a str, system: &'a str) -> Prompt<'a> {
-        if self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some() {
-            Prompt::Chat { system, user: text }
-        } else {
-            Prompt::Raw(text)
-        }
+    /// Whether this model takes its prompts in a chat template.
+    pub fn is_chat(&self) -> bool {
+        self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some()
     }
 
     /// Token ids of a prompt.
@@ -241,9 +249,16 @@ impl Package {
     /// When the template fails, or the prompt contains the mask token.
     pub fn encode(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>, Error> {
         match (prompt, &self.chat_template) {
-            (Prompt::Chat { system, user }, Some(template)) => {
+            (
+                Prompt::Chat {
+                    system,
+                    user,
+                    answer,
+                },
+                Some(template),
+            ) => {
                 let messages = [Message::new("system", *system), Message::new("user", *user)];
-                Ok(template.encode(&self.tokenizer, &messages, true, "")?)
+                Ok(template.encode(&self.tokenizer, &messages, true, answer)?)
             }
             (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {
                 Ok(self.tokenizer.encode_prompt(text, self.mask_id)?)

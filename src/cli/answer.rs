@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::engine::device_name;
 use super::report::{Report, SettingsReport, Timing, Usage};
 use super::sampling::{SamplingArgs, check_context};
-use crate::device::Storage;
-use crate::diffusion::{self, Canvas, Ending, Generation, Observer, Piece, Settings};
+use crate::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
 use crate::error::Error;
 use crate::model::{Model, Target};
 use crate::package::{Package, Prompt};
@@ -120,31 +118,8 @@ impl<'a> Request<'a> {
 
     /// Every setting, for those who read results later.
     pub fn settings(&self, target: &Target) -> SettingsReport {
-        let system = match &self.prompt {
-            Prompt::Raw(_) => None,
-            Prompt::Chat { system, .. } => Some((*system).to_string()),
-        };
-        let settings = &self.settings;
-        SettingsReport {
-            max_new_tokens: self.max_new_tokens,
-            steps: settings.steps,
-            algorithm: settings.algorithm.name(),
-            temperature: settings.shaping.temperature,
-            top_p: settings.shaping.top_p,
-            top_k: settings.shaping.top_k,
-            alg_temp: settings.alg_temp,
-            eps: settings.eps,
-            seed: settings.seed,
-            exact: settings.ending == Ending::FullCanvas,
-            raw: system.is_none(),
-            system,
-            device: device_name(target),
-            dtype: target.storage.dtype().as_str(),
-            quant: match target.storage {
-                Storage::Dense(_) => "none".into(),
-                other => other.to_string(),
-            },
-        }
+        let system = self.prompt.system();
+        SettingsReport::new(self.max_new_tokens, &self.settings, system, target)
     }
 }
 
@@ -165,6 +140,7 @@ impl Answer {
             token_ids: self.generation.canvas.generated(),
             reveal_step: self.generation.canvas.reveal_step(),
             finish_reason: self.finish_reason,
+            parses: None,
             usage: Usage::new(request.prompt_tokens(), self.tokens, &self.generation),
             timing: Timing {
                 load_s: load_time.as_secs_f64(),

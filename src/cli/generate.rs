@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use super::ModelArgs;
 use super::UsageError;
 use super::answer::Request;
+use super::check::CheckArgs;
+use super::code;
 use super::engine::{ComputeArgs, Opened};
 use super::progress::{self, Progress};
 use super::prompt::PromptArgs;
@@ -12,14 +14,24 @@ use super::sampling::SamplingArgs;
 use super::trace::{Recorder, TraceFile};
 use super::ui::{self, Ui, Written};
 use super::values::{Output, at_least_one};
-use crate::diffusion::{Observer, Step};
-use crate::package::Prompt;
+use crate::diffusion::{Observer, Settings, Step};
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  diffucoder generate --model tiny --prompt \"def fibonacci(n):\" -n 48
+  cat start.py | diffucoder generate --model diffucoder-base >> start.py
+  diffucoder generate --model tiny --prompt \"def f(x):\" --output json | jq .usage
+  diffucoder generate --model tiny --prompt \"class Stack:\" --watch
+  diffucoder generate --model tiny --prompt \"class Stack:\" --trace run.jsonl
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.")]
 pub struct Args {
     #[command(flatten)]
     prompt: PromptArgs,
+    /// Print code alone: a chat model's answer begins inside a fence, and is cut where that ends
+    #[arg(long)]
+    code: bool,
     #[command(flatten)]
     model: ModelArgs,
 
@@ -48,6 +60,8 @@ pub struct Args {
     num_samples: usize,
 
     #[command(flatten)]
+    check: CheckArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     compute: ComputeArgs,
@@ -60,21 +74,24 @@ pub struct Args {
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let sampling = &args.sampling;
     sampling.steps()?;
-    let text = args.prompt.read()?;
-    let opened = Opened::open(&args.model, &args.compute, ui)?;
-    let package = &opened.package;
-    let prompt = if args.raw {
-        Prompt::Raw(&text)
-    } else {
-        package.prompt(&text, &args.system)
-    };
-    let mut request = Request::new(package, prompt, sampling)?;
+    let given = args.prompt.read()?;
+    let check = args.check.check(given.file.as_deref())?;
+    let language = args.check.language(given.file.as_deref());
     if args.watch {
         progress::screen(ui)?;
     }
-    if args.trace.is_some() && args.num_samples > 1 {
-        return Err(UsageError::new("--trace records one run, not --num-samples of them").into());
+    if args.trace.is_some() && (args.num_samples > 1 || check.retries() > 0) {
+        let message = "--trace records one run, not those of --num-samples or --retries";
+        return Err(UsageError::new(message).into());
     }
+    let opened = Opened::open(&args.model, &args.compute, ui)?;
+    let package = &opened.package;
+    let asked = code::Request::new(package, given, args.raw, args.code, &language);
+    if asked.is_continued_in_chat() {
+        ui.status("continuing the given text as a file; --ask takes it as a question");
+    }
+    let mut request = Request::new(package, asked.prompt(&args.system), sampling)?;
+    check.check_chance(&request.settings)?;
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut engine = opened.load(ui)?;
 
@@ -82,24 +99,33 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut recorder = trace
         .map(|file| Recorder::start(file, &request, package, target))
         .transpose()?;
-    let first_seed = request.settings.seed;
+    let mut seeds = request.settings.clone();
+    let mut first_problem = None;
     for sample in 0..args.num_samples {
-        request.settings.seed = first_seed.wrapping_add(sample as u64);
-        let steps = request.settings.steps;
-        let mut progress = match args.watch {
-            true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
-            false => Progress::bar(ui, "denoising", steps),
+        let draw = |settings: &Settings| {
+            request.settings = settings.clone();
+            let steps = settings.steps;
+            let mut progress = match args.watch {
+                true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
+                false => Progress::bar(ui, "denoising", steps),
+            };
+            let mut observers = Observers(&mut progress, &mut recorder);
+            let mut answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;
+            progress.finish(ui);
+            answer.text = asked.result(&answer.text).to_string();
+            let code = [asked.before.as_bytes(), answer.text.as_bytes()].concat();
+            Ok((answer, code))
         };
-        let mut observers = Observers(&mut progress, &mut recorder);
-        let answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;
-        progress.finish(ui);
+        let (answer, problem) = check.until_it_parses(&mut seeds, draw, |text| ui.note(text))?;
+        seeds.seed = seeds.seed.wrapping_add(1);
 
         let written = match args.output {
             Output::Text => ui.one_of_many(&args.separated(&answer.text, sample, &request))?,
             Output::Json => {
                 let about = (&engine.package, &engine.target, engine.load_time);
-                let report = serde_json::to_string(&answer.report(&request, about))?;
-                ui.one_of_many(&format!("{report}\n"))?
+                let mut report = answer.report(&request, about);
+                report.parses = check.is_on().then_some(problem.is_none());
+                ui.one_of_many(&format!("{}\n", serde_json::to_string(&report)?))?
             }
         };
         if let Some(recorder) = recorder.take() {
@@ -114,11 +140,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             engine.package.name(),
             request.settings.seed,
         ));
+        first_problem = first_problem.or(problem);
         if written == Written::Closed {
             break;
         }
     }
-    Ok(())
+    first_problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
 
 impl Args {

@@ -1,16 +1,20 @@
 //! The command line: clap types, one file a command, and the exit codes.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (`--check`),
+//! 130 interrupted.
 
 mod answer;
 mod batch;
 mod bench;
 mod cells;
+mod check;
+mod code;
 mod config;
 mod doctor;
 mod download;
 mod engine;
 mod generate;
+mod infill;
 mod layers;
 mod models;
 mod page;
@@ -77,6 +81,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 enum Command {
     /// Write the continuation of a prompt, or the answer to it
     Generate(Box<generate::Args>),
+    /// Fill the holes of a file from what stands on both sides of them
+    Infill(Box<infill::Args>),
     /// Answer many prompts: JSON lines in, JSON lines out; an interrupted run goes on where it was
     Batch(Box<batch::Args>),
     /// Make a page of a trace: the denoising to replay, its order and its confidence
@@ -186,14 +192,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>();
-            let hint = match usage {
-                Some(usage) => usage.hint.clone(),
-                None => error
-                    .downcast_ref::<crate::Error>()
-                    .and_then(crate::Error::hint),
+            let unparsed = error.downcast_ref::<check::DoesNotParse>();
+            let failure = error.downcast_ref::<crate::Error>();
+            let (code, hint) = match (usage, unparsed) {
+                (Some(usage), _) => (2, usage.hint.clone()),
+                (None, Some(unparsed)) => (3, unparsed.hint()),
+                (None, None) => (1, failure.and_then(crate::Error::hint)),
             };
             ui::print_error(&error, hint.as_deref());
-            ExitCode::from(if usage.is_some() { 2 } else { 1 })
+            ExitCode::from(code)
         }
     }
 }
@@ -219,6 +226,7 @@ fn run(typed: &ArgMatches) -> anyhow::Result<()> {
     let ui = Ui::new(cli.quiet);
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
+        Command::Infill(args) => infill::run(&args, &ui),
         Command::Batch(args) => {
             let sampling = sampling::SamplingArgs::augment_args(clap::Command::new("sampling"));
             let matches = matches

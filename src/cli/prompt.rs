@@ -1,4 +1,8 @@
-//! Where the prompt comes from: a flag, a file or a pipe.
+//! Where the prompt comes from, a flag, a file or a pipe, and what is to be done with it.
+//!
+//! Models that are not chat models continue whatever they get. For a chat model a text is either a
+//! question to be answered or a file to be continued, and where it comes from decides: what is
+//! typed at `--prompt` is a question, what is in a file or comes through a pipe is a file.
 
 use std::fs;
 use std::io::{self, IsTerminal, Read};
@@ -8,16 +12,39 @@ use anyhow::Context;
 
 use super::UsageError;
 
-/// The prompt flags, of which one at most is given.
+const HOW_TO_GIVE_ONE: &str = "give --prompt TEXT or --prompt-file FILE, or pipe a text in";
+
+/// The prompt flags.
 #[derive(clap::Args)]
-#[group(multiple = false)]
 pub struct PromptArgs {
-    /// The prompt
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    /// The prompt: a question for a chat model, for others a text to continue
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "prompt_file"
+    )]
     pub prompt: Option<String>,
-    /// Read the prompt from a file; `-` is stdin
+    /// Continue a file; `-` is stdin, and a text that is piped in needs no flag
     #[arg(short = 'f', long, value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
+    /// Take the text of --prompt as the beginning of a file to continue, also for a chat model
+    #[arg(long, conflicts_with = "ask")]
+    complete: bool,
+    /// Take the text of a file or a pipe as a question
+    #[arg(long)]
+    ask: bool,
+}
+
+/// A prompt as it was given.
+pub struct Given {
+    /// Never empty.
+    pub text: String,
+    /// Whether a chat model is to continue it, rather than to answer it.
+    pub complete: bool,
+    /// The file it is from, if it has a name.
+    pub file: Option<PathBuf>,
 }
 
 impl PromptArgs {
@@ -25,39 +52,47 @@ impl PromptArgs {
     ///
     /// # Errors
     /// Wrong usage when there is none, when it is empty or when it is not UTF-8.
-    pub fn read(&self) -> anyhow::Result<String> {
-        let (text, source) = match (&self.prompt, &self.prompt_file) {
+    pub fn read(&self) -> anyhow::Result<Given> {
+        let file = self
+            .prompt_file
+            .as_deref()
+            .filter(|path| *path != Path::new("-"));
+        let (text, source) = match (&self.prompt, file) {
             (Some(text), _) => (text.clone(), "--prompt".to_string()),
-            (None, Some(path)) if path != Path::new("-") => {
+            (None, Some(path)) => {
                 let bytes = fs::read(path)
                     .with_context(|| format!("cannot read --prompt-file {}", path.display()))?;
                 let source = format!("--prompt-file {}", path.display());
                 (utf8(bytes, &source)?, source)
             }
-            (None, file) => {
-                if file.is_none() && io::stdin().is_terminal() {
-                    return Err(UsageError::with_hint(
-                        "no prompt",
-                        "give --prompt TEXT or --prompt-file FILE, or pipe a text in",
-                    )
-                    .into());
+            (None, None) => {
+                if self.prompt_file.is_none() && io::stdin().is_terminal() {
+                    return Err(UsageError::with_hint("no prompt", HOW_TO_GIVE_ONE).into());
                 }
-                let mut bytes = Vec::new();
-                io::stdin()
-                    .read_to_end(&mut bytes)
-                    .context("cannot read stdin")?;
-                (utf8(bytes, "stdin")?, "stdin".to_string())
+                (utf8(stdin()?, "stdin")?, "stdin".to_string())
             }
         };
         if text.is_empty() {
-            return Err(UsageError::with_hint(
-                format!("the prompt from {source} is empty"),
-                "give --prompt TEXT or --prompt-file FILE, or pipe a text in",
-            )
-            .into());
+            let message = format!("the prompt from {source} is empty");
+            return Err(UsageError::with_hint(message, HOW_TO_GIVE_ONE).into());
         }
-        Ok(text)
+        Ok(Given {
+            text,
+            complete: self.complete || (self.prompt.is_none() && !self.ask),
+            file: file.map(Path::to_path_buf),
+        })
     }
+}
+
+/// All of stdin.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn stdin() -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().read_to_end(&mut bytes);
+    read.context("cannot read stdin")?;
+    Ok(bytes)
 }
 
 fn utf8(bytes: Vec<u8>, source: &str) -> Result<String, UsageError> {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::Generation;
+use super::engine::device_name;
+use crate::device::Storage;
+use crate::diffusion::{Ending, Generation, Refresh, Settings};
+use crate::model::Target;
 
 /// The object that `--output json` prints.
 #[derive(Serialize)]
@@ -12,6 +15,8 @@ pub struct Report<'a> {
     pub reveal_step: &'a [Option<usize>],
     pub finish_reason: &'static str,
     pub usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parses: Option<bool>,
     pub timing: Timing,
     pub model: String,
     pub settings: SettingsReport,
@@ -57,9 +62,57 @@ pub struct SettingsReport {
     pub eps: f32,
     pub seed: u64,
     pub exact: bool,
+    pub window: Option<usize>,
+    pub lookahead: Option<usize>,
+    pub cache: String,
+    pub refresh: String,
+    pub threshold: Option<f32>,
+    pub order_temperature: Option<f32>,
     pub raw: bool,
     pub system: Option<String>,
     pub device: String,
     pub dtype: &'static str,
     pub quant: String,
+}
+
+impl SettingsReport {
+    /// `system` is the chat template's, `None` where that is not used.
+    pub fn new(
+        max_new_tokens: usize,
+        settings: &Settings,
+        system: Option<&str>,
+        target: &Target,
+    ) -> Self {
+        let decoding = &settings.decoding;
+        Self {
+            max_new_tokens,
+            steps: settings.steps,
+            algorithm: settings.algorithm.name(),
+            temperature: settings.shaping.temperature,
+            top_p: settings.shaping.top_p,
+            top_k: settings.shaping.top_k,
+            alg_temp: settings.alg_temp,
+            eps: settings.eps,
+            seed: settings.seed,
+            exact: settings.ending == Ending::FullCanvas,
+            window: decoding.window,
+            lookahead: decoding.lookahead,
+            cache: format!("{:?}", decoding.cache).to_lowercase(),
+            refresh: match decoding.refresh {
+                Refresh::Window => "window".into(),
+                Refresh::Every(passes) => passes.to_string(),
+                Refresh::Never => "never".into(),
+            },
+            threshold: decoding.threshold,
+            order_temperature: decoding.order_temperature,
+            raw: system.is_none(),
+            system: system.map(str::to_string),
+            device: device_name(target),
+            dtype: target.storage.dtype().as_str(),
+            quant: match target.storage {
+                Storage::Dense(_) => "none".into(),
+                other => other.to_string(),
+            },
+        }
+    }
 }

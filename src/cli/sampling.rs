@@ -243,7 +243,11 @@ impl SamplingArgs {
     /// # Errors
     /// Wrong usage when it is above the number of new tokens.
     pub fn steps(&self) -> Result<usize, UsageError> {
-        let n = self.max_new_tokens;
+        self.steps_for(self.max_new_tokens)
+    }
+
+    /// [`Self::steps`] where the number of new tokens is another.
+    fn steps_for(&self, n: usize) -> Result<usize, UsageError> {
         let (flag, value) = match (self.steps, self.tokens_per_step) {
             (Some(steps), _) => ("--steps", steps),
             (None, Some(tokens)) => ("--tokens-per-step", tokens),
@@ -272,11 +276,19 @@ impl SamplingArgs {
     /// # Errors
     /// As [`Self::steps`].
     pub fn settings(&self, package: &Package) -> Result<Settings, UsageError> {
+        self.settings_for(package, self.max_new_tokens)
+    }
+
+    /// [`Self::settings`] where the number of new tokens is another.
+    ///
+    /// # Errors
+    /// As [`Self::steps`].
+    pub fn settings_for(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
         let decoding = self.decoding.decoding(self.mode(), has_steps);
         Ok(Settings {
             algorithm: self.algorithm,
-            steps: self.steps()?,
+            steps: self.steps_for(n)?,
             eps: self.eps,
             shaping: Shaping {
                 temperature: self

@@ -57,7 +57,15 @@ impl Ui {
     /// # Errors
     /// When stdout cannot be written to. A closed pipe is not an error.
     pub fn result(&self, text: &str) -> io::Result<()> {
-        self.one_of_many(text).map(|_| ())
+        self.result_bytes(text.as_bytes())
+    }
+
+    /// [`Self::result`] of a file that need not be UTF-8.
+    ///
+    /// # Errors
+    /// As [`Self::result`].
+    pub fn result_bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_stdout(bytes).map(|_| ())
     }
 
     /// [`Self::result`], for those who have more of them.
@@ -65,10 +73,14 @@ impl Ui {
     /// # Errors
     /// As there.
     pub fn one_of_many(&self, text: &str) -> io::Result<Written> {
+        self.write_stdout(text.as_bytes())
+    }
+
+    fn write_stdout(&self, bytes: &[u8]) -> io::Result<Written> {
         let mut stdout = io::stdout().lock();
         let mut write = || {
-            stdout.write_all(text.as_bytes())?;
-            if stdout.is_terminal() && !text.ends_with('\n') {
+            stdout.write_all(bytes)?;
+            if stdout.is_terminal() && !bytes.ends_with(b"\n") {
                 stdout.write_all(b"\n")?;
             }
             stdout.flush()

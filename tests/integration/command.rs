@@ -14,6 +14,8 @@ pub fn diffucoder(args: &[&str]) -> Command {
     let nowhere = fixture("no-such-cache");
     command
         .args(args)
+        .env("XDG_CONFIG_HOME", &nowhere)
+        .env("APPDATA", &nowhere)
         .env("HF_HOME", nowhere)
         .env("HF_HUB_OFFLINE", "1");
     for name in [
@@ -25,14 +27,19 @@ pub fn diffucoder(args: &[&str]) -> Command {
     ] {
         command.env_remove(name);
     }
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DIFFUCODER_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
-fn run(args: &[&str]) -> Output {
+pub fn run(args: &[&str]) -> Output {
     diffucoder(args).output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     assert!(
         output.status.success(),
         "{}",
@@ -41,7 +48,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn run_json(args: &[&str]) -> Value {
+pub fn run_json(args: &[&str]) -> Value {
     let output = run(&[args, &["--output", "json"]].concat());
     let text = stdout(&output);
     assert_eq!(text.matches('\n').count(), 1, "one object on one line");
@@ -49,7 +56,7 @@ fn run_json(args: &[&str]) -> Value {
 }
 
 /// Runs what must fail; gives the exit code and stderr, with the fixture folder's path shortened.
-fn refusal(args: &[&str]) -> (Option<i32>, String) {
+pub fn refusal(args: &[&str]) -> (Option<i32>, String) {
     let output = run(args);
     assert!(output.stdout.is_empty(), "{args:?} wrote to stdout");
     let fixtures = fixture("").display().to_string();
@@ -161,7 +168,8 @@ fn the_report_is_complete_and_adds_up() {
         json!({
             "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2,
             "top_p": 0.95, "top_k": null, "alg_temp": null, "eps": 0.001, "seed": 7,
-            "exact": true, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
+            "exact": true, "window": null, "lookahead": null, "cache": "none",
+            "refresh": "window", "threshold": null, "order_temperature": null, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
         })
     );
 }
@@ -457,7 +465,16 @@ fn a_prompt_with_the_mask_token_is_refused() {
 #[test]
 fn help_texts() {
     let mut said = String::new();
-    for args in [&["--help"][..], &["generate", "-h"], &["models", "-h"]] {
+    for args in [
+        &["-h"][..],
+        &["--help"],
+        &["generate", "-h"],
+        &["infill", "-h"],
+        &["batch", "--help"],
+        &["report", "-h"],
+        &["models", "-h"],
+        &["config", "--help"],
+    ] {
         said += &format!("$ diffucoder {}\n{}\n", args.join(" "), stdout(&run(args)));
     }
     insta::assert_snapshot!(said);

@@ -1,7 +1,11 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+<<<<<<< HEAD
 mod bench;
+=======
+mod batch;
+>>>>>>> main
 mod checkpoints;
 mod command;
 mod gguf;
@@ -11,8 +15,13 @@ mod hub_command;
 mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
+mod infill;
+mod settings;
 mod tiny;
 mod tokenizer;
+mod trace;
+#[cfg(unix)]
+mod watch;
 
 use std::path::PathBuf;
 

@@ -153,7 +153,7 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
         ui,
         parser: Parser::new(args.format, given),
         sink: Sink::open(&args.output, args.format, ui)?,
-        runner: Runner::Opened(Some(opened)),
+        runner: Runner::Opened(Some(Box::new(opened))),
         seen: HashMap::new(),
     };
     let (mut lines, mut failed) = (0, 0);
@@ -191,7 +191,7 @@ struct Batch<'a> {
 
 /// The model, which is not loaded before a line needs it.
 enum Runner {
-    Opened(Option<Opened>),
+    Opened(Option<Box<Opened>>),
     Loaded(Box<Engine>),
 }
 
@@ -270,9 +270,13 @@ impl Args {
             }
             Task::Answer { prompt } => {
                 let system = line.system.as_deref().unwrap_or(&self.system);
-                let prompt = match self.raw {
+                let prompt = match self.raw || !package.is_chat() {
                     true => Prompt::Raw(prompt),
-                    false => package.prompt(prompt, system),
+                    false => Prompt::Chat {
+                        system,
+                        user: prompt,
+                        answer: "",
+                    },
                 };
                 Request::new(package, prompt, &line.sampling)
             }

@@ -53,7 +53,7 @@ impl Screen {
     pub fn size(&self) -> Size {
         let (rows, columns) = console::Term::stderr().size_checked().unwrap_or((24, 80));
         Size {
-            rows: usize::from(rows.max(2)),
+            rows: usize::from(rows.max(1)),
             columns: usize::from(columns.max(1)),
         }
     }

@@ -8,7 +8,6 @@
 //!
 //! Source: the GGUF specification (`docs/gguf.md` in ggml-org/ggml).
 
-mod atomic;
 mod cursor;
 mod error;
 pub mod export;
@@ -21,7 +20,6 @@ mod types;
 mod value;
 mod writer;
 
-pub use self::atomic::{AtomicError, write_atomically};
 pub use self::error::GgufError;
 pub use self::reader::{GgufFile, TensorInfo};
 pub use self::shape::read_config;
@@ -29,6 +27,7 @@ pub use self::tokenizer::GgufTokenizer;
 pub use self::types::GgmlType;
 pub use self::value::{Array, Value, ValueType};
 pub use self::writer::{GgufWriteError, GgufWriter, TensorDescription};
+pub use crate::atomic::{AtomicError, write_atomically};
 
 /// Alignment of tensor data in a file that names none.
 const DEFAULT_ALIGNMENT: usize = 32;

@@ -22,6 +22,12 @@ pub enum AtomicError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else wrote to the file meanwhile.
+    #[error("{} was changed by something else meanwhile: it is left as it is", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl AtomicError {
@@ -30,6 +36,7 @@ impl AtomicError {
         match self {
             Self::Exists { .. } => Some("give another name, or --force to replace it".into()),
             Self::Io { .. } => None,
+            Self::Changed { .. } => Some("run it again on the new contents".into()),
         }
     }
 }
@@ -66,6 +73,31 @@ pub fn write_atomically<T, E: From<AtomicError>>(
     refuse_existing()?;
     temporary.rename(path).map_err(failed)?;
     Ok(result)
+}
+
+/// Puts `new` in the place of an existing file that contains `old`, with the permissions that it
+/// has. At every moment there is one or the other under that name, whole. A symbolic link stays
+/// one: what it points to is replaced.
+///
+/// # Errors
+/// [`AtomicError`]. The file is left as it is.
+pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> Result<(), AtomicError> {
+    let failed = |source| AtomicError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let target = fs::canonicalize(path).map_err(failed)?;
+    let permissions = fs::metadata(&target).map_err(failed)?.permissions();
+    write_atomically(&target, true, |out| {
+        out.write_all(new).map_err(failed)?;
+        out.get_ref().set_permissions(permissions).map_err(failed)?;
+        match fs::read(&target).map_err(failed)? == old {
+            true => Ok(()),
+            false => Err(AtomicError::Changed {
+                path: path.to_path_buf(),
+            }),
+        }
+    })
 }
 
 /// Removes the file unless it was renamed.
@@ -142,5 +174,42 @@ mod tests {
         write(&path, true, "two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_what_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.py");
+        fs::write(&path, "old").unwrap();
+        assert!(matches!(
+            replace(&path, b"other", b"new"),
+            Err(AtomicError::Changed { .. })
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        replace(&path, b"old", b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(replace(&directory.path().join("none"), b"", b"").is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_and_links_stay() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (
+            directory.path().join("run.py"),
+            directory.path().join("link"),
+        );
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o750)).unwrap();
+        std::os::unix::fs::symlink("run.py", &link).unwrap();
+        replace(&link, b"old", b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o750
+        );
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("run.py"));
     }
 }

@@ -1,0 +1,265 @@
+//! Batches: resumed at any byte, shared out, locked, fed to others.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::command::{diffucoder, stdout};
+
+const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
+{"id": "b", "prompt": "def b(x):", "seed": 9, "meta": {"k": [1]}}
+
+{"id": 3, "prefix": "def c(x):\n    return ", "suffix": "\n", "max_new_tokens": 3}
+{"prompt": "x = "}
+"#;
+
+fn batch(input: &Path, output: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
+    let args = [
+        "batch",
+        input,
+        "-o",
+        output,
+        "--model",
+        "tiny",
+        "--seed",
+        "1",
+        "-n",
+        "4",
+        "--threads",
+        "1",
+    ];
+    let done = diffucoder(&[&args[..], more].concat()).output().unwrap();
+    assert!(done.stdout.is_empty());
+    (done.status.code(), String::from_utf8(done.stderr).unwrap())
+}
+
+fn results(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Everything of the results that does not depend on the clock.
+fn essence(results: &[Value]) -> Vec<Value> {
+    let keys = ["id", "sample", "meta", "text", "token_ids", "settings"];
+    let essence = |result: &Value| json!(keys.map(|key| &result[key]));
+    results.iter().map(essence).collect()
+}
+
+#[test]
+fn results_are_in_order_and_have_their_own_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    fs::write(&input, INPUT).unwrap();
+    assert_eq!(batch(&input, &output, &[]), (Some(0), String::new()));
+    let results = results(&output);
+    let ids: Vec<&Value> = results.iter().map(|result| &result["id"]).collect();
+    assert_eq!(ids, [&json!("a"), &json!("b"), &json!(3), &json!(5)]);
+    let of = |key: &str| -> Vec<u64> {
+        results
+            .iter()
+            .map(|result| result["settings"][key].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(of("max_new_tokens"), [6, 4, 3, 4]);
+    assert_eq!(of("seed"), [1, 9, 1, 1]);
+    assert_eq!(results[1]["meta"], json!({"k": [1]}));
+    // A line alone is what `generate` writes.
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "def a(x):",
+        "-n",
+        "6",
+        "--seed",
+        "1",
+    ];
+    assert_eq!(
+        stdout(&diffucoder(&args).output().unwrap()),
+        results[0]["text"].as_str().unwrap()
+    );
+    // Pipes do as well.
+    let piped = diffucoder(&["batch", "-", "--model", "tiny", "--seed", "1", "-n", "4"])
+        .write_stdin(INPUT)
+        .output()
+        .unwrap();
+    let piped = stdout(&piped);
+    let piped: Vec<Value> = piped
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(essence(&piped), essence(&results));
+}
+
+#[test]
+fn a_file_cut_at_any_place_is_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    fs::write(&input, INPUT).unwrap();
+    batch(&input, &output, &["--num-samples", "2"]);
+    let whole = fs::read(&output).unwrap();
+    let expected = essence(&results(&output));
+    assert_eq!(expected.len(), 8);
+    let ends: Vec<usize> = (0..whole.len()).filter(|&at| whole[at] == b'\n').collect();
+    let cuts = [
+        0,
+        1,
+        5,
+        7,
+        ends[0],
+        ends[0] + 1,
+        ends[0] + 2,
+        ends[2] + 40,
+        ends[6],
+        whole.len(),
+    ];
+    for cut in cuts {
+        fs::write(&output, &whole[..cut]).unwrap();
+        let (code, stderr) = batch(&input, &output, &["--num-samples", "2"]);
+        assert_eq!(code, Some(0), "{cut}: {stderr}");
+        let is_torn = cut > 0 && whole[cut - 1] != b'\n';
+        assert_eq!(
+            stderr.contains("ends in half a line"),
+            is_torn,
+            "{cut}: {stderr}"
+        );
+        assert_eq!(essence(&results(&output)), expected, "{cut}");
+    }
+    // All is done: nothing is added.
+    assert_eq!(batch(&input, &output, &["--num-samples", "2"]).0, Some(0));
+    assert_eq!(essence(&results(&output)), expected);
+}
+
+#[test]
+fn a_killed_batch_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let lines = (0..30).map(|at| format!("{{\"id\": {at}, \"prompt\": \"x{at} = \"}}\n"));
+    fs::write(&input, lines.collect::<String>()).unwrap();
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        .args(["batch", "--model", "tiny", "--seed", "1", "-n", "4", "-o"])
+        .args([&output, &input])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while fs::metadata(&output).map_or(0, |meta| meta.len()) == 0 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    // While it runs no one else may write.
+    let (code, stderr) = batch(&input, &output, &[]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("another process is writing"), "{stderr}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(batch(&input, &output, &[]).0, Some(0));
+    let ids: Vec<Value> = results(&output)
+        .iter()
+        .map(|result| result["id"].clone())
+        .collect();
+    assert_eq!(json!(ids), json!((0..30).collect::<Vec<_>>()));
+}
+
+#[test]
+fn bad_lines_are_reported_and_the_rest_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let bad = "nonsense\n{\"id\": \"a\", \"prompt\": \"x\"}\n{\"id\": \"a\", \"prompt\": \"y\"}\n\
+               {\"prompt\": \"z\", \"max_new_tokens\": 9999}\n{\"id\": \"b\", \"prompt\": \"x\"}";
+    fs::write(&input, bad).unwrap();
+    let (code, stderr) = batch(&input, &output, &[]);
+    assert_eq!(code, Some(1));
+    let name = input.display();
+    for says in [
+        format!("error: {name}:1: not a JSON object"),
+        format!("error: {name}:3: the id \"a\" is on line 2 already"),
+        format!("error: {name}:4: the prompt has 1 tokens"),
+        "error: 3 of 5 lines failed".into(),
+    ] {
+        assert!(stderr.contains(&says), "{says}\n{stderr}");
+    }
+    assert_eq!(results(&output).len(), 2);
+    // Mended lines are all that the next run does.
+    fs::write(
+        &input,
+        bad.replace("nonsense", "{\"id\": \"n\", \"prompt\": \"x\"}"),
+    )
+    .unwrap();
+    batch(&input, &output, &[]);
+    let ids: Vec<Value> = results(&output)
+        .iter()
+        .map(|result| result["id"].clone())
+        .collect();
+    assert_eq!(json!(ids), json!(["a", "b", "n"]));
+}
+
+#[test]
+fn nothing_but_results_is_ever_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    fs::write(&input, INPUT).unwrap();
+    for precious in ["my notes", "my notes\n", "{\"id\": 1}\n", "{\"a\":1}"] {
+        fs::write(&output, precious).unwrap();
+        let (code, stderr) = batch(&input, &output, &[]);
+        assert_eq!(code, Some(1));
+        assert!(
+            stderr.contains("holds something else than results"),
+            "{stderr}"
+        );
+        assert_eq!(fs::read_to_string(&output).unwrap(), precious);
+    }
+    let (code, stderr) = batch(&input, &input, &[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("the same file"), "{stderr}");
+    assert_eq!(fs::read_to_string(&input).unwrap(), INPUT);
+}
+
+#[test]
+fn shards_add_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, whole) = (folder.path().join("in"), folder.path().join("out"));
+    fs::write(&input, INPUT).unwrap();
+    batch(&input, &whole, &[]);
+    let mut parts = Vec::new();
+    for shard in ["1/3", "2/3", "3/3"] {
+        let output = folder.path().join(shard.replace('/', "-"));
+        assert_eq!(batch(&input, &output, &["--shard", shard]).0, Some(0));
+        parts.extend(essence(&results(&output)));
+    }
+    let sorted = |mut results: Vec<Value>| {
+        results.sort_by_key(Value::to_string);
+        results
+    };
+    assert_eq!(sorted(parts), sorted(essence(&results(&whole))));
+}
+
+#[test]
+fn problem_sets_become_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let problem =
+        json!({"task_id": "HumanEval/0", "prompt": "def f(x):\n", "entry_point": "f", "test": "…"});
+    fs::write(&input, format!("{problem}\n")).unwrap();
+    batch(
+        &input,
+        &output,
+        &["--format", "human-eval", "--num-samples", "2"],
+    );
+    let samples = results(&output);
+    assert_eq!(samples.len(), 2);
+    let completion = samples[0]["completion"].as_str().unwrap();
+    assert_eq!(samples[0]["task_id"], "HumanEval/0");
+    fs::remove_file(&output).unwrap();
+    batch(&input, &output, &["--format", "evalplus"]);
+    let expected =
+        json!({"task_id": "HumanEval/0", "solution": format!("def f(x):\n{completion}")});
+    assert_eq!(results(&output), [expected]);
+}

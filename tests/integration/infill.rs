@@ -1,0 +1,452 @@
+//! `diffucoder infill`, and the code-only side of `generate`, as a user or a script runs them.
+
+use std::fs;
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::command::diffucoder;
+use crate::fixture;
+
+const PART: &str = "class Stack:\n    def size(self):\n        return <FILL:4>\n\n    def top(self):\n        <FILL>\n";
+
+fn infill(args: &[&str], stdin: &[u8]) -> Output {
+    let base = ["infill", "--model", "tiny", "--seed", "1"];
+    diffucoder(&[&base, args].concat())
+        .write_stdin(stdin)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> &[u8] {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr, "");
+    &output.stdout
+}
+
+/// Asserts that `filled` is `template` with something in the place of each marker.
+fn assert_filled(filled: &[u8], segments: &[&[u8]]) {
+    let (first, last) = (segments[0], segments[segments.len() - 1]);
+    assert!(filled.starts_with(first) && filled.ends_with(last));
+    let mut at = first.len();
+    for segment in &segments[1..] {
+        let found = filled[at..]
+            .windows(segment.len().max(1))
+            .position(|window| window == *segment);
+        match segment.is_empty() {
+            true => {}
+            false => at += found.expect("every segment is there, in order") + segment.len(),
+        }
+    }
+}
+
+#[test]
+fn all_but_the_holes_comes_back_byte_by_byte() {
+    let hostile: &[&[u8]] = &[
+        b"# \xff\xfe latin: \xe9\r\n\tx = ",
+        b"\r\n\0\t\r\n# <|mask|> <|endoftext|> \r",
+        b" # \xe2\x82",
+    ];
+    let marked = [hostile[0], b"<FILL:3>", hostile[1], b"<FILL:2>", hostile[2]].concat();
+    let output = infill(&[], &marked);
+    assert_filled(stdout(&output), hostile);
+    let plain: &[&[u8]] = &[b"def f(x):\n    return", b""];
+    assert_filled(stdout(&infill(&[], b"def f(x):\n    return<FILL>")), plain);
+}
+
+#[test]
+fn the_report_adds_up() {
+    let output = infill(&["--output", "json"], PART.as_bytes());
+    let report: Value = serde_json::from_slice(stdout(&output)).unwrap();
+    let text = report["text"].as_str().unwrap();
+    assert!(!text.contains("<FILL"));
+    let holes = report["holes"].as_array().unwrap();
+    assert_eq!(holes.len(), 2);
+    assert_eq!(holes[0]["token_ids"].as_array().unwrap().len(), 4);
+    let mut canvas = 0;
+    for hole in holes {
+        let line = text
+            .lines()
+            .nth(hole["line"].as_u64().unwrap() as usize - 1)
+            .unwrap();
+        let column = hole["column"].as_u64().unwrap() as usize - 1;
+        let first = hole["text"].as_str().unwrap().lines().next().unwrap_or("");
+        assert!(line[column..].starts_with(first), "{hole} in {line}");
+        canvas += hole["token_ids"].as_array().unwrap().len();
+    }
+    assert_eq!(report["usage"]["canvas_tokens"], canvas);
+    assert!(
+        report["usage"]["forwards"].as_u64().unwrap() > 8,
+        "lengths were tried"
+    );
+    assert_eq!(report["settings"]["seed"], 1);
+    assert_eq!(report.get("parses"), None);
+
+    let whole = infill(&[], PART.as_bytes());
+    assert_eq!(String::from_utf8_lossy(stdout(&whole)), text);
+    let texts: Vec<_> = holes
+        .iter()
+        .map(|hole| hole["text"].as_str().unwrap())
+        .collect();
+    let ended = |text: &&str| format!("{}\n", text.strip_suffix('\n').unwrap_or(text));
+    let only = infill(&["--only-holes"], PART.as_bytes());
+    let expected: String = texts.iter().map(ended).collect();
+    assert_eq!(String::from_utf8_lossy(stdout(&only)), expected);
+}
+
+#[test]
+fn a_length_is_the_users_or_the_models() {
+    let tokens = |args: &[&str]| {
+        let output = infill(&[&["-o", "json"], args].concat(), b"x = <FILL>\n");
+        let report: Value = serde_json::from_slice(stdout(&output)).unwrap();
+        report["holes"][0]["token_ids"].as_array().unwrap().len()
+    };
+    assert_eq!(tokens(&["--length", "7"]), 7);
+    assert_eq!(tokens(&["--length-by", "pads", "-n", "12"]), 12);
+    assert!((1..=5).contains(&tokens(&["--length-by", "confidence", "-n", "5"])));
+}
+
+#[test]
+fn holes_come_from_places_and_from_two_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("all.py"), "x = 1\r\ny =\r\nprint(x)  # <FILL>\r\n").unwrap();
+    fs::write(path("prefix"), "def f(x):\n    return").unwrap();
+    fs::write(path("suffix"), "\n\nprint(f(1))").unwrap();
+    let args = [
+        &*path("all.py"),
+        "--at",
+        "2",
+        "--at",
+        "3:7",
+        "--length",
+        "2",
+    ];
+    let expected: &[&[u8]] = &[b"x = 1\r\ny =", b"\r\nprint(", b"x)  # <FILL>\r\n"];
+    assert_filled(stdout(&infill(&args, b"")), expected);
+    let args = [
+        "--prefix-file",
+        &path("prefix"),
+        "--suffix-file",
+        &path("suffix"),
+        "--length",
+        "3",
+    ];
+    let expected: &[&[u8]] = &[b"def f(x):\n    return", b"\n\nprint(f(1))"];
+    assert_filled(stdout(&infill(&args, b"")), expected);
+    let diff = infill(
+        &[&path("all.py"), "--at", "2", "--length", "2", "--diff"],
+        b"",
+    );
+    let diff = String::from_utf8(stdout(&diff).to_vec()).unwrap();
+    let lines: Vec<&str> = diff.split('\n').collect();
+    assert!(
+        lines[0].starts_with("--- a/") && lines[1].starts_with("+++ b/"),
+        "{diff}"
+    );
+    assert!(
+        lines.contains(&" x = 1\r") && lines.contains(&"-y =\r"),
+        "{diff}"
+    );
+}
+
+#[test]
+fn in_place_changes_the_holes_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part.py");
+    fs::write(&path, PART).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let name = path.to_str().unwrap();
+    let printed = infill(&[name], b"");
+    let output = infill(&[name, "--in-place"], b"");
+    assert!(stdout(&output).is_empty());
+    assert_eq!(fs::read(&path).unwrap(), stdout(&printed));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+    }
+}
+
+#[test]
+fn a_killed_in_place_leaves_the_old_file_or_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part.py");
+    let name = path.to_str().unwrap();
+    let part = "x = <FILL:2>\n";
+    fs::write(&path, part).unwrap();
+    let new = stdout(&infill(&[name], b"")).to_vec();
+    for millis in (0..400).step_by(25) {
+        fs::write(&path, part).unwrap();
+        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+            .args([
+                "infill",
+                "--model",
+                "tiny",
+                "--seed",
+                "1",
+                "--in-place",
+                name,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = fs::read(&path).unwrap();
+        assert!(
+            found == part.as_bytes() || found == new,
+            "after {millis} ms"
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.py");
+    fs::write(&file, "x = <FILL>\n").unwrap();
+    let file = file.to_str().unwrap();
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&[], "x = 1\n", "the file has no holes"),
+        (
+            &[],
+            "x = <FILL:0>\n",
+            "the marker at 1:5 has no length in tokens: <FILL:0>",
+        ),
+        (
+            &[],
+            "<FILL:600>",
+            "holes up to 600, which exceeds the model's context of 512",
+        ),
+        (&[], "<FILL:1048576><FILL:1048576>", "holes up to 2097152"),
+        (
+            &["--at", "3"],
+            "x\n",
+            "--at: there is no line 3: the last is 2",
+        ),
+        (
+            &["--at", "1:9"],
+            "x\n",
+            "there is no column 9 in line 1: it ends at column 2",
+        ),
+        (
+            &["--at", "0"],
+            "x\n",
+            "must be LINE or LINE:COL, both counted from 1",
+        ),
+        (&["--at", "1:x"], "x\n", "must be LINE or LINE:COL"),
+        (&["--in-place"], "<FILL>", "<FILE>"),
+        (&["--in-place", "-"], "<FILL>", "--in-place needs a file"),
+        (&["--in-place", "--diff", file], "", "cannot be used with"),
+        (&["--prefix-file", file, file], "", "cannot be used with"),
+        (
+            &["--length", "3", "--length-by", "pads"],
+            "<FILL>",
+            "cannot be used with",
+        ),
+        (&["--retries", "2"], "<FILL>", "--check"),
+        (&["--language", "a b"], "<FILL>", "must be one word"),
+    ];
+    for (args, stdin, says) in cases {
+        let output = infill(args, stdin.as_bytes());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(
+            stderr.starts_with("error: ") && stderr.contains(says),
+            "{args:?}: {stderr}"
+        );
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    let output = infill(&["no-such-file.py"], b"");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr.starts_with("error: cannot read no-such-file.py: "),
+        "{stderr}"
+    );
+    assert_eq!(fs::read(file).unwrap(), b"x = <FILL>\n");
+}
+
+fn golden() -> String {
+    fixture("golden/model").display().to_string()
+}
+
+fn prompt_tokens(args: &[&str], stdin: &str) -> Value {
+    let model = golden();
+    let base = [
+        "generate", "--model", &model, "-n", "4", "--seed", "1", "-o", "json",
+    ];
+    let command = &mut diffucoder(&[&base, args].concat());
+    let output = command.write_stdin(stdin).output().unwrap();
+    let report: Value = serde_json::from_slice(stdout(&output)).unwrap();
+    report["usage"]["prompt_tokens"].clone()
+}
+
+/// The test model counts bytes, and its template writes five control tokens.
+#[test]
+fn a_chat_model_continues_files_and_answers_questions() {
+    let turn = |user: &str, answer: &str| {
+        let text = format!("system\nYou are a helpful assistant.user\n{user}assistant{answer}");
+        json!(text.len() + 5)
+    };
+    let file = "def f(x):\n";
+    let intro = "Here is the code to solve this problem:\n";
+    let continued = |language: &str| {
+        turn(
+            &format!("Complete the following {language} code.\n```{language}\n{file}```"),
+            &format!("{intro}```{language}\n{file}"),
+        )
+    };
+    assert_eq!(prompt_tokens(&[], file), continued("python"));
+    assert_eq!(
+        prompt_tokens(&["--language", "rust"], file),
+        continued("rust")
+    );
+    assert_eq!(
+        prompt_tokens(&["--complete", "-p", file], ""),
+        continued("python")
+    );
+    assert_eq!(prompt_tokens(&["--ask"], file), turn(file, ""));
+    assert_eq!(prompt_tokens(&["-p", file], ""), turn(file, ""));
+    let coded = turn(file, &format!("{intro}```python\n"));
+    assert_eq!(prompt_tokens(&["--code", "-p", file], ""), coded);
+    assert_eq!(prompt_tokens(&["--raw"], file), json!(file.len()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.go");
+    fs::write(&path, file).unwrap();
+    assert_eq!(
+        prompt_tokens(&["-f", path.to_str().unwrap()], ""),
+        continued("go")
+    );
+}
+
+#[test]
+fn code_of_a_raw_model_is_its_text() {
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "--seed",
+        "1",
+        "-n",
+        "8",
+        "-p",
+        "def f(x):\n",
+    ];
+    let plain = diffucoder(&args).output().unwrap();
+    let code = diffucoder(&args).arg("--code").output().unwrap();
+    assert_eq!(stdout(&plain), stdout(&code));
+}
+
+#[cfg(not(feature = "check"))]
+#[test]
+fn checking_without_parsers_is_refused_at_once() {
+    let output = infill(&["--check"], b"<FILL>");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("no parsers for --check") && stderr.contains("--features check"));
+}
+
+#[cfg(feature = "check")]
+mod check {
+    use super::*;
+
+    fn code(args: &[&str], stdin: &str) -> (Option<i32>, String, String) {
+        let output = infill(args, stdin.as_bytes());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+
+    #[test]
+    fn what_does_not_parse_exits_with_3_and_the_place() {
+        let broken = "x = <FILL:1>\ndef f(:\n    pass\n";
+        let (status, text, stderr) = code(&["--check"], broken);
+        assert_eq!(status, Some(3), "{stderr}");
+        assert!(
+            text.ends_with("def f(:\n    pass\n"),
+            "the result is printed: {text}"
+        );
+        assert!(stderr.starts_with("error: the result does not parse as python (line 2, column "));
+        assert!(stderr.contains("hint: --retries"), "{stderr}");
+        let (status, text, stderr) = code(&["--check", "-o", "json"], broken);
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (status, &report["parses"]),
+            (Some(3), &json!(false)),
+            "{stderr}"
+        );
+        // Any number, name or string makes this one right.
+        let (status, _, stderr) = code(&["--check", "--length", "1"], "x = 1\n#<FILL>\n");
+        assert_eq!((status, &*stderr), (Some(0), ""));
+        let (status, _, stderr) = code(&["--check", "--language", "cobol"], "<FILL>");
+        assert_eq!(status, Some(2));
+        assert!(
+            stderr.contains("--check has no parser for cobol"),
+            "{stderr}"
+        );
+    }
+
+    #[test]
+    fn retries_take_the_next_seeds_and_end() {
+        let broken = "x = <FILL:1>\ndef f(:\n    pass\n";
+        let (status, _, stderr) = code(&["--check", "--retries", "2"], broken);
+        assert_eq!(status, Some(3));
+        assert!(
+            stderr.contains("seed 1: ") && stderr.contains("; trying seed 2\n"),
+            "{stderr}"
+        );
+        assert!(
+            stderr.contains("; trying seed 3\n") && !stderr.contains("seed 4"),
+            "{stderr}"
+        );
+        let (status, _, stderr) = code(&["--check", "--retries", "2", "-t", "0"], broken);
+        assert_eq!(status, Some(2));
+        assert!(
+            stderr.contains("at temperature 0 there is no chance"),
+            "{stderr}"
+        );
+    }
+
+    #[test]
+    fn a_file_is_not_replaced_by_one_that_does_not_parse() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rs");
+        let broken = "fn f() { <FILL:1>\n";
+        fs::write(&path, broken).unwrap();
+        let (status, text, stderr) = code(&["-i", "--check", path.to_str().unwrap()], "");
+        assert_eq!((status, &*text), (Some(3), ""), "{stderr}");
+        assert!(stderr.contains("as rust"), "{stderr}");
+        assert_eq!(fs::read(&path).unwrap(), broken.as_bytes());
+    }
+
+    #[test]
+    fn generate_checks_the_file_that_it_continues() {
+        let run = |args: &[&str]| {
+            let base = [
+                "generate", "--model", "tiny", "--seed", "1", "-n", "8", "--check",
+            ];
+            diffucoder(&[&base, args].concat()).output().unwrap()
+        };
+        let output = run(&["-p", "def f(:\n    pass\n\n\n"]);
+        assert_eq!(output.status.code(), Some(3));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("(line 1, column "), "{stderr}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Where defaults come from, and what the shell is told.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::command::{diffucoder, run, stdout};
+
+/// A folder of configuration with this file in it.
+fn configured(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("diffucoder")).unwrap();
+    fs::write(folder.path().join("diffucoder/config.toml"), text).unwrap();
+    folder
+}
+
+#[cfg(not(windows))]
+#[test]
+fn a_flag_wins_over_a_variable_over_the_file() {
+    let folder = configured(
+        "model = \"tiny\"\nmax-new-tokens = 6\ntemperature = 0.5\ntop-k = 7\nexact = true\n",
+    );
+    let settings = |args: &[&str], variables: &[(&str, &str)]| -> Value {
+        let mut command = diffucoder(&["generate", "-p", "x", "--output", "json"]);
+        command.args(args).env("XDG_CONFIG_HOME", folder.path());
+        command.envs(variables.iter().copied());
+        let report: Value = serde_json::from_str(&stdout(&command.output().unwrap())).unwrap();
+        let keys = ["max_new_tokens", "temperature", "top_k", "exact"];
+        json!(keys.map(|key| report["settings"][key].clone()))
+    };
+    assert_eq!(settings(&[], &[]), json!([6, 0.5, 7, true]));
+    let variables = [
+        ("DIFFUCODER_TEMPERATURE", "0.25"),
+        ("DIFFUCODER_EXACT", "off"),
+        ("DIFFUCODER_TOP_K", ""),
+    ];
+    assert_eq!(settings(&[], &variables), json!([6, 0.25, 7, false]));
+    assert_eq!(
+        settings(&["-t", "1", "-n", "4"], &variables),
+        json!([4, 1.0, 7, false])
+    );
+}
+
+#[cfg(not(windows))]
+#[test]
+fn a_default_steps_back_for_a_flag_that_excludes_it() {
+    let folder = configured("model = \"tiny\"\nsteps = 2\nsystem = \"short\"\n");
+    let mut command = diffucoder(&["generate", "-p", "x", "-n", "8", "-o", "json"]);
+    command
+        .args(["--tokens-per-step", "2", "--raw"])
+        .env("XDG_CONFIG_HOME", folder.path());
+    let report: Value = serde_json::from_str(&stdout(&command.output().unwrap())).unwrap();
+    assert_eq!(report["settings"]["steps"], 4);
+}
+
+#[test]
+fn config_shows_where_each_value_came_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    fs::write(&file, "# mine\ntop-p = 0.5\n").unwrap();
+    let output = diffucoder(&["config", "-o", "json"])
+        .env("DIFFUCODER_CONFIG", &file)
+        .env("DIFFUCODER_MODEL", "tiny")
+        .env("DIFFUCODER_MODLE", "tiny")
+        .output()
+        .unwrap();
+    let rows: Vec<Value> = serde_json::from_str(&stdout(&output)).unwrap();
+    let row = |name: &str| {
+        let row = rows.iter().find(|row| row["setting"] == name).unwrap();
+        (
+            row["value"].clone(),
+            row["source"].as_str().unwrap().to_string(),
+        )
+    };
+    assert_eq!(row("model"), (json!("tiny"), "DIFFUCODER_MODEL".into()));
+    assert_eq!(
+        row("top-p"),
+        (json!("0.5"), format!("{}:2", file.display()))
+    );
+    assert_eq!(row("temperature"), (Value::Null, "built in".into()));
+    assert_eq!(row("algorithm").0, "entropy");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("DIFFUCODER_MODLE is set, but there is no such setting"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn mistakes_are_named_with_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    for (line, says) in [
+        (
+            "modle = 1",
+            "c.toml:2: there is no setting `modle`\nhint: the settings are ",
+        ),
+        ("top_p = 1", "did you mean `top-p`?"),
+        ("prompt = \"x\"", "there is no setting `prompt`"),
+        (
+            "top-p = 3",
+            "c.toml:2: invalid value '3' for '--top-p <P>': must be a number above 0",
+        ),
+        ("algorithm = \"best\"", "[possible values: entropy, "),
+        ("steps = [1]", "c.toml:2: steps is not one value"),
+        ("exact = 3", "c.toml:2: exact is true or false, not `3`"),
+        (
+            "model = \"tinny\"",
+            "c.toml:2: no model is called `tinny`\nhint: did you mean `tiny`?",
+        ),
+        ("= 3", "c.toml:2: "),
+    ] {
+        fs::write(&file, format!("# first\n{line}\n")).unwrap();
+        for command in [
+            &["config"][..],
+            &["generate", "--model", "tiny", "-p", "x", "-n", "1"],
+        ] {
+            let output = diffucoder(command)
+                .arg("--config")
+                .arg(&file)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{line}: {stderr}");
+            assert!(stderr.contains(says), "{line}: {stderr}");
+        }
+        // What has no settings still works.
+        let output = diffucoder(&["completions", "bash"])
+            .arg("--config")
+            .arg(&file)
+            .output();
+        assert!(output.unwrap().status.success());
+    }
+    let output = diffucoder(&["config", "--config", "no-such-file"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let output = diffucoder(&["config"])
+        .env("DIFFUCODER_SEED", "x")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.starts_with("error: DIFFUCODER_SEED: invalid value 'x'"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = stdout(&run(&["completions", shell]));
+        for word in ["generate", "batch", "report", "--max-new-tokens"] {
+            let fish = script.contains(&format!("-l {}", word.trim_start_matches("--")));
+            assert!(script.contains(word) || fish, "{shell}: {word}");
+        }
+    }
+    let page = stdout(&run(&["man", "generate"]));
+    assert!(page.contains(".TH diffucoder-generate 1"), "{page}");
+    assert!(page.contains("max\\-new\\-tokens"));
+    assert!(stdout(&run(&["man"])).contains("Exit codes"));
+    assert_eq!(run(&["man", "nothing"]).status.code(), Some(2));
+    assert_eq!(run(&["genrate"]).status.code(), Some(2));
+}
+
+#[test]
+fn doctor_finds_the_machine() {
+    let found: Value = serde_json::from_str(&stdout(&run(&["doctor", "-o", "json"]))).unwrap();
+    assert!(
+        found["kernels_available"]
+            .as_array()
+            .unwrap()
+            .contains(&found["kernels"])
+    );
+    for key in [
+        "memory_bytes",
+        "threads",
+        "int8_ops_per_s",
+        "read_bytes_per_s",
+    ] {
+        assert!(found[key].as_f64().unwrap() > 0.0, "{key}");
+    }
+    assert!(found["advice"].as_str().unwrap().contains("--model"));
+    let text = stdout(&run(&["doctor", "--threads", "1"]));
+    assert!(
+        text.contains("kernels ") && text.contains("1 threads to compute with"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_readme_shows_the_workflow_that_runs() {
+    let file = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        fs::read_to_string(path).unwrap().replace('\r', "")
+    };
+    let workflow = file(".github/workflows/example.yml");
+    let jobs = &workflow[workflow.find("jobs:").unwrap()..];
+    assert!(file("README.md").contains(jobs));
+}

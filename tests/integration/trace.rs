@@ -1,0 +1,290 @@
+//! A run on record, and the page made of it, in a real browser where there is one.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::command::{diffucoder, refusal, run, run_json, stdout};
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.ends_with('\n'));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_trace_has_every_reveal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.jsonl");
+    let report = run_json(&[
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "def f(x):",
+        "-n",
+        "24",
+        "--seed",
+        "1",
+        "--exact",
+        "--trace",
+        path.to_str().unwrap(),
+    ]);
+    let lines = lines(&path);
+    assert_eq!(lines[0]["type"], "header");
+    assert_eq!(lines[0]["settings"], report["settings"]);
+    assert_eq!(lines[0]["prompt"], "def f(x):");
+    let end = lines.last().unwrap();
+    assert_eq!(end["type"], "end");
+    assert_eq!(end["text"], report["text"]);
+    assert_eq!(end["usage"], report["usage"]);
+    let steps = &lines[1..lines.len() - 1];
+    assert_eq!(json!(steps.len()), report["usage"]["forwards"]);
+    let mut canvas = vec![Value::Null; 24];
+    let mut reveal_step = canvas.clone();
+    for step in steps {
+        for (at, position) in step["positions"].as_array().unwrap().iter().enumerate() {
+            let position = position.as_u64().unwrap() as usize;
+            canvas[position] = step["tokens"][at].clone();
+            reveal_step[position] = step["step"].clone();
+            assert!(step["texts"][at].is_string());
+            assert!(
+                step["confidences"][at].as_f64().unwrap() <= 0.0,
+                "entropy, negated"
+            );
+        }
+    }
+    assert_eq!(json!(canvas), report["token_ids"]);
+    assert_eq!(json!(reveal_step), report["reveal_step"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_leaves_whole_lines_and_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.jsonl");
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        .args([
+            "generate", "--model", "tiny", "-p", "x = 1\n", "-n", "450", "--exact", "--trace",
+        ])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // As soon as there are a few steps.
+    while fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|b| **b == b'\n').count()) < 4 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(lines(&path).len() >= 4);
+    // Even half a line does no harm.
+    let mut torn = fs::read(&path).unwrap();
+    torn.extend_from_slice(b"{\"type\":\"st");
+    fs::write(&path, torn).unwrap();
+    let output = run(&["report", path.to_str().unwrap()]);
+    assert!(stdout(&output).starts_with("<!doctype html>"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the run was cut off"));
+}
+
+#[test]
+fn what_is_no_trace_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.jsonl");
+    let header = "{\"type\":\"header\",\"version\":1,\"model\":\"m\",\"settings\":{},\"prompt\":\"\",\
+                  \"prompt_tokens\":1,\"canvas_tokens\":2,\"stop_ids\":[]}\n";
+    let step = |position: usize, text: &str| {
+        format!(
+            "{{\"type\":\"step\",\"step\":0,\"elapsed_s\":0,\"positions\":[{position}],\"tokens\":[1],\
+             \"texts\":[{text}],\"confidences\":[0]}}\n"
+        )
+    };
+    for (text, says) in [
+        (String::new(), "it has no header line"),
+        ("hello\n".into(), "line 1"),
+        (
+            header.replace("\"version\":1", "\"version\":9"),
+            "has version 9",
+        ),
+        (format!("{header}{header}"), "line 2 is out of place"),
+        (
+            format!("{header}{}", step(2, "\"a\"")),
+            "a position is outside the canvas",
+        ),
+        (
+            format!("{header}{}", step(0, "\"a\",\"b\"")),
+            "its lists differ in length",
+        ),
+    ] {
+        fs::write(&path, &text).unwrap();
+        let (code, stderr) = refusal(&["report", path.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(stderr.contains(says), "{text}: {stderr}");
+    }
+    let (code, _) = refusal(&["report", "no-such-file"]);
+    assert_eq!(code, Some(1));
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "x",
+        "-n",
+        "2",
+        "--trace",
+        "no/such/folder/x",
+    ];
+    let (code, stderr) = refusal(&args);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot write the trace"), "{stderr}");
+}
+
+/// A trace of tokens that try to break out of the page, and of characters in parts.
+fn hostile() -> String {
+    let texts = [
+        "</script><script>document.title='owned'</script>",
+        "<!--",
+        "\u{2028}&lt;<b>",
+        "\u{1b}[31m",
+    ];
+    let mut trace = json!({
+        "type": "header", "version": 1, "model": "<img src=x onerror=\"document.title='owned'\">",
+        "settings": {"algorithm": "entropy", "seed": 1}, "prompt": "</pre><script>document.title='owned'</script>",
+        "prompt_tokens": 3, "canvas_tokens": 8, "stop_ids": [9],
+    })
+    .to_string();
+    for (at, text) in texts.iter().enumerate() {
+        let step = json!({"type": "step", "step": at, "elapsed_s": 0.1, "positions": [at], "tokens": [at],
+            "texts": [text], "confidences": [-0.5]});
+        trace += &format!("\n{step}");
+    }
+    let euro = json!({"type": "step", "step": 4, "elapsed_s": 0.2, "positions": [5, 4], "tokens": [7, 6],
+        "texts": ["\u{fffd}", "\u{fffd}"], "confidences": [null, -1.0], "bytes": ["82ac", "e2"]});
+    let stop = json!({"type": "step", "step": 5, "elapsed_s": 0.3, "positions": [6], "tokens": [9],
+        "texts": ["<end>"], "confidences": [0]});
+    trace + &format!("\n{euro}\n{stop}\n")
+}
+
+#[test]
+fn a_page_shows_hostile_text_as_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, page) = (
+        folder.path().join("t.jsonl"),
+        folder.path().join("page.html"),
+    );
+    fs::write(&trace, hostile()).unwrap();
+    let args = [
+        "report",
+        trace.to_str().unwrap(),
+        "-o",
+        page.to_str().unwrap(),
+    ];
+    assert_eq!(stdout(&run(&args)), "");
+    let html = fs::read_to_string(&page).unwrap();
+    assert_eq!(
+        html.matches("<script").count(),
+        2,
+        "the data and the program"
+    );
+    for remote in ["http://", "https://", "src=\"", "@import"] {
+        let page_alone = html.replace("http://www.w3.org/2000/svg", "");
+        assert!(!page_alone.contains(remote), "{remote}");
+    }
+    let Some(dom) = browse(&page, &folder.path().join("profile")) else {
+        return;
+    };
+    assert!(
+        dom.contains("<title>diffucoder"),
+        "the title was not changed"
+    );
+    assert!(
+        dom.contains("class=\"cell shown\""),
+        "the script ran to its end"
+    );
+    assert!(dom.contains(">€<"), "parts of a character are together");
+    assert!(dom.contains("&lt;/script&gt;&lt;script&gt;document.title"));
+    assert!(dom.contains("6 of 6 steps · 7 of 8 tokens"));
+    assert!(dom.contains("1 mask at the end of the canvas was never revealed"));
+    assert_eq!(
+        dom.matches("<circle").count(),
+        6,
+        "a dot for each confidence that is a number"
+    );
+    assert!(dom.contains("Global, whole canvas"));
+}
+
+/// The page after its script has run; `None` where there is no browser.
+fn browse(page: &Path, profile: &Path) -> Option<String> {
+    let flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--dump-dom",
+    ];
+    let output = Command::new("chromium")
+        .args(flags)
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("file://{}", page.display()))
+        .stderr(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(output) => panic!("chromium failed: {}", output.status),
+        Err(_) => {
+            use std::io::Write;
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: no chromium here to look at the page with"
+            );
+            None
+        }
+    }
+}
+
+#[test]
+fn several_samples_are_several_seeds() {
+    let args = [
+        "generate", "--model", "tiny", "-p", "def f(", "-n", "12", "-t", "1", "--seed", "5",
+    ];
+    let several = [&args[..], &["--num-samples", "3"]].concat();
+    let text = stdout(&run(&several));
+    let json = stdout(&run(&[&several[..], &["--output", "json"]].concat()));
+    let reports: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(reports.len(), 3);
+    for (at, report) in reports.iter().enumerate() {
+        assert_eq!(report["settings"]["seed"], json!(5 + at));
+        assert!(text.contains(&format!("==> {} of 3, seed {} <==\n", at + 1, 5 + at)));
+        assert!(text.contains(report["text"].as_str().unwrap()));
+    }
+    let last = run_json(&[&args[..9], &["--seed", "7"]].concat());
+    assert_eq!(last["token_ids"], reports[2]["token_ids"]);
+    let trace = [&several[..], &["--trace", "x.jsonl"]].concat();
+    let (code, stderr) = refusal(&trace);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("--trace records one run"), "{stderr}");
+    assert!(!Path::new("x.jsonl").exists());
+    assert_eq!(
+        diffucoder(&["generate", "--num-samples", "0"])
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+}

@@ -1,0 +1,245 @@
+//! `--watch`, seen through a terminal emulator.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+
+use crate::command::{diffucoder, refusal};
+use crate::fixture;
+
+/// The binary at a terminal, and everything that it wrote there.
+struct Terminal {
+    child: Box<dyn Child + Send + Sync>,
+    master: Box<dyn MasterPty + Send>,
+    written: Arc<Mutex<Vec<u8>>>,
+    reader: std::thread::JoinHandle<()>,
+    size: (u16, u16),
+}
+
+impl Terminal {
+    fn start(rows: u16, columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let size = PtySize {
+            rows,
+            cols: columns,
+            pixel_width: 0,
+            pixel_height: 0,
+        };
+        let pair = native_pty_system().openpty(size).unwrap();
+        let mut command = CommandBuilder::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+        command.args(args);
+        command.env("TERM", "xterm-256color");
+        command.env("XDG_CONFIG_HOME", fixture("no-such-cache"));
+        command.env_remove("NO_COLOR");
+        for (name, value) in variables {
+            command.env(name, value);
+        }
+        let child = pair.slave.spawn_command(command).unwrap();
+        let mut from = pair.master.try_clone_reader().unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&written);
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // A terminal whose last user has gone reads as an error on Linux.
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                sink.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self {
+            child,
+            master: pair.master,
+            written,
+            reader,
+            size: (rows, columns),
+        }
+    }
+
+    fn wait_for(&self, what: &str) {
+        let started = Instant::now();
+        while !String::from_utf8_lossy(&self.written.lock().unwrap()).contains(what) {
+            assert!(started.elapsed() < Duration::from_secs(60), "no {what:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The exit code, all that was written, and the screen that it makes.
+    fn finish(mut self) -> (u32, Vec<u8>, vt100::Parser) {
+        let status = self.child.wait().unwrap();
+        drop(self.master);
+        self.reader.join().unwrap();
+        let written = std::mem::take(&mut *self.written.lock().unwrap());
+        let mut screen = vt100::Parser::new(self.size.0, self.size.1, 1000);
+        screen.process(&written);
+        (status.exit_code(), written, screen)
+    }
+}
+
+const ARGS: [&str; 13] = [
+    "generate",
+    "--model",
+    "tiny",
+    "-p",
+    "class Stack:\n",
+    "-n",
+    "40",
+    "--seed",
+    "5",
+    "--exact",
+    "-t",
+    "1",
+    "--watch",
+];
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_canvas_fills_and_makes_room_for_the_text() {
+    let plain = diffucoder(&ARGS[..12]).output().unwrap().stdout;
+    let (code, written, screen) = Terminal::start(24, 80, &ARGS, &[]).finish();
+    assert_eq!(code, 0);
+    let screen = screen.screen();
+    assert!(!screen.hide_cursor());
+    let written = text(&written);
+    assert!(
+        !written.contains("\x1b[2J") && !written.contains("\x1b[?1049h"),
+        "the screen is the user's"
+    );
+    assert!(
+        written.contains("step 40/40 · 40/40 tokens"),
+        "the last frame was drawn"
+    );
+    assert!(written.contains("\x1b[7m"), "the newest stand out");
+    // What is left is the text and the last line.
+    let shown = screen.contents();
+    assert!(
+        !shown.contains('·') || shown.contains("forwards over"),
+        "{shown}"
+    );
+    let first = text(&plain)
+        .lines()
+        .map(str::trim_end)
+        .find(|line| !line.is_empty())
+        .unwrap()
+        .to_string();
+    assert!(shown.contains(first.trim_start()), "{shown}");
+}
+
+#[test]
+fn no_colours_when_they_are_not_wanted() {
+    let (code, written, _) = Terminal::start(24, 80, &ARGS, &[("NO_COLOR", "1")]).finish();
+    assert_eq!(code, 0);
+    let written = text(&written);
+    assert!(written.contains("step 40/40"));
+    let is_style = |part: &str| {
+        part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+            .starts_with('m')
+    };
+    assert!(!written.split("\x1b[").skip(1).any(is_style), "{written:?}");
+}
+
+#[test]
+fn an_interrupt_gives_the_cursor_back() {
+    let args = [
+        &ARGS[..5],
+        &["-n", "450", "--seed", "5", "--exact", "--watch"],
+    ]
+    .concat();
+    let terminal = Terminal::start(24, 80, &args, &[]);
+    terminal.wait_for("step 2/450");
+    terminal
+        .master
+        .take_writer()
+        .unwrap()
+        .write_all(b"\x03")
+        .unwrap();
+    let (code, written, screen) = terminal.finish();
+    assert_eq!(code, 130);
+    assert!(!screen.screen().hide_cursor());
+    assert!(
+        text(&written).ends_with("\x1b[?7h\x1b[?25h"),
+        "nothing is drawn afterwards"
+    );
+    assert_eq!(
+        screen.screen().cursor_position().1,
+        0,
+        "the shell begins on a line of its own"
+    );
+}
+
+#[test]
+fn any_size_will_do() {
+    for (rows, columns) in [(24, 7), (3, 20), (2, 30), (2, 200)] {
+        let (code, written, screen) = Terminal::start(rows, columns, &ARGS, &[]).finish();
+        assert_eq!(code, 0, "{rows}x{columns}");
+        assert!(!screen.screen().hide_cursor());
+        // No frame is wider or higher than the terminal.
+        let written = text(&written);
+        for frame in written
+            .split("\x1b[J")
+            .filter(|frame| frame.contains("\x1b[K"))
+        {
+            assert!(
+                frame.matches("\r\n").count() < usize::from(rows),
+                "{rows}x{columns}: {frame:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_on_the_screen_stays() {
+    // As a shell would have left it: the frame is drawn below, and removed again.
+    let script = "echo first line; \"$0\" \"$@\" > /dev/null; echo last line";
+    let size = PtySize {
+        rows: 12,
+        cols: 60,
+        pixel_width: 0,
+        pixel_height: 0,
+    };
+    let pair = native_pty_system().openpty(size).unwrap();
+    let mut command = CommandBuilder::new("sh");
+    command.args([
+        "-c",
+        script,
+        assert_cmd::cargo::cargo_bin!("diffucoder")
+            .to_str()
+            .unwrap(),
+    ]);
+    command.args(ARGS);
+    command.env("TERM", "xterm-256color");
+    let mut child = pair.slave.spawn_command(command).unwrap();
+    drop(pair.slave);
+    let mut from = pair.master.try_clone_reader().unwrap();
+    let mut written = Vec::new();
+    let _ = from.read_to_end(&mut written); // ends in an error on Linux
+    assert!(child.wait().unwrap().success());
+    let mut parser = vt100::Parser::new(12, 60, 1000);
+    parser.process(&written);
+    let all = parser.screen().contents();
+    parser.screen_mut().set_scrollback(1000);
+    let everything = parser.screen().contents() + &all;
+    assert!(everything.contains("first line"), "{everything}");
+    assert!(all.contains("last line"), "{all}");
+    assert!(
+        everything.contains("step 40/40"),
+        "the text went elsewhere, so the last frame stays"
+    );
+}
+
+#[test]
+fn off_a_terminal_it_is_wrong_usage() {
+    let (code, stderr) = refusal(&ARGS);
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.starts_with("error: --watch draws on stderr, which is not a terminal here\nhint: "),
+        "{stderr}"
+    );
+    let (code, stderr) = refusal(&[&ARGS[..], &["--quiet"]].concat());
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("which --quiet forbids"), "{stderr}");
+    let (code, written, _) = Terminal::start(24, 80, &ARGS, &[("TERM", "dumb")]).finish();
+    assert_eq!(code, 2, "{}", text(&written));
+}
