@@ -1,11 +1,8 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
-<<<<<<< HEAD
-mod bench;
-=======
 mod batch;
->>>>>>> main
+mod bench;
 mod checkpoints;
 mod command;
 mod gguf;
