@@ -52,7 +52,8 @@ fn main() {
     let limits = meter.measure();
     println!(
         "{isa}, {threads} threads: int8 {:.3} T op/s, reading {:.1} GB/s",
-        limits.int8_tops, limits.read_gb_s
+        limits.int8_ops_per_s / 1e12,
+        limits.read_bytes_per_s / 1e9
     );
     println!(
         "{:5} {:>11} {:>4} {:>10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8}",
@@ -66,8 +67,8 @@ fn main() {
             format.to_string(),
             format!("{n}x{k}"),
             times.product * 1e6,
-            100.0 * tops / limits.int8_tops,
-            100.0 * gb_s / limits.read_gb_s,
+            100.0 * 1e12 * tops / limits.int8_ops_per_s,
+            100.0 * 1e9 * gb_s / limits.read_bytes_per_s,
             times.quantise * 1e6,
             times.copy * 1e6,
         );

@@ -1,4 +1,4 @@
-//! What this machine can do at best: 8-bit multiplications a second, and bytes of memory read a second.
+//! What this machine can do at best: operations on 8-bit integers, and bytes of memory read.
 //!
 //! Every figure of speed is worth something only beside these. They are measured where they are needed, because
 //! machines vary and share their cores with others.
@@ -10,24 +10,25 @@ use std::time::{Duration, Instant};
 
 /// Memory that is read: far more than caches hold.
 const TABLE_BYTES: usize = 512 << 20;
-/// Rounds of dot products in one run: a few milliseconds.
-const ROUNDS: u64 = 1 << 18;
+/// The shortest run of dot products that counts.
+const RUN: Duration = Duration::from_millis(10);
 /// Runs of each kind in a measurement, of which the best counts.
 const RUNS: usize = 3;
 
 /// A machine's limits, all threads together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
-    /// 10^12 operations a second on 8-bit integers; a product and a sum are two.
-    pub int8_tops: f64,
-    /// 10^9 bytes a second read from memory.
-    pub read_gb_s: f64,
+    /// Operations on 8-bit integers; a product and a sum are two.
+    pub int8_ops_per_s: f64,
+    /// Read from memory.
+    pub read_bytes_per_s: f64,
 }
 
 /// Measures [`Limits`], as often as asked, and keeps the best.
 pub struct Meter {
     isa: Isa,
     threads: usize,
+    rounds: u64,
     table: Vec<u64>,
     best: Limits,
 }
@@ -35,32 +36,43 @@ pub struct Meter {
 impl Meter {
     /// For products by `isa` on this many threads.
     pub fn new(isa: Isa, threads: usize) -> Self {
-        Self {
+        let mut meter = Self {
             isa,
             threads,
+            rounds: 1 << 12,
             table: vec![1; TABLE_BYTES / 8],
             best: Limits::default(),
+        };
+        while meter.multiply() < RUN && meter.rounds < 1 << 40 {
+            meter.rounds *= 2;
         }
+        meter
     }
 
     /// Measures once more, and gives the best so far: other work may have been running before.
     pub fn measure(&mut self) -> Limits {
-        let ops = peak_ops(self.isa, 1) as f64 * ROUNDS as f64 * self.threads as f64;
+        let ops = peak_ops(self.isa, 1) as f64 * self.rounds as f64 * self.threads as f64;
+        let bytes = size_of_val(&self.table[..]) as f64;
+        let mut best = self.best;
         for _ in 0..RUNS {
-            let multiplying = self.on_threads(|_| {
-                black_box(peak_ops(self.isa, ROUNDS));
-            });
-            let reading = self.on_threads(|thread| {
-                let part = self.table.len() / self.threads;
-                let part = &self.table[thread * part..][..part];
-                black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
-            });
-            let tops = ops / multiplying.as_secs_f64() / 1e12;
-            let gb_s = size_of_val(&self.table[..]) as f64 / reading.as_secs_f64() / 1e9;
-            self.best.int8_tops = self.best.int8_tops.max(tops);
-            self.best.read_gb_s = self.best.read_gb_s.max(gb_s);
+            let (multiplying, reading) = (self.multiply(), self.read());
+            best.int8_ops_per_s = best.int8_ops_per_s.max(ops / multiplying.as_secs_f64());
+            best.read_bytes_per_s = best.read_bytes_per_s.max(bytes / reading.as_secs_f64());
         }
-        self.best
+        self.best = best;
+        best
+    }
+
+    fn multiply(&self) -> Duration {
+        self.on_threads(|_| _ = black_box(peak_ops(self.isa, self.rounds)))
+    }
+
+    fn read(&self) -> Duration {
+        self.on_threads(|thread| {
+            let part = self.table.len().div_ceil(self.threads);
+            let part = self.table.chunks(part).nth(thread).unwrap_or_default();
+            black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+        })
     }
 
     /// Time of some work on all threads, which get their numbers.
@@ -120,9 +132,10 @@ mod tests {
         let mut meter = Meter::new(Isa::detect(), 1);
         meter.table.truncate(1 << 16);
         let first = meter.measure();
-        assert!(first.int8_tops > 0.0 && first.read_gb_s > 0.0);
+        assert!(first.int8_ops_per_s > 0.0 && first.read_bytes_per_s > 0.0);
         let second = meter.measure();
-        assert!(second.int8_tops >= first.int8_tops && second.read_gb_s >= first.read_gb_s);
+        assert!(second.int8_ops_per_s >= first.int8_ops_per_s);
+        assert!(second.read_bytes_per_s >= first.read_bytes_per_s);
     }
 
     #[cfg(target_os = "linux")]

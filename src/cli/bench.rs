@@ -222,13 +222,13 @@ impl Report {
                 rows,
                 seconds: time.as_secs_f64(),
                 tops,
-                share_of_int8: tops / limits.int8_tops,
+                share_of_int8: 1e12 * tops / limits.int8_ops_per_s,
             }
         });
         Self {
             limits: LimitsReport {
-                int8_tops: limits.int8_tops,
-                read_gb_s: limits.read_gb_s,
+                int8_tops: limits.int8_ops_per_s / 1e12,
+                read_gb_s: limits.read_bytes_per_s / 1e9,
             },
             forward: forward.collect(),
             load_s: load_time.as_secs_f64(),

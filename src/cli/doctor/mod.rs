@@ -1,7 +1,5 @@
 //! `diffucoder doctor`: what this machine has, and which model suits it.
 
-mod limits;
-
 use serde::Serialize;
 use sysinfo::System;
 
@@ -12,7 +10,7 @@ use crate::device::{DeviceChoice, free_memory_bytes};
 use crate::error::Error;
 use crate::hub::{CachedModel, HubOptions, cached};
 use crate::kernels::{Format, Isa};
-use limits::Limits;
+use crate::limits::{Limits, Meter};
 
 /// Weights of the 7B models.
 const PARAMETERS: f64 = 7.6e9;
@@ -73,7 +71,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     system.refresh_memory();
     system.refresh_cpu_all();
     let free_bytes = free_memory_bytes(&candle_core::Device::Cpu);
-    let limits = Limits::measure(isa, threads);
+    let limits = Meter::new(isa, threads).measure();
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         cpu: system
