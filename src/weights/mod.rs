@@ -218,6 +218,9 @@ impl WeightsError {
                 Some("the weights and config.json do not belong to the same model".into())
             }
             Self::Gguf { source, .. } => source.hint(),
+            Self::Dtype { file, .. } if file.to_ascii_lowercase().ends_with(".gguf") => {
+                Some("take another quantisation of the model, such as Q4_K_M or Q8_0".into())
+            }
             Self::Dtype { .. } => Some("convert the checkpoint to bfloat16".into()),
             Self::Open { .. } | Self::Load { .. } => None,
         }
