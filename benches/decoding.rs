@@ -59,18 +59,15 @@ fn main() -> anyhow::Result<()> {
         for (seed, text) in prompts.iter().take(count).enumerate() {
             let prompt = package.encode(&Prompt::Raw(text))?;
             let settings = Settings {
-                algorithm: Algorithm::Entropy,
-                steps: new_tokens.div_ceil(tokens_per_step),
-                eps: 1e-3,
                 shaping: Shaping {
                     temperature: 0.2,
                     top_p: Some(0.95),
                     top_k: None,
                 },
-                alg_temp: None,
                 seed: seed as u64,
                 ending: ending.clone(),
                 decoding,
+                ..Settings::reference(new_tokens.div_ceil(tokens_per_step))
             };
             let canvas = Canvas::new(&prompt, new_tokens, package.mask_id);
             let started = Instant::now();

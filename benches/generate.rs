@@ -1,20 +1,20 @@
 //! Time of a denoising step on the built-in model: the forward pass, and the sampling around it.
 //!
 //! Prints each figure beside the limit measured in the same run: the rate of a large float32 matrix
-//! product, which is the best that the tensor library reaches on this machine.
+//! product by the same kernels, where nothing but arithmetic counts.
 //!
 //! `cargo bench --bench generate`
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
-use diffucoder::diffusion::{
-    Algorithm, Canvas, Decoding, Denoiser, Ending, Pass, Settings, Shaping, generate,
-};
+use candle_core::DType;
+use diffucoder::diffusion::{Canvas, Denoiser, Pass, Settings, Shaping, generate};
 use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::kernels::{DenseMatrix, Isa, PANEL, matmul_dense};
 use diffucoder::model::Target;
 use diffucoder::package::{Package, Prompt};
+use rayon::prelude::*;
 
 const CANVAS: usize = 256;
 const STEPS: usize = 16;
@@ -55,18 +55,13 @@ fn main() -> anyhow::Result<()> {
     )?;
 
     let settings = Settings {
-        algorithm: Algorithm::Entropy,
-        steps: STEPS,
-        eps: 1e-3,
         shaping: Shaping {
             temperature: 0.2,
             top_p: Some(0.95),
             top_k: None,
         },
-        alg_temp: None,
         seed: 1,
-        ending: Ending::FullCanvas,
-        decoding: Decoding::default(),
+        ..Settings::reference(STEPS)
     };
     let mut forwards = Timed {
         model: &mut model,
@@ -103,13 +98,15 @@ impl<D: Denoiser> Denoiser for Timed<'_, D> {
     }
 }
 
-/// FLOP/s of a matrix product too large to be bound by anything but arithmetic.
+/// FLOP/s of our own product, on all threads and too large to be bound by anything but arithmetic.
 fn product_rate() -> anyhow::Result<f64> {
     let (m, n, k) = (1024, 1024, 4096);
-    let a = Tensor::ones((m, k), DType::F32, &Device::Cpu)?;
-    let b = Tensor::ones((k, n), DType::F32, &Device::Cpu)?;
+    let (isa, x) = (Isa::detect(), vec![1f32; m * k]);
+    let w = DenseMatrix::from_f32(&vec![1f32; n * k], n, k);
+    let mut out = vec![0f32; m * n];
     let time = best(|| {
-        a.matmul(&b)?;
+        let panels = out.par_chunks_mut(m * PANEL).enumerate();
+        panels.for_each(|(panel, out)| matmul_dense(isa, &w, &x, panel..panel + 1, out));
         Ok(())
     })?;
     Ok((2 * m * n * k) as f64 / time.as_secs_f64())

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use candle_core::DType;
-use diffucoder::diffusion::{Algorithm, Ending, Settings, Shaping, generate};
+use diffucoder::diffusion::{Ending, Settings, Shaping, generate};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::infill::length::by_confidence;
 use diffucoder::infill::{Template, canvas};
@@ -93,18 +93,14 @@ impl Found {
 /// The length of the text that the model writes into a long hole before it ends it.
 fn until_pad(package: &Package, model: &mut Model, texts: &[Vec<u32>]) -> anyhow::Result<usize> {
     let settings = Settings {
-        algorithm: Algorithm::Entropy,
-        steps: LONGEST,
-        eps: 1e-3,
         shaping: Shaping {
             temperature: 0.2,
             top_p: Some(0.95),
             top_k: None,
         },
-        alg_temp: None,
         seed: 1,
-        decoding: diffucoder::diffusion::Decoding::default(),
         ending: Ending::AtStop(package.stop_ids.clone()),
+        ..Settings::reference(LONGEST)
     };
     let canvas = canvas(texts, &[LONGEST], package.mask_id);
     let done = generate(model, canvas, &settings, &mut ())?.canvas;

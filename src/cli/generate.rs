@@ -104,10 +104,9 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     for sample in 0..args.num_samples {
         let draw = |settings: &Settings| {
             request.settings = settings.clone();
-            let steps = settings.steps;
             let mut progress = match args.watch {
-                true => Progress::watch(progress::screen(ui)?, &engine.package, steps),
-                false => Progress::bar(ui, "denoising", steps),
+                true => Progress::watch(progress::screen(ui)?, &engine.package),
+                false => Progress::bar(ui, "denoising"),
             };
             let mut observers = Observers(&mut progress, &mut recorder);
             let mut answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;

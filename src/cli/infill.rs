@@ -255,7 +255,7 @@ fn choose(
         LengthBy::Confidence => {
             let open = given.iter().filter(|length| length.is_none()).count();
             let trials = open * length::trials(longest).len();
-            let bar = ui.step_bar("choosing lengths", trials as u64);
+            let bar = ui.count_bar("choosing lengths", "steps", trials as u64);
             let mask_id = engine.package.mask_id;
             let on_trial = &mut || bar.inc(1);
             let chosen =
@@ -277,7 +277,7 @@ fn fill(
 ) -> Result<Filled, Error> {
     let package = &engine.package;
     let canvas = infill::canvas(texts, lengths, package.mask_id);
-    let mut progress = Progress::bar(ui, "denoising", settings.steps);
+    let mut progress = Progress::bar(ui, "denoising");
     let generation = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)?;
     progress.finish(ui);
     let canvas = &generation.canvas;

@@ -1,5 +1,6 @@
 //! How far a run is: a bar, or the canvas itself.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -18,16 +19,16 @@ pub enum Progress<'a> {
 
 impl<'a> Progress<'a> {
     /// A bar, drawn only on a terminal.
-    pub fn bar(ui: &Ui, what: &str, steps: usize) -> Self {
+    pub fn bar(ui: &Ui, what: &str) -> Self {
         Self::Bar {
-            bar: ui.step_bar(what, steps as u64),
+            bar: ui.count_bar(what, "tokens", 0),
             started: Instant::now(),
         }
     }
 
     /// The canvas.
-    pub fn watch(screen: Screen, package: &'a Package, steps: usize) -> Self {
-        Self::Watch(Box::new(Watch::new(screen, package, steps)))
+    pub fn watch(screen: Screen, package: &'a Package) -> Self {
+        Self::Watch(Box::new(Watch::new(screen, package)))
     }
 
     /// Takes the bar away; and the canvas too, unless the text goes elsewhere than to the terminal.
@@ -47,11 +48,10 @@ impl Observer for Progress<'_> {
                 let revealed = step.canvas.reveal_step().iter().flatten().count();
                 let time = started.elapsed().max(Duration::from_millis(1));
                 let rate = revealed as f64 / time.as_secs_f64();
-                bar.set_position(step.index as u64 + 1);
-                bar.set_message(format!(
-                    "· {revealed}/{} tokens · {rate:.1} tokens/s",
-                    step.canvas.generated().len()
-                ));
+                let masks: usize = step.canvas.holes().iter().map(Range::len).sum();
+                bar.set_length(masks as u64);
+                bar.set_position(revealed as u64);
+                bar.set_message(format!("· step {} · {rate:.1} tokens/s", step.index + 1));
             }
         }
     }

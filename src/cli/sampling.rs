@@ -75,8 +75,8 @@ struct DecodingArgs {
     /// or never
     #[arg(long, value_name = "WHEN", value_parser = refresh)]
     refresh: Option<Refresh>,
-    /// Reveal all tokens at least this probable at once, one at least; off reveals a fixed number, as
-    /// --steps and --tokens-per-step do
+    /// Reveal all tokens at least this probable at once, and the surest if there are none; off reveals
+    /// a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
     #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<Threshold>,
     /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
@@ -176,7 +176,7 @@ impl ValueEnum for Cache {
 
 impl DecodingArgs {
     /// The preset, with what the flags change.
-    fn decoding(&self, mode: Mode, has_steps: bool) -> Decoding {
+    fn decoding(&self, mode: Mode, is_fixed: bool) -> Decoding {
         // About twice the rows at which arithmetic takes as long as reading the weights, because a window is
         // half full on average. Fixed and not measured at each start, so that a seed means a text.
         let auto = if cfg!(any(feature = "cuda", feature = "metal")) {
@@ -203,7 +203,7 @@ impl DecodingArgs {
                 order_temperature: Some(1.0),
             },
         };
-        if has_steps {
+        if is_fixed {
             decoding.threshold = None;
         }
         match self.window {
@@ -284,8 +284,15 @@ impl SamplingArgs {
     /// # Errors
     /// As [`Self::steps`].
     pub fn settings_for(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+        let is_random = self.algorithm == Algorithm::Origin || self.alg_temp > 0.0;
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
-        let decoding = self.decoding.decoding(self.mode(), has_steps);
+        let decoding = self.decoding.decoding(self.mode(), has_steps || is_random);
+        if is_random && decoding.threshold.is_some() {
+            return Err(UsageError::with_hint(
+                "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
+                "leave one of them out",
+            ));
+        }
         Ok(Settings {
             algorithm: self.algorithm,
             steps: self.steps_for(n)?,

@@ -121,9 +121,10 @@ impl Ui {
         self.bar(what, total_bytes, TEMPLATE)
     }
 
-    /// A bar that counts steps.
-    pub fn step_bar(&self, what: &str, steps: u64) -> ProgressBar {
-        self.bar(what, steps, "{prefix} {bar:30} {pos}/{len} steps {msg}")
+    /// A bar that counts things.
+    pub fn count_bar(&self, what: &str, things: &str, count: u64) -> ProgressBar {
+        let template = format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {things} {{msg}}");
+        self.bar(what, count, &template)
     }
 
     fn bar(&self, what: &str, len: u64, template: &str) -> ProgressBar {

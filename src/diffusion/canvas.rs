@@ -197,6 +197,7 @@ mod tests {
                 position,
                 token,
                 confidence: 0.0,
+                probability: 0.0,
             },
             step,
         );

@@ -78,8 +78,10 @@ pub struct Candidate {
     pub position: usize,
     /// Token id; never the mask.
     pub token: u32,
-    /// Confidence by the chosen [`Algorithm`].
+    /// Confidence by the chosen [`Algorithm`]: the order of the reveals.
     pub confidence: f32,
+    /// Probability of the token, by which a threshold reveals.
+    pub probability: f32,
 }
 
 /// The `count` most confident candidates, surest first; of equals the left-most.
@@ -89,13 +91,17 @@ pub fn most_confident(candidates: &[Candidate], count: usize) -> Vec<Candidate> 
     })
 }
 
-/// The candidates whose confidence is at least `threshold`, and the surest in any case; surest first.
+/// The candidates that are at least as probable as `threshold`, surest first; the surest of all if
+/// there are none.
 pub fn at_least(candidates: &[Candidate], threshold: f32) -> Vec<Candidate> {
-    let sure = candidates
-        .iter()
-        .filter(|candidate| candidate.confidence >= threshold)
-        .count();
-    most_confident(candidates, sure.max(1))
+    let probable = |candidate: &Candidate| candidate.probability >= threshold;
+    let mut revealed = most_confident(candidates, candidates.len());
+    if revealed.iter().any(probable) {
+        revealed.retain(probable);
+    } else {
+        revealed.truncate(1);
+    }
+    revealed
 }
 
 /// `count` candidates drawn without replacement with weights softmax(confidence / `alg_temp`).
@@ -153,6 +159,7 @@ mod tests {
                 position: 10 + i,
                 token: 0,
                 confidence,
+                probability: 0.0,
             })
             .collect()
     }
@@ -246,5 +253,27 @@ mod tests {
         assert!((29_400..30_600).contains(&drawn), "{drawn}");
         assert_eq!(draw_each(&candidates, 1.0, Draws::new(0, 0)).len(), 100);
         assert!(draw_each(&candidates, 0.0, Draws::new(0, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_threshold_is_of_probabilities_and_the_order_of_confidences() {
+        let mut all = candidates(&[-3.0, -1.0, -2.0]);
+        for (candidate, probability) in all.iter_mut().zip([0.95, 0.5, 0.9]) {
+            candidate.probability = probability;
+        }
+        let positions = |threshold| -> Vec<usize> {
+            let revealed = at_least(&all, threshold);
+            revealed
+                .iter()
+                .map(|candidate| candidate.position)
+                .collect()
+        };
+        assert_eq!(positions(0.9), [12, 10]);
+        assert_eq!(
+            positions(0.99),
+            [11],
+            "the surest where none is probable enough"
+        );
+        assert_eq!(positions(0.0), [11, 12, 10]);
     }
 }

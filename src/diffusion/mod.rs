@@ -95,6 +95,23 @@ pub struct Settings {
     pub decoding: Decoding,
 }
 
+impl Settings {
+    /// The reference's sampler in so many steps, surest first by entropy, with nothing left to chance
+    /// and nothing filtered.
+    pub fn reference(steps: usize) -> Self {
+        Self {
+            algorithm: Algorithm::Entropy,
+            steps,
+            eps: 1e-3,
+            shaping: Shaping::temperature(0.0),
+            alg_temp: None,
+            seed: 0,
+            ending: Ending::FullCanvas,
+            decoding: Decoding::default(),
+        }
+    }
+}
+
 /// When a generation is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -277,15 +294,12 @@ fn propose(
             } else {
                 sampling::most_probable(row, canvas.mask_id())
             };
-            let algorithm = match settings.decoding.threshold {
-                Some(_) => Algorithm::MaskgitPlus, // what a threshold is a threshold of
-                None => settings.algorithm,
-            };
-            let confidence = algorithm.confidence(order.as_deref().unwrap_or(row), token);
+            let order = order.as_deref().unwrap_or(row);
             Ok(Candidate {
                 position,
                 token,
-                confidence,
+                confidence: settings.algorithm.confidence(order, token),
+                probability: order[token as usize],
             })
         })
         .collect()

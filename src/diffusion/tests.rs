@@ -41,18 +41,8 @@ impl Denoiser for Scripted {
 
 fn settings(steps: usize) -> Settings {
     Settings {
-        algorithm: Algorithm::Entropy,
-        steps,
-        eps: 1e-3,
-        shaping: Shaping {
-            temperature: 0.0,
-            top_p: None,
-            top_k: None,
-        },
-        alg_temp: None,
         seed: 7,
-        ending: Ending::FullCanvas,
-        decoding: Decoding::default(),
+        ..Settings::reference(steps)
     }
 }
 

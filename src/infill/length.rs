@@ -5,10 +5,7 @@
 //! model end its text with a stop token; [`LengthBy::Confidence`] asks the model once for each of
 //! some lengths, and takes the one at which it is surest of what belongs there.
 
-use crate::diffusion::{
-    Algorithm, Candidate, Decoding, Denoiser, Ending, GenerateError, Observer, Settings, Shaping,
-    Step, generate,
-};
+use crate::diffusion::{Candidate, Denoiser, GenerateError, Observer, Settings, Step, generate};
 
 /// How to choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +75,7 @@ where
             let canvas = super::canvas(texts, &chosen.lengths, mask_id);
             let place = canvas.holes()[hole].clone();
             let mut surest = Surest::default();
-            let done = generate(model, canvas, &look(), &mut surest)?;
+            let done = generate(model, canvas, &Settings::reference(1), &mut surest)?;
             chosen.forwards += done.forwards;
             chosen.rows += done.rows;
             on_trial();
@@ -100,24 +97,6 @@ where
 fn score(confidences: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) = confidences.fold((0.0, 0.0), |(sum, count), x| (sum + x, count + 1.0));
     sum / count
-}
-
-/// One look at every position of a canvas, with nothing tempered or filtered.
-fn look() -> Settings {
-    Settings {
-        algorithm: Algorithm::Entropy,
-        steps: 1,
-        eps: 1e-3,
-        shaping: Shaping {
-            temperature: 0.0,
-            top_p: None,
-            top_k: None,
-        },
-        alg_temp: None,
-        seed: 0,
-        ending: Ending::FullCanvas,
-        decoding: Decoding::default(),
-    }
 }
 
 /// The candidates of a single step.

@@ -268,6 +268,35 @@ fn a_text_that_ends_early_costs_less_without_exact() {
 }
 
 #[test]
+fn no_sampling_flag_is_ignored_in_the_default_mode() {
+    let args = [
+        "generate",
+        "--model",
+        "tiny",
+        "-p",
+        "class Stack:\n",
+        "-n",
+        "32",
+        "--seed",
+        "3",
+    ];
+    let fast = run_json(&args);
+    assert_eq!(fast["settings"]["threshold"], 0.9);
+    for flags in [
+        &["--algorithm", "origin"][..],
+        &["--alg-temp", "0.5"],
+        &["--steps", "8"],
+    ] {
+        let other = run_json(&[&args[..], flags].concat());
+        assert_eq!(other["settings"]["threshold"], Value::Null, "{flags:?}");
+        assert_ne!(fast["reveal_step"], other["reveal_step"], "{flags:?}");
+    }
+    let both = ["--alg-temp", "0.5", "--threshold", "0.9"];
+    let output = run(&[&args[..], &both].concat());
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn prompts_come_from_a_flag_a_file_or_a_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prompt.py");

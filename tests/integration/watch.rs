@@ -108,7 +108,7 @@ fn the_canvas_fills_and_makes_room_for_the_text() {
         "the screen is the user's"
     );
     assert!(
-        written.contains("step 40/40 · 40/40 tokens"),
+        written.contains("step 40 · 40/40 tokens"),
         "the last frame was drawn"
     );
     assert!(written.contains("\x1b[7m"), "the newest stand out");
@@ -132,7 +132,7 @@ fn no_colours_when_they_are_not_wanted() {
     let (code, written, _) = Terminal::start(24, 80, &ARGS, &[("NO_COLOR", "1")]).finish();
     assert_eq!(code, 0);
     let written = text(&written);
-    assert!(written.contains("step 40/40"));
+    assert!(written.contains("step 40 ·"));
     let is_style = |part: &str| {
         part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
             .starts_with('m')
@@ -148,7 +148,7 @@ fn an_interrupt_gives_the_cursor_back() {
     ]
     .concat();
     let terminal = Terminal::start(24, 80, &args, &[]);
-    terminal.wait_for("step 2/450");
+    terminal.wait_for("step 2 ·");
     terminal
         .master
         .take_writer()
@@ -224,7 +224,7 @@ fn what_was_on_the_screen_stays() {
     assert!(everything.contains("first line"), "{everything}");
     assert!(all.contains("last line"), "{all}");
     assert!(
-        everything.contains("step 40/40"),
+        everything.contains("step 40 ·"),
         "the text went elsewhere, so the last frame stays"
     );
 }

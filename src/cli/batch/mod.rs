@@ -238,7 +238,7 @@ impl Batch<'_> {
         for sample in done..self.args.num_samples {
             request.settings.seed = first_seed.wrapping_add(sample as u64);
             let what = format!("line {number}");
-            let mut progress = Progress::bar(self.ui, &what, request.settings.steps);
+            let mut progress = Progress::bar(self.ui, &what);
             let answer = request.answer(package, &mut engine.model, &mut progress);
             progress.finish(self.ui);
             let answer = match answer {

@@ -17,7 +17,8 @@ const FRAME: Duration = Duration::from_millis(40);
 pub struct Watch<'a> {
     package: &'a Package,
     screen: Screen,
-    steps: usize,
+    /// Steps that are done.
+    done: usize,
     started: Instant,
     drawn: Option<Instant>,
     /// First step that no frame has shown yet.
@@ -28,12 +29,12 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// For a run of so many steps.
-    pub fn new(screen: Screen, package: &'a Package, steps: usize) -> Self {
+    /// For a run that is about to start.
+    pub fn new(screen: Screen, package: &'a Package) -> Self {
         Self {
             package,
             screen,
-            steps,
+            done: 0,
             started: Instant::now(),
             drawn: None,
             unseen: 0,
@@ -44,11 +45,12 @@ impl<'a> Watch<'a> {
 
     /// Ends it: the last frame stays, or makes room for the text itself.
     pub fn finish(mut self, keep: bool) {
+        if let Some(canvas) = self.last.take() {
+            self.unseen = self.done; // nothing is new any more
+            self.draw(&canvas, self.done);
+        }
         if !keep {
             return self.screen.wipe();
-        }
-        if let Some(canvas) = self.last.take() {
-            self.draw(&canvas, self.steps); // nothing is new any more
         }
         self.screen.keep();
     }
@@ -125,8 +127,7 @@ impl<'a> Watch<'a> {
             ""
         };
         let text = format!(
-            "step {done}/{} · {revealed}/{} tokens · {:.1} tokens/s{part}",
-            self.steps,
+            "step {done} · {revealed}/{} tokens · {:.1} tokens/s{part}",
             canvas.generated().len(),
             revealed as f64 / secs,
         );
@@ -141,9 +142,9 @@ impl<'a> Watch<'a> {
 
 impl Observer for Watch<'_> {
     fn on_step(&mut self, step: &Step<'_>) {
-        let is_last = step.index + 1 == self.steps;
-        if is_last || self.drawn.is_none_or(|drawn| drawn.elapsed() >= FRAME) {
-            self.draw(step.canvas, step.index + 1);
+        self.done = step.index + 1;
+        if self.drawn.is_none_or(|drawn| drawn.elapsed() >= FRAME) {
+            self.draw(step.canvas, self.done);
         }
         self.last = Some(step.canvas.clone());
     }
