@@ -59,6 +59,10 @@ fn main() -> anyhow::Result<()> {
         for (seed, text) in prompts.iter().take(count).enumerate() {
             let prompt = package.encode(&Prompt::Raw(text))?;
             let settings = Settings {
+                algorithm: match decoding.threshold {
+                    Some(_) => Algorithm::MaskgitPlus,
+                    None => Algorithm::Entropy,
+                },
                 shaping: Shaping {
                     temperature: 0.2,
                     top_p: Some(0.95),
