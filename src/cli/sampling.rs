@@ -170,7 +170,7 @@ impl ValueEnum for Cache {
         Some(match self {
             Self::None => PossibleValue::new("none").help("all of the canvas is computed"),
             Self::Prefix => PossibleValue::new("prefix").help("what is before the window is kept"),
-            Self::Dual => PossibleValue::new("dual").help("what is around the window is kept"),
+            Self::Dual => PossibleValue::new("dual").help("all but the masks of the window is kept"),
         })
     }
 }

@@ -278,23 +278,20 @@ fn propose(
     logits
         .par_chunks_mut(vocab_size)
         .zip(masked)
-        .map(|(row, &position)| {
-            if !row.iter().all(|logit| logit.is_finite()) {
-                return Err(position);
+        .map_init(Vec::new, |order, (row, &position)| {
+            order.clear();
+            if let Some(temperature) = settings.decoding.order_temperature {
+                order.extend_from_slice(row);
+                Shaping::temperature(temperature).apply(order).ok_or(position)?;
             }
-            let order = settings.decoding.order_temperature.map(|temperature| {
-                let mut order = row.to_vec();
-                Shaping::temperature(temperature).apply(&mut order);
-                order
-            });
-            settings.shaping.apply(row);
+            settings.shaping.apply(row).ok_or(position)?;
             let token = if settings.shaping.temperature > 0.0 {
                 let uniform = draws.uniform(Purpose::Token, position);
                 sampling::draw(row, canvas.mask_id(), uniform)
             } else {
                 sampling::most_probable(row, canvas.mask_id())
             };
-            let order = order.as_deref().unwrap_or(row);
+            let order: &[f32] = if order.is_empty() { row } else { order };
             Ok(Candidate {
                 position,
                 token,

@@ -4,7 +4,7 @@
 //! Departure: the mask token is never a candidate. The reference can draw it and would then
 //! commit a mask as if it were text; probabilities and confidences stay as the reference has them.
 
-use std::cmp::Ordering;
+use crate::kernels::{Isa, softmax_terms};
 
 /// How probabilities are shaped before a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,105 +27,79 @@ impl Shaping {
         }
     }
 
-    /// Turns one row of logits `[V]`, all finite, into probabilities in place; removed tokens get 0.
-    pub fn apply(&self, row: &mut [f32]) {
-        if self.temperature > 0.0 {
-            for logit in row.iter_mut() {
-                // Clamped: an infinity would turn into NaN below.
-                *logit = (*logit / self.temperature).clamp(f32::MIN, f32::MAX);
-            }
+    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if the row
+    /// is not finite.
+    pub fn apply(&self, row: &mut [f32]) -> Option<()> {
+        let divisor = if self.temperature > 0.0 {
+            self.temperature
+        } else {
+            1.0
+        };
+        let mut sum = softmax_terms(Isa::detect(), row, divisor)?;
+        let top_p = self.top_p.filter(|&p| p < 1.0);
+        let top_k = self.top_k.filter(|&k| k < row.len());
+        if let Some(top_p) = top_p {
+            remove_beyond_top_p(row, f64::from(top_p) * sum);
         }
-        // The largest logit is always kept, so filtering changes only the sum of the softmax.
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let exps: Vec<f32> = row.iter().map(|logit| (logit - max).exp()).collect();
-        if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
-            remove_beyond_top_p(row, &exps, top_p);
-        }
-        if let Some(top_k) = self.top_k.filter(|&k| k < row.len()) {
+        if let Some(top_k) = top_k {
             remove_beyond_top_k(row, top_k);
         }
-        let kept = |(&logit, &exp): (&f32, &f32)| if logit == REMOVED { 0.0 } else { exp };
-        let sum = row.iter().zip(&exps).map(kept).map(f64::from).sum::<f64>() as f32;
-        for (value, exp) in row.iter_mut().zip(&exps) {
-            *value = kept((value, exp)) / sum;
+        if top_p.is_some() || top_k.is_some() {
+            sum = row.iter().copied().map(f64::from).sum();
         }
+        let sum = sum as f32;
+        row.iter_mut().for_each(|term| *term /= sum);
+        Some(())
     }
 }
 
-/// Stands for the logit of a token that is filtered out.
-const REMOVED: f32 = f32::NEG_INFINITY;
-
-/// Keeps the most probable tokens up to and including the one that takes their mass over `top_p`.
-/// `exps` are the unnormalised probabilities of the logits in `row`.
-fn remove_beyond_top_p(row: &mut [f32], exps: &[f32], top_p: f32) {
-    let sum = exps.iter().copied().map(f64::from).sum::<f64>() as f32;
-    // Most rows need a few tokens of 150,000: look among those within a factor of the best one, and
-    // lower the bar only if their mass proves too small.
-    let mut bar = 1e-2;
-    loop {
-        let mut head: Vec<u32> = (0..row.len() as u32)
-            .filter(|&token| exps[token as usize] >= bar)
-            .collect();
-        let whole = head.len() == row.len();
-        let mass = |token: u32| f64::from(exps[token as usize] / sum);
-        if let Some(last) = crossing(&mut head, row, mass, top_p) {
-            let cut = row[last as usize];
-            for (token, logit) in row.iter_mut().enumerate() {
-                if *logit < cut || (*logit == cut && token > last as usize) {
-                    *logit = REMOVED;
-                }
-            }
-            return;
-        }
-        if whole {
-            return;
-        }
-        bar = if bar < 1e-20 { 0.0 } else { bar * bar };
+/// Zeroes all terms but the largest ones, up to and including the one that takes their sum over `mass`; of
+/// equals the first come first.
+fn remove_beyond_top_p(terms: &mut [f32], mass: f64) {
+    // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so that a few
+    // of them have to be sorted, and not the vocabulary.
+    const BUCKETS: usize = bucket(1.0) + 1;
+    const fn bucket(term: f32) -> usize {
+        (term.to_bits() >> 17) as usize
+    }
+    let mut masses = vec![0f64; BUCKETS];
+    for &term in terms.iter().filter(|&&term| term > 0.0) {
+        masses[bucket(term).min(BUCKETS - 1)] += f64::from(term);
+    }
+    let mut above = 0f64;
+    let crossing = masses.iter().rposition(|bucket_mass| {
+        above += bucket_mass;
+        above > mass
+    });
+    let Some(crossing) = crossing else {
+        return;
+    };
+    above -= masses[crossing];
+    let mut last: Vec<usize> = (0..terms.len())
+        .filter(|&token| bucket(terms[token]).min(BUCKETS - 1) == crossing)
+        .collect();
+    last.sort_by(|&a, &b| terms[b].total_cmp(&terms[a]));
+    let kept = last.iter().position(|&token| {
+        above += f64::from(terms[token]);
+        above > mass
+    });
+    // Rounding can leave the crossing just behind the bucket: then all of it is kept.
+    let removed = kept.map_or(last.len(), |at| at + 1);
+    for term in terms.iter_mut().filter(|term| bucket(**term) < crossing) {
+        *term = 0.0;
+    }
+    for &token in &last[removed..] {
+        terms[token] = 0.0;
     }
 }
 
-/// The token at which the mass of `tokens`, taken from the highest logit down, exceeds `top_p`. Only
-/// the half that holds it is looked at further, so that flat distributions need no full sort.
-fn crossing(
-    mut tokens: &mut [u32],
-    logits: &[f32],
-    mass: impl Fn(u32) -> f64,
-    top_p: f32,
-) -> Option<u32> {
-    let descending = |a: &u32, b: &u32| by_value_descending(logits, *a, *b);
-    let mut before = 0f64;
-    while tokens.len() > 32 {
-        let middle = tokens.len() / 2;
-        tokens.select_nth_unstable_by(middle, descending);
-        let (upper, lower) = tokens.split_at_mut(middle);
-        let upper_mass: f64 = upper.iter().map(|&token| mass(token)).sum();
-        if (before + upper_mass) as f32 > top_p {
-            tokens = upper;
-        } else {
-            before += upper_mass;
-            tokens = lower;
-        }
+/// Zeroes all terms that are smaller than the `top_k`-th.
+fn remove_beyond_top_k(terms: &mut [f32], top_k: usize) {
+    let mut sorted = terms.to_vec();
+    let (_, &mut least, _) = sorted.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
+    for term in terms.iter_mut().filter(|term| **term < least) {
+        *term = 0.0;
     }
-    tokens.sort_unstable_by(descending);
-    tokens.iter().copied().find(|&token| {
-        before += mass(token);
-        before as f32 > top_p
-    })
-}
-
-/// Keeps the tokens at least as probable as the `top_k`-th.
-fn remove_beyond_top_k(row: &mut [f32], top_k: usize) {
-    let mut sorted = row.to_vec();
-    let (_, &mut threshold, _) = sorted.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
-    for logit in row.iter_mut().filter(|logit| **logit < threshold) {
-        *logit = REMOVED;
-    }
-}
-
-fn by_value_descending(values: &[f32], a: u32, b: u32) -> Ordering {
-    values[b as usize]
-        .total_cmp(&values[a as usize])
-        .then(a.cmp(&b))
 }
 
 /// The most probable token that is not `mask_id`; the first of equals.
@@ -141,25 +115,20 @@ pub fn most_probable(probs: &[f32], mask_id: u32) -> u32 {
 
 /// Draws a token other than `mask_id` in proportion to `probs`, given a uniform draw from (0, 1).
 pub fn draw(probs: &[f32], mask_id: u32, uniform: f64) -> u32 {
-    let text = |&(token, &p): &(usize, &f32)| token != mask_id as usize && p > 0.0;
-    let total: f64 = probs
-        .iter()
-        .enumerate()
-        .filter(text)
-        .map(|(_, &p)| f64::from(p))
-        .sum();
-    let target = uniform * total;
+    let kept: Vec<(u32, f64)> = (0u32..)
+        .zip(probs)
+        .filter(|&(token, &p)| token != mask_id && p > 0.0)
+        .map(|(token, &p)| (token, f64::from(p)))
+        .collect();
+    let target = uniform * kept.iter().map(|&(_, p)| p).sum::<f64>();
     let mut mass = 0f64;
-    let mut last = None;
-    for (token, &p) in probs.iter().enumerate().filter(text) {
-        mass += f64::from(p);
-        last = Some(token as u32);
-        if mass > target {
-            break;
-        }
-    }
+    let drawn = kept.iter().find(|&&(_, p)| {
+        mass += p;
+        mass > target
+    });
     // Nothing but the mask is left when filtering kept it alone; the caller sees probability 0.
-    last.unwrap_or_else(|| most_probable(probs, mask_id))
+    let drawn = drawn.or(kept.last()).map(|&(token, _)| token);
+    drawn.unwrap_or_else(|| most_probable(probs, mask_id))
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ pub enum Cache {
     None,
     /// Keys and values of what lies before the window.
     Prefix,
-    /// Keys and values of everything but the window's masks.
+    /// Everything that was computed with the token it now has. A mask is computed again where its row
+    /// predicts something, which in a shifted model is wherever a mask follows it.
     Dual,
 }
 
@@ -109,7 +110,7 @@ impl Frame {
         let is_wanted = |position: usize| match decoding.cache {
             Cache::None => true,
             Cache::Prefix => position >= self.start || is_stale(position),
-            Cache::Dual => self.masked.binary_search(&position).is_ok() || is_stale(position),
+            Cache::Dual => is_stale(position),
         };
         let refresh = (0..self.visible).filter(|&position| is_due || is_wanted(position));
         self.refresh.clear();

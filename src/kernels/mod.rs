@@ -32,7 +32,7 @@ pub use activations::{Activations, ActivationsPart};
 pub use attention::{HeadKeyValues, KeyValues};
 pub use dense::{DenseMatrix, FloatFormat, matmul_dense};
 pub use packed::{Format, PackError, PackedMatrix};
-pub use portable::{LANES, Lanes, rms_scales, silu};
+pub use portable::{LANES, Lanes, rms_scales, silu, softmax_terms};
 
 use std::fmt;
 use std::ops::Range;

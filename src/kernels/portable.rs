@@ -86,6 +86,69 @@ pub(super) fn sum(x: Lanes) -> f32 {
     x[0]
 }
 
+/// The terms of a softmax, in place: `e^(x / divisor)` of each logit over that of the largest, so that they are
+/// from 0 to 1. Returns their sum, or `None` if a logit is not finite.
+pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> {
+    struct Terms<'a> {
+        logits: &'a mut [f32],
+        divisor: f32,
+        sum: &'a mut Option<f64>,
+    }
+    impl Portable for Terms<'_> {
+        #[inline(always)]
+        fn run(self) {
+            let Self {
+                logits,
+                divisor,
+                sum,
+            } = self;
+            // Bit patterns of absolute values are ordered as the values are, and those not finite come last.
+            let bits = logits
+                .iter()
+                .fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
+            if bits >= f32::INFINITY.to_bits() {
+                return;
+            }
+            // Clamped: an infinity would turn into NaN below.
+            let scaled = |x: f32| (x / divisor).clamp(f32::MIN, f32::MAX);
+            let mut most = [f32::MIN; LANES];
+            let (lanes, rest) = logits.as_chunks::<LANES>();
+            for x in lanes {
+                for (most, &x) in most.iter_mut().zip(x) {
+                    *most = if x > *most { x } else { *most };
+                }
+            }
+            let most = most.into_iter().chain(rest.iter().copied());
+            let most = scaled(most.fold(f32::MIN, f32::max));
+
+            let mut sums = [0f64; LANES];
+            let (lanes, rest) = logits.as_chunks_mut::<LANES>();
+            for x in lanes {
+                *x = exp(x.map(|x| scaled(x) - most));
+                for (sum, &x) in sums.iter_mut().zip(x.iter()) {
+                    *sum += f64::from(x);
+                }
+            }
+            let mut last = [f32::NEG_INFINITY; LANES];
+            for (to, &x) in last.iter_mut().zip(rest.iter()) {
+                *to = scaled(x) - most;
+            }
+            let last = exp(last);
+            rest.copy_from_slice(&last[..rest.len()]);
+            let all = sums.iter().chain(&last.map(f64::from)).sum();
+            *sum = Some(all);
+        }
+    }
+    let mut sum = None;
+    let terms = Terms {
+        logits,
+        divisor,
+        sum: &mut sum,
+    };
+    run(isa, terms);
+    sum
+}
+
 /// `1 / sqrt(mean(x²) + eps)` of each row: what an RMS norm scales it by. `xs` is `[rows, width]`.
 ///
 /// # Panics
@@ -142,6 +205,34 @@ mod tests {
         assert_eq!(exp([f32::NEG_INFINITY; LANES])[0], 0.0);
         assert_eq!(exp([0.0; LANES])[0], 1.0);
         assert!(exp([1000.0; LANES])[0].is_finite());
+    }
+
+    #[test]
+    fn softmax_terms_are_over_the_largest() {
+        let logits: Vec<f32> = (0..37).map(|i| (i * 7919 % 100) as f32 / 9.0).collect();
+        let most = logits.iter().copied().fold(0.0, f32::max);
+        let terms = |isa| {
+            let mut row = logits.clone();
+            let sum = softmax_terms(isa, &mut row, 0.5).unwrap();
+            (row, sum)
+        };
+        let scalar = terms(Isa::named("scalar").unwrap());
+        for (term, logit) in scalar.0.iter().zip(&logits) {
+            let expected = (2.0 * f64::from(logit - most)).exp();
+            assert!((f64::from(*term) - expected).abs() < 1e-6 * expected + 1e-9);
+        }
+        let sum: f64 = scalar.0.iter().copied().map(f64::from).sum();
+        assert!((scalar.1 - sum).abs() < 1e-12);
+        for isa in Isa::available() {
+            assert_eq!(terms(isa), scalar, "{isa}");
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 20, 36] {
+                let mut row = logits.clone();
+                row[at] = bad;
+                assert_eq!(softmax_terms(Isa::detect(), &mut row, 1.0), None);
+            }
+        }
     }
 
     #[test]
