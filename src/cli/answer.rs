@@ -129,6 +129,14 @@ impl Answer {
         self.tokens as f64 / self.time.as_secs_f64()
     }
 
+    /// What it took.
+    pub fn usage(&self, request: &Request<'_>) -> Usage {
+        let done = &self.generation;
+        let canvas_tokens = done.canvas.generated().len();
+        let tokens = [request.prompt_tokens(), self.tokens, canvas_tokens];
+        Usage::new(tokens, done.forwards, done.rows)
+    }
+
     /// The object that `--output json` prints.
     pub fn report(
         &self,
@@ -141,7 +149,7 @@ impl Answer {
             reveal_step: self.generation.canvas.reveal_step(),
             finish_reason: self.finish_reason,
             parses: None,
-            usage: Usage::new(request.prompt_tokens(), self.tokens, &self.generation),
+            usage: self.usage(request),
             timing: Timing {
                 load_s: load_time.as_secs_f64(),
                 generate_s: self.time.as_secs_f64(),

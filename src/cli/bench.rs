@@ -8,12 +8,13 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::engine::{ComputeArgs, Opened, isa};
+use super::sampling::{Mode, check_context};
 use super::ui::{Ui, human_bytes};
 use super::values::{Output, at_least_one};
 use super::{ModelArgs, UsageError};
 use crate::builtin;
 use crate::config::{Config, ConfigError};
-use crate::diffusion::{Denoiser, Pass};
+use crate::diffusion::{self, Canvas, Decoding, Denoiser, Ending, Pass, Settings, Shaping};
 use crate::error::Error;
 use crate::limits::{self, Limits, Meter};
 use crate::model::Model;
@@ -33,6 +34,13 @@ pub struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,32,320",
           value_parser = at_least_one)]
     rows: Vec<usize>,
+    /// Also write N tokens behind a prompt of 64, in fast mode but a fixed number at each forward, however
+    /// the text ends
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    generate: Option<usize>,
+    /// How many tokens each of its forwards reveals
+    #[arg(long, value_name = "K", value_parser = at_least_one, default_value_t = 2, requires = "generate")]
+    tokens_per_forward: usize,
     /// What to print: a table, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -54,6 +62,8 @@ enum Shape {
 struct Report {
     limits: LimitsReport,
     forward: Vec<Forward>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generate: Option<Generated>,
     load_s: f64,
     peak_rss_bytes: Option<u64>,
 }
@@ -75,6 +85,21 @@ struct Forward {
     share_of_int8: f64,
 }
 
+/// A generation behind a prompt of [`PROMPT`] tokens.
+#[derive(Serialize)]
+struct Generated {
+    /// The prompt included.
+    seconds: f64,
+    forwards: usize,
+    /// Canvas positions that went through the layers, of all forwards.
+    rows: usize,
+    tokens_per_s: f64,
+    ms_per_forward: f64,
+}
+
+/// Tokens of the prompt that is generated behind.
+const PROMPT: usize = 64;
+
 /// What is measured.
 enum Subject {
     /// What is open, and how long that took.
@@ -94,6 +119,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = format!("--rows {rows}: this model takes up to {longest}");
         return Err(UsageError::new(message).into());
     }
+    if let Some(n) = args.generate {
+        check_context(PROMPT, n, longest)?;
+        if args.tokens_per_forward > n {
+            let message = "--tokens-per-forward is above --generate";
+            return Err(UsageError::new(message).into());
+        }
+    }
     let mut meter = Meter::new(isa()?, rayon::current_num_threads());
     ui.status("measuring the machine");
     meter.measure();
@@ -106,7 +138,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let time = shortest_pass(&mut model, &config, rows).context("a forward pass failed")?;
         passes.push((rows, time));
     }
-    let report = Report::new(&config, meter.measure(), &passes, load_time);
+    let mut generated = None;
+    if let Some(n) = args.generate {
+        ui.status("measuring a generation");
+        generated = Some(generate(&mut model, &config, n, args.tokens_per_forward)?);
+    }
+    let mut report = Report::new(&config, meter.measure(), &passes, load_time);
+    report.generate = generated;
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&report)?))?,
         Output::Text => ui.result(&report.table())?,
@@ -179,9 +217,7 @@ const DIFFUCODER_7B: &[u8] = br#"{
 
 /// A canvas of `rows` positions through all layers, and all of it through the head.
 fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core::Result<Duration> {
-    let ids: Vec<u32> = (0..rows)
-        .map(|i| (i * 7919 % config.vocab_size) as u32)
-        .collect();
+    let ids = token_ids(rows, config);
     let all: Vec<usize> = (0..rows).collect();
     let pass = Pass {
         ids: &ids,
@@ -191,13 +227,53 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
     let mut logits = Vec::new();
     let (started, mut shortest, mut passes) = (Instant::now(), Duration::MAX, 0);
     while passes < 2 || started.elapsed() < SPAN {
-        logits.clear();
         let pass_started = Instant::now();
         model.forward(&pass, &mut logits)?;
         shortest = shortest.min(pass_started.elapsed());
         passes += 1;
     }
     Ok(shortest)
+}
+
+/// Writes `n` tokens behind a prompt, as `--mode fast --tokens-per-step` does.
+fn generate(
+    model: &mut Model,
+    config: &Config,
+    n: usize,
+    tokens_per_forward: usize,
+) -> anyhow::Result<Generated> {
+    let decoding = Mode::Fast.decoding();
+    let settings = Settings {
+        shaping: Shaping {
+            temperature: 0.2,
+            top_p: Some(0.95),
+            top_k: None,
+        },
+        ending: Ending::AtStop(Vec::new()),
+        decoding: Decoding {
+            threshold: None,
+            ..decoding
+        },
+        ..Settings::reference(n.div_ceil(tokens_per_forward))
+    };
+    let mask_id = config.vocab_size as u32 - 1; // some token that the prompt has not
+    let canvas = Canvas::new(&token_ids(PROMPT, config), n, mask_id);
+    let started = Instant::now();
+    let done = diffusion::generate(model, canvas, &settings, &mut ()).map_err(Error::from)?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Generated {
+        seconds,
+        forwards: done.forwards,
+        rows: done.rows,
+        tokens_per_s: n as f64 / seconds,
+        ms_per_forward: 1e3 * seconds / done.forwards as f64,
+    })
+}
+
+/// Some tokens, never the last of the vocabulary.
+fn token_ids(count: usize, config: &Config) -> Vec<u32> {
+    let text = config.vocab_size - 1;
+    (0..count).map(|i| (i * 7919 % text) as u32).collect()
 }
 
 /// Weights that a row is multiplied with: all matrices but the embedding table, of which it is one row.
@@ -231,6 +307,7 @@ impl Report {
                 read_gb_s: limits.read_bytes_per_s / 1e9,
             },
             forward: forward.collect(),
+            generate: None,
             load_s: load_time.as_secs_f64(),
             peak_rss_bytes: limits::peak_rss_bytes(),
         }
@@ -257,6 +334,17 @@ impl Report {
                 pass.seconds,
                 pass.tops,
                 100.0 * pass.share_of_int8
+            );
+        }
+        if let Some(done) = &self.generate {
+            let _ = writeln!(
+                table,
+                "\ngenerating   {:.1} s, {:.1} tokens/s: {} forwards of {:.1} rows and {:.0} ms",
+                done.seconds,
+                done.tokens_per_s,
+                done.forwards,
+                done.rows as f64 / done.forwards as f64,
+                done.ms_per_forward
             );
         }
         table

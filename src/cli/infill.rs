@@ -141,13 +141,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 text: &String::from_utf8_lossy(&filled.bytes),
                 holes: &filled.holes,
                 parses: check.is_on().then_some(problem.is_none()),
-                usage: Usage {
-                    prompt_tokens: text_tokens,
-                    completion_tokens: tokens,
-                    canvas_tokens: chosen.lengths.iter().sum(),
-                    forwards: chosen.forwards + filled.generation.forwards,
-                    rows: chosen.rows + filled.generation.rows,
-                },
+                usage: Usage::new(
+                    [text_tokens, tokens, chosen.lengths.iter().sum()],
+                    chosen.forwards + filled.generation.forwards,
+                    chosen.rows + filled.generation.rows,
+                ),
                 timing: output::timing(engine.load_time, generate_time, tokens),
                 model: engine.package.name(),
                 settings: SettingsReport::new(most, &settings, None, &engine.target),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::device_name;
 use crate::device::Storage;
-use crate::diffusion::{Ending, Generation, Refresh, Settings};
+use crate::diffusion::{Ending, Refresh, Settings};
 use crate::model::Target;
 
 /// The object that `--output json` prints.
@@ -29,16 +29,23 @@ pub struct Usage {
     pub canvas_tokens: usize,
     pub forwards: usize,
     pub rows: usize,
+    #[serde(default)]
+    pub tokens_per_forward: f64,
 }
 
 impl Usage {
-    pub fn new(prompt_tokens: usize, completion_tokens: usize, done: &Generation) -> Self {
+    pub fn new(
+        [prompt_tokens, completion_tokens, canvas_tokens]: [usize; 3],
+        forwards: usize,
+        rows: usize,
+    ) -> Self {
         Self {
             prompt_tokens,
             completion_tokens,
-            canvas_tokens: done.canvas.generated().len(),
-            forwards: done.forwards,
-            rows: done.rows,
+            canvas_tokens,
+            forwards,
+            rows,
+            tokens_per_forward: completion_tokens as f64 / forwards.max(1) as f64,
         }
     }
 }

@@ -170,45 +170,55 @@ impl ValueEnum for Cache {
         Some(match self {
             Self::None => PossibleValue::new("none").help("all of the canvas is computed"),
             Self::Prefix => PossibleValue::new("prefix").help("what is before the window is kept"),
-            Self::Dual => PossibleValue::new("dual").help("all but the masks of the window is kept"),
+            Self::Dual => {
+                PossibleValue::new("dual").help("all but the masks of the window is kept")
+            }
         })
     }
 }
 
-impl DecodingArgs {
-    /// The preset, with what the flags change.
-    fn decoding(&self, mode: Mode, is_fixed: bool) -> Decoding {
-        // About twice the rows at which arithmetic takes as long as reading the weights, because a window is
-        // half full on average. Fixed and not measured at each start, so that a seed means a text.
-        let auto = if cfg!(any(feature = "cuda", feature = "metal")) {
-            32
-        } else {
-            16
-        };
-        let mut decoding = match mode {
-            Mode::Exact => Decoding::default(),
-            Mode::Quality => Decoding {
-                window: Some(2 * auto),
-                lookahead: Some(2 * auto),
+impl Mode {
+    /// The decoding flags that it stands for.
+    pub fn decoding(self) -> Decoding {
+        match self {
+            Self::Exact => Decoding::default(),
+            Self::Quality => Decoding {
+                window: Some(2 * AUTO_WINDOW),
+                lookahead: Some(2 * AUTO_WINDOW),
                 cache: Cache::Prefix,
                 refresh: Refresh::Window,
                 threshold: Some(0.9),
                 order_temperature: Some(1.0),
             },
-            Mode::Fast => Decoding {
-                window: Some(auto),
-                lookahead: Some(auto),
+            Self::Fast => Decoding {
+                window: Some(AUTO_WINDOW),
+                lookahead: Some(AUTO_WINDOW),
                 cache: Cache::Dual,
                 refresh: Refresh::Never,
                 threshold: Some(0.9),
                 order_temperature: Some(1.0),
             },
-        };
+        }
+    }
+}
+
+/// `--window auto`: about twice the rows at which arithmetic takes as long as reading the weights, because a
+/// window is half full on average. Fixed and not measured at each start, so that a seed means a text.
+const AUTO_WINDOW: usize = if cfg!(any(feature = "cuda", feature = "metal")) {
+    32
+} else {
+    16
+};
+
+impl DecodingArgs {
+    /// The preset, with what the flags change.
+    fn decoding(&self, mode: Mode, is_fixed: bool) -> Decoding {
+        let mut decoding = mode.decoding();
         if is_fixed {
             decoding.threshold = None;
         }
         match self.window {
-            Some(Window::Auto) => decoding.window = Some(auto),
+            Some(Window::Auto) => decoding.window = Some(AUTO_WINDOW),
             Some(Window::Full) => decoding.window = None,
             Some(Window::Masks(masks)) => decoding.window = Some(masks),
             None => {}

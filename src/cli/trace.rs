@@ -134,7 +134,7 @@ impl<'a> Recorder<'a> {
         self.write(&Line::End(End {
             finish_reason: answer.finish_reason.into(),
             text: answer.text.clone(),
-            usage: Usage::new(request.prompt_tokens(), answer.tokens, &answer.generation),
+            usage: answer.usage(request),
             generate_s: answer.time.as_secs_f64(),
         }));
         self.check()

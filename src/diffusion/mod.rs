@@ -28,7 +28,7 @@ pub trait Denoiser {
     /// What can go wrong in a forward pass.
     type Error;
 
-    /// Runs a pass, appends the logits of `pass.predict`, in their order and unshaped, to `logits`
+    /// Runs a pass, makes `logits` those of `pass.predict`, in their order and unshaped
     /// (`[positions, V]`, row-major), and gives the number of positions that went through the
     /// transformer: the measure of work.
     ///
@@ -212,7 +212,6 @@ where
         }
         let draws = Draws::new(settings.seed, step);
 
-        logits.clear();
         let pass = Pass {
             ids: &canvas.ids()[..frame.visible],
             refresh: &frame.refresh,
@@ -282,7 +281,9 @@ fn propose(
             order.clear();
             if let Some(temperature) = settings.decoding.order_temperature {
                 order.extend_from_slice(row);
-                Shaping::temperature(temperature).apply(order).ok_or(position)?;
+                Shaping::temperature(temperature)
+                    .apply(order)
+                    .ok_or(position)?;
             }
             settings.shaping.apply(row).ok_or(position)?;
             let token = if settings.shaping.temperature > 0.0 {

@@ -3,7 +3,7 @@
 //! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs for one block of weights is contiguous. Beside
 //! its 32 quants each block keeps what the weights' offsets need (see [`super::packed`]), one cache line in all.
 
-use super::portable::{self, Portable};
+use super::portable::{self, LANES, Portable};
 use super::{BLOCK, Isa};
 
 /// Most rows that a kernel runs over one unpacked block of weights.
@@ -49,10 +49,16 @@ impl Block {
     /// are NaN too; one whose scale would be subnormal counts as zero.
     #[inline(always)]
     fn quantise(values: &[f32; BLOCK]) -> Self {
+        // Arrays of lanes, each made by one loop: what the compiler turns into registers.
+        let halves = values.as_chunks::<LANES>().0;
         // Bit patterns of absolute values are ordered as the values are, and those not finite come last.
-        let bits = values
-            .iter()
-            .fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff));
+        let mut most = [0; LANES];
+        for values in halves {
+            for (most, v) in most.iter_mut().zip(values) {
+                *most = (*most).max(v.to_bits() & 0x7fff_ffff);
+            }
+        }
+        let bits = most.into_iter().fold(0, u32::max);
         if bits >= f32::INFINITY.to_bits() {
             return Self {
                 scale: f32::NAN,
@@ -68,18 +74,26 @@ impl Block {
         let inverse = 127.0 / most;
         // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum.
         const ROUND: f32 = 12_582_912.0;
-        let mut words = [0; 8];
+        let mut bytes = [0; BLOCK];
         let mut sums = [0; 2];
-        for (t, (word, values)) in words.iter_mut().zip(values.as_chunks::<4>().0).enumerate() {
-            let quants = values
-                .map(|v| {
-                    (v * inverse + ROUND)
-                        .to_bits()
-                        .wrapping_sub(ROUND.to_bits())
-                })
-                .map(u32::cast_signed);
-            *word = i32::from_le_bytes(quants.map(|q| q.to_le_bytes()[0]));
-            sums[t / 4] += quants.iter().sum::<i32>();
+        for ((values, bytes), sum) in halves
+            .iter()
+            .zip(bytes.as_chunks_mut::<LANES>().0)
+            .zip(&mut sums)
+        {
+            let mut quants = [0; LANES];
+            for (quant, v) in quants.iter_mut().zip(values) {
+                let rounded = v * inverse + ROUND;
+                *quant = rounded.to_bits().wrapping_sub(ROUND.to_bits());
+            }
+            for (byte, quant) in bytes.iter_mut().zip(quants) {
+                *byte = quant as u8;
+            }
+            *sum = quants.map(u32::cast_signed).iter().sum();
+        }
+        let mut words = [0; 8];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = i32::from_le_bytes(*bytes);
         }
         let sum = sums[0] + sums[1];
         Self {
@@ -98,7 +112,7 @@ impl Block {
 pub struct Activations {
     rows: usize,
     k: usize,
-    /// `[tile, block, row of the tile]`
+    /// `[tile, block, row of the tile]`, and room that larger inputs have used.
     blocks: Vec<Block>,
 }
 
@@ -138,13 +152,14 @@ impl Activations {
             "rows of {k} are not whole blocks of {BLOCK}"
         );
         (self.rows, self.k) = (rows, k);
-        self.blocks.resize(rows * (k / BLOCK), Block::ZERO);
+        let len = rows * (k / BLOCK);
+        self.blocks.resize(len.max(self.blocks.len()), Block::ZERO);
     }
 
     /// Disjoint parts, each of up to 32 rows and `blocks` blocks of 32 inputs: for threads to quantise.
     pub fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = ActivationsPart<'_>> {
         let (rows, k) = (self.rows, self.k);
-        let mut rest = &mut self.blocks[..];
+        let mut rest = &mut self.blocks[..rows * (k / BLOCK)];
         tiles(rows).flat_map(move |(first_row, tile_rows)| {
             let tile;
             (tile, rest) = std::mem::take(&mut rest).split_at_mut(tile_rows * (k / BLOCK));
@@ -219,16 +234,15 @@ impl<F: Fn(usize, usize, &mut [f32; BLOCK])> Portable for Quantise<'_, F> {
     fn run(self) {
         let Self { part, fill } = self;
         let mut values = [0.0; BLOCK];
-        // Some blocks of one row after the other: reading runs along rows, writing stays within a few pages.
-        const RUN: usize = 16;
-        for (run, blocks) in part.blocks.chunks_mut(RUN * part.tile_rows).enumerate() {
-            let first_input = part.first_input + run * RUN * BLOCK;
-            for row in 0..part.tile_rows {
-                let blocks = blocks[row..].iter_mut().step_by(part.tile_rows);
-                for (b, block) in blocks.enumerate() {
-                    fill(part.first_row + row, first_input + b * BLOCK, &mut values);
-                    *block = Block::quantise(&values);
-                }
+        // In the order in which they are written, which is that of a panel-major product as well.
+        for (b, blocks) in part.blocks.chunks_mut(part.tile_rows).enumerate() {
+            for (row, block) in blocks.iter_mut().enumerate() {
+                fill(
+                    part.first_row + row,
+                    part.first_input + b * BLOCK,
+                    &mut values,
+                );
+                *block = Block::quantise(&values);
             }
         }
     }

@@ -125,7 +125,7 @@ impl Model {
             Network::Native(network) => network.forward(pass.ids, &rows, logits)?,
             Network::Tensor(network) => {
                 let output = network.forward(pass.ids, &rows)?.to_dtype(DType::F32)?;
-                logits.extend(output.flatten_all()?.to_vec1::<f32>()?);
+                *logits = output.flatten_all()?.to_vec1()?;
             }
         }
         Ok(rows.positions.len())

@@ -49,6 +49,31 @@ fn the_object_has_limits_passes_and_costs() {
 }
 
 #[test]
+fn a_generation_is_measured_to_its_full_length() {
+    let report = bench(&[
+        "--synthetic",
+        "tiny",
+        "--rows",
+        "1",
+        "--generate",
+        "32",
+        "--tokens-per-forward",
+        "2",
+    ]);
+    let keys: Vec<&String> = report.as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        ["limits", "forward", "generate", "load_s", "peak_rss_bytes"]
+    );
+    let number = |key: &str| report["generate"][key].as_f64().unwrap();
+    assert_eq!(number("forwards"), 16.0);
+    // The prompt and each token once with its final value, at the least; the whole canvas each time, at the most.
+    assert!((64.0 + 32.0..16.0 * 96.0).contains(&number("rows")));
+    assert!((number("tokens_per_s") * number("seconds") - 32.0).abs() < 1e-6);
+    assert!((number("ms_per_forward") * 16.0 - 1e3 * number("seconds")).abs() < 1e-6);
+}
+
+#[test]
 fn rows_beyond_the_model_and_two_subjects_are_wrong_usage() {
     for (args, says) in [
         (
@@ -56,6 +81,22 @@ fn rows_beyond_the_model_and_two_subjects_are_wrong_usage() {
             "takes up to",
         ),
         (&["--synthetic", "tiny", "--rows", "0"], "at least 1"),
+        (&["--synthetic", "tiny", "--generate", "9999"], "context of"),
+        (
+            &["--synthetic", "tiny", "--tokens-per-forward", "2"],
+            "--generate",
+        ),
+        (
+            &[
+                "--synthetic",
+                "tiny",
+                "--generate",
+                "1",
+                "--tokens-per-forward",
+                "2",
+            ],
+            "above --generate",
+        ),
         (
             &["--synthetic", "tiny", "--model", "tiny"],
             "cannot be used with",

@@ -44,7 +44,8 @@ pub(super) struct Input {
 /// The result of a product. `[panel, row, 16]`
 #[derive(Default)]
 pub(super) struct Output {
-    values: Vec<f32>,
+    values: Vec<f32>, // and room that larger products have used
+    len: usize,
     rows: usize,
 }
 
@@ -118,10 +119,9 @@ impl Product {
     pub fn multiply(&self, isa: Isa, input: &Input, output: &mut Output) -> Result<()> {
         let panel_len = input.rows * PANEL;
         let panels = self.first_panel[self.matrices.len()];
-        output.rows = input.rows;
-        output.values.resize(panels * panel_len, 0.0);
+        let values = output.resize(input.rows, panels * panel_len);
         let each = share(panels, 2);
-        let tasks = output.values.par_chunks_mut(each * panel_len);
+        let tasks = values.par_chunks_mut(each * panel_len);
         tasks.enumerate().for_each(|(task, mut out)| {
             let mut panel = task * each;
             let end = panel + out.len() / panel_len;
@@ -137,12 +137,12 @@ impl Product {
         });
         for (matrix, first) in self.matrices.iter().zip(&self.first_panel) {
             if let Matrix::Blocks { weight, n, k } = matrix {
-                let out = &mut output.values[first * panel_len..][..n.div_ceil(PANEL) * panel_len];
+                let out = &mut values[first * panel_len..][..n.div_ceil(PANEL) * panel_len];
                 multiply_blocks(weight, input, (*n, *k), out)?;
             }
         }
         if !self.bias.is_empty() {
-            let panels = output.values.par_chunks_mut(panel_len);
+            let panels = values.par_chunks_mut(panel_len);
             let bias = self.bias.as_chunks::<PANEL>().0;
             panels.zip(bias).for_each(|(panel, bias)| {
                 for row in panel.as_chunks_mut::<PANEL>().0 {
@@ -233,6 +233,13 @@ fn multiply_blocks(
 }
 
 impl Output {
+    /// Makes room for `len` numbers, which hold anything.
+    fn resize(&mut self, rows: usize, len: usize) -> &mut [f32] {
+        (self.rows, self.len) = (rows, len);
+        self.values.resize(len.max(self.values.len()), 0.0);
+        &mut self.values[..len]
+    }
+
     /// Rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -240,12 +247,12 @@ impl Output {
 
     /// All of it. `[panel, row, 16]`
     pub fn values(&self) -> &[f32] {
-        &self.values
+        &self.values[..self.len]
     }
 
     /// Up to 16 columns of a row from `column` on, which must be the first of a panel.
     pub fn panel(&self, row: usize, column: usize) -> &[f32; PANEL] {
-        &self.values.as_chunks().0[column / PANEL * self.rows + row]
+        &self.values().as_chunks().0[column / PANEL * self.rows + row]
     }
 
     /// Copies the columns of a row from `column` on.
@@ -264,7 +271,7 @@ impl Output {
 /// How many of `count` things one task takes, in multiples of `unit`: a few tasks a thread, so that
 /// a thread that is held up does not hold the others up.
 pub(super) fn share(count: usize, unit: usize) -> usize {
-    const TASKS_PER_THREAD: usize = 16;
+    const TASKS_PER_THREAD: usize = 32;
     count
         .div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD)
         .max(1)

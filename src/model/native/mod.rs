@@ -105,8 +105,8 @@ impl Network {
         })
     }
 
-    /// Computes `rows` of the canvas `ids`, stores their keys and values, and appends the head's
-    /// output at `rows.outputs`, `[outputs, V]`, to `logits`.
+    /// Computes `rows` of the canvas `ids`, stores their keys and values, and makes `logits` the head's
+    /// output at `rows.outputs`, `[outputs, V]`.
     pub fn forward(&mut self, ids: &[u32], rows: &Rows, logits: &mut Vec<f32>) -> Result<()> {
         rayon::scope(|_| self.forward_here(ids, rows, logits))
     }
@@ -135,12 +135,10 @@ impl Network {
         buffers.prepare_normed(isa, &self.norm, &self.lm_head);
         self.lm_head
             .multiply(isa, &buffers.input, &mut buffers.output)?;
-        let (count, start) = (buffers.output.rows(), logits.len());
-        logits.resize(start + count * shape.vocab, 0.0);
+        let count = buffers.output.rows();
+        logits.resize(count * shape.vocab, 0.0);
         let each = share(count, 1);
-        let parts = logits[start..]
-            .par_chunks_mut(each * shape.vocab)
-            .enumerate();
+        let parts = logits.par_chunks_mut(each * shape.vocab).enumerate();
         let product = buffers.output.values();
         parts.for_each(|(task, out)| copy_rows(product, count, shape.vocab, task * each, out));
         Ok(())
