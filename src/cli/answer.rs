@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::report::{Report, SettingsReport, Timing, Usage};
-use super::sampling::{SamplingArgs, check_context};
+use super::sampling::{NewTokens, SamplingArgs};
 use crate::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
 use crate::error::Error;
 use crate::model::{Model, Target};
@@ -64,18 +64,20 @@ impl<'a> Request<'a> {
         (prompt_ids, suffix_ids): (Vec<u32>, Vec<u32>),
         sampling: &SamplingArgs,
     ) -> anyhow::Result<Self> {
-        let max_new_tokens = sampling.max_new_tokens;
-        check_context(
-            prompt_ids.len() + suffix_ids.len(),
-            max_new_tokens,
-            package.config.max_position_embeddings,
-        )?;
+        let context = package.config.max_position_embeddings;
+        let given = prompt_ids.len() + suffix_ids.len();
+        if !suffix_ids.is_empty() {
+            sampling.most_new_tokens()?;
+        }
+        let max_new_tokens = sampling.new_tokens(given, context)?;
+        let mut settings = sampling.settings_for(package, max_new_tokens)?;
+        settings.grow_to = (sampling.max_new_tokens == NewTokens::Auto).then_some(context);
         Ok(Self {
             prompt,
             prompt_ids,
             suffix_ids,
             max_new_tokens,
-            settings: sampling.settings(package)?,
+            settings,
         })
     }
 
@@ -90,9 +92,10 @@ impl<'a> Request<'a> {
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Answer> {
         let started = Instant::now();
+        let masks = self.settings.grow_to.map_or(self.max_new_tokens, |_| 1);
         let pieces = [
             Piece::Text(&self.prompt_ids),
-            Piece::Hole(self.max_new_tokens),
+            Piece::Hole(masks),
             Piece::Text(&self.suffix_ids),
         ];
         let canvas = Canvas::of(&pieces, package.mask_id);

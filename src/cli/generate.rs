@@ -73,7 +73,7 @@ pub struct Args {
 /// Wrong usage, or any failure of the library.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let sampling = &args.sampling;
-    sampling.steps()?;
+    sampling.check()?;
     let given = args.prompt.read()?;
     let check = args.check.check(given.file.as_deref())?;
     let language = args.check.language(given.file.as_deref());

@@ -98,7 +98,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         .iter()
         .map(|text| package.tokenizer.encode_plain(text));
     let texts = texts.collect::<Result<Vec<_>, _>>().map_err(Error::from)?;
-    let longest = args.sampling.max_new_tokens;
+    let longest = args.sampling.most_new_tokens()?;
     let given: Vec<_> = template.holes().iter().map(|hole| hole.tokens).collect();
     let text_tokens = texts.iter().map(Vec::len).sum();
     check_context(
@@ -113,7 +113,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut engine = opened.load(ui)?;
 
     let started = Instant::now();
-    let chosen = choose(args, &mut engine, &texts, &given, ui)?;
+    let chosen = choose(args, &mut engine, &texts, &given, longest, ui)?;
     settings.steps = settings.steps.min(chosen.lengths.iter().sum());
     let draw = |settings: &Settings| {
         let filled = fill(
@@ -238,9 +238,9 @@ fn choose(
     engine: &mut Engine,
     texts: &[Vec<u32>],
     given: &[Option<usize>],
+    longest: usize,
     ui: &Ui,
 ) -> Result<Chosen, Error> {
-    let longest = args.sampling.max_new_tokens;
     match args.length_by {
         LengthBy::Pads => Ok(Chosen {
             lengths: given

@@ -12,9 +12,10 @@ use crate::package::Package;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Length of the canvas: the most tokens that can be written
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
-    pub max_new_tokens: usize,
+    /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text or the
+    /// model's context ends
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
+    pub max_new_tokens: NewTokens,
     /// Number of denoising steps [default: as many as new tokens]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     steps: Option<usize>,
@@ -97,6 +98,14 @@ pub enum Mode {
     Fast,
 }
 
+/// How much can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewTokens {
+    /// As much as the context holds.
+    Auto,
+    Most(usize),
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Window {
     Auto,
@@ -112,6 +121,15 @@ struct Threshold(Option<f32>);
 
 #[derive(Debug, Clone, Copy)]
 struct OrderTemperature(Option<f32>);
+
+fn new_tokens(text: &str) -> Result<NewTokens, String> {
+    match text {
+        "auto" => Ok(NewTokens::Auto),
+        _ => at_least_one(text)
+            .map(NewTokens::Most)
+            .map_err(|error| format!("{error}, or auto")),
+    }
+}
 
 fn window(text: &str) -> Result<Window, String> {
     match text {
@@ -249,16 +267,59 @@ impl ValueEnum for Algorithm {
 }
 
 impl SamplingArgs {
-    /// The number of denoising steps.
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// Wrong usage: more steps than new tokens, or a canvas that cannot grow.
+    pub fn check(&self) -> Result<(), UsageError> {
+        match self.max_new_tokens {
+            NewTokens::Most(n) => self.steps_for(n).map(drop),
+            NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
+                "--steps needs a number of new tokens, and -n is auto",
+                "--tokens-per-step K sets the pace of a canvas that grows",
+            )),
+            NewTokens::Auto if self.decoding.decoding(self.mode(), false).reach() == usize::MAX => {
+                Err(UsageError::with_hint(
+                    "-n auto grows the canvas with its windows, and here all of it is seen at once",
+                    "use --mode fast or quality, with --window and --lookahead that are numbers",
+                ))
+            }
+            NewTokens::Auto => Ok(()),
+        }
+    }
+
+    /// Most new tokens, where they are a number.
+    ///
+    /// # Errors
+    /// Wrong usage where it is auto.
+    pub fn most_new_tokens(&self) -> Result<usize, UsageError> {
+        match self.max_new_tokens {
+            NewTokens::Most(n) => Ok(n),
+            NewTokens::Auto => Err(UsageError::with_hint(
+                "-n auto is for text that nothing follows",
+                "give a number of new tokens",
+            )),
+        }
+    }
+
+    /// Most new tokens behind `given` ones in a model's context.
+    ///
+    /// # Errors
+    /// Wrong usage when they do not fit.
+    pub fn new_tokens(&self, given: usize, context: usize) -> Result<usize, UsageError> {
+        let n = match self.max_new_tokens {
+            NewTokens::Most(n) => n,
+            NewTokens::Auto => context.saturating_sub(given).max(1),
+        };
+        check_context(given, n, context)?;
+        Ok(n)
+    }
+
+    /// The number of denoising steps for `n` new tokens.
     ///
     /// # Errors
     /// Wrong usage when it is above the number of new tokens.
-    pub fn steps(&self) -> Result<usize, UsageError> {
-        self.steps_for(self.max_new_tokens)
-    }
-
-    /// [`Self::steps`] where the number of new tokens is another.
-    fn steps_for(&self, n: usize) -> Result<usize, UsageError> {
+    pub fn steps_for(&self, n: usize) -> Result<usize, UsageError> {
         let (flag, value) = match (self.steps, self.tokens_per_step) {
             (Some(steps), _) => ("--steps", steps),
             (None, Some(tokens)) => ("--tokens-per-step", tokens),
@@ -282,18 +343,10 @@ impl SamplingArgs {
         }
     }
 
-    /// The settings for a model.
+    /// The settings for a model and `n` new tokens.
     ///
     /// # Errors
-    /// As [`Self::steps`].
-    pub fn settings(&self, package: &Package) -> Result<Settings, UsageError> {
-        self.settings_for(package, self.max_new_tokens)
-    }
-
-    /// [`Self::settings`] where the number of new tokens is another.
-    ///
-    /// # Errors
-    /// As [`Self::steps`].
+    /// As [`Self::steps_for`].
     pub fn settings_for(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
         let is_random = self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0;
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
@@ -328,6 +381,7 @@ impl SamplingArgs {
                 Ending::AtStop(package.stop_ids.clone())
             },
             decoding,
+            grow_to: None,
         })
     }
 }

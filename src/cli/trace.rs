@@ -39,7 +39,11 @@ pub struct Header {
     /// The prompt as the model got it, chat template included.
     pub prompt: String,
     pub prompt_tokens: usize,
-    pub canvas_tokens: usize,
+    /// The most that it can become.
+    canvas_tokens: usize,
+    /// Whether it starts with less.
+    #[serde(default)]
+    grows: bool,
     pub stop_ids: Vec<u32>,
 }
 
@@ -112,6 +116,7 @@ impl<'a> Recorder<'a> {
                 .decode(&request.prompt_ids, Specials::Keep),
             prompt_tokens: request.prompt_tokens(),
             canvas_tokens: request.max_new_tokens,
+            grows: request.settings.grow_to.is_some(),
             stop_ids: package.stop_ids.clone(),
         });
         let mut recorder = Self {
@@ -221,7 +226,21 @@ pub struct Trace {
     pub end: Option<End>,
 }
 
+/// More positions than any model has.
+const MOST_TOKENS: usize = 1 << 24;
+
 impl Trace {
+    /// Length of the canvas: at the end, or as far as it is known to have come.
+    pub fn canvas_tokens(&self) -> usize {
+        let positions = self.steps.iter().flat_map(|step| &step.positions);
+        let filled = positions.max().map_or(0, |last| last + 1);
+        filled.max(match &self.end {
+            Some(end) => end.usage.canvas_tokens,
+            None if self.header.grows => 0,
+            None => self.header.canvas_tokens,
+        })
+    }
+
     /// Reads and checks a trace. A last line that is not whole is left out.
     ///
     /// # Errors
@@ -244,13 +263,24 @@ impl Trace {
                 (Line::Header(new), None) if new.version != VERSION => {
                     bail!("{name} has version {} of the format", new.version)
                 }
+                (Line::Header(new), None) if new.canvas_tokens > MOST_TOKENS => {
+                    bail!(
+                        "{name} is damaged: a canvas of {} tokens",
+                        new.canvas_tokens
+                    )
+                }
                 (Line::Header(new), None) => header = Some(new),
                 (Line::Step(step), Some(header)) if end.is_none() => {
                     check(&step, header)
                         .with_context(|| format!("{name} is damaged: line {number}"))?;
                     steps.push(step);
                 }
-                (Line::End(new), Some(_)) if end.is_none() => end = Some(new),
+                (Line::End(new), Some(header)) if end.is_none() => {
+                    if new.usage.canvas_tokens > header.canvas_tokens {
+                        bail!("{name} is damaged: line {number} has too long a canvas");
+                    }
+                    end = Some(new);
+                }
                 _ => bail!("{name} is damaged: line {number} is out of place"),
             }
         }

@@ -119,18 +119,19 @@ impl Canvas {
         revealed.map_or(start, |position| position + 1)
     }
 
-    /// Drops the masks from `len` on that nothing follows.
-    pub fn cut(&mut self, len: usize) {
-        let len = len.max(self.masks_from()).min(self.ids.len());
-        if let Some(hole) = self
-            .holes
-            .last_mut()
-            .filter(|hole| hole.end == self.ids.len())
+    /// Adds masks at the end, until `masks` follow the last token or the canvas has `limit` positions.
+    pub fn grow(&mut self, masks: usize, limit: usize) {
+        let (old, new) = (
+            self.ids.len(),
+            self.masks_from().saturating_add(masks).min(limit),
+        );
+        if let Some(hole) = self.holes.last_mut().filter(|hole| hole.end == old)
+            && new > old
         {
+            hole.end = new;
+            self.ids.resize(new, self.mask_id);
             self.reveal_step
-                .truncate(self.reveal_step.len() - (hole.end - len));
-            hole.end = len;
-            self.ids.truncate(len);
+                .resize(self.reveal_step.len() + (new - old), None);
         }
     }
 
@@ -276,6 +277,24 @@ mod tests {
         assert_eq!(canvas.stop_at(&[7]), None, "a mask is left in the first");
         reveal(&mut canvas, 2, 5, 4);
         assert_eq!(canvas.stop_at(&[7]), None, "full, without a stop token");
+    }
+
+    #[test]
+    fn a_canvas_grows_at_its_end() {
+        let mut canvas = Canvas::new(&[1], 2, 9);
+        reveal(&mut canvas, 1, 7, 0);
+        canvas.grow(3, 99);
+        assert_eq!(canvas.ids(), [1, 7, 9, 9, 9]);
+        assert_eq!(canvas.reveal_step(), [Some(0), None, None, None]);
+        assert_eq!(canvas.holes(), [1..5]);
+        canvas.grow(2, 99);
+        assert_eq!(canvas.ids().len(), 5, "it does not shrink");
+        canvas.grow(usize::MAX, 7);
+        assert_eq!(canvas.ids().len(), 7);
+        let closed = Canvas::of(&[Piece::Hole(1), Piece::Text(&[1])], 9);
+        let mut grown = closed.clone();
+        grown.grow(4, 99);
+        assert_eq!(grown, closed, "text follows");
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Settings {
     pub ending: Ending,
     /// How the canvas is taken in parts, and what is reused between passes.
     pub decoding: Decoding,
+    /// The canvas gains masks at its end as windows need them, up to this many positions.
+    pub grow_to: Option<usize>,
 }
 
 impl Settings {
@@ -108,6 +110,7 @@ impl Settings {
             seed: 0,
             ending: Ending::FullCanvas,
             decoding: Decoding::default(),
+            grow_to: None,
         }
     }
 }
@@ -199,9 +202,15 @@ where
     let (mut forwards, mut rows) = (0, 0);
     let (mut frame, mut logits) = (Frame::default(), Vec::new());
     let (mut schedule, mut window_start) = (Schedule::new(settings.steps, settings.eps), 0);
-    let masks = canvas.masked().len();
+    let growth = settings
+        .grow_to
+        .map(|limit| limit.saturating_sub(canvas.ids().len()));
+    let masks = canvas.masked().len() + growth.unwrap_or(0);
 
     for step in 0.. {
+        if let Some(limit) = settings.grow_to {
+            canvas.grow(settings.decoding.reach(), limit);
+        }
         if is_over(&canvas, &settings.ending) || !frame.plan(&canvas, settings) {
             break;
         }

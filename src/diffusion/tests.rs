@@ -231,6 +231,43 @@ impl Denoiser for Strict {
     }
 }
 
+/// A canvas whose last hole starts with one mask and grows becomes the whole one, pass for pass.
+fn check_growth(canvas: &Canvas, settings: &Settings) {
+    let mut short: Vec<Piece<'_>> = Vec::new();
+    let mut at = 0;
+    for hole in canvas.holes() {
+        short.push(Piece::Text(&canvas.ids()[at..hole.start]));
+        let is_last = hole.end == canvas.ids().len();
+        short.push(Piece::Hole(if is_last { 1 } else { hole.len() }));
+        at = hole.end;
+    }
+    let settings = &Settings {
+        ending: Ending::AtStop(vec![STOP]),
+        ..settings.clone()
+    };
+    let run = |canvas: Canvas, settings: &Settings| {
+        let mut record = Record::default();
+        let mut model = Strict {
+            known: Vec::new(),
+            rows: 0,
+        };
+        let done = generate(&mut model, canvas, settings, &mut record).unwrap();
+        let reveals: Vec<Vec<usize>> = record.0.into_iter().map(|step| step.2).collect();
+        (done, reveals)
+    };
+    let (whole, reveals) = run(canvas.clone(), settings);
+    let growing = Settings {
+        grow_to: Some(canvas.ids().len()),
+        ..settings.clone()
+    };
+    let (grown, grown_reveals) = run(Canvas::of(&short, MASK), &growing);
+    assert_eq!(grown_reveals, reveals);
+    assert_eq!((grown.forwards, grown.rows), (whole.forwards, whole.rows));
+    let (grown, whole) = (grown.canvas.ids(), whole.canvas.ids());
+    assert_eq!(grown, &whole[..grown.len()]);
+    assert!(whole[grown.len()..].iter().all(|&id| id == MASK));
+}
+
 proptest::proptest! {
     #[test]
     fn any_way_of_decoding_reveals_each_position_once(
@@ -262,6 +299,9 @@ proptest::proptest! {
             },
             ..settings(steps.min(masked.len()))
         };
+        if let Some(hole) = canvas.holes().last() && hole.end == canvas.ids().len() {
+            check_growth(&canvas, &settings);
+        }
         let mut model = Strict { known: Vec::new(), rows: 0 };
         let mut record = Record::default();
         let done = generate(&mut model, canvas.clone(), &settings, &mut record).unwrap();

@@ -52,6 +52,16 @@ pub struct Decoding {
     pub order_temperature: Option<f32>,
 }
 
+impl Decoding {
+    /// Most masks behind the last token that a pass looks at.
+    pub fn reach(&self) -> usize {
+        let (window, lookahead) = (self.window, self.lookahead);
+        window
+            .zip(lookahead)
+            .map_or(usize::MAX, |(window, lookahead)| window + lookahead)
+    }
+}
+
 /// What the next pass is about.
 #[derive(Debug, Default)]
 pub(super) struct Frame {

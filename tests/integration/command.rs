@@ -332,6 +332,37 @@ fn chat_models_get_the_template_unless_raw() {
 }
 
 #[test]
+fn a_canvas_grows_until_the_text_or_the_context_ends() {
+    let run = |n: &str, prompt: &str, more: &[&str]| {
+        let fixed = ["generate", "--model", "tiny", "--seed", "1"];
+        run_json(&[&fixed[..], &["-p", prompt, "-n", n], more].concat())
+    };
+    let context = 512;
+    // One that ends by itself, and one that the context ends: every token is as in the canvas of full length.
+    let filler = "x = 1\n".repeat(100);
+    for (prompt, more) in [
+        ("def fibonacci(n):", &[][..]),
+        ("def fibonacci(n):", &["--tokens-per-step", "3"]),
+        (&filler, &[]),
+    ] {
+        let grown = run("auto", prompt, more);
+        let room = context - grown["usage"]["prompt_tokens"].as_u64().unwrap();
+        assert_eq!(grown["settings"]["max_new_tokens"], room);
+        let whole = run(&room.to_string(), prompt, more);
+        for key in ["text", "finish_reason"] {
+            assert_eq!(grown[key], whole[key], "{key}");
+        }
+        for key in ["completion_tokens", "forwards", "rows"] {
+            assert_eq!(grown["usage"][key], whole["usage"][key], "{key}");
+        }
+        let canvas = &grown["usage"]["canvas_tokens"];
+        let ids = grown["token_ids"].as_array().unwrap();
+        assert_eq!(canvas.as_u64().unwrap() as usize, ids.len());
+        assert_eq!(ids[..], whole["token_ids"].as_array().unwrap()[..ids.len()]);
+    }
+}
+
+#[test]
 fn wrong_usage_exits_with_2_and_names_flag_and_range() {
     let model = golden_model();
     let tiny: &[&str] = &["generate", "--model", "tiny", "-p", "x"];
@@ -345,6 +376,15 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
         (
             &["-p", "x", "--steps", "0"],
             "--steps <N>': must be at least 1",
+        ),
+        (
+            &["-p", "x", "-n", "auto", "--steps", "4"],
+            "--steps needs a number of new tokens",
+        ),
+        (&["-p", "x", "-n", "auto", "--exact"], "seen at once"),
+        (
+            &["-p", "x", "-n", "auto", "--window", "full"],
+            "seen at once",
         ),
         (
             &["-p", "x", "-n", "8", "--steps", "9"],

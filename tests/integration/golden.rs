@@ -303,6 +303,7 @@ fn every_canvas_equals_the_reference_step_by_step() {
                 seed: 0,
                 ending: Ending::FullCanvas,
                 decoding,
+                grow_to: None,
             };
             let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());
             let mut history = History(Vec::new());

@@ -113,7 +113,7 @@ impl Parser {
         };
         let matches = command.try_get_matches_from(flags).map_err(said)?;
         let sampling = SamplingArgs::from_arg_matches(&matches).map_err(said)?;
-        sampling.steps().map_err(|error| error.to_string())?;
+        sampling.check().map_err(|error| error.to_string())?;
         Ok(sampling)
     }
 
@@ -159,6 +159,7 @@ fn setting(key: &str, value: Value) -> Result<Option<String>, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sampling::NewTokens;
     use super::*;
 
     fn parser(given: &[(&str, &str)]) -> Parser {
@@ -178,17 +179,17 @@ mod tests {
         assert_eq!(line.id, 7);
         assert_eq!(
             (line.sampling.max_new_tokens, line.sampling.exact),
-            (32, true)
+            (NewTokens::Most(32), true)
         );
-        assert_eq!(line.sampling.steps().unwrap(), 8);
+        assert_eq!(line.sampling.steps_for(32).unwrap(), 8);
         let line = parse(r#"{"id": "a", "prompt": "x", "max_new_tokens": 64, "exact": false}"#);
         assert_eq!(
             (line.sampling.max_new_tokens, line.sampling.exact),
-            (64, false)
+            (NewTokens::Most(64), false)
         );
         // What cannot be combined with a line's own setting steps back.
         let line = parse(r#"{"prompt": "x", "tokens_per_step": 2}"#);
-        assert_eq!(line.sampling.steps().unwrap(), 16);
+        assert_eq!(line.sampling.steps_for(32).unwrap(), 16);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Shard {
 /// # Errors
 /// Wrong usage, a failure of the library, or lines that failed.
 pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
-    args.sampling.steps()?;
+    args.sampling.check()?;
     let is_file = |path: &Path| path != Path::new("-");
     if is_file(&args.input)
         && is_file(&args.output)

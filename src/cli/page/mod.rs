@@ -115,7 +115,7 @@ fn page(trace: &Trace) -> anyhow::Result<String> {
 }
 
 fn data(trace: &Trace) -> Data<'_> {
-    let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.header.canvas_tokens];
+    let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.canvas_tokens()];
     let mut ids = vec![None; canvas.len()];
     for step in &trace.steps {
         let revealed = step.positions.iter().zip(&step.tokens);
