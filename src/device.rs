@@ -323,7 +323,11 @@ pub fn free_memory_bytes(device: &Device) -> Option<u64> {
     }
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    let container = system.cgroup_limits().map(|limits| limits.free_memory);
+    // Files that are kept in memory count as used in a container, but make room when it is needed: a model
+    // that was just read would not fit a second time.
+    let container = system
+        .cgroup_limits()
+        .map(|limits| limits.total_memory.saturating_sub(limits.rss));
     let machine = system.available_memory();
     Some(container.map_or(machine, |container| container.min(machine))).filter(|&bytes| bytes > 0)
 }

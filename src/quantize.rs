@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use candle_core::quantized::{GgmlDType, QTensor};
+use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::package::Package;
@@ -19,8 +20,11 @@ use crate::weights::gguf::{
 };
 use crate::weights::{Checkpoint, StoredTensor, WeightsError};
 
-/// Numbers that are converted at a time: 64 MB as float32, in memory twice.
-const PIECE: usize = 16 << 20;
+/// Numbers that a thread converts at a time: 4 MB as float32, in memory twice.
+const PIECE: usize = 1 << 20;
+
+/// Pieces that are converted together, whatever the number of threads.
+const PIECES: usize = 16;
 
 /// A format to quantise to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,17 +228,25 @@ fn append<W: Write>(
         tensor: tensor.name.clone(),
         source: Box::new(source),
     };
-    for piece in pieces(stored) {
-        let numbers = stored.part(piece).map_err(failed)?;
-        let (bytes, error, power) = convert(&numbers, tensor.ggml_type).map_err(failed)?;
-        kind.bytes += bytes.len() as u64;
-        kind.error += error;
-        kind.power += power;
-        let written = writer.append_part(&tensor.name, &bytes);
-        written.map_err(|source| QuantizeError::Write {
-            path: file.into(),
-            source,
-        })?;
+    let pieces: Vec<_> = pieces(stored).collect();
+    for together in pieces.chunks(PIECES) {
+        let converted = together.par_iter().map(|piece| {
+            let numbers = stored.part(piece.clone())?;
+            convert(&numbers, tensor.ggml_type)
+        });
+        let converted: Vec<_> = converted
+            .collect::<candle_core::Result<_>>()
+            .map_err(failed)?;
+        for (bytes, error, power) in converted {
+            kind.bytes += bytes.len() as u64;
+            kind.error += error;
+            kind.power += power;
+            let written = writer.append_part(&tensor.name, &bytes);
+            written.map_err(|source| QuantizeError::Write {
+                path: file.into(),
+                source,
+            })?;
+        }
     }
     Ok(())
 }
