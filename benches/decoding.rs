@@ -6,17 +6,22 @@
 //! one by one, surest position first, with everything computed anew (nats a token: how likely the exact
 //! sampler finds what the mode wrote).
 //!
-//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--only NAME]`
+//! With `--remask P`, tokens of the finished text that were less probable than P when they were revealed are
+//! masked once more and filled again.
+//!
+//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--only NAME] [--remask P]`
 
 use std::fs;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use candle_core::DType;
 use diffucoder::diffusion::{
-    Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Refresh, Settings, Shaping, generate,
+    Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Piece, Refresh, Settings,
+    Shaping, Step, generate,
 };
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::{Model, Target};
@@ -75,13 +80,31 @@ fn main() -> anyhow::Result<()> {
             };
             let canvas = Canvas::new(&prompt, new_tokens, package.mask_id);
             let started = Instant::now();
-            let done = generate(&mut model, canvas, &settings, &mut ())?;
-            seconds += started.elapsed().as_secs_f64();
+            let mut sure = Sure(vec![0.0; canvas.ids().len()]);
+            let done = generate(&mut model, canvas, &settings, &mut sure)?;
+            (forwards, rows) = (forwards + done.forwards, rows + done.rows);
             let end = done.canvas.stop_at(&package.stop_ids).unwrap_or(new_tokens);
-            let written = &done.canvas.generated()[..end];
-            (forwards, rows, tokens) = (forwards + done.forwards, rows + done.rows, tokens + end);
+            let mut ids = done.canvas.ids().to_vec();
+            if let Some(least) = value("--remask") {
+                let least: f32 = least.parse()?;
+                let text = prompt.len()..prompt.len() + end;
+                let canvas = remasked(&ids, text, &sure.0, least, package.mask_id);
+                let settings = Settings {
+                    ending: Ending::FullCanvas,
+                    ..settings
+                };
+                let again = generate(&mut model, canvas, &settings, &mut ())?;
+                (forwards, rows) = (forwards + again.forwards, rows + again.rows);
+                ids[..again.canvas.ids().len()].copy_from_slice(again.canvas.ids());
+            }
+            seconds += started.elapsed().as_secs_f64();
+            let generated = &ids[prompt.len()..];
+            let is_stop = |id| package.stop_ids.contains(id);
+            let end = generated.iter().position(is_stop).unwrap_or(end);
+            let written = &generated[..end];
+            tokens += end;
             // With its end, which is a choice of the mode's as well.
-            let scored_tokens = &done.canvas.generated()[..new_tokens.min(end + 1)];
+            let scored_tokens = &generated[..new_tokens.min(end + 1)];
             nll += exact_nll(&mut model, &package, &prompt, scored_tokens)?;
             scored += scored_tokens.len();
             texts.push(format!(
@@ -100,6 +123,29 @@ fn main() -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Probability of each position's token when it was revealed.
+struct Sure(Vec<f32>);
+
+impl Observer for Sure {
+    fn on_step(&mut self, step: &Step<'_>) {
+        for candidate in step.revealed {
+            self.0[candidate.position] = candidate.probability;
+        }
+    }
+}
+
+/// The canvas up to the end of `text` and its stop token, with the tokens of `text` masked that were less sure than `least`.
+fn remasked(ids: &[u32], text: Range<usize>, sure: &[f32], least: f32, mask_id: u32) -> Canvas {
+    let end = ids.len().min(text.end + 1);
+    let pieces: Vec<Piece<'_>> = (0..end)
+        .map(|at| match text.contains(&at) && sure[at] < least {
+            true => Piece::Hole(1),
+            false => Piece::Text(&ids[at..=at]),
+        })
+        .collect();
+    Canvas::of(&pieces, mask_id)
 }
 
 type Mode = (&'static str, Ending, Decoding, usize);

@@ -12,7 +12,7 @@ use clap::builder::PossibleValue;
 use self::output::{Filled, HoleReport, InfillReport, Show};
 use super::check::CheckArgs;
 use super::engine::{ComputeArgs, Engine, Opened};
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::report::{SettingsReport, Usage};
 use super::sampling::SamplingArgs;
 use super::ui::{self, Ui};
@@ -67,6 +67,9 @@ pub struct Args {
     /// Write the file instead of printing it: whole or not at all, with its permissions
     #[arg(short, long, group = "show", requires = "file")]
     in_place: bool,
+    /// Draw the canvas on the terminal while it fills
+    #[arg(long)]
+    watch: bool,
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -87,6 +90,9 @@ pub struct Args {
 /// Wrong usage, or any failure of the library.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let show = args.show()?;
+    if args.watch {
+        progress::screen(ui)?;
+    }
     let template = args.template()?;
     let named = args.file().or(args.prefix_file.as_deref());
     let check = args.check.check(named)?;
@@ -122,7 +128,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             &texts,
             &chosen.lengths,
             settings,
-            ui,
+            (args.watch, ui),
         )?;
         let code = filled.bytes.clone();
         Ok((filled, code))
@@ -271,12 +277,16 @@ fn fill(
     texts: &[Vec<u32>],
     lengths: &[usize],
     settings: &Settings,
-    ui: &Ui,
-) -> Result<Filled, Error> {
+    (watch, ui): (bool, &Ui),
+) -> anyhow::Result<Filled> {
     let package = &engine.package;
     let canvas = infill::canvas(texts, lengths, package.mask_id);
-    let mut progress = Progress::bar(ui, "denoising");
-    let generation = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)?;
+    let mut progress = match watch {
+        true => Progress::watch(progress::screen(ui)?, package),
+        false => Progress::bar(ui, "denoising"),
+    };
+    let generation = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)
+        .map_err(Error::from)?;
     progress.finish(ui);
     let canvas = &generation.canvas;
     let mut holes: Vec<HoleReport> = Vec::new();

@@ -263,3 +263,31 @@ fn problem_sets_become_samples() {
         json!({"task_id": "HumanEval/0", "solution": format!("def f(x):\n{completion}")});
     assert_eq!(results(&output), [expected]);
 }
+
+/// The answer to a problem begins in a fence, as in the paper's evaluation, and is the code inside.
+#[test]
+fn a_chat_model_answers_problems_with_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let prompt = "def f(x):\n";
+    fs::write(
+        &input,
+        format!("{}\n", json!({"task_id": "a", "prompt": prompt})),
+    )
+    .unwrap();
+    let model = crate::fixture("golden/model").display().to_string();
+    let model = ["--model", &model, "--seed", "1", "-n", "8", "-t", "1"];
+    let code = ["generate", "--code", "--ask", "-p", prompt];
+    let code = diffucoder(&[&code[..], &model].concat()).output().unwrap();
+    let code = String::from_utf8(code.stdout).unwrap();
+    for (format, key, before) in [
+        ("evalplus", "solution", ""),
+        ("human-eval", "completion", "\n"),
+    ] {
+        let files = [input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+        let args = [&["batch"][..], &files, &["--format", format], &model].concat();
+        assert!(diffucoder(&args).output().unwrap().status.success());
+        assert_eq!(results(&output)[0][key], format!("{before}{code}"));
+        fs::remove_file(&output).unwrap();
+    }
+}

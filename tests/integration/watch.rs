@@ -128,6 +128,26 @@ fn the_canvas_fills_and_makes_room_for_the_text() {
 }
 
 #[test]
+fn holes_fill_between_the_texts_around_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("part.py");
+    std::fs::write(&file, "a = <FILL:6>\nb = 12345\nc = <FILL:6>\n").unwrap();
+    let file = file.to_str().unwrap();
+    let args = [
+        "infill", file, "--model", "tiny", "--seed", "1", "--exact", "--watch",
+    ];
+    let (code, written, screen) = Terminal::start(24, 80, &args, &[]).finish();
+    assert_eq!(code, 0);
+    let written = text(&written);
+    assert!(written.contains("step 12 · 12/12 tokens"), "{written}");
+    assert!(
+        written.contains("12345"),
+        "the text between the holes is drawn"
+    );
+    assert!(screen.screen().contents().contains("b = 12345"));
+}
+
+#[test]
 fn no_colours_when_they_are_not_wanted() {
     let (code, written, _) = Terminal::start(24, 80, &ARGS, &[("NO_COLOR", "1")]).finish();
     assert_eq!(code, 0);

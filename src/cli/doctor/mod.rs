@@ -14,10 +14,12 @@ use crate::limits::{Limits, Meter};
 
 /// Weights of the 7B models.
 const PARAMETERS: f64 = 7.6e9;
-/// Positions of a prompt of 64 tokens and an answer of 256.
-const ROWS: f64 = 320.0;
+/// Positions that a pass of the default mode computes, in the mean of 256 tokens at two a pass.
+const ROWS: f64 = 13.0;
+/// Tokens that such a pass reveals, by how sure the model is.
+const TOKENS: [f64; 2] = [1.0, 3.0];
 /// Share of the int8 limit that a whole forward pass reaches, attention and all.
-const EFFICIENCY: f64 = 0.5;
+const EFFICIENCY: f64 = 0.6;
 /// Memory beside the weights: activations, keys and values, logits.
 const SPARE: f64 = 1.2;
 
@@ -193,12 +195,12 @@ fn advice(free_bytes: Option<u64>, limits: Limits) -> String {
         );
     };
     let compute = 2.0 * PARAMETERS * ROWS / (EFFICIENCY * limits.int8_ops_per_s);
-    let read = bytes(format) / limits.read_bytes_per_s;
+    let pass = compute.max(bytes(format) / limits.read_bytes_per_s);
+    let [slowest, fastest] = TOKENS.map(|tokens| tokens / pass);
     format!(
-        "`--model diffucoder --quant {format}` ({} of memory): about {:.1} s for each forward pass \
-         over {ROWS} positions",
+        "`--model diffucoder --quant {format}` ({} of memory): about {pass:.2} s for each forward pass, {slowest:.1} \
+         to {fastest:.1} tokens/s",
         human_bytes(bytes(format) as u64),
-        compute.max(read)
     )
 }
 
@@ -231,7 +233,8 @@ mod tests {
         };
         let advice = |gb: u64| advice(Some(gb * 1_000_000_000), limits);
         assert!(advice(24).contains("--quant q8_0"), "{}", advice(24));
-        assert!(advice(24).contains("about 9.7 s"), "{}", advice(24));
+        assert!(advice(24).contains("about 0.33 s"), "{}", advice(24));
+        assert!(advice(24).contains("3.0 to 9.1 tokens/s"));
         assert!(advice(8).contains("--quant q4_0"));
         assert!(advice(2).contains("--model tiny"));
     }

@@ -2,6 +2,7 @@
 
 mod layout;
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::cells::cells;
@@ -77,13 +78,21 @@ impl<'a> Watch<'a> {
             .iter()
             .map(|&id| (id != canvas.mask_id()).then(|| tokenizer.token_bytes(id)))
             .collect();
-        let end = canvas.stop_at(&self.package.stop_ids).unwrap_or(ids.len());
+        let (stop_ids, start) = (&self.package.stop_ids, canvas.prompt_len());
+        let is_behind = |position: usize| {
+            let hole = canvas
+                .holes()
+                .iter()
+                .find(|hole| hole.contains(&(start + position)));
+            let stop = hole.and_then(|hole| Some(hole.start + canvas.stop_in(hole, stop_ids)?));
+            stop.is_some_and(|stop| start + position >= stop)
+        };
         let cells = cells(&bytes);
         let pieces = cells.iter().map(|cell| {
             let newest = reveals[cell.positions.clone()].iter().flatten().max();
             let look = match (&cell.text, newest) {
                 (None, _) => Look::Mask,
-                _ if cell.positions.start >= end => Look::Behind,
+                _ if is_behind(cell.positions.start) => Look::Behind,
                 (_, Some(&step)) if step >= self.unseen => Look::New,
                 _ => Look::Text,
             };
@@ -128,7 +137,7 @@ impl<'a> Watch<'a> {
         };
         let text = format!(
             "step {done} · {revealed}/{} tokens · {:.1} tokens/s{part}",
-            canvas.generated().len(),
+            canvas.holes().iter().map(Range::len).sum::<usize>(),
             revealed as f64 / secs,
         );
         // All of these characters are one column wide.
