@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::report::{Report, SettingsReport, Timing, Usage};
 use super::sampling::{NewTokens, SamplingArgs};
+use super::trace::{End, Recorder, Start, TraceFile};
 use crate::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
 use crate::error::Error;
 use crate::model::{Model, Target};
@@ -119,6 +120,26 @@ impl<'a> Request<'a> {
         self.prompt_ids.len() + self.suffix_ids.len()
     }
 
+    /// The beginning of its trace.
+    ///
+    /// # Errors
+    /// When the trace cannot be written.
+    pub fn record<'p>(
+        &self,
+        file: TraceFile,
+        package: &'p Package,
+        target: &Target,
+    ) -> anyhow::Result<Recorder<'p>> {
+        let start = Start {
+            settings: &self.settings(target),
+            prompt_ids: &self.prompt_ids,
+            prompt_tokens: self.prompt_tokens(),
+            holes: &[(self.max_new_tokens, &self.suffix_ids)],
+            grows: self.settings.grow_to.is_some(),
+        };
+        Recorder::start(file, &start, package)
+    }
+
     /// Every setting, for those who read results later.
     pub fn settings(&self, target: &Target) -> SettingsReport {
         let system = self.prompt.system();
@@ -130,6 +151,16 @@ impl Answer {
     /// Tokens of the text a second.
     pub fn rate(&self) -> f64 {
         self.tokens as f64 / self.time.as_secs_f64()
+    }
+
+    /// The end of its trace.
+    pub fn end(&self, request: &Request<'_>) -> End {
+        End {
+            finish_reason: self.finish_reason.into(),
+            text: self.text.clone(),
+            usage: self.usage(request),
+            generate_s: self.time.as_secs_f64(),
+        }
     }
 
     /// What it took.

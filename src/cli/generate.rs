@@ -8,13 +8,13 @@ use super::answer::Request;
 use super::check::CheckArgs;
 use super::code;
 use super::engine::{ComputeArgs, Opened};
-use super::progress::{self, Progress};
+use super::progress::{self, Observers, Progress};
 use super::prompt::PromptArgs;
 use super::sampling::SamplingArgs;
-use super::trace::{Recorder, TraceFile};
+use super::trace::TraceFile;
 use super::ui::{self, Ui, Written};
 use super::values::{Output, at_least_one};
-use crate::diffusion::{Observer, Settings, Step};
+use crate::diffusion::Settings;
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
@@ -97,7 +97,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 
     let (package, target) = (&engine.package, &engine.target);
     let mut recorder = trace
-        .map(|file| Recorder::start(file, &request, package, target))
+        .map(|file| request.record(file, package, target))
         .transpose()?;
     let mut seeds = request.settings.clone();
     let mut first_problem = None;
@@ -128,7 +128,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             }
         };
         if let Some(recorder) = recorder.take() {
-            recorder.finish(&request, &answer)?;
+            recorder.finish(answer.end(&request))?;
         }
         ui.status(&format!(
             "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
@@ -160,17 +160,5 @@ impl Args {
             sample + 1,
             self.num_samples
         )
-    }
-}
-
-/// Two observers as one, of which the second may be absent.
-struct Observers<'a, A, B>(&'a mut A, &'a mut Option<B>);
-
-impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
-    fn on_step(&mut self, step: &Step<'_>) {
-        self.0.on_step(step);
-        if let Some(second) = self.1 {
-            second.on_step(step);
-        }
     }
 }

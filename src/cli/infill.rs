@@ -12,17 +12,19 @@ use clap::builder::PossibleValue;
 use self::output::{Filled, HoleReport, InfillReport, Show};
 use super::check::CheckArgs;
 use super::engine::{ComputeArgs, Engine, Opened};
-use super::progress::{self, Progress};
+use super::progress::{self, Observers, Progress};
 use super::report::{SettingsReport, Usage};
 use super::sampling::SamplingArgs;
+use super::trace::{End, Recorder, Start, TraceFile};
 use super::ui::{self, Ui};
 use super::values::{Output, at_least_one};
 use super::{ModelArgs, UsageError, prompt};
 use crate::atomic;
-use crate::diffusion::{self, Settings};
+use crate::diffusion::{self, Generation, Settings};
 use crate::error::Error;
 use crate::infill::length::{self, Chosen, LengthBy};
 use crate::infill::{self, Template};
+use crate::package::Package;
 use crate::place::{self, Place};
 use crate::tokenizer::Specials;
 
@@ -70,6 +72,9 @@ pub struct Args {
     /// Draw the canvas on the terminal while it fills
     #[arg(long)]
     watch: bool,
+    /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -116,20 +121,43 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let most = given.iter().map(|length| length.unwrap_or(longest)).sum();
     let mut settings = args.sampling.settings_for(package, most)?;
     check.check_chance(&settings)?;
+    if args.trace.is_some() && check.retries() > 0 {
+        let message = "--trace records one run, not those of --retries";
+        return Err(UsageError::new(message).into());
+    }
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut engine = opened.load(ui)?;
 
     let started = Instant::now();
     let chosen = choose(args, &mut engine, &texts, &given, longest, ui)?;
     settings.steps = settings.steps.min(chosen.lengths.iter().sum());
+    let (package, model) = (&engine.package, &mut engine.model);
+    let settings_report =
+        |settings: &Settings| SettingsReport::new(most, settings, None, &engine.target);
+    let (before, behind) = texts.split_first().context("the file has no holes")?;
+    let behind = behind.iter().map(Vec::as_slice);
+    let holes: Vec<_> = chosen.lengths.iter().copied().zip(behind).collect();
+    let start = Start {
+        settings: &settings_report(&settings),
+        prompt_ids: before,
+        prompt_tokens: text_tokens,
+        holes: &holes,
+        grows: false,
+    };
+    let mut recorder = trace
+        .map(|file| Recorder::start(file, &start, package))
+        .transpose()?;
     let draw = |settings: &Settings| {
-        let filled = fill(
-            &mut engine,
-            &template,
-            &texts,
-            &chosen.lengths,
-            settings,
-            (args.watch, ui),
-        )?;
+        let canvas = infill::canvas(&texts, &chosen.lengths, package.mask_id);
+        let mut progress = match args.watch {
+            true => Progress::watch(progress::screen(ui)?, package),
+            false => Progress::bar(ui, "denoising"),
+        };
+        let mut observers = Observers(&mut progress, &mut recorder);
+        let done =
+            diffusion::generate(model, canvas, settings, &mut observers).map_err(Error::from)?;
+        progress.finish(ui);
+        let filled = filled(package, &template, done);
         let code = filled.bytes.clone();
         Ok((filled, code))
     };
@@ -137,6 +165,23 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let generate_time = started.elapsed();
 
     let tokens: usize = filled.holes.iter().map(|hole| hole.tokens).sum();
+    let usage = Usage::new(
+        [text_tokens, tokens, chosen.lengths.iter().sum()],
+        chosen.forwards + filled.generation.forwards,
+        chosen.rows + filled.generation.rows,
+    );
+    if let Some(recorder) = recorder {
+        let is_cut = filled
+            .holes
+            .iter()
+            .any(|hole| hole.finish_reason == "length");
+        recorder.finish(End {
+            finish_reason: if is_cut { "length" } else { "stop" }.into(),
+            text: String::from_utf8_lossy(&filled.bytes).into_owned(),
+            usage: usage.clone(),
+            generate_s: generate_time.as_secs_f64(),
+        })?;
+    }
     // A file that parsed is not replaced by one that does not.
     if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
         atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
@@ -147,14 +192,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 text: &String::from_utf8_lossy(&filled.bytes),
                 holes: &filled.holes,
                 parses: check.is_on().then_some(problem.is_none()),
-                usage: Usage::new(
-                    [text_tokens, tokens, chosen.lengths.iter().sum()],
-                    chosen.forwards + filled.generation.forwards,
-                    chosen.rows + filled.generation.rows,
-                ),
+                usage,
                 timing: output::timing(engine.load_time, generate_time, tokens),
                 model: engine.package.name(),
-                settings: SettingsReport::new(most, &settings, None, &engine.target),
+                settings: settings_report(&settings),
             };
             ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
@@ -270,24 +311,8 @@ fn choose(
     }
 }
 
-/// Fills the holes once.
-fn fill(
-    engine: &mut Engine,
-    template: &Template,
-    texts: &[Vec<u32>],
-    lengths: &[usize],
-    settings: &Settings,
-    (watch, ui): (bool, &Ui),
-) -> anyhow::Result<Filled> {
-    let package = &engine.package;
-    let canvas = infill::canvas(texts, lengths, package.mask_id);
-    let mut progress = match watch {
-        true => Progress::watch(progress::screen(ui)?, package),
-        false => Progress::bar(ui, "denoising"),
-    };
-    let generation = diffusion::generate(&mut engine.model, canvas, settings, &mut progress)
-        .map_err(Error::from)?;
-    progress.finish(ui);
+/// The file that a finished canvas makes.
+fn filled(package: &Package, template: &Template, generation: Generation) -> Filled {
     let canvas = &generation.canvas;
     let mut holes: Vec<HoleReport> = Vec::new();
     for hole in canvas.holes() {
@@ -308,11 +333,11 @@ fn fill(
         hole.place = place::place(&bytes, place.start);
         hole.text = String::from_utf8_lossy(&bytes[place]).into_owned();
     }
-    Ok(Filled {
+    Filled {
         bytes,
         holes,
         generation,
-    })
+    }
 }
 
 /// Wrong usage unless text and holes fit the model's context.

@@ -57,6 +57,18 @@ impl Observer for Progress<'_> {
     }
 }
 
+/// Two observers as one, of which the second may be absent.
+pub struct Observers<'a, A, B>(pub &'a mut A, pub &'a mut Option<B>);
+
+impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.0.on_step(step);
+        if let Some(second) = self.1 {
+            second.on_step(step);
+        }
+    }
+}
+
 /// The terminal for `--watch`.
 ///
 /// # Errors

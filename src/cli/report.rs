@@ -22,7 +22,7 @@ pub struct Report<'a> {
     pub settings: SettingsReport,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Usage {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,

@@ -11,10 +11,8 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answer::{Answer, Request};
-use super::report::Usage;
+use super::report::{SettingsReport, Usage};
 use crate::diffusion::{Observer, Step};
-use crate::model::Target;
 use crate::package::Package;
 use crate::tokenizer::{Specials, Tokenizer};
 
@@ -39,12 +37,37 @@ pub struct Header {
     /// The prompt as the model got it, chat template included.
     pub prompt: String,
     pub prompt_tokens: usize,
-    /// The most that it can become.
+    /// The most that it can become, from the first mask on.
     canvas_tokens: usize,
     /// Whether it starts with less.
     #[serde(default)]
     grows: bool,
+    /// Texts between the masks and behind them.
+    #[serde(default)]
+    pub given: Vec<GivenText>,
     pub stop_ids: Vec<u32>,
+}
+
+/// A text that the canvas holds from the beginning.
+#[derive(Serialize, Deserialize)]
+pub struct GivenText {
+    /// Its first position.
+    pub first: usize,
+    /// Its tokens.
+    pub len: usize,
+    pub text: String,
+}
+
+/// What a header is made of.
+pub struct Start<'a> {
+    pub settings: &'a SettingsReport,
+    /// What stands before the first mask.
+    pub prompt_ids: &'a [u32],
+    /// How many tokens are given.
+    pub prompt_tokens: usize,
+    /// Masks, each followed by text that is given.
+    pub holes: &'a [(usize, &'a [u32])],
+    pub grows: bool,
 }
 
 /// What a step revealed, surest first: four or five lists of the same length.
@@ -100,23 +123,30 @@ impl<'a> Recorder<'a> {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn start(
-        file: TraceFile,
-        request: &Request<'_>,
-        package: &'a Package,
-        target: &Target,
-    ) -> anyhow::Result<Self> {
+    pub fn start(file: TraceFile, start: &Start<'_>, package: &'a Package) -> anyhow::Result<Self> {
+        let decode = |ids| package.tokenizer.decode(ids, Specials::Keep);
+        let (mut given, mut canvas_tokens) = (Vec::new(), 0);
+        for &(masks, text) in start.holes {
+            canvas_tokens += masks;
+            if !text.is_empty() {
+                given.push(GivenText {
+                    first: canvas_tokens,
+                    len: text.len(),
+                    text: decode(text),
+                });
+                canvas_tokens += text.len();
+            }
+        }
         let header = Line::Header(Header {
             version: VERSION,
             model: package.name(),
             // Through text, in which a float32 is as short as it was typed.
-            settings: serde_json::from_str(&serde_json::to_string(&request.settings(target))?)?,
-            prompt: package
-                .tokenizer
-                .decode(&request.prompt_ids, Specials::Keep),
-            prompt_tokens: request.prompt_tokens(),
-            canvas_tokens: request.max_new_tokens,
-            grows: request.settings.grow_to.is_some(),
+            settings: serde_json::from_str(&serde_json::to_string(start.settings)?)?,
+            prompt: decode(start.prompt_ids),
+            prompt_tokens: start.prompt_tokens,
+            canvas_tokens,
+            grows: start.grows,
+            given,
             stop_ids: package.stop_ids.clone(),
         });
         let mut recorder = Self {
@@ -135,13 +165,8 @@ impl<'a> Recorder<'a> {
     ///
     /// # Errors
     /// When this or any earlier line could not be written.
-    pub fn finish(mut self, request: &Request<'_>, answer: &Answer) -> anyhow::Result<()> {
-        self.write(&Line::End(End {
-            finish_reason: answer.finish_reason.into(),
-            text: answer.text.clone(),
-            usage: answer.usage(request),
-            generate_s: answer.time.as_secs_f64(),
-        }));
+    pub fn finish(mut self, end: End) -> anyhow::Result<()> {
+        self.write(&Line::End(end));
         self.check()
     }
 
@@ -232,13 +257,15 @@ const MOST_TOKENS: usize = 1 << 24;
 impl Trace {
     /// Length of the canvas: at the end, or as far as it is known to have come.
     pub fn canvas_tokens(&self) -> usize {
+        if !self.header.grows {
+            return self.header.canvas_tokens;
+        }
         let positions = self.steps.iter().flat_map(|step| &step.positions);
         let filled = positions.max().map_or(0, |last| last + 1);
-        filled.max(match &self.end {
-            Some(end) => end.usage.canvas_tokens,
-            None if self.header.grows => 0,
-            None => self.header.canvas_tokens,
-        })
+        self.end
+            .as_ref()
+            .map_or(0, |end| end.usage.canvas_tokens)
+            .max(filled)
     }
 
     /// Reads and checks a trace. A last line that is not whole is left out.
@@ -269,7 +296,11 @@ impl Trace {
                         new.canvas_tokens
                     )
                 }
-                (Line::Header(new), None) => header = Some(new),
+                (Line::Header(new), None) => {
+                    check_given(&new)
+                        .with_context(|| format!("{name} is damaged: line {number}"))?;
+                    header = Some(new);
+                }
                 (Line::Step(step), Some(header)) if end.is_none() => {
                     check(&step, header)
                         .with_context(|| format!("{name} is damaged: line {number}"))?;
@@ -291,6 +322,19 @@ impl Trace {
     }
 }
 
+/// Texts must be in order, apart, and on the canvas.
+fn check_given(header: &Header) -> anyhow::Result<()> {
+    let mut at = 0;
+    for text in &header.given {
+        let end = text.first.checked_add(text.len).unwrap_or(usize::MAX);
+        if text.first < at || text.len == 0 || end > header.canvas_tokens {
+            bail!("a given text is out of place");
+        }
+        at = end;
+    }
+    Ok(())
+}
+
 fn check(step: &StepLine, header: &Header) -> anyhow::Result<()> {
     let n = step.positions.len();
     let lists = [
@@ -302,7 +346,17 @@ fn check(step: &StepLine, header: &Header) -> anyhow::Result<()> {
     if lists.iter().any(|&len| len != n) {
         bail!("its lists differ in length");
     }
-    if step.positions.iter().any(|&p| p >= header.canvas_tokens) {
+    let is_given = |p: &usize| {
+        let before = header.given.partition_point(|text| text.first <= *p);
+        header.given[..before]
+            .last()
+            .is_some_and(|text| *p < text.first + text.len)
+    };
+    if step
+        .positions
+        .iter()
+        .any(|p| *p >= header.canvas_tokens || is_given(p))
+    {
         bail!("a position is outside the canvas");
     }
     Ok(())

@@ -62,6 +62,62 @@ fn a_trace_has_every_reveal() {
     assert_eq!(json!(reveal_step), report["reveal_step"]);
 }
 
+/// Holes between texts: the page shows the texts as given, and replays the holes.
+#[test]
+fn a_file_with_holes_is_traced_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));
+    fs::write(&file, "a = <FILL:5>\nb = 12345\nc = <FILL:4> # end\n").unwrap();
+    let report = run_json(&[
+        "infill",
+        file.to_str().unwrap(),
+        "--model",
+        "tiny",
+        "--seed",
+        "1",
+        "--exact",
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
+    let lines = lines(&trace);
+    let header = &lines[0];
+    assert_eq!(header["prompt"], "a =");
+    let given = header["given"].as_array().unwrap();
+    assert_eq!(given[0]["first"], 5);
+    assert!(given[0]["text"].as_str().unwrap().contains("b = 12345"));
+    assert_eq!(given[1]["text"], " # end\n");
+    let len = |at: usize| given[at]["len"].as_u64().unwrap();
+    assert_eq!(given[1]["first"], 5 + len(0) + 4);
+    assert_eq!(header["canvas_tokens"], 9 + len(0) + len(1));
+    // What was revealed at a hole's positions is what the hole holds.
+    let mut ids = vec![Value::Null; 9 + (len(0) + len(1)) as usize];
+    for step in &lines[1..lines.len() - 1] {
+        for (at, position) in step["positions"].as_array().unwrap().iter().enumerate() {
+            ids[position.as_u64().unwrap() as usize] = step["tokens"][at].clone();
+        }
+    }
+    assert_eq!(report["holes"][0]["token_ids"], json!(ids[..5]));
+    let second = given[1]["first"].as_u64().unwrap() as usize;
+    assert_eq!(
+        report["holes"][1]["token_ids"],
+        json!(ids[second - 4..second])
+    );
+    assert_eq!(lines.last().unwrap()["text"], report["text"]);
+    assert_eq!(lines.last().unwrap()["usage"], report["usage"]);
+
+    let args = [
+        "report",
+        trace.to_str().unwrap(),
+        "-o",
+        page.to_str().unwrap(),
+    ];
+    assert_eq!(stdout(&run(&args)), "");
+    if let Some(dom) = browse(&page, &folder.path().join("profile")) {
+        assert!(dom.contains("9 of 9 tokens"));
+        assert_eq!(dom.matches("class=\"cell given shown\"").count(), 2);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_killed_run_leaves_whole_lines_and_a_page() {
@@ -116,6 +172,17 @@ fn what_is_no_trace_is_refused_with_its_line() {
         (
             format!("{header}{}", step(2, "\"a\"")),
             "a position is outside the canvas",
+        ),
+        (
+            header.replace(
+                "\"stop_ids\"",
+                "\"given\":[{\"first\":1,\"len\":9,\"text\":\"\"}],\"stop_ids\"",
+            ),
+            "a given text is out of place",
+        ),
+        (
+            header.replace("\"canvas_tokens\":2", "\"canvas_tokens\":99999999999"),
+            "a canvas of 99999999999 tokens",
         ),
         (
             format!("{header}{}", step(0, "\"a\",\"b\"")),

@@ -39,8 +39,8 @@ struct Data<'a> {
     /// Seconds, tokens and forward passes of the whole run.
     totals: Option<Totals>,
     canvas_tokens: usize,
-    /// Tokens of the text: what comes behind them is not part of it.
-    text_tokens: usize,
+    /// Positions that were masks at first.
+    masks: usize,
     cells: Vec<PageCell>,
     steps: Vec<PageStep<'a>>,
     arness: Vec<ArnessRow>,
@@ -60,6 +60,10 @@ struct PageCell {
     len: usize,
     /// `None` if it was never revealed.
     text: Option<String>,
+    /// Whether it was there from the beginning.
+    given: bool,
+    /// Whether it is no part of the text, which ends before it.
+    behind: bool,
 }
 
 #[derive(Serialize)]
@@ -124,23 +128,48 @@ fn data(trace: &Trace) -> Data<'_> {
             ids[position] = Some(token);
         }
     }
+    // Each hole's text ends at its first stop token.
     let is_stop = |id: &Option<u32>| id.is_some_and(|id| trace.header.stop_ids.contains(&id));
-    let text_tokens = ids.iter().position(is_stop).unwrap_or(ids.len());
-    let cells = cells(&canvas).into_iter().map(|cell| PageCell {
-        first: cell.positions.start,
-        len: cell.positions.len(),
-        text: cell.text,
-    });
-    let order = |below: usize| -> Vec<Vec<usize>> {
+    let mut behind = vec![false; canvas.len()];
+    let (mut page_cells, mut at) = (Vec::new(), 0);
+    let ends = trace
+        .header
+        .given
+        .iter()
+        .map(|text| (text.first, Some(text)));
+    for (end, given) in ends.chain([(canvas.len(), None)]) {
+        let stop = ids[at..end].iter().position(is_stop);
+        behind[stop.map_or(end, |stop| at + stop)..end].fill(true);
+        page_cells.extend(cells(&canvas[at..end]).into_iter().map(|cell| PageCell {
+            first: at + cell.positions.start,
+            len: cell.positions.len(),
+            text: cell.text,
+            given: false,
+            behind: behind[at + cell.positions.start],
+        }));
+        at = end;
+        if let Some(text) = given {
+            page_cells.push(PageCell {
+                first: text.first,
+                len: text.len,
+                text: Some(text.text.clone()),
+                given: true,
+                behind: false,
+            });
+            at += text.len;
+        }
+    }
+    let order = |is_counted: &dyn Fn(usize) -> bool| -> Vec<Vec<usize>> {
         let positions = trace
             .steps
             .iter()
             .map(|step| step.positions.iter().copied());
         positions
-            .map(|p| p.filter(|&p| p < below).collect())
+            .map(|p| p.filter(|&p| is_counted(p)).collect())
             .collect()
     };
-    let (all, text) = (order(usize::MAX), order(text_tokens));
+    let (all, text) = (order(&|_| true), order(&|p| !behind[p]));
+    let given: usize = trace.header.given.iter().map(|text| text.len).sum();
     Data {
         model: &trace.header.model,
         prompt: &trace.header.prompt,
@@ -152,8 +181,8 @@ fn data(trace: &Trace) -> Data<'_> {
             forwards: end.usage.forwards,
         }),
         canvas_tokens: canvas.len(),
-        text_tokens,
-        cells: cells.collect(),
+        masks: canvas.len() - given,
+        cells: page_cells,
         steps: trace
             .steps
             .iter()
