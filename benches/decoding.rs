@@ -9,7 +9,7 @@
 //! With `--remask P`, tokens of the finished text that were less probable than P when they were revealed are
 //! masked once more and filled again.
 //!
-//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--only NAME] [--remask P]`
+//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME] [--remask P]`
 
 use std::fs;
 use std::io::Write;
@@ -55,7 +55,14 @@ fn main() -> anyhow::Result<()> {
         "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6}",
         "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "parse"
     )?;
-    for (name, ending, decoding, tokens_per_step) in modes(&package) {
+    let all = args.iter().any(|arg| arg == "--all");
+    for mode in modes(&package, all) {
+        let Mode {
+            name,
+            ending,
+            decoding,
+            tokens_per_step,
+        } = mode;
         if value("--only").is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
@@ -148,11 +155,18 @@ fn remasked(ids: &[u32], text: Range<usize>, sure: &[f32], least: f32, mask_id: 
     Canvas::of(&pieces, mask_id)
 }
 
-type Mode = (&'static str, Ending, Decoding, usize);
+/// A way of decoding by its name.
+struct Mode {
+    name: &'static str,
+    ending: Ending,
+    decoding: Decoding,
+    tokens_per_step: usize,
+}
 
-fn modes(package: &Package) -> Vec<Mode> {
-    let at_stop = Ending::AtStop(package.stop_ids.clone());
-    let reference = Decoding::default();
+/// The modes of the README's table, and with `all` what they were chosen from.
+fn modes(package: &Package, all: bool) -> Vec<Mode> {
+    let stop = || Ending::AtStop(package.stop_ids.clone());
+    let exact = Decoding::default();
     let quality = Decoding {
         window: Some(32),
         lookahead: Some(32),
@@ -168,154 +182,79 @@ fn modes(package: &Package) -> Vec<Mode> {
         refresh: Refresh::Never,
         ..quality
     };
-    let threshold = Decoding {
-        threshold: Some(0.9),
-        order_temperature: Some(1.0),
-        ..reference
+    let mode = |name, ending, decoding, tokens_per_step| Mode {
+        name,
+        ending,
+        decoding,
+        tokens_per_step,
     };
-    vec![
-        ("exact", Ending::FullCanvas, reference, 1),
-        ("exact, 2 tokens a step", Ending::FullCanvas, reference, 2),
-        ("exact, 4 tokens a step", Ending::FullCanvas, reference, 4),
-        (
-            "order temperature 1",
-            at_stop.clone(),
-            Decoding {
-                order_temperature: Some(1.0),
-                ..reference
-            },
-            1,
-        ),
-        ("threshold 0.9", at_stop.clone(), threshold, 1),
-        (
-            "threshold 0.9, window 32",
-            at_stop.clone(),
-            Decoding {
-                window: Some(32),
-                ..threshold
-            },
-            1,
-        ),
-        ("quality", at_stop.clone(), quality, 1),
-        (
-            "quality, lookahead all",
-            at_stop.clone(),
-            Decoding {
-                lookahead: None,
-                ..quality
-            },
-            1,
-        ),
-        (
-            "quality, window 16",
-            at_stop.clone(),
-            Decoding {
-                window: Some(16),
-                ..quality
-            },
-            1,
-        ),
-        ("fast", at_stop.clone(), fast, 1),
-        (
-            "fast, refresh window",
-            at_stop.clone(),
-            Decoding {
-                refresh: Refresh::Window,
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, refresh every 4",
-            at_stop.clone(),
-            Decoding {
-                refresh: Refresh::Every(4),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, lookahead 0",
-            at_stop.clone(),
-            Decoding {
-                lookahead: Some(0),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, lookahead 48",
-            at_stop.clone(),
-            Decoding {
-                lookahead: Some(48),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, window 8",
-            at_stop.clone(),
-            Decoding {
-                window: Some(8),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, window 32",
-            at_stop.clone(),
-            Decoding {
-                window: Some(32),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, threshold 0.8",
-            at_stop.clone(),
-            Decoding {
-                threshold: Some(0.8),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, threshold 0.7",
-            at_stop.clone(),
-            Decoding {
-                threshold: Some(0.7),
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, order by sampling",
-            at_stop.clone(),
-            Decoding {
-                order_temperature: None,
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, 1 token a step",
-            at_stop.clone(),
-            Decoding {
-                threshold: None,
-                ..fast
-            },
-            1,
-        ),
-        (
-            "fast, 2 tokens a step",
-            at_stop,
-            Decoding {
-                threshold: None,
-                ..fast
-            },
-            2,
-        ),
-    ]
+    let window = |masks, seen, from| Decoding {
+        window: Some(masks),
+        lookahead: Some(seen),
+        ..from
+    };
+    let with_threshold = |p, from| Decoding {
+        threshold: p,
+        ..from
+    };
+    let untempered = Decoding {
+        order_temperature: Some(1.0),
+        ..exact
+    };
+    let refreshed = |refresh| Decoding { refresh, ..fast };
+    let by_sampling = Decoding {
+        order_temperature: None,
+        ..fast
+    };
+    let fixed = with_threshold(None, fast);
+    let threshold = with_threshold(Some(0.9), untempered);
+    let mut modes = vec![
+        mode("exact", Ending::FullCanvas, exact, 1),
+        mode("exact, 2 tokens a step", Ending::FullCanvas, exact, 2),
+        mode("exact, order temperature 1", stop(), untempered, 1),
+        mode("exact, threshold 0.9", stop(), threshold, 1),
+        mode("quality", stop(), quality, 1),
+        mode("fast", stop(), fast, 1),
+        mode("fast, order by sampling", stop(), by_sampling, 1),
+        mode("fast, 2 tokens a step", stop(), fixed, 2),
+    ];
+    if all {
+        modes.extend([
+            mode("quality, window 16", stop(), window(16, 32, quality), 1),
+            mode(
+                "fast, refresh window",
+                stop(),
+                refreshed(Refresh::Window),
+                1,
+            ),
+            mode(
+                "fast, refresh every 4",
+                stop(),
+                refreshed(Refresh::Every(4)),
+                1,
+            ),
+            mode("fast, window 8", stop(), window(8, 16, fast), 1),
+            mode("fast, window 12", stop(), window(12, 12, fast), 1),
+            mode("fast, window 32", stop(), window(32, 16, fast), 1),
+            mode("fast, lookahead 0", stop(), window(16, 0, fast), 1),
+            mode("fast, lookahead 4", stop(), window(16, 4, fast), 1),
+            mode("fast, lookahead 48", stop(), window(16, 48, fast), 1),
+            mode(
+                "fast, threshold 0.8",
+                stop(),
+                with_threshold(Some(0.8), fast),
+                1,
+            ),
+            mode(
+                "fast, threshold 0.7",
+                stop(),
+                with_threshold(Some(0.7), fast),
+                1,
+            ),
+            mode("fast, 1 token a step", stop(), fixed, 1),
+        ]);
+    }
+    modes
 }
 
 /// `-ln p` of `tokens` behind `prompt`, revealed one by one, least entropy first.

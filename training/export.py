@@ -24,8 +24,8 @@ tags: [masked-diffusion, python, dream]
 
 {params:.1f} million parameters in the Dream architecture (Qwen2.5 with full attention, logits shifted right by one),
 trained from nothing on two CPU cores. It exists so that everything runs at once and without a download: the tests,
-the demonstrations, a first try. It is far too little trained to be useful: left to itself it writes a few tokens, such as
-`return None`, and ends. **It is no substitute for DiffuCoder-7B.**
+the demonstrations, a first try. It writes what looks like Python and mostly parses, and means little. **It is no
+substitute for DiffuCoder-7B.**
 
 - Layers {layers}, hidden {hidden}, heads {heads} ({kv} key/value), MLP {mlp}, vocabulary {vocab} (byte-level BPE, Qwen2's split
   expression), positions 512, tied embeddings, bfloat16.

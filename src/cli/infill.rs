@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -134,19 +134,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let (package, model) = (&engine.package, &mut engine.model);
     let settings_report =
         |settings: &Settings| SettingsReport::new(most, settings, None, &engine.target);
-    let (before, behind) = texts.split_first().context("the file has no holes")?;
-    let behind = behind.iter().map(Vec::as_slice);
-    let holes: Vec<_> = chosen.lengths.iter().copied().zip(behind).collect();
-    let start = Start {
-        settings: &settings_report(&settings),
-        prompt_ids: before,
-        prompt_tokens: text_tokens,
-        holes: &holes,
-        grows: false,
-    };
-    let mut recorder = trace
-        .map(|file| Recorder::start(file, &start, package))
-        .transpose()?;
+    let mut recorder = None;
+    if let Some(file) = trace {
+        let report = settings_report(&settings);
+        recorder = Some(record(file, package, &texts, &chosen.lengths, &report)?);
+    }
     let draw = |settings: &Settings| {
         let canvas = infill::canvas(&texts, &chosen.lengths, package.mask_id);
         let mut progress = match args.watch {
@@ -171,16 +163,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         chosen.rows + filled.generation.rows,
     );
     if let Some(recorder) = recorder {
-        let is_cut = filled
-            .holes
-            .iter()
-            .any(|hole| hole.finish_reason == "length");
-        recorder.finish(End {
-            finish_reason: if is_cut { "length" } else { "stop" }.into(),
-            text: String::from_utf8_lossy(&filled.bytes).into_owned(),
-            usage: usage.clone(),
-            generate_s: generate_time.as_secs_f64(),
-        })?;
+        recorder.finish(end(&filled, &usage, generate_time))?;
     }
     // A file that parsed is not replaced by one that does not.
     if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
@@ -308,6 +291,38 @@ fn choose(
             bar.finish_and_clear();
             Ok(chosen)
         }
+    }
+}
+
+/// Starts the trace of a run.
+fn record<'a>(
+    file: TraceFile,
+    package: &'a Package,
+    texts: &[Vec<u32>],
+    lengths: &[usize],
+    settings: &SettingsReport,
+) -> anyhow::Result<Recorder<'a>> {
+    let (before, behind) = texts.split_first().context("the file has no holes")?;
+    let behind = behind.iter().map(Vec::as_slice);
+    let holes: Vec<_> = lengths.iter().copied().zip(behind).collect();
+    let start = Start {
+        settings,
+        prompt_ids: before,
+        prompt_tokens: texts.iter().map(Vec::len).sum(),
+        holes: &holes,
+        grows: false,
+    };
+    Recorder::start(file, &start, package)
+}
+
+/// The end of its trace.
+fn end(filled: &Filled, usage: &Usage, generate_time: Duration) -> End {
+    let is_whole = filled.holes.iter().all(|hole| hole.finish_reason == "stop");
+    End {
+        finish_reason: if is_whole { "stop" } else { "length" }.into(),
+        text: String::from_utf8_lossy(&filled.bytes).into_owned(),
+        usage: usage.clone(),
+        generate_s: generate_time.as_secs_f64(),
     }
 }
 

@@ -241,6 +241,43 @@ fn shards_add_up() {
     assert_eq!(sorted(parts), sorted(essence(&results(&whole))));
 }
 
+/// Nothing of a line is left for the next: keys and values, buffers, seeds.
+#[test]
+fn a_batch_equals_its_prompts_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let prompts = [
+        "def a(x):",
+        "class Stack:\n    def push(self, x):\n",
+        "import os\n",
+    ];
+    let lines = prompts.map(|prompt| format!("{}\n", json!({ "prompt": prompt })));
+    fs::write(&input, lines.concat()).unwrap();
+    for flags in [&[][..], &["--mode", "quality"], &["--exact"]] {
+        let more = [&["--num-samples", "2"], flags].concat();
+        assert_eq!(batch(&input, &output, &more), (Some(0), String::new()));
+        for (at, result) in results(&output).iter().enumerate() {
+            let seed = (1 + at % 2).to_string();
+            let args = [
+                "generate",
+                "--model",
+                "tiny",
+                "-n",
+                "4",
+                "--seed",
+                &seed,
+                "-p",
+                prompts[at / 2],
+            ];
+            let alone = crate::command::run_json(&[&args[..], flags].concat());
+            for key in ["text", "token_ids", "reveal_step", "finish_reason", "usage"] {
+                assert_eq!(result[key], alone[key], "{key} of {at}");
+            }
+        }
+        fs::remove_file(&output).unwrap();
+    }
+}
+
 #[test]
 fn problem_sets_become_samples() {
     let folder = tempfile::tempdir().unwrap();
