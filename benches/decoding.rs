@@ -4,12 +4,13 @@
 //! For each mode: tokens a forward, rows a token, seconds, the share of texts that Python parses
 //! together with their prompt, and the negative log-likelihood of the text when its tokens are revealed
 //! one by one, surest position first, with everything computed anew (nats a token: how likely the exact
-//! sampler finds what the mode wrote).
+//! sampler finds what the mode wrote). A text that did not end counts up to its last whole line.
 //!
 //! With `--remask P`, tokens of the finished text that were less probable than P when they were revealed are
 //! masked once more and filled again.
 //!
-//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME] [--remask P]`
+//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME]
+//! [--no-nll] [--remask P]`
 
 use std::fs;
 use std::io::Write;
@@ -52,9 +53,10 @@ fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6}",
-        "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "parse"
+        "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6} {:>6}",
+        "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "ended", "parse"
     )?;
+    let with_nll = !args.iter().any(|arg| arg == "--no-nll");
     let all = args.iter().any(|arg| arg == "--all");
     for mode in modes(&package, all) {
         let Mode {
@@ -67,7 +69,7 @@ fn main() -> anyhow::Result<()> {
             continue;
         }
         let (mut tokens, mut forwards, mut rows, mut seconds) = (0, 0, 0, 0.0);
-        let (mut nll, mut scored, mut texts) = (0.0, 0, Vec::new());
+        let (mut nll, mut scored, mut texts, mut stopped) = (0.0, 0, Vec::new(), 0);
         for (seed, text) in prompts.iter().take(count).enumerate() {
             let prompt = package.encode(&Prompt::Raw(text))?;
             let settings = Settings {
@@ -112,20 +114,30 @@ fn main() -> anyhow::Result<()> {
             tokens += end;
             // With its end, which is a choice of the mode's as well.
             let scored_tokens = &generated[..new_tokens.min(end + 1)];
-            nll += exact_nll(&mut model, &package, &prompt, scored_tokens)?;
-            scored += scored_tokens.len();
-            texts.push(format!(
+            if with_nll {
+                nll += exact_nll(&mut model, &package, &prompt, scored_tokens)?;
+                scored += scored_tokens.len();
+            }
+            let mut whole = format!(
                 "{text}{}",
                 package.tokenizer.decode(written, Specials::Keep)
-            ));
+            );
+            // A text that the canvas cut off rightly stops in the middle of a line.
+            if end == new_tokens {
+                whole.truncate(whole.rfind('\n').map_or(whole.len(), |at| at + 1));
+            } else {
+                stopped += 1;
+            }
+            texts.push(whole);
         }
         writeln!(
             out,
-            "{name:<34} {tokens:>7} {:>9.2} {:>9.1} {seconds:>8.2} {:>8.0} {:>8.3} {:>6}",
+            "{name:<34} {tokens:>7} {:>9.2} {:>9.1} {seconds:>8.2} {:>8.0} {:>8.3} {:>6} {:>6}",
             tokens as f64 / forwards as f64,
             rows as f64 / tokens as f64,
             tokens as f64 / seconds,
             nll / scored as f64,
+            format!("{:.0} %", 100.0 * f64::from(stopped) / texts.len() as f64),
             parse_rate(&texts)?,
         )?;
     }
@@ -176,8 +188,8 @@ fn modes(package: &Package, all: bool) -> Vec<Mode> {
         order_temperature: Some(1.0),
     };
     let fast = Decoding {
-        window: Some(16),
-        lookahead: Some(16),
+        window: Some(12),
+        lookahead: Some(0),
         cache: Cache::Dual,
         refresh: Refresh::Never,
         ..quality
@@ -233,12 +245,31 @@ fn modes(package: &Package, all: bool) -> Vec<Mode> {
                 refreshed(Refresh::Every(4)),
                 1,
             ),
-            mode("fast, window 8", stop(), window(8, 16, fast), 1),
-            mode("fast, window 12", stop(), window(12, 12, fast), 1),
-            mode("fast, window 32", stop(), window(32, 16, fast), 1),
-            mode("fast, lookahead 0", stop(), window(16, 0, fast), 1),
-            mode("fast, lookahead 4", stop(), window(16, 4, fast), 1),
-            mode("fast, lookahead 48", stop(), window(16, 48, fast), 1),
+            mode("fast, window 8", stop(), window(8, 0, fast), 1),
+            mode("fast, window 16", stop(), window(16, 0, fast), 1),
+            mode("fast, window 32", stop(), window(32, 0, fast), 1),
+            mode("fast, lookahead 16", stop(), window(12, 16, fast), 1),
+            mode("fast, lookahead 4", stop(), window(12, 4, fast), 1),
+            mode("fast, lookahead 48", stop(), window(12, 48, fast), 1),
+            mode(
+                "fast, lookahead 48, every 4",
+                stop(),
+                window(12, 48, refreshed(Refresh::Every(4))),
+                1,
+            ),
+            mode(
+                "fast, lookahead 48, every 8",
+                stop(),
+                window(12, 48, refreshed(Refresh::Every(8))),
+                1,
+            ),
+            mode(
+                "fast, lookahead 48, window",
+                stop(),
+                window(12, 48, refreshed(Refresh::Window)),
+                1,
+            ),
+            mode("quality, lookahead 64", stop(), window(32, 64, quality), 1),
             mode(
                 "fast, threshold 0.8",
                 stop(),

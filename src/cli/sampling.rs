@@ -63,7 +63,7 @@ struct DecodingArgs {
     /// Sets the flags below together
     #[arg(long, value_enum, default_value_t = Mode::Fast)]
     mode: Mode,
-    /// Masks that are filled before the canvas behind them is: auto (16; 32 in a build for GPUs), a
+    /// Masks that are filled before the canvas behind them is: auto (12; 32 in a build for GPUs), a
     /// number, or full
     #[arg(long, value_name = "N", value_parser = window)]
     window: Option<Window>,
@@ -201,8 +201,8 @@ impl Mode {
         match self {
             Self::Exact => Decoding::default(),
             Self::Quality => Decoding {
-                window: Some(2 * AUTO_WINDOW),
-                lookahead: Some(2 * AUTO_WINDOW),
+                window: Some(32),
+                lookahead: Some(32),
                 cache: Cache::Prefix,
                 refresh: Refresh::Window,
                 threshold: Some(0.9),
@@ -210,7 +210,7 @@ impl Mode {
             },
             Self::Fast => Decoding {
                 window: Some(AUTO_WINDOW),
-                lookahead: Some(AUTO_WINDOW),
+                lookahead: Some(0),
                 cache: Cache::Dual,
                 refresh: Refresh::Never,
                 threshold: Some(0.9),
@@ -225,7 +225,7 @@ impl Mode {
 const AUTO_WINDOW: usize = if cfg!(any(feature = "cuda", feature = "metal")) {
     32
 } else {
-    16
+    12
 };
 
 impl DecodingArgs {
