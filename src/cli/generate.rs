@@ -19,7 +19,7 @@ use crate::diffusion::Settings;
 /// Flags of `generate`.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
-  diffucoder generate --model tiny --prompt \"def is_empty(self):\" -n 48 --seed 4
+  diffucoder generate --model tiny --prompt \"def is_valid(value):\" -n 48
   cat start.py | diffucoder generate --model diffucoder-base >> start.py
   diffucoder generate --model tiny --prompt \"def f(x):\" --output json | jq .usage
   diffucoder generate --model tiny --prompt \"class Stack:\" --watch

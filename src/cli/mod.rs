@@ -53,7 +53,7 @@ use ui::Ui;
     max_term_width = 100
 )]
 #[command(
-    after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def is_empty(self):\" --seed 4",
+    after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def is_valid(value):\"",
     after_long_help = AFTER_LONG_HELP
 )]
 struct Cli {
@@ -69,7 +69,7 @@ struct Cli {
 }
 
 const AFTER_LONG_HELP: &str = "Try it now, offline:
-  diffucoder generate --model tiny --prompt \"def is_empty(self):\" --seed 4
+  diffucoder generate --model tiny --prompt \"def is_valid(value):\"
   cat start.py | diffucoder generate --model tiny -n 64 >> start.py
   diffucoder help generate
 

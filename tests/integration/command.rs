@@ -252,7 +252,7 @@ fn a_text_that_ends_early_costs_less_without_exact() {
         "--model",
         "tiny",
         "-p",
-        "def issuperset(self, other):\n    '''everything missing from self is also missing from super'''",
+        "def to_string(value):\n    \"\"\"Return the value as a string.\"\"\"",
         "-n",
         "64",
         "--seed",
