@@ -326,7 +326,7 @@ impl Trace {
 fn check_given(header: &Header) -> anyhow::Result<()> {
     let mut at = 0;
     for text in &header.given {
-        let end = text.first.checked_add(text.len).unwrap_or(usize::MAX);
+        let end = text.first.saturating_add(text.len);
         if text.first < at || text.len == 0 || end > header.canvas_tokens {
             bail!("a given text is out of place");
         }

