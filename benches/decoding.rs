@@ -12,43 +12,28 @@
 //! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME]
 //! [--no-nll] [--remask P]`
 
-use std::fs;
+mod common;
+
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use candle_core::DType;
+use common::Options;
 use diffucoder::diffusion::{
-    Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Piece, Refresh, Settings,
-    Shaping, Step, generate,
+    Algorithm, Canvas, Decoding, Denoiser, Ending, Observer, Piece, Refresh, Settings, Shaping,
+    Step, generate,
 };
-use diffucoder::hub::{HubOptions, ModelSpec};
-use diffucoder::model::{Model, Target};
+use diffucoder::model::Model;
 use diffucoder::package::{Package, Prompt};
 use diffucoder::tokenizer::Specials;
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| {
-        let at = args.iter().position(|arg| arg == name)?;
-        args.get(at + 1)
-    };
-    let number = |name: &str, default: usize| -> anyhow::Result<usize> {
-        value(name).map_or(Ok(default), |text| Ok(text.parse()?))
-    };
-    let (count, new_tokens) = (number("--prompts", 200)?, number("--new-tokens", 64)?);
-
-    let package = Package::open(
-        &ModelSpec::parse("tiny")?,
-        &HubOptions::new("no-cache"),
-        &mut (),
-    )?;
-    let weights = package.fetch_weights(&mut ())?;
-    let mut model = package.load(weights, &Target::cpu(DType::F32), &mut |_, _| ())?;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/held-out/prompts.json");
-    let prompts: Vec<String> = serde_json::from_slice(&fs::read(file)?)?;
+    let options = Options::read();
+    let new_tokens = options.number("--new-tokens", 64)?;
+    let prompts = common::held_out_prompts(options.number("--prompts", 200)?)?;
+    let (package, mut model) = common::tiny()?;
+    let with_nll = !options.has("--no-nll");
 
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -56,32 +41,29 @@ fn main() -> anyhow::Result<()> {
         "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6} {:>6}",
         "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "ended", "parse"
     )?;
-    let with_nll = !args.iter().any(|arg| arg == "--no-nll");
-    let all = args.iter().any(|arg| arg == "--all");
-    for mode in modes(&package, all) {
+    for mode in modes(&package, options.has("--all")) {
         let Mode {
             name,
             ending,
             decoding,
             tokens_per_step,
         } = mode;
-        if value("--only").is_some_and(|only| !name.contains(only.as_str())) {
+        if options
+            .value("--only")
+            .is_some_and(|only| !name.contains(only))
+        {
             continue;
         }
         let (mut tokens, mut forwards, mut rows, mut seconds) = (0, 0, 0, 0.0);
         let (mut nll, mut scored, mut texts, mut stopped) = (0.0, 0, Vec::new(), 0);
-        for (seed, text) in prompts.iter().take(count).enumerate() {
+        for (seed, text) in prompts.iter().enumerate() {
             let prompt = package.encode(&Prompt::Raw(text))?;
             let settings = Settings {
                 algorithm: match decoding.threshold {
                     Some(_) => Algorithm::MaskgitPlus,
                     None => Algorithm::Entropy,
                 },
-                shaping: Shaping {
-                    temperature: 0.2,
-                    top_p: Some(0.95),
-                    top_k: None,
-                },
+                shaping: Shaping::nucleus(0.2, 0.95),
                 seed: seed as u64,
                 ending: ending.clone(),
                 decoding,
@@ -94,7 +76,7 @@ fn main() -> anyhow::Result<()> {
             (forwards, rows) = (forwards + done.forwards, rows + done.rows);
             let end = done.canvas.stop_at(&package.stop_ids).unwrap_or(new_tokens);
             let mut ids = done.canvas.ids().to_vec();
-            if let Some(least) = value("--remask") {
+            if let Some(least) = options.value("--remask") {
                 let least: f32 = least.parse()?;
                 let text = prompt.len()..prompt.len() + end;
                 let canvas = remasked(&ids, text, &sure.0, least, package.mask_id);
@@ -132,11 +114,14 @@ fn main() -> anyhow::Result<()> {
         }
         writeln!(
             out,
-            "{name:<34} {tokens:>7} {:>9.2} {:>9.1} {seconds:>8.2} {:>8.0} {:>8.3} {:>6} {:>6}",
+            "{name:<34} {tokens:>7} {:>9.2} {:>9.1} {seconds:>8.2} {:>8.0} {:>8} {:>6} {:>6}",
             tokens as f64 / forwards as f64,
             rows as f64 / tokens as f64,
             tokens as f64 / seconds,
-            nll / scored as f64,
+            match with_nll {
+                true => format!("{:.3}", nll / scored as f64),
+                false => "-".into(),
+            },
             format!("{:.0} %", 100.0 * f64::from(stopped) / texts.len() as f64),
             parse_rate(&texts)?,
         )?;
@@ -179,21 +164,7 @@ struct Mode {
 fn modes(package: &Package, all: bool) -> Vec<Mode> {
     let stop = || Ending::AtStop(package.stop_ids.clone());
     let exact = Decoding::default();
-    let quality = Decoding {
-        window: Some(32),
-        lookahead: Some(32),
-        cache: Cache::Prefix,
-        refresh: Refresh::Window,
-        threshold: Some(0.9),
-        order_temperature: Some(1.0),
-    };
-    let fast = Decoding {
-        window: Some(12),
-        lookahead: Some(0),
-        cache: Cache::Dual,
-        refresh: Refresh::Never,
-        ..quality
-    };
+    let (quality, fast) = (Decoding::quality(), Decoding::fast());
     let mode = |name, ending, decoding, tokens_per_step| Mode {
         name,
         ending,

@@ -5,15 +5,14 @@
 //!
 //! `cargo bench --bench generate`
 
+mod common;
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
 use diffucoder::diffusion::{Canvas, Denoiser, Pass, Settings, Shaping, generate};
-use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::{DenseMatrix, Isa, PANEL, matmul_dense};
-use diffucoder::model::Target;
-use diffucoder::package::{Package, Prompt};
+use diffucoder::package::Prompt;
 use rayon::prelude::*;
 
 const CANVAS: usize = 256;
@@ -28,10 +27,7 @@ fn main() -> anyhow::Result<()> {
         limit / 1e9
     )?;
 
-    let spec = ModelSpec::parse("tiny")?;
-    let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ())?;
-    let weights = package.fetch_weights(&mut ())?;
-    let mut model = package.load(weights, &Target::cpu(DType::F32), &mut |_, _| ())?;
+    let (package, mut model) = common::tiny()?;
     let prompt = package.encode(&Prompt::Raw("def fibonacci(n):"))?;
     let canvas = Canvas::new(&prompt, CANVAS, package.mask_id);
 
@@ -55,11 +51,7 @@ fn main() -> anyhow::Result<()> {
     )?;
 
     let settings = Settings {
-        shaping: Shaping {
-            temperature: 0.2,
-            top_p: Some(0.95),
-            top_k: None,
-        },
+        shaping: Shaping::nucleus(0.2, 0.95),
         seed: 1,
         ..Settings::reference(STEPS)
     };

@@ -3,17 +3,17 @@
 //!
 //! `cargo bench --bench infill -- FOLDER [HOLES]`, on the built-in model.
 
+mod common;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use candle_core::DType;
 use diffucoder::diffusion::{Ending, Settings, Shaping, generate};
-use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::infill::length::by_confidence;
 use diffucoder::infill::{Template, canvas};
-use diffucoder::model::{Model, Target};
+use diffucoder::model::Model;
 use diffucoder::package::Package;
 
 /// Lines on either side of a hole.
@@ -35,10 +35,7 @@ fn main() -> anyhow::Result<()> {
         lines.len()
     );
 
-    let spec = ModelSpec::parse("tiny")?;
-    let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ())?;
-    let weights = package.fetch_weights(&mut ())?;
-    let mut model = package.load(weights, &Target::cpu(DType::F32), &mut |_, _| ())?;
+    let (package, mut model) = common::tiny()?;
 
     let mut found = [Found::default(), Found::default()];
     for i in 0..count {

@@ -6,19 +6,18 @@
 //!
 //! `cargo bench --bench order -- [--prompts N] [--new-tokens N] [--svg FILE]`
 
+mod common;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 
-use candle_core::DType;
+use common::Options;
 use diffucoder::arness;
 use diffucoder::diffusion::{
     Algorithm, Canvas, Decoding, Observer, Settings, Shaping, Step, generate,
 };
-use diffucoder::hub::{HubOptions, ModelSpec};
-use diffucoder::model::Target;
-use diffucoder::package::{Package, Prompt};
+use diffucoder::package::Prompt;
 
 const TEMPERATURES: [f32; 7] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2];
 const KS: [usize; 3] = [1, 2, 4];
@@ -31,25 +30,10 @@ struct Curve {
 }
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| {
-        let at = args.iter().position(|arg| arg == name)?;
-        args.get(at + 1)
-    };
-    let number = |name: &str, default: usize| -> anyhow::Result<usize> {
-        value(name).map_or(Ok(default), |text| Ok(text.parse()?))
-    };
-    let (count, new_tokens) = (number("--prompts", 100)?, number("--new-tokens", 64)?);
-    let package = Package::open(
-        &ModelSpec::parse("tiny")?,
-        &HubOptions::new("no-cache"),
-        &mut (),
-    )?;
-    let weights = package.fetch_weights(&mut ())?;
-    let mut model = package.load(weights, &Target::cpu(DType::F32), &mut |_, _| ())?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let prompts = fs::read(root.join("tests/fixtures/held-out/prompts.json"))?;
-    let prompts: Vec<String> = serde_json::from_slice(&prompts)?;
+    let options = Options::read();
+    let new_tokens = options.number("--new-tokens", 64)?;
+    let prompts = common::held_out_prompts(options.number("--prompts", 100)?)?;
+    let (package, mut model) = common::tiny()?;
 
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -66,14 +50,10 @@ fn main() -> anyhow::Result<()> {
         };
         for (i, temperature) in TEMPERATURES.into_iter().enumerate() {
             let (mut scores, mut tokens) = ([[(0.0, 0.0); 3]; 2], 0);
-            for (seed, text) in prompts.iter().take(count).enumerate() {
+            for (seed, text) in prompts.iter().enumerate() {
                 let settings = Settings {
                     algorithm: Algorithm::Entropy,
-                    shaping: Shaping {
-                        temperature,
-                        top_p: Some(0.95),
-                        top_k: None,
-                    },
+                    shaping: Shaping::nucleus(temperature, 0.95),
                     seed: seed as u64,
                     decoding: Decoding {
                         order_temperature,
@@ -113,8 +93,8 @@ fn main() -> anyhow::Result<()> {
         }
         curves.push(curve);
     }
-    if let Some(file) = value("--svg") {
-        fs::write(root.join(file), svg(&curves)?)?;
+    if let Some(file) = options.value("--svg") {
+        fs::write(common::root().join(file), svg(&curves)?)?;
     }
     Ok(())
 }

@@ -10,30 +10,22 @@
 //!
 //! `cargo bench --bench quantisation -- [--prompts N] [--new-tokens N]`
 
-use std::fs;
+mod common;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use common::Options;
 use diffucoder::device::Storage;
 use diffucoder::diffusion::{Algorithm, Denoiser, Shaping};
-use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::Format;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::{Package, Prompt};
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let number = |name: &str, default: usize| -> anyhow::Result<usize> {
-        let at = args.iter().position(|arg| arg == name);
-        let value = at.and_then(|at| args.get(at + 1));
-        value.map_or(Ok(default), |text| Ok(text.parse()?))
-    };
-    let (count, new_tokens) = (number("--prompts", 200)?, number("--new-tokens", 16)?);
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let prompts: Vec<String> =
-        serde_json::from_slice(&fs::read(fixtures.join("held-out/prompts.json"))?)?;
-    let prompts = &prompts[..count.min(prompts.len())];
+    let options = Options::read();
+    let new_tokens = options.number("--new-tokens", 16)?;
+    let prompts = common::held_out_prompts(options.number("--prompts", 200)?)?;
 
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -41,23 +33,18 @@ fn main() -> anyhow::Result<()> {
         "{:<8} {:<6} {:>9} {:>9} {:>8} {:>8} {:>16}",
         "model", "type", "mean KL", "99 % KL", "top-1", "changed", "of steps"
     )?;
-    let golden: PathBuf = fixtures.join("golden/model");
+    let golden = common::root().join("tests/fixtures/golden/model");
     for (name, spec) in [
         ("tiny", "tiny".to_string()),
         ("golden", golden.display().to_string()),
     ] {
-        let package = Package::open(
-            &ModelSpec::parse(&spec)?,
-            &HubOptions::new("no-cache"),
-            &mut (),
-        )?;
+        let package = common::open(&spec)?;
         let load = |storage| -> anyhow::Result<Model> {
             let target = Target {
                 storage,
                 ..Target::cpu(DType::F32)
             };
-            let weights = package.fetch_weights(&mut ())?;
-            Ok(package.load(weights, &target, &mut |_, _| ())?)
+            common::load(&package, &target)
         };
         let mut model = load(Storage::Dense(DType::F32))?;
         let storages = [Storage::Dense(DType::F16), Storage::Dense(DType::BF16)];
@@ -70,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         for storage in storages.into_iter().chain(formats) {
             others.push((storage, load(storage)?, Difference::default()));
         }
-        for text in prompts {
+        for text in &prompts {
             let mut ids = package.encode(&Prompt::Raw(text))?;
             let start = ids.len();
             ids.resize(start + new_tokens, package.mask_id);

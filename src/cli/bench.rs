@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::engine::{ComputeArgs, Opened, isa};
-use super::sampling::{Mode, check_context};
+use super::sampling::check_context;
 use super::ui::{Ui, human_bytes};
 use super::values::{Output, at_least_one};
 use super::{ModelArgs, UsageError};
@@ -143,8 +143,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         ui.status("measuring a generation");
         generated = Some(generate(&mut model, &config, n, args.tokens_per_forward)?);
     }
-    let mut report = Report::new(&config, meter.measure(), &passes, load_time);
-    report.generate = generated;
+    let report = Report::new(&config, meter.measure(), &passes, generated, load_time);
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&report)?))?,
         Output::Text => ui.result(&report.table())?,
@@ -242,17 +241,12 @@ fn generate(
     n: usize,
     tokens_per_forward: usize,
 ) -> anyhow::Result<Generated> {
-    let decoding = Mode::Fast.decoding();
     let settings = Settings {
-        shaping: Shaping {
-            temperature: 0.2,
-            top_p: Some(0.95),
-            top_k: None,
-        },
+        shaping: Shaping::nucleus(0.2, 0.95),
         ending: Ending::AtStop(Vec::new()),
         decoding: Decoding {
             threshold: None,
-            ..decoding
+            ..Decoding::fast()
         },
         ..Settings::reference(n.div_ceil(tokens_per_forward))
     };
@@ -289,6 +283,7 @@ impl Report {
         config: &Config,
         limits: Limits,
         passes: &[(usize, Duration)],
+        generate: Option<Generated>,
         load_time: Duration,
     ) -> Self {
         let weights = multiplied_weights(config) as f64;
@@ -307,7 +302,7 @@ impl Report {
                 read_gb_s: limits.read_bytes_per_s / 1e9,
             },
             forward: forward.collect(),
-            generate: None,
+            generate,
             load_s: load_time.as_secs_f64(),
             peak_rss_bytes: limits::peak_rss_bytes(),
         }

@@ -195,48 +195,19 @@ impl ValueEnum for Cache {
     }
 }
 
-impl Mode {
-    /// The decoding flags that it stands for.
-    pub fn decoding(self) -> Decoding {
-        match self {
-            Self::Exact => Decoding::default(),
-            Self::Quality => Decoding {
-                window: Some(32),
-                lookahead: Some(32),
-                cache: Cache::Prefix,
-                refresh: Refresh::Window,
-                threshold: Some(0.9),
-                order_temperature: Some(1.0),
-            },
-            Self::Fast => Decoding {
-                window: Some(AUTO_WINDOW),
-                lookahead: Some(0),
-                cache: Cache::Dual,
-                refresh: Refresh::Never,
-                threshold: Some(0.9),
-                order_temperature: Some(1.0),
-            },
-        }
-    }
-}
-
-/// `--window auto`: about twice the rows at which arithmetic takes as long as reading the weights, because a
-/// window is half full on average. Fixed and not measured at each start, so that a seed means a text.
-const AUTO_WINDOW: usize = if cfg!(any(feature = "cuda", feature = "metal")) {
-    32
-} else {
-    12
-};
-
 impl DecodingArgs {
     /// The preset, with what the flags change.
     fn decoding(&self, mode: Mode, is_fixed: bool) -> Decoding {
-        let mut decoding = mode.decoding();
+        let mut decoding = match mode {
+            Mode::Exact => Decoding::default(),
+            Mode::Quality => Decoding::quality(),
+            Mode::Fast => Decoding::fast(),
+        };
         if is_fixed {
             decoding.threshold = None;
         }
         match self.window {
-            Some(Window::Auto) => decoding.window = Some(AUTO_WINDOW),
+            Some(Window::Auto) => decoding.window = Some(Decoding::WINDOW),
             Some(Window::Full) => decoding.window = None,
             Some(Window::Masks(masks)) => decoding.window = Some(masks),
             None => {}

@@ -27,6 +27,14 @@ impl Shaping {
         }
     }
 
+    /// A temperature, and the most probable tokens up to a mass.
+    pub fn nucleus(temperature: f32, top_p: f32) -> Self {
+        Self {
+            top_p: Some(top_p),
+            ..Self::temperature(temperature)
+        }
+    }
+
     /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if the row
     /// is not finite.
     pub fn apply(&self, row: &mut [f32]) -> Option<()> {
@@ -64,7 +72,7 @@ fn remove_beyond_top_p(terms: &mut [f32], mass: f64) {
     }
     let mut masses = vec![0f64; BUCKETS];
     for &term in terms.iter().filter(|&&term| term > 0.0) {
-        masses[bucket(term).min(BUCKETS - 1)] += f64::from(term);
+        masses[bucket(term)] += f64::from(term);
     }
     let mut above = 0f64;
     let crossing = masses.iter().rposition(|bucket_mass| {
@@ -76,7 +84,7 @@ fn remove_beyond_top_p(terms: &mut [f32], mass: f64) {
     };
     above -= masses[crossing];
     let mut last: Vec<usize> = (0..terms.len())
-        .filter(|&token| bucket(terms[token]).min(BUCKETS - 1) == crossing)
+        .filter(|&token| bucket(terms[token]) == crossing)
         .collect();
     last.sort_by(|&a, &b| terms[b].total_cmp(&terms[a]));
     let kept = last.iter().position(|&token| {

@@ -53,6 +53,39 @@ pub struct Decoding {
 }
 
 impl Decoding {
+    /// Masks of a window, where nobody says how many: about twice the rows at which arithmetic takes as long as
+    /// reading the weights, because a window is half full on average. Fixed and not measured at each start,
+    /// so that a seed means a text.
+    pub const WINDOW: usize = if cfg!(any(feature = "cuda", feature = "metal")) {
+        32
+    } else {
+        12
+    };
+
+    /// Windows and a threshold, with everything computed anew for each window.
+    pub fn quality() -> Self {
+        Self {
+            window: Some(32),
+            lookahead: Some(32),
+            cache: Cache::Prefix,
+            refresh: Refresh::Window,
+            threshold: Some(0.9),
+            order_temperature: Some(1.0),
+        }
+    }
+
+    /// Windows and a threshold, with each token computed once with its final value.
+    pub fn fast() -> Self {
+        Self {
+            window: Some(Self::WINDOW),
+            lookahead: Some(0),
+            cache: Cache::Dual,
+            refresh: Refresh::Never,
+            threshold: Some(0.9),
+            order_temperature: Some(1.0),
+        }
+    }
+
     /// Most masks behind the last token that a pass looks at.
     pub fn reach(&self) -> usize {
         let (window, lookahead) = (self.window, self.lookahead);
@@ -117,12 +150,13 @@ impl Frame {
             Refresh::Never => false,
         };
         let is_stale = |position: usize| self.known[position] != Some(canvas.ids()[position]);
-        let is_wanted = |position: usize| match decoding.cache {
-            Cache::None => true,
-            Cache::Prefix => position >= self.start || is_stale(position),
-            Cache::Dual => is_stale(position),
+        let is_kept = |position: usize| match decoding.cache {
+            Cache::None => false,
+            Cache::Prefix => position < self.start,
+            Cache::Dual => true,
         };
-        let refresh = (0..self.visible).filter(|&position| is_due || is_wanted(position));
+        let refresh = (0..self.visible)
+            .filter(|&position| is_due || is_stale(position) || !is_kept(position));
         self.refresh.clear();
         self.refresh.extend(refresh);
         for &position in &self.refresh {

@@ -55,6 +55,12 @@ pub fn run_json(args: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
+/// The built-in model asked to go on from `prompt`, with flags as they are typed.
+pub fn tiny<'a>(prompt: &'a str, flags: &'a str) -> Vec<&'a str> {
+    let start = ["generate", "--model", "tiny", "-p", prompt];
+    start.into_iter().chain(flags.split_whitespace()).collect()
+}
+
 /// Runs what must fail; gives the exit code and stderr, with the fixture folder's path shortened.
 pub fn refusal(args: &[&str]) -> (Option<i32>, String) {
     let output = run(args);
@@ -228,17 +234,7 @@ fn the_same_seed_gives_the_same_text_at_any_thread_count() {
 
 #[test]
 fn an_unset_seed_is_reported_and_can_be_used_again() {
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "class Stack:\n",
-        "-n",
-        "24",
-        "-t",
-        "1",
-    ];
+    let args = tiny("class Stack:\n", "-n 24 -t 1");
     let first = run_json(&args);
     let seed = first["settings"]["seed"].to_string();
     let again = run_json(&[&args[..], &["--seed", &seed]].concat());
@@ -247,17 +243,8 @@ fn an_unset_seed_is_reported_and_can_be_used_again() {
 
 #[test]
 fn a_text_that_ends_early_costs_less_without_exact() {
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "def to_string(value):\n    \"\"\"Return the value as a string.\"\"\"",
-        "-n",
-        "64",
-        "--seed",
-        "1",
-    ];
+    let prompt = "def to_string(value):\n    \"\"\"Return the value as a string.\"\"\"";
+    let args = tiny(prompt, "-n 64 --seed 1");
     let early = run_json(&args);
     let exact = run_json(&[&args[..], &["--exact"]].concat());
     assert_eq!(early["finish_reason"], "stop");
@@ -269,17 +256,7 @@ fn a_text_that_ends_early_costs_less_without_exact() {
 
 #[test]
 fn no_sampling_flag_is_ignored_in_the_default_mode() {
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "class Stack:\n",
-        "-n",
-        "32",
-        "--seed",
-        "3",
-    ];
+    let args = tiny("class Stack:\n", "-n 32 --seed 3");
     let fast = run_json(&args);
     assert_eq!(fast["settings"]["threshold"], 0.9);
     for flags in [
@@ -334,8 +311,7 @@ fn chat_models_get_the_template_unless_raw() {
 #[test]
 fn a_canvas_grows_until_the_text_or_the_context_ends() {
     let run = |n: &str, prompt: &str, more: &[&str]| {
-        let fixed = ["generate", "--model", "tiny", "--seed", "1"];
-        run_json(&[&fixed[..], &["-p", prompt, "-n", n], more].concat())
+        run_json(&[&tiny(prompt, "--seed 1")[..], &["-n", n], more].concat())
     };
     let context = 512;
     // One that ends by itself, and one that the context ends: every token is as in the canvas of full length.

@@ -16,6 +16,20 @@ fn lines(path: &Path) -> Vec<Value> {
         .collect()
 }
 
+/// The token of each position, and the step that revealed it.
+fn reveals(steps: &[Value], len: usize) -> (Vec<Value>, Vec<Value>) {
+    let mut canvas = vec![Value::Null; len];
+    let mut reveal_step = canvas.clone();
+    for step in steps {
+        for (at, position) in step["positions"].as_array().unwrap().iter().enumerate() {
+            let position = position.as_u64().unwrap() as usize;
+            canvas[position] = step["tokens"][at].clone();
+            reveal_step[position] = step["step"].clone();
+        }
+    }
+    (canvas, reveal_step)
+}
+
 #[test]
 fn a_trace_has_every_reveal() {
     let folder = tempfile::tempdir().unwrap();
@@ -44,20 +58,16 @@ fn a_trace_has_every_reveal() {
     assert_eq!(end["usage"], report["usage"]);
     let steps = &lines[1..lines.len() - 1];
     assert_eq!(json!(steps.len()), report["usage"]["forwards"]);
-    let mut canvas = vec![Value::Null; 24];
-    let mut reveal_step = canvas.clone();
     for step in steps {
-        for (at, position) in step["positions"].as_array().unwrap().iter().enumerate() {
-            let position = position.as_u64().unwrap() as usize;
-            canvas[position] = step["tokens"][at].clone();
-            reveal_step[position] = step["step"].clone();
-            assert!(step["texts"][at].is_string());
-            assert!(
-                step["confidences"][at].as_f64().unwrap() <= 0.0,
-                "entropy, negated"
-            );
-        }
+        let confidences = step["confidences"].as_array().unwrap();
+        assert!(
+            confidences.iter().all(|c| c.as_f64().unwrap() <= 0.0),
+            "entropy, negated"
+        );
+        let texts = step["texts"].as_array().unwrap();
+        assert!(texts.iter().all(Value::is_string) && texts.len() == confidences.len());
     }
+    let (canvas, reveal_step) = reveals(steps, 24);
     assert_eq!(json!(canvas), report["token_ids"]);
     assert_eq!(json!(reveal_step), report["reveal_step"]);
 }
@@ -90,12 +100,8 @@ fn a_file_with_holes_is_traced_too() {
     assert_eq!(given[1]["first"], 5 + len(0) + 4);
     assert_eq!(header["canvas_tokens"], 9 + len(0) + len(1));
     // What was revealed at a hole's positions is what the hole holds.
-    let mut ids = vec![Value::Null; 9 + (len(0) + len(1)) as usize];
-    for step in &lines[1..lines.len() - 1] {
-        for (at, position) in step["positions"].as_array().unwrap().iter().enumerate() {
-            ids[position.as_u64().unwrap() as usize] = step["tokens"][at].clone();
-        }
-    }
+    let steps = &lines[1..lines.len() - 1];
+    let (ids, _) = reveals(steps, 9 + (len(0) + len(1)) as usize);
     assert_eq!(report["holes"][0]["token_ids"], json!(ids[..5]));
     let second = given[1]["first"].as_u64().unwrap() as usize;
     assert_eq!(

@@ -232,11 +232,10 @@ impl Batch<'_> {
         let engine = self.runner.engine(self.ui)?;
         let (package, target) = (&engine.package, &engine.target);
         let asked = self.args.asked(&line, package);
-        let request = match self.args.request(&line, &asked, package) {
+        let mut request = match self.args.request(&line, &asked, package) {
             Ok(request) => request,
             Err(error) => return Ok(Err(format!("{error:#}"))),
         };
-        let mut request = request;
         let first_seed = request.settings.seed;
         for sample in done..self.args.num_samples {
             request.settings.seed = first_seed.wrapping_add(sample as u64);
