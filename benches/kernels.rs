@@ -93,7 +93,8 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
         .map(|i| (i * 2_654_435_761 % 1009) as f32 / 504.0 - 1.0)
         .collect();
     let mut x = Activations::new();
-    x.quantise(isa, &values, k);
+    let group = matrices[0].format().scale_group();
+    x.quantise(isa, &values, k, group);
     let mut out = vec![0f32; panels * rows * PANEL];
     // Enough matrices for the pass, but no more work than the time allows.
     let work = rows * n * k;
@@ -111,7 +112,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
             }
         });
     }) / used as f64;
-    let quantise = best(seconds / 8.0, || x.quantise(isa, &values, k));
+    let quantise = best(seconds / 8.0, || x.quantise(isa, &values, k, group));
     let mut y = vec![0f32; rows * n];
     let copy = best(seconds / 8.0, || {
         let part = rows.div_ceil(threads);

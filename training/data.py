@@ -1,12 +1,14 @@
 """Rows for training: which text, which tokens are masked, and how much each counts.
 
-A row is one of four things:
+A row is one of five things:
   prompted  a function whose signature (and docstring) stay unmasked, its end, and after the end either padding or
             the beginning of other functions
   infill    a function with one to a few lines masked, followed inside the hole by 0 to 24 pads: that is how the model
             can choose a length
   packed    functions one after another with an end-of-text token between them, all of it masked alike
   module    a piece of a module
+  window    a text that breaks off anywhere, a function mostly, with only its last 4 to 32 tokens masked: what decoding in
+            windows sees, where the canvas ends says nothing about where the text does
 
 Three things keep the end-of-text token from swallowing the text (the first version of the model wrote four tokens and
 ended): padding after the first end counts a tenth, the far end of a canvas is often other text or the middle of a long
@@ -21,7 +23,7 @@ from model import CONFIG
 
 EOT, MASK = CONFIG["eos_token_id"], CONFIG["mask_token_id"]
 LENGTHS = {128: 0.45, 256: 0.45, 512: 0.10}  # row length -> share of the steps
-KINDS = {"prompted": 0.40, "infill": 0.15, "packed": 0.15, "module": 0.30}
+KINDS = {"prompted": 0.35, "infill": 0.18, "packed": 0.12, "module": 0.20, "window": 0.15}
 PAD_WEIGHT = 0.1
 LEAST_BODY = 48  # bytes; below it are `return self._x`, `pass`, `raise NotImplementedError`
 
@@ -112,6 +114,25 @@ class Corpus:
             else:
                 worth[n + 1:] = PAD_WEIGHT
 
+    def window(self, row, area, worth):
+        length, rng = len(row), self.rng
+        width = int(rng.integers(4, 33))
+        if rng.random() < 0.6:  # breaks off inside a long function
+            text = self.function(self.pools[length][2].draw())[:length]
+        else:  # ends inside or shortly after the window, with the end of other text before it
+            end = int(rng.integers(0, width))
+            text = np.empty(length + 512, row.dtype)
+            at = 0
+            while at < length - end:
+                one = self.function(self.any.draw())
+                text[at:at + len(one) + 1] = np.append(one, EOT)
+                at += len(one) + 1
+            text[at:at + end] = EOT
+            text = text[at + end - length:at + end]
+            worth[length - end:] = PAD_WEIGHT
+        row[:len(text)] = text
+        area[length - width:] = 1
+
     def infill(self, row, area, worth):
         length, rng = len(row), self.rng
         i = self.hole_deck.draw()
@@ -146,6 +167,8 @@ class Corpus:
                 self.prompted(row, area[r], worth[r])
             elif kind == "infill":
                 self.infill(row, area[r], worth[r])
+            elif kind == "window":
+                self.window(row, area[r], worth[r])
             elif kind == "packed":
                 self.fill(row, 0)
                 area[r] = 1

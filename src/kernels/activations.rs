@@ -1,5 +1,8 @@
 //! Activations, quantised to 8 bits in blocks of 32: `x ≈ scale * q`, with `q` in -127..=127.
 //!
+//! A few blocks in a row, a group, share their scale: the products of its blocks are added up first and scaled together, which saves a
+//! multiplication a block. How many, says [`super::Format::scale_group`].
+//!
 //! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs for one block of weights is contiguous. Beside
 //! its 32 quants each block keeps what the weights' offsets need (see [`super::packed`]), one cache line in all.
 
@@ -15,9 +18,10 @@ pub(super) const TILE: usize = 32;
 pub(super) struct Block {
     /// 4 inputs a word, the first in the lowest byte.
     pub words: [i32; 8],
+    /// Of the whole group.
     pub scale: f32,
-    /// `scale * sum`, where `sum` adds up the quants.
-    pub scaled_sum: f32,
+    /// Sum of the quants, a whole number.
+    pub sum: f32,
     /// `-8 * sum`: where a sum over weights of offset 8 starts.
     pub minus_8: i32,
     /// `-128 * sum`.
@@ -30,7 +34,7 @@ impl Block {
     const ZERO: Self = Self {
         words: [0; 8],
         scale: 0.0,
-        scaled_sum: 0.0,
+        sum: 0.0,
         minus_8: 0,
         minus_128: 0,
         minus_32: [0; 2],
@@ -45,33 +49,17 @@ impl Block {
         quants
     }
 
-    /// Quantises to the nearest of 255 steps, ties to even. A block with a value that is not finite gets a scale of NaN, so that its products
-    /// are NaN too; one whose scale would be subnormal counts as zero.
+    /// Quantises to whole multiples of `scale`, given as its inverse too, ties to even.
     #[inline(always)]
-    fn quantise(values: &[f32; BLOCK]) -> Self {
-        // Arrays of lanes, each made by one loop: what the compiler turns into registers.
-        let halves = values.as_chunks::<LANES>().0;
-        // Bit patterns of absolute values are ordered as the values are, and those not finite come last.
-        let mut most = [0; LANES];
-        for values in halves {
-            for (most, v) in most.iter_mut().zip(values) {
-                *most = (*most).max(v.to_bits() & 0x7fff_ffff);
-            }
-        }
-        let bits = most.into_iter().fold(0, u32::max);
-        if bits >= f32::INFINITY.to_bits() {
+    fn quantise(values: &[f32; BLOCK], Scale { scale, inverse }: Scale) -> Self {
+        if inverse == 0.0 {
             return Self {
-                scale: f32::NAN,
-                scaled_sum: f32::NAN,
+                scale,
                 ..Self::ZERO
             };
         }
-        let most = f32::from_bits(bits);
-        let scale = most / 127.0;
-        if scale < f32::MIN_POSITIVE {
-            return Self::ZERO;
-        }
-        let inverse = 127.0 / most;
+        // Arrays of lanes, each made by one loop: what the compiler turns into registers.
+        let halves = values.as_chunks::<LANES>().0;
         // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum.
         const ROUND: f32 = 12_582_912.0;
         let mut bytes = [0; BLOCK];
@@ -99,7 +87,7 @@ impl Block {
         Self {
             words,
             scale,
-            scaled_sum: scale * sum as f32,
+            sum: sum as f32,
             minus_8: -8 * sum,
             minus_128: -128 * sum,
             minus_32: sums.map(|sum| -32 * sum),
@@ -107,16 +95,57 @@ impl Block {
     }
 }
 
+/// The step between quants.
+#[derive(Clone, Copy)]
+struct Scale {
+    scale: f32,
+    /// Zero where all quants are.
+    inverse: f32,
+}
+
+impl Scale {
+    /// A 127th of the largest value of a group, given as [`largest`] does. A group with a value that is not finite gets a scale of NaN, so that
+    /// its products are NaN too; one whose scale would be subnormal counts as zero.
+    #[inline(always)]
+    fn of(largest: u32) -> Self {
+        let most = f32::from_bits(largest);
+        let (scale, inverse) = if largest >= f32::INFINITY.to_bits() {
+            (f32::NAN, 0.0)
+        } else if most / 127.0 < f32::MIN_POSITIVE {
+            (0.0, 0.0)
+        } else {
+            (most / 127.0, 127.0 / most)
+        };
+        Self { scale, inverse }
+    }
+}
+
+/// The largest absolute value, as its bits: they are ordered as the values are, and those not finite come last.
+#[inline(always)]
+fn largest(values: &[f32; BLOCK]) -> u32 {
+    let mut most = [0; LANES];
+    for values in values.as_chunks::<LANES>().0 {
+        for (most, v) in most.iter_mut().zip(values) {
+            *most = (*most).max(v.to_bits() & 0x7fff_ffff);
+        }
+    }
+    most.into_iter().fold(0, u32::max)
+}
+
 /// Quantised rows `[rows, k]`. Reuse one: it allocates only to grow.
 #[derive(Default)]
 pub struct Activations {
     rows: usize,
     k: usize,
+    group: usize,
     /// `[tile, block, row of the tile]`, and room that larger inputs have used.
     blocks: Vec<Block>,
 }
 
 impl Activations {
+    /// The most blocks that share a scale.
+    pub const MAX_GROUP: usize = 4;
+
     /// Empty, without memory.
     pub fn new() -> Self {
         Self::default()
@@ -132,33 +161,47 @@ impl Activations {
         self.k
     }
 
-    /// Replaces the content by `values`, `[rows, k]`.
+    /// Where this block of a row stands in its group.
+    #[inline(always)]
+    pub(super) fn place(&self, block: usize) -> Place {
+        Place {
+            begins: block.is_multiple_of(self.group),
+            ends: (block + 1).is_multiple_of(self.group) || block + 1 == self.k / BLOCK,
+        }
+    }
+
+    /// Replaces the content by `values`, `[rows, k]`, with a scale for each `group` blocks.
     ///
     /// # Panics
-    /// If `k` is not a positive multiple of 32 or `values` not whole rows.
-    pub fn quantise(&mut self, isa: Isa, values: &[f32], k: usize) {
-        self.resize(values.len() / k, k);
+    /// If `k` is not a positive multiple of 32, `group` is not in `1..=`[`Self::MAX_GROUP`] or `values` not whole rows.
+    pub fn quantise(&mut self, isa: Isa, values: &[f32], k: usize, group: usize) {
+        self.resize(values.len() / k, k, group);
         self.parts_mut(k / BLOCK)
             .for_each(|part| part.quantise(isa, values));
     }
 
-    /// Makes room for `[rows, k]`; the content is unspecified until every part is quantised.
+    /// Makes room for `[rows, k]`, in groups of `group` blocks; the content is unspecified until every part is quantised.
     ///
     /// # Panics
-    /// If `k` is not a positive multiple of 32.
-    pub fn resize(&mut self, rows: usize, k: usize) {
+    /// If `k` is not a positive multiple of 32, or `group` not in `1..=`[`Self::MAX_GROUP`].
+    pub fn resize(&mut self, rows: usize, k: usize, group: usize) {
         assert!(
             k > 0 && k.is_multiple_of(BLOCK),
             "rows of {k} are not whole blocks of {BLOCK}"
         );
-        (self.rows, self.k) = (rows, k);
+        assert!(
+            (1..=Self::MAX_GROUP).contains(&group),
+            "no group has {group} blocks"
+        );
+        (self.rows, self.k, self.group) = (rows, k, group);
         let len = rows * (k / BLOCK);
         self.blocks.resize(len.max(self.blocks.len()), Block::ZERO);
     }
 
-    /// Disjoint parts, each of up to 32 rows and `blocks` blocks of 32 inputs: for threads to quantise.
+    /// Disjoint parts, each of up to 32 rows and about `blocks` blocks of 32 inputs, whole groups: for threads to quantise.
     pub fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = ActivationsPart<'_>> {
-        let (rows, k) = (self.rows, self.k);
+        let (rows, k, group) = (self.rows, self.k, self.group);
+        let blocks = blocks.next_multiple_of(group);
         let mut rest = &mut self.blocks[..rows * (k / BLOCK)];
         tiles(rows).flat_map(move |(first_row, tile_rows)| {
             let tile;
@@ -171,6 +214,7 @@ impl Activations {
                     tile_rows,
                     rows,
                     k,
+                    group,
                     blocks: part,
                 })
         })
@@ -189,6 +233,13 @@ impl Activations {
     }
 }
 
+/// Where a block stands in its group.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub begins: bool,
+    pub ends: bool,
+}
+
 /// A part of [`Activations`] that one thread fills.
 pub struct ActivationsPart<'a> {
     first_row: usize,
@@ -196,6 +247,7 @@ pub struct ActivationsPart<'a> {
     tile_rows: usize,
     rows: usize,
     k: usize,
+    group: usize,
     /// `[block, row of the tile]`
     blocks: &'a mut [Block],
 }
@@ -233,16 +285,23 @@ impl<F: Fn(usize, usize, &mut [f32; BLOCK])> Portable for Quantise<'_, F> {
     #[inline(always)]
     fn run(self) {
         let Self { part, fill } = self;
-        let mut values = [0.0; BLOCK];
-        // In the order in which they are written, which is that of a panel-major product as well.
-        for (b, blocks) in part.blocks.chunks_mut(part.tile_rows).enumerate() {
-            for (row, block) in blocks.iter_mut().enumerate() {
-                fill(
-                    part.first_row + row,
-                    part.first_input + b * BLOCK,
-                    &mut values,
-                );
-                *block = Block::quantise(&values);
+        let rows = part.tile_rows;
+        let mut values = [[0.0; BLOCK]; Activations::MAX_GROUP];
+        // In the order in which they are written, which is about that of a panel-major product as well.
+        for (g, group) in part.blocks.chunks_mut(rows * part.group).enumerate() {
+            let first_input = part.first_input + g * part.group * BLOCK;
+            let count = group.len() / rows;
+            for row in 0..rows {
+                let mut most = 0;
+                for (b, values) in values.iter_mut().enumerate().take(count) {
+                    // The only call: a second one, and the compiler would not inline it.
+                    fill(part.first_row + row, first_input + b * BLOCK, values);
+                    most = most.max(largest(values));
+                }
+                let scale = Scale::of(most);
+                for (b, values) in values.iter().enumerate().take(count) {
+                    group[b * rows + row] = Block::quantise(values, scale);
+                }
             }
         }
     }

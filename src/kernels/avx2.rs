@@ -8,7 +8,7 @@
 //! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the first-level cache.
 
 use super::PANEL;
-use super::activations::{Activations, Block, TILE};
+use super::activations::{Activations, Block, Place, TILE};
 use super::packed::constants::*;
 use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
 use super::portable::Portable;
@@ -43,10 +43,11 @@ macro_rules! matmul {
         ) {
             for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
                 for (first_row, rows, blocks) in x.tiles() {
-                    let mut sums = [Sums([[0.0; 8]; 2]); TILE];
-                    tile::<F>(w.panel(panel), blocks, &mut sums[..rows]);
+                    let mut sums = [[Sums::ZERO; 2]; TILE];
+                    let place = |b| x.place(b);
+                    tile::<F>(w.panel(panel), blocks, place, &mut sums[..rows]);
                     for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
-                        out.copy_from_slice(sums.0.as_flattened());
+                        out.copy_from_slice(sums.map(|half| half.total).as_flattened());
                     }
                 }
             }
@@ -55,9 +56,15 @@ macro_rules! matmul {
         /// One panel and a tile of rows; `x` is `[block, row]`.
         #[inline]
         #[target_feature(enable = $features)]
-        fn tile<const F: u8>(panel: Panel<'_>, x: &[Block], sums: &mut [Sums]) {
+        fn tile<const F: u8>(
+            panel: Panel<'_>,
+            x: &[Block],
+            place: impl Fn(usize) -> Place,
+            sums: &mut [[Sums; 2]],
+        ) {
             for (b, x) in x.chunks_exact(sums.len()).enumerate() {
                 prefetch::<F>(panel, b);
+                let place = place(b);
                 for half in 0..2 {
                     let w = Weights::unpack::<F, $split>(panel, b, half);
                     let (x_pairs, x_last) = x.as_chunks::<2>();
@@ -65,12 +72,12 @@ macro_rules! matmul {
                     for (x, sums) in x_pairs.iter().zip(sums_pairs) {
                         let dots = $dots::<F, 2>(&w, x);
                         for r in 0..2 {
-                            w.add::<F>(&x[r], dots[r], &mut sums[r].0[half]);
+                            w.add::<F>(&x[r], dots[r], place, &mut sums[r][half]);
                         }
                     }
                     for (x, sums) in x_last.iter().zip(sums_last) {
                         let [dots] = $dots::<F, 1>(&w, &[*x]);
-                        w.add::<F>(x, dots, &mut sums.0[half]);
+                        w.add::<F>(x, dots, place, &mut sums[half]);
                     }
                 }
             }
@@ -144,10 +151,21 @@ pub(super) mod vnni_as_avx512 {
     }
 }
 
-/// The sums of one row and both halves of a panel.
+/// The sums of one row and half a panel.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Sums([[f32; 8]; 2]);
+struct Sums {
+    total: [f32; 8],
+    /// Of the group so far, without the scale of the activations.
+    part: [f32; 8],
+}
+
+impl Sums {
+    const ZERO: Self = Self {
+        total: [0.0; 8],
+        part: [0.0; 8],
+    };
+}
 
 /// One block of half a panel, unpacked.
 struct Weights {
@@ -245,27 +263,40 @@ impl Weights {
     /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn add<const F: u8>(&self, x: &Block, dots: [__m256i; 2], sums: &mut [f32; 8]) {
-        let scale = _mm256_set1_ps(x.scale);
-        // SAFETY: the sums are 32 bytes; the load needs no alignment.
-        let sum = unsafe { _mm256_loadu_ps(sums.as_ptr()) };
-        let sum = _mm256_fmadd_ps(
-            _mm256_cvtepi32_ps(dots[0]),
-            _mm256_mul_ps(self.scales[0], scale),
-            sum,
-        );
-        let sum = match F {
-            Q4_0 | Q8_0 => sum,
-            Q4_K => _mm256_fnmadd_ps(self.scales[1], _mm256_set1_ps(x.scaled_sum), sum),
-            _ => _mm256_fmadd_ps(
-                _mm256_cvtepi32_ps(dots[1]),
-                _mm256_mul_ps(self.scales[1], scale),
-                sum,
-            ),
+    fn add<const F: u8>(&self, x: &Block, dots: [__m256i; 2], place: Place, sums: &mut Sums) {
+        let part = if place.begins {
+            _mm256_setzero_ps()
+        } else {
+            load_sums(&sums.part)
         };
-        // SAFETY: the sums are 32 bytes; the store needs no alignment.
-        unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), sum) }
+        let part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[0]), self.scales[0], part);
+        let part = match F {
+            Q4_0 | Q8_0 => part,
+            Q4_K => _mm256_fnmadd_ps(self.scales[1], _mm256_set1_ps(x.sum), part),
+            _ => _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[1]), self.scales[1], part),
+        };
+        if place.ends {
+            let total = load_sums(&sums.total);
+            let total = _mm256_fmadd_ps(part, _mm256_set1_ps(x.scale), total);
+            store_sums(&mut sums.total, total);
+        } else {
+            store_sums(&mut sums.part, part);
+        }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_sums(sums: &[f32; 8]) -> __m256 {
+    // SAFETY: the sums are 32 bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(sums.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store_sums(to: &mut [f32; 8], sums: __m256) {
+    // SAFETY: the sums are 32 bytes; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sums) }
 }
 
 /// Where the dot products start: at what the offset of the quants would take off later.

@@ -2,10 +2,10 @@
 //!
 //! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With more, arithmetic is: two panels share each
 //! broadcast of activations, one unpacked block of weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
-//! cache. A block costs a row and panel 8 dot products, one conversion, one multiplication and one or two fused multiply-adds.
+//! cache. A block costs a row and panel 8 dot products, one conversion and one or two fused multiply-adds; a group of blocks one more.
 
 use super::PANEL;
-use super::activations::{Activations, Block, TILE};
+use super::activations::{Activations, Block, Place, TILE};
 use super::avx2::prefetch;
 use super::packed::constants::*;
 use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
@@ -45,12 +45,11 @@ fn matmul_format<const F: u8>(
     }
     if all_rows <= FEW_ROWS {
         for (panel, out) in panels.zip(out.chunks_exact_mut(all_rows)) {
-            let (_, _, blocks) = x.tiles().next().unwrap_or((0, 0, &[]));
             match all_rows {
-                1 => few_rows::<F, 1>(w.panel(panel), blocks, out),
-                2 => few_rows::<F, 2>(w.panel(panel), blocks, out),
-                3 => few_rows::<F, 3>(w.panel(panel), blocks, out),
-                _ => few_rows::<F, 4>(w.panel(panel), blocks, out),
+                1 => few_rows::<F, 1>(w.panel(panel), x, out),
+                2 => few_rows::<F, 2>(w.panel(panel), x, out),
+                3 => few_rows::<F, 3>(w.panel(panel), x, out),
+                _ => few_rows::<F, 4>(w.panel(panel), x, out),
             }
         }
         return;
@@ -58,52 +57,76 @@ fn matmul_format<const F: u8>(
     for (first, out) in panels.clone().step_by(2).zip(out.chunks_mut(2 * all_rows)) {
         for (first_row, rows, blocks) in x.tiles() {
             if first + 1 < panels.end {
-                let mut sums = [[Sums([0.0; PANEL]); 2]; TILE];
+                let mut sums = [[Sums::ZERO; 2]; TILE];
+                let place = |b| x.place(b);
                 many_rows::<F, 2>(
                     [w.panel(first), w.panel(first + 1)],
                     blocks,
+                    place,
                     &mut sums[..rows],
                 );
                 for (r, sums) in sums[..rows].iter().enumerate() {
-                    out[first_row + r] = sums[0].0;
-                    out[all_rows + first_row + r] = sums[1].0;
+                    out[first_row + r] = sums[0].total;
+                    out[all_rows + first_row + r] = sums[1].total;
                 }
             } else {
-                let mut sums = [[Sums([0.0; PANEL]); 1]; TILE];
-                many_rows::<F, 1>([w.panel(first)], blocks, &mut sums[..rows]);
+                let mut sums = [[Sums::ZERO; 1]; TILE];
+                let place = |b| x.place(b);
+                many_rows::<F, 1>([w.panel(first)], blocks, place, &mut sums[..rows]);
                 for (r, sums) in sums[..rows].iter().enumerate() {
-                    out[first_row + r] = sums[0].0;
+                    out[first_row + r] = sums[0].total;
                 }
             }
         }
     }
 }
 
-/// The sums of one row and panel, aligned to a cache line.
+/// The sums of one row and panel, aligned to cache lines.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Sums([f32; PANEL]);
+struct Sums {
+    total: [f32; PANEL],
+    /// Of the group so far, without the scale of the activations.
+    part: [f32; PANEL],
+}
+
+impl Sums {
+    const ZERO: Self = Self {
+        total: [0.0; PANEL],
+        part: [0.0; PANEL],
+    };
+}
 
 /// One panel, all rows (`R`) at once, sums in registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn few_rows<const F: u8, const R: usize>(panel: Panel<'_>, x: &[Block], out: &mut [[f32; PANEL]]) {
-    let mut sums = [_mm512_setzero_ps(); R];
-    for (b, x) in x.as_chunks::<R>().0.iter().enumerate() {
+fn few_rows<const F: u8, const R: usize>(
+    panel: Panel<'_>,
+    x: &Activations,
+    out: &mut [[f32; PANEL]],
+) {
+    let (mut totals, mut parts) = ([_mm512_setzero_ps(); R], [_mm512_setzero_ps(); R]);
+    let (_, _, blocks) = x.tiles().next().unwrap_or((0, 0, &[]));
+    for (b, blocks) in blocks.as_chunks::<R>().0.iter().enumerate() {
         prefetch::<F>(panel, b);
         let w = Weights::unpack::<F>(panel, b);
         for r in 0..R {
-            let mut dots = start::<F>(&x[r]);
+            let mut dots = start::<F>(&blocks[r]);
             for t in 0..8 {
-                let half = half::<F>(t);
-                dots[half] =
-                    _mm512_dpbusd_epi32(dots[half], w.quants[t], _mm512_set1_epi32(x[r].words[t]));
+                let (half, inputs) = (half::<F>(t), _mm512_set1_epi32(blocks[r].words[t]));
+                dots[half] = _mm512_dpbusd_epi32(dots[half], w.quants[t], inputs);
             }
-            sums[r] = w.add::<F>(&x[r], dots, sums[r]);
+            parts[r] = w.add::<F>(&blocks[r], dots, parts[r]);
+        }
+        if x.place(b).ends {
+            for r in 0..R {
+                totals[r] = _mm512_fmadd_ps(parts[r], _mm512_set1_ps(blocks[r].scale), totals[r]);
+                parts[r] = _mm512_setzero_ps();
+            }
         }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
-        store(out, sums);
+    for (out, total) in out.iter_mut().zip(totals) {
+        store(out, total);
     }
 }
 
@@ -113,6 +136,7 @@ fn few_rows<const F: u8, const R: usize>(panel: Panel<'_>, x: &[Block], out: &mu
 fn many_rows<const F: u8, const P: usize>(
     panels: [Panel<'_>; P],
     x: &[Block],
+    place: impl Fn(usize) -> Place,
     sums: &mut [[Sums; P]],
 ) {
     for (b, x) in x.chunks_exact(sums.len()).enumerate() {
@@ -123,10 +147,11 @@ fn many_rows<const F: u8, const P: usize>(
         for p in 1..P {
             w[p] = Weights::unpack::<F>(panels[p], b);
         }
+        let place = place(b);
         let (x_pairs, x_last) = x.as_chunks::<2>();
         let (sums_pairs, sums_last) = sums.as_chunks_mut::<2>();
         for (x, sums) in x_pairs.iter().zip(sums_pairs) {
-            rows_of_block::<F, P, 2>(&w, x, sums);
+            rows_of_block::<F, P, 2>(&w, x, place, sums);
         }
         for (x, sums) in x_last
             .as_chunks::<1>()
@@ -134,7 +159,7 @@ fn many_rows<const F: u8, const P: usize>(
             .iter()
             .zip(sums_last.as_chunks_mut::<1>().0)
         {
-            rows_of_block::<F, P, 1>(&w, x, sums);
+            rows_of_block::<F, P, 1>(&w, x, place, sums);
         }
     }
 }
@@ -145,6 +170,7 @@ fn many_rows<const F: u8, const P: usize>(
 fn rows_of_block<const F: u8, const P: usize, const R: usize>(
     w: &[Weights; P],
     x: &[Block; R],
+    place: Place,
     sums: &mut [[Sums; P]; R],
 ) {
     let mut dots = [[[_mm512_setzero_si512(); 2]; P]; R];
@@ -162,8 +188,19 @@ fn rows_of_block<const F: u8, const P: usize, const R: usize>(
     }
     for r in 0..R {
         for p in 0..P {
-            let sum = w[p].add::<F>(&x[r], dots[r][p], load_sums(&sums[r][p]));
-            store(&mut sums[r][p].0, sum);
+            let Sums { total, part } = &mut sums[r][p];
+            let before = if place.begins {
+                _mm512_setzero_ps()
+            } else {
+                load_sums(part)
+            };
+            let sum = w[p].add::<F>(&x[r], dots[r][p], before);
+            if place.ends {
+                let scale = _mm512_set1_ps(x[r].scale);
+                store(total, _mm512_fmadd_ps(sum, scale, load_sums(total)));
+            } else {
+                store(part, sum);
+            }
         }
     }
 }
@@ -268,24 +305,15 @@ impl Weights {
         }
     }
 
-    /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
+    /// Adds a block's dot products to the sums of a row's group, as [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn add<const F: u8>(&self, x: &Block, dots: [__m512i; 2], sum: __m512) -> __m512 {
-        let scale = _mm512_set1_ps(x.scale);
-        let sum = _mm512_fmadd_ps(
-            _mm512_cvtepi32_ps(dots[0]),
-            _mm512_mul_ps(self.scales[0], scale),
-            sum,
-        );
+    fn add<const F: u8>(&self, x: &Block, dots: [__m512i; 2], part: __m512) -> __m512 {
+        let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[0]), self.scales[0], part);
         match F {
-            Q4_0 | Q8_0 => sum,
-            Q4_K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.scaled_sum), sum),
-            _ => _mm512_fmadd_ps(
-                _mm512_cvtepi32_ps(dots[1]),
-                _mm512_mul_ps(self.scales[1], scale),
-                sum,
-            ),
+            Q4_0 | Q8_0 => part,
+            Q4_K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.sum), part),
+            _ => _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[1]), self.scales[1], part),
         }
     }
 }
@@ -327,9 +355,9 @@ fn load_scales(scales: &Scales) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn load_sums(sums: &Sums) -> __m512 {
-    // SAFETY: sums are 64 bytes and aligned to 64.
-    unsafe { _mm512_load_ps(sums.0.as_ptr()) }
+fn load_sums(sums: &[f32; PANEL]) -> __m512 {
+    // SAFETY: the sums are 64 bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(sums.as_ptr()) }
 }
 
 #[inline]

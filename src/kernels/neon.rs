@@ -4,7 +4,7 @@
 //! sums live in the first-level cache. The three instructions whose intrinsics are not stable yet are inline assembly.
 
 use super::PANEL;
-use super::activations::{Activations, Block, TILE};
+use super::activations::{Activations, Block, Place, TILE};
 use super::packed::constants::*;
 use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
 use std::arch::aarch64::*;
@@ -39,10 +39,11 @@ macro_rules! matmul {
         ) {
             for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
                 for (first_row, rows, blocks) in x.tiles() {
-                    let mut sums = [Sums([[0.0; 4]; 4]); TILE];
-                    tile::<F>(w.panel(panel), blocks, &mut sums[..rows]);
+                    let mut sums = [[Sums::ZERO; 4]; TILE];
+                    let place = |b| x.place(b);
+                    tile::<F>(w.panel(panel), blocks, place, &mut sums[..rows]);
                     for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
-                        out.copy_from_slice(sums.0.as_flattened());
+                        out.copy_from_slice(sums.map(|quarter| quarter.total).as_flattened());
                     }
                 }
             }
@@ -51,8 +52,14 @@ macro_rules! matmul {
         /// One panel and a tile of rows; `x` is `[block, row]`.
         #[inline]
         #[target_feature(enable = $features)]
-        fn tile<const F: u8>(panel: Panel<'_>, x: &[Block], sums: &mut [Sums]) {
+        fn tile<const F: u8>(
+            panel: Panel<'_>,
+            x: &[Block],
+            place: impl Fn(usize) -> Place,
+            sums: &mut [[Sums; 4]],
+        ) {
             for (b, x) in x.chunks_exact(sums.len()).enumerate() {
+                let place = place(b);
                 for quarter in 0..4 {
                     let mut w = Weights::unpack::<F>(panel, b, quarter);
                     w.quants = arrange(w.quants);
@@ -61,12 +68,12 @@ macro_rules! matmul {
                     for (x, sums) in x_pairs.iter().zip(sums_pairs) {
                         let dots = dots::<F, 2>(&w.quants, x);
                         for r in 0..2 {
-                            w.add::<F>(&x[r], dots[r], &mut sums[r].0[quarter]);
+                            w.add::<F>(&x[r], dots[r], place, &mut sums[r][quarter]);
                         }
                     }
                     for (x, sums) in x_last.as_chunks::<1>().0.iter().zip(sums_last) {
                         let [dots] = dots::<F, 1>(&w.quants, x);
-                        w.add::<F>(&x[0], dots, &mut sums.0[quarter]);
+                        w.add::<F>(&x[0], dots, place, &mut sums[quarter]);
                     }
                 }
             }
@@ -233,10 +240,21 @@ pub(super) mod i8mm {
     }
 }
 
-/// The sums of one row and the four quarters of a panel.
+/// The sums of one row and a quarter of a panel.
 #[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Sums([[f32; 4]; 4]);
+#[repr(C, align(32))]
+struct Sums {
+    total: [f32; 4],
+    /// Of the group so far, without the scale of the activations.
+    part: [f32; 4],
+}
+
+impl Sums {
+    const ZERO: Self = Self {
+        total: [0.0; 4],
+        part: [0.0; 4],
+    };
+}
 
 /// One block of a quarter of a panel, unpacked.
 struct Weights {
@@ -319,27 +337,39 @@ impl Weights {
     /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "neon")]
-    fn add<const F: u8>(&self, x: &Block, dots: [int32x4_t; 2], sums: &mut [f32; 4]) {
-        let scale = vdupq_n_f32(x.scale);
-        // SAFETY: the sums are 16 bytes; the load needs no more alignment than they have.
-        let sum = unsafe { vld1q_f32(sums.as_ptr()) };
-        let sum = vfmaq_f32(
-            sum,
-            vcvtq_f32_s32(dots[0]),
-            vmulq_f32(self.scales[0], scale),
-        );
-        let sum = match F {
-            Q4_0 | Q8_0 => sum,
-            Q4_K => vfmsq_f32(sum, self.scales[1], vdupq_n_f32(x.scaled_sum)),
-            _ => vfmaq_f32(
-                sum,
-                vcvtq_f32_s32(dots[1]),
-                vmulq_f32(self.scales[1], scale),
-            ),
+    fn add<const F: u8>(&self, x: &Block, dots: [int32x4_t; 2], place: Place, sums: &mut Sums) {
+        let part = if place.begins {
+            vdupq_n_f32(0.0)
+        } else {
+            load_sums(&sums.part)
         };
-        // SAFETY: the sums are 16 bytes; the store needs no more alignment than they have.
-        unsafe { vst1q_f32(sums.as_mut_ptr(), sum) }
+        let part = vfmaq_f32(part, vcvtq_f32_s32(dots[0]), self.scales[0]);
+        let part = match F {
+            Q4_0 | Q8_0 => part,
+            Q4_K => vfmsq_f32(part, self.scales[1], vdupq_n_f32(x.sum)),
+            _ => vfmaq_f32(part, vcvtq_f32_s32(dots[1]), self.scales[1]),
+        };
+        if place.ends {
+            let total = vfmaq_f32(load_sums(&sums.total), part, vdupq_n_f32(x.scale));
+            store_sums(&mut sums.total, total);
+        } else {
+            store_sums(&mut sums.part, part);
+        }
     }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_sums(sums: &[f32; 4]) -> float32x4_t {
+    // SAFETY: the sums are 16 bytes; the load needs no more alignment than they have.
+    unsafe { vld1q_f32(sums.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn store_sums(to: &mut [f32; 4], sums: float32x4_t) {
+    // SAFETY: the sums are 16 bytes; the store needs no more alignment than they have.
+    unsafe { vst1q_f32(to.as_mut_ptr(), sums) }
 }
 
 /// 8 registers of quants from 4 lines: low nibbles, then high nibbles.

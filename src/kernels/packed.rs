@@ -52,6 +52,15 @@ impl Format {
         }
     }
 
+    /// Blocks of 32 activations that share a scale in products with these weights: one where a finer one would be lost in the error of the
+    /// weights, of 4 or 6 bits, and what it costs would not.
+    pub const fn scale_group(self) -> usize {
+        match self {
+            Self::Q8_0 => 1,
+            Self::Q4_0 | Self::Q4K | Self::Q6K => 4,
+        }
+    }
+
     /// Lines of a panel for 32 inputs.
     pub(super) const fn lines(self) -> usize {
         match self {

@@ -1,14 +1,15 @@
 //! The definition of the product: slow, obvious, and what every other version must equal to the bit.
 //!
-//! For each output, blocks of 32 inputs in order, from `acc = 0`; `dot` is exact in `i32`, products of scales round once, `fma` rounds once:
+//! For each output, blocks of 32 inputs in order, from `part = 0`; `dot` is exact in `i32`, `fma` rounds once:
 //!
 //! | format | weight | a block adds |
 //! |---|---|---|
-//! | Q4_0, Q8_0 | `d * (q - 8)`, `d * q` | `acc = fma(dot, d * scale, acc)` |
-//! | Q4_K | `(d * s) * q - (dmin * m)` | `acc = fma(dot, (d * s) * scale, acc)`, then `acc = fma(-(dmin * m), scale * sum, acc)` |
-//! | Q6_K | `(d * s) * (q - 32)` | for each half: `acc = fma(dot, (d * s) * scale, acc)` |
+//! | Q4_0, Q8_0 | `d * (q - 8)`, `d * q` | `part = fma(dot, d, part)` |
+//! | Q4_K | `(d * s) * q - (dmin * m)` | `part = fma(dot, d * s, part)`, then `part = fma(-(dmin * m), sum, part)` |
+//! | Q6_K | `(d * s) * (q - 32)` | for each half: `part = fma(dot, d * s, part)` |
 //!
-//! with `scale` of the block of activations and `sum` of its quants. `d * s` and `dmin * m` are exact.
+//! with `sum` of the block's quants of activations. `d * s` and `dmin * m` are exact. At the end of a group of blocks, `scale` being its own:
+//! `acc = fma(part, scale, acc)` from `acc = 0`, and `part = 0`.
 
 use super::activations::{Activations, Block};
 use super::packed::{Format, PackedMatrix, Panel, half_to_f32};
@@ -28,9 +29,14 @@ pub(super) fn matmul(
             for row in 0..rows {
                 for (column, out) in out[first_row + row].iter_mut().enumerate() {
                     let blocks = blocks[row..].iter().step_by(rows);
-                    *out = blocks.enumerate().fold(0.0, |acc, (b, x)| {
-                        add_block(w.format(), panel, b, column, x, acc)
-                    });
+                    let (mut acc, mut part) = (0.0, 0.0);
+                    for (b, block) in blocks.enumerate() {
+                        part = add_block(w.format(), panel, b, column, block, part);
+                        if x.place(b).ends {
+                            (acc, part) = (part.mul_add(block.scale, acc), 0.0);
+                        }
+                    }
+                    *out = acc;
                 }
             }
         }
@@ -43,7 +49,7 @@ fn add_block(
     b: usize,
     column: usize,
     x: &Block,
-    acc: f32,
+    part: f32,
 ) -> f32 {
     let quants = quants(format, panel, b, column);
     let x_quants = x.quants();
@@ -56,14 +62,14 @@ fn add_block(
     let [low, high] = scales.to_le_bytes();
     let supers = |i: usize| half_to_f32(panel.supers[b / 8 * format.supers() + i].0[column]);
     match format {
-        Format::Q4_0 | Format::Q8_0 => dot(0..BLOCK).mul_add(half_to_f32(scales) * x.scale, acc),
+        Format::Q4_0 | Format::Q8_0 => dot(0..BLOCK).mul_add(half_to_f32(scales), part),
         Format::Q4K => {
-            let acc = dot(0..BLOCK).mul_add(supers(0) * f32::from(low) * x.scale, acc);
-            (-(supers(1) * f32::from(high))).mul_add(x.scaled_sum, acc)
+            let part = dot(0..BLOCK).mul_add(supers(0) * f32::from(low), part);
+            (-(supers(1) * f32::from(high))).mul_add(x.sum, part)
         }
         Format::Q6K => {
-            let acc = dot(0..16).mul_add(supers(0) * f32::from(low.cast_signed()) * x.scale, acc);
-            dot(16..BLOCK).mul_add(supers(0) * f32::from(high.cast_signed()) * x.scale, acc)
+            let part = dot(0..16).mul_add(supers(0) * f32::from(low.cast_signed()), part);
+            dot(16..BLOCK).mul_add(supers(0) * f32::from(high.cast_signed()), part)
         }
     }
 }

@@ -77,6 +77,15 @@ impl Product {
         self.matrices[0].k()
     }
 
+    /// Blocks of quantised inputs that share a scale: as few as one of the matrices wants. None without quantised matrices.
+    fn scale_group(&self) -> Option<usize> {
+        let groups = self.matrices.iter().filter_map(|matrix| match matrix {
+            Matrix::Packed(matrix) => Some(matrix.format().scale_group()),
+            Matrix::Dense(_) | Matrix::Blocks { .. } => None,
+        });
+        groups.min()
+    }
+
     /// Column at which the outputs of a matrix begin.
     pub fn first_column(&self, matrix: usize) -> usize {
         self.first_panel[matrix] * PANEL
@@ -94,8 +103,8 @@ impl Product {
         let k = self.k();
         let is_packed = |matrix: &Matrix| matches!(matrix, Matrix::Packed(_));
         input.rows = rows;
-        if self.matrices.iter().any(is_packed) {
-            input.quantised.resize(rows, k);
+        if let Some(group) = self.scale_group() {
+            input.quantised.resize(rows, k, group);
             let parts = input
                 .quantised
                 .parts_mut(share(rows * k / BLOCK, 8) / rows.min(32) + 1);
