@@ -206,6 +206,7 @@ where
         .grow_to
         .map(|limit| limit.saturating_sub(canvas.ids().len()));
     let masks = canvas.masked().len() + growth.unwrap_or(0);
+    let mut in_windows = 0;
 
     for step in 0.. {
         if let Some(limit) = settings.grow_to {
@@ -216,7 +217,10 @@ where
         }
         let masked = &frame.masked;
         if frame.is_new {
-            let steps = (settings.steps * masked.len()).div_ceil(masks);
+            // A window has the steps up to its share of the canvas, so that they add up to all of them.
+            in_windows += masked.len();
+            let until = settings.steps * in_windows / masks;
+            let steps = until.saturating_sub(step).max(1);
             (schedule, window_start) = (Schedule::new(steps, settings.eps), step);
         }
         let draws = Draws::new(settings.seed, step);

@@ -90,6 +90,32 @@ fn surest_positions_are_revealed_first() {
 }
 
 #[test]
+fn the_steps_of_all_windows_add_up() {
+    for (masks, window, steps) in [
+        (256, 12, 86),
+        (256, 12, 128),
+        (50, 7, 8),
+        (50, 7, 50),
+        (9, 4, 1),
+    ] {
+        let tokens: Vec<u32> = (0..=masks).map(|i| 1 + i % 3).collect();
+        let mut model = Scripted::new(&tokens, &vec![1.0; tokens.len()]);
+        let settings = Settings {
+            decoding: Decoding {
+                window: Some(window),
+                ..Decoding::default()
+            },
+            ..settings(steps)
+        };
+        let canvas = Canvas::new(&[1], masks as usize, MASK);
+        let done = generate(&mut model, canvas, &settings, &mut ()).unwrap();
+        let windows = (masks as usize).div_ceil(window);
+        assert_eq!(done.forwards, steps.max(windows));
+        assert!(done.canvas.masked().is_empty());
+    }
+}
+
+#[test]
 fn a_certain_mask_is_still_not_committed() {
     for algorithm in Algorithm::ALL {
         for (temperature, top_p) in [(0.0, None), (1.0, None), (1.0, Some(0.5))] {
