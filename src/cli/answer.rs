@@ -7,6 +7,7 @@ use super::sampling::{NewTokens, SamplingArgs};
 use super::trace::{End, Recorder, Start, TraceFile};
 use crate::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
 use crate::error::Error;
+use crate::infill::{Template, length};
 use crate::model::{Model, Target};
 use crate::package::{Package, Prompt};
 use crate::tokenizer::Specials;
@@ -19,6 +20,10 @@ pub struct Request<'a> {
     pub suffix_ids: Vec<u32>,
     pub max_new_tokens: usize,
     pub settings: Settings,
+    /// The text round the hole, if there is one.
+    template: Option<Template>,
+    /// Forward passes that chose the hole's length, and their rows.
+    chosen_in: (usize, usize),
 }
 
 /// What the model wrote.
@@ -54,9 +59,19 @@ impl<'a> Request<'a> {
         (prefix, suffix): (&'a str, &'a str),
         sampling: &SamplingArgs,
     ) -> anyhow::Result<Self> {
-        let encode = |text| package.encode(&Prompt::Raw(text));
-        let ids = (encode(prefix)?, encode(suffix)?);
-        Self::of(package, Prompt::Raw(prefix), ids, sampling)
+        let template = Template::between(prefix.as_bytes(), suffix.as_bytes());
+        let encode = |text: &String| package.tokenizer.encode_plain(text);
+        let ids: Result<Vec<_>, _> = template.texts().iter().map(encode).collect();
+        let mut ids = ids.map_err(Error::from)?.into_iter();
+        let ids = (
+            ids.next().unwrap_or_default(),
+            ids.next().unwrap_or_default(),
+        );
+        let request = Self::of(package, Prompt::Raw(prefix), ids, sampling)?;
+        Ok(Self {
+            template: Some(template),
+            ..request
+        })
     }
 
     fn of(
@@ -79,7 +94,23 @@ impl<'a> Request<'a> {
             suffix_ids,
             max_new_tokens,
             settings,
+            template: None,
+            chosen_in: (0, 0),
         })
+    }
+
+    /// Makes the hole as long as the model is surest of, up to `max_new_tokens`.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn choose_length(&mut self, package: &Package, model: &mut Model) -> Result<(), Error> {
+        let texts = [self.prompt_ids.clone(), self.suffix_ids.clone()];
+        let (longest, mask_id) = (self.max_new_tokens, package.mask_id);
+        let chosen = length::by_confidence(model, &texts, &[None], longest, mask_id, &mut || ())?;
+        self.max_new_tokens = chosen.lengths.iter().sum();
+        self.settings.steps = self.settings.steps.min(self.max_new_tokens);
+        self.chosen_in = (chosen.forwards, chosen.rows);
+        Ok(())
     }
 
     /// Denoises.
@@ -106,8 +137,13 @@ impl<'a> Request<'a> {
         let stop = generation.canvas.stop_at(&package.stop_ids);
         let tokens = stop.unwrap_or(self.max_new_tokens);
         let ids = &generation.canvas.generated()[..tokens];
+        let text = package.tokenizer.decode(ids, Specials::Keep);
+        let text = match &self.template {
+            Some(template) => template.fill_one(&text),
+            None => text,
+        };
         Ok(Answer {
-            text: package.tokenizer.decode(ids, Specials::Keep),
+            text,
             finish_reason: if stop.is_some() { "stop" } else { "length" },
             tokens,
             generation,
@@ -168,7 +204,8 @@ impl Answer {
         let done = &self.generation;
         let canvas_tokens = done.canvas.generated().len();
         let tokens = [request.prompt_tokens(), self.tokens, canvas_tokens];
-        Usage::new(tokens, done.forwards, done.rows)
+        let (forwards, rows) = request.chosen_in;
+        Usage::new(tokens, forwards + done.forwards, rows + done.rows)
     }
 
     /// The object that `--output json` prints.

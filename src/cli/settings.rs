@@ -9,6 +9,7 @@ use std::{env, fs, io};
 
 use anyhow::Context;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use etcetera::BaseStrategy;
 
@@ -154,6 +155,30 @@ impl Defaults {
         let command = layers::with_defaults(command, &environment, &above);
         above.extend(environment.into_keys());
         layers::with_defaults(command, &values(&self.in_file), &above)
+    }
+
+    /// Wrong usage, with where the flags that it names came from if they were not typed.
+    pub fn blame(&self, mut error: UsageError, typed: &ArgMatches) -> UsageError {
+        let typed = typed.subcommand().map_or(typed, |(_, matches)| matches);
+        let is_typed = |name: &str| {
+            let id = name.replace('-', "_");
+            let source = typed.try_contains_id(&id).ok().and(typed.value_source(&id));
+            source == Some(ValueSource::CommandLine)
+        };
+        let mut names: Vec<&str> = error
+            .message
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+            .filter_map(|word| word.strip_prefix("--"))
+            .filter(|name| !is_typed(name))
+            .collect();
+        names.dedup();
+        let sources: Vec<String> = names
+            .into_iter()
+            .filter_map(|name| Some(format!("--{name} comes from {}", self.of(name)?.1)))
+            .collect();
+        let hints = sources.into_iter().chain(error.hint.take());
+        error.hint = Some(hints.collect::<Vec<_>>().join("; ")).filter(|hint| !hint.is_empty());
+        error
     }
 
     /// All values by flag: the environment's over the file's.

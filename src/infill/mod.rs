@@ -135,6 +135,13 @@ impl Template {
         (filled, places)
     }
 
+    /// What a filling of the first hole becomes in the file.
+    pub fn fill_one(&self, filling: &str) -> String {
+        let (bytes, places) = self.fill(&[filling]);
+        let place = places.into_iter().next().unwrap_or_default();
+        String::from_utf8_lossy(&bytes[place]).into_owned()
+    }
+
     /// Whether the file's lines end in CRLF, most of them.
     fn is_crlf(&self) -> bool {
         let count = |ending: &[u8]| {

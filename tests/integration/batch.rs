@@ -11,7 +11,7 @@ use crate::command::{diffucoder, stdout};
 const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
 {"id": "b", "prompt": "def b(x):", "seed": 9, "meta": {"k": [1]}}
 
-{"id": 3, "prefix": "def c(x):\n    return ", "suffix": "\n", "max_new_tokens": 3}
+{"id": 3, "prefix": "def c(x):\n    return ", "suffix": "\n", "length": 3}
 {"prompt": "x = "}
 "#;
 

@@ -23,9 +23,19 @@ pub struct Line {
 /// What is asked for.
 #[derive(Debug, PartialEq)]
 pub enum Task {
-    Answer { prompt: String },
-    Fill { prefix: String, suffix: String },
+    Answer {
+        prompt: String,
+    },
+    Fill {
+        prefix: String,
+        suffix: String,
+        /// Whether the model chooses the hole's length, up to `max_new_tokens`; else it is that.
+        is_open: bool,
+    },
 }
+
+/// The longest that a hole without a length can become, where nothing else is said: as of `infill`.
+const LONGEST_HOLE: &str = "32";
 
 /// Understands lines.
 pub struct Parser {
@@ -55,7 +65,7 @@ impl Parser {
             serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))?;
         let id_key = self.format.id_key();
         let (mut id, mut system, mut meta) = (Value::from(number), None, None);
-        let (mut prompt, mut prefix, mut suffix) = (None, None, None);
+        let (mut prompt, mut prefix, mut suffix, mut length) = (None, None, None, None);
         let mut settings = Vec::new();
         for (key, value) in object {
             match key.as_str() {
@@ -66,6 +76,7 @@ impl Parser {
                 // A problem set has columns of its own.
                 _ if self.format != Format::Json => {}
                 "system" => system = Some(string(&key, value)?),
+                "length" => length = setting(&key, value)?,
                 "meta" => meta = Some(value),
                 _ => {
                     let name = key.replace('_', "-");
@@ -81,23 +92,48 @@ impl Parser {
         let task = match (prompt, prefix, suffix) {
             (Some(prompt), None, None) if !prompt.is_empty() => Task::Answer { prompt },
             (Some(_), None, None) => return Err("its prompt is empty".into()),
-            (None, Some(prefix), Some(suffix)) => Task::Fill { prefix, suffix },
+            (None, Some(prefix), Some(suffix)) => Task::Fill {
+                // Nothing follows: a continuation, which ends where the model ends it.
+                is_open: length.is_none() && !suffix.is_empty(),
+                prefix,
+                suffix,
+            },
             (None, None, None) => return Err("it has no prompt".into()),
             (None, _, _) => return Err("prefix and suffix go together".into()),
             (Some(_), _, _) => return Err("it has a prompt, and prefix or suffix too".into()),
         };
+        let longest = "max-new-tokens";
+        match (&task, length) {
+            (_, None) => {}
+            (Task::Answer { .. }, Some(_)) => {
+                return Err("its length is a hole's, and it has no suffix".into());
+            }
+            (Task::Fill { .. }, Some(_)) if settings.iter().any(|(name, _)| name == longest) => {
+                return Err("it has a length, and max_new_tokens too".into());
+            }
+            (Task::Fill { .. }, Some(length)) => settings.push((longest.into(), length)),
+        }
+        let mut given = self.given.clone();
+        if let Task::Fill { is_open: true, .. } = task {
+            let default = || LONGEST_HOLE.to_string();
+            given.entry(longest.into()).or_insert_with(default);
+        }
         Ok(Line {
             id,
             task,
             system,
             meta,
-            sampling: self.sampling(&settings)?,
+            sampling: self.sampling(&given, &settings)?,
         })
     }
 
-    fn sampling(&self, settings: &[(String, String)]) -> Result<SamplingArgs, String> {
+    fn sampling(
+        &self,
+        given: &Values,
+        settings: &[(String, String)],
+    ) -> Result<SamplingArgs, String> {
         let names: Vec<String> = settings.iter().map(|(name, _)| name.clone()).collect();
-        let command = layers::with_defaults(self.command.clone(), &self.given, &names);
+        let command = layers::with_defaults(self.command.clone(), given, &names);
         let flags = settings.iter().filter_map(|(name, value)| {
             let is_switch = layers::find(&self.command, name).is_some_and(layers::is_switch);
             match (is_switch, value.as_str()) {
@@ -124,7 +160,7 @@ impl Parser {
             .filter_map(|arg| arg.get_long());
         let settings: Vec<String> = settings.map(|name| name.replace('-', "_")).collect();
         format!(
-            "`{key}` is no key that is known here: it can have id, prompt, prefix and suffix, system, \
+            "`{key}` is no key that is known here: it can have id, prompt, prefix and suffix, length, system, \
              meta (copied to the result), {}",
             settings.join(", ")
         )
@@ -193,6 +229,24 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_is_as_long_as_said_or_open() {
+        let parse = |given: &[_], line: &str| parser(given).parse(line.as_bytes(), 1).unwrap();
+        let hole = |line: &Line| match line.task {
+            Task::Fill { is_open, .. } => (is_open, line.sampling.most_new_tokens().unwrap()),
+            Task::Answer { .. } => panic!("no hole"),
+        };
+        let open = r#"{"prefix": "a", "suffix": "b"}"#;
+        assert_eq!(hole(&parse(&[], open)), (true, 32));
+        assert_eq!(hole(&parse(&[("max-new-tokens", "9")], open)), (true, 9));
+        let own = r#"{"prefix": "a", "suffix": "b", "max_new_tokens": 5}"#;
+        assert_eq!(hole(&parse(&[("max-new-tokens", "9")], own)), (true, 5));
+        let said = r#"{"prefix": "a", "suffix": "b", "length": 3, "steps": 3}"#;
+        assert_eq!(hole(&parse(&[("max-new-tokens", "9")], said)), (false, 3));
+        let nothing_follows = r#"{"prefix": "a", "suffix": ""}"#;
+        assert_eq!(hole(&parse(&[], nothing_follows)), (false, 256));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (line, says) in [
             ("[]", "not a JSON object"),
@@ -224,6 +278,15 @@ mod tests {
             ),
             (r#"{"prefix": "x"}"#, "go together"),
             (r#"{"prompt": "x", "suffix": "y"}"#, "suffix too"),
+            (r#"{"prompt": "x", "length": 3}"#, "a hole's"),
+            (
+                r#"{"prefix": "x", "suffix": "y", "length": 0}"#,
+                "at least 1",
+            ),
+            (
+                r#"{"prefix": "x", "suffix": "y", "length": 3, "max_new_tokens": 9}"#,
+                "max_new_tokens too",
+            ),
         ] {
             assert!(refusal(line).contains(says), "{line}: {}", refusal(line));
         }

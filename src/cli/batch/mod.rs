@@ -31,8 +31,9 @@ use sink::Sink;
 #[derive(clap::Args)]
 #[command(after_long_help = "Input, a JSON object a line:
   {\"id\": \"a\", \"prompt\": \"def add(a, b):\"}
-  {\"id\": \"b\", \"prefix\": \"def add(a, b):\\n    return \", \"suffix\": \"\\n\", \"max_new_tokens\": 8}
-Every sampling flag can be a key (max_new_tokens, temperature, seed …). Results have the keys of
+  {\"id\": \"b\", \"prefix\": \"def add(a, b):\\n    return \", \"suffix\": \"\\n\", \"length\": 3}
+Between prefix and suffix lies a hole of `length` tokens, or of as many as the model chooses, up to
+max_new_tokens (32 if nothing is said). Every sampling flag can be a key (max_new_tokens, temperature, seed …). Results have the keys of
 `generate --output json`, and the id. What is in the output file already is not done again.
 
 Examples:
@@ -236,6 +237,11 @@ impl Batch<'_> {
             Ok(request) => request,
             Err(error) => return Ok(Err(format!("{error:#}"))),
         };
+        if let Task::Fill { is_open: true, .. } = line.task
+            && let Err(error) = request.choose_length(package, &mut engine.model)
+        {
+            return Ok(Err(format!("{error:#}")));
+        }
         let first_seed = request.settings.seed;
         for sample in done..self.args.num_samples {
             request.settings.seed = first_seed.wrapping_add(sample as u64);
@@ -270,7 +276,7 @@ impl Args {
     /// The problems of a benchmark are answered with code alone, in Python.
     fn asked<'a>(&self, line: &'a Line, package: &Package) -> Asked<'a> {
         match &line.task {
-            Task::Fill { prefix, suffix } => Asked::Fill(prefix, suffix),
+            Task::Fill { prefix, suffix, .. } => Asked::Fill(prefix, suffix),
             Task::Answer { prompt } => {
                 let given = Given {
                     text: prompt.clone(),
