@@ -1,4 +1,5 @@
-//! Time of a denoising step on the built-in model: the forward pass, and the sampling around it.
+//! Time of a denoising step on the built-in model: the forward pass, and the sampling around it; and what
+//! sampling a position takes with a large vocabulary.
 //!
 //! Prints each figure beside the limit measured in the same run: the rate of a large float32 matrix
 //! product by the same kernels, where nothing but arithmetic counts.
@@ -10,13 +11,17 @@ mod common;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use diffucoder::diffusion::{Canvas, Denoiser, Pass, Settings, Shaping, generate};
+use diffucoder::diffusion::{
+    Algorithm, Canvas, Decoding, Denoiser, Pass, Settings, Shaping, generate,
+};
 use diffucoder::kernels::{DenseMatrix, Isa, PANEL, matmul_dense};
 use diffucoder::package::Prompt;
 use rayon::prelude::*;
 
 const CANVAS: usize = 256;
 const STEPS: usize = 16;
+/// DiffuCoder-7B's.
+const LARGE_VOCABULARY: usize = 152_064;
 
 fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -70,7 +75,73 @@ fn main() -> anyhow::Result<()> {
         sampling.as_secs_f64() * 1e3 / STEPS as f64,
         100.0 * sampling.as_secs_f64() / whole.as_secs_f64()
     )?;
+
+    let recipe = Shaping::nucleus(0.2, 0.95);
+    for (name, algorithm, decoding) in [
+        ("exact mode", Algorithm::Entropy, Decoding::default()),
+        ("fast mode", Algorithm::MaskgitPlus, Decoding::fast()),
+    ] {
+        let settings = Settings {
+            algorithm,
+            shaping: recipe,
+            decoding,
+            ..Settings::reference(STEPS)
+        };
+        let row = sampling_of_a_row(&settings)?;
+        writeln!(
+            out,
+            "sampling a row of {LARGE_VOCABULARY} tokens, {name}: {:.2} ms",
+            row.as_secs_f64() * 1e3
+        )?;
+    }
     Ok(())
+}
+
+/// Time that the sampler takes for one predicted position of a large model, all threads working on many.
+fn sampling_of_a_row(settings: &Settings) -> anyhow::Result<Duration> {
+    let mut random = 1u64;
+    // About normal, as logits are: a sum of uniform numbers.
+    let logits = (0..LARGE_VOCABULARY * 4).map(|_| {
+        let mut sum = 0.0;
+        for _ in 0..4 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            sum += (random >> 40) as f32 / (1 << 22) as f32 - 2.0;
+        }
+        sum
+    });
+    let mut rows = Rows {
+        logits: logits.collect(),
+        count: 0,
+    };
+    let mut forwards = Timed {
+        model: &mut rows,
+        inside: Duration::ZERO,
+    };
+    let canvas = Canvas::new(&[1], 64, 0);
+    let started = Instant::now();
+    generate(&mut forwards, canvas, settings, &mut ())?;
+    let sampling = started.elapsed() - forwards.inside;
+    Ok(sampling.div_f64(rows.count as f64))
+}
+
+/// Gives the same few rows of logits to whatever is asked, and counts them.
+struct Rows {
+    logits: Vec<f32>,
+    count: usize,
+}
+
+impl Denoiser for Rows {
+    type Error = std::convert::Infallible;
+
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Self::Error> {
+        let rows = self.logits.chunks_exact(LARGE_VOCABULARY).cycle();
+        logits.clear();
+        logits.extend(rows.take(pass.predict.len()).flatten());
+        self.count += pass.predict.len();
+        Ok(pass.refresh.len())
+    }
 }
 
 /// Adds up the time spent in forward passes.

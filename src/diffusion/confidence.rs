@@ -7,6 +7,7 @@
 use std::fmt;
 
 use super::random::{Draws, Purpose};
+use crate::kernels::{Isa, negative_entropy};
 
 /// What decides the order of the reveals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +57,7 @@ impl Algorithm {
                 }
                 first - second
             }
-            Self::Entropy => probs
-                .iter()
-                .filter(|&&p| p > 0.0)
-                .map(|&p| f64::from(p * (p + 1e-10).ln()))
-                .sum::<f64>() as f32,
+            Self::Entropy => negative_entropy(Isa::detect(), probs) as f32,
         }
     }
 }

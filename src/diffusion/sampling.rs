@@ -44,48 +44,50 @@ impl Shaping {
             1.0
         };
         let mut sum = softmax_terms(Isa::detect(), row, divisor)?;
-        let top_p = self.top_p.filter(|&p| p < 1.0);
-        let top_k = self.top_k.filter(|&k| k < row.len());
-        if let Some(top_p) = top_p {
-            remove_beyond_top_p(row, f64::from(top_p) * sum);
+        let mut least = 0.0;
+        if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
+            (least, sum) = remove_beyond_top_p(row, f64::from(top_p), sum);
         }
-        if let Some(top_k) = top_k {
-            remove_beyond_top_k(row, top_k);
-        }
-        if top_p.is_some() || top_k.is_some() {
-            sum = row.iter().copied().map(f64::from).sum();
+        if let Some(top_k) = self.top_k.filter(|&k| k < row.len()) {
+            least = least.max(largest(row, top_k));
+            let kept = row.iter().filter(|&&term| term >= least);
+            sum = kept.copied().map(f64::from).sum();
         }
         let sum = sum as f32;
-        row.iter_mut().for_each(|term| *term /= sum);
+        for term in row {
+            *term = if *term < least { 0.0 } else { *term / sum };
+        }
         Some(())
     }
 }
 
-/// Zeroes all terms but the largest ones, up to and including the one that takes their sum over `mass`; of
-/// equals the first come first.
-fn remove_beyond_top_p(terms: &mut [f32], mass: f64) {
+/// Finds the largest terms, up to and including the one that takes their sum over the share `top_p` of `sum`, and gives their sum behind a
+/// bound: terms below it are to be removed. Of equals the first come first: those at the bound that are too many become zero.
+fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
     // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so that a few
     // of them have to be sorted, and not the vocabulary.
     const BUCKETS: usize = bucket(1.0) + 1;
     const fn bucket(term: f32) -> usize {
         (term.to_bits() >> 17) as usize
     }
+    // So small that all the smaller ones together are but half of what is to be removed.
+    let negligible = (0.5 * (1.0 - top_p) * sum / terms.len() as f64) as f32;
     let mut masses = vec![0f64; BUCKETS];
-    for &term in terms.iter().filter(|&&term| term > 0.0) {
+    for (_, term) in within(terms, negligible, f32::INFINITY) {
         masses[bucket(term)] += f64::from(term);
     }
-    let mut above = 0f64;
+    let (mass, mut above) = (top_p * sum, 0f64);
     let crossing = masses.iter().rposition(|bucket_mass| {
         above += bucket_mass;
         above > mass
     });
     let Some(crossing) = crossing else {
-        return;
+        return (0.0, sum);
     };
     above -= masses[crossing];
-    let mut last: Vec<usize> = (0..terms.len())
-        .filter(|&token| bucket(terms[token]) == crossing)
-        .collect();
+    let edge = |bucket: usize| f32::from_bits((bucket as u32) << 17);
+    let last = within(terms, edge(crossing), edge(crossing + 1));
+    let mut last: Vec<usize> = last.map(|(token, _)| token).collect();
     last.sort_by(|&a, &b| terms[b].total_cmp(&terms[a]));
     let kept = last.iter().position(|&token| {
         above += f64::from(terms[token]);
@@ -93,21 +95,27 @@ fn remove_beyond_top_p(terms: &mut [f32], mass: f64) {
     });
     // Rounding can leave the crossing just behind the bucket: then all of it is kept.
     let removed = kept.map_or(last.len(), |at| at + 1);
-    for term in terms.iter_mut().filter(|term| bucket(**term) < crossing) {
-        *term = 0.0;
-    }
     for &token in &last[removed..] {
         terms[token] = 0.0;
     }
+    (edge(crossing), above)
 }
 
-/// Zeroes all terms that are smaller than the `top_k`-th.
-fn remove_beyond_top_k(terms: &mut [f32], top_k: usize) {
+/// The tokens with terms of at least `low` and below `high`. Few are, so whole runs are passed over at once.
+fn within(terms: &[f32], low: f32, high: f32) -> impl Iterator<Item = (usize, f32)> {
+    const RUN: usize = 32;
+    let is_within = move |term: f32| term >= low && term < high;
+    let runs = terms.chunks(RUN).enumerate();
+    runs.filter(move |(_, run)| run.iter().fold(false, |any, &term| any | is_within(term)))
+        .flat_map(|(i, run)| (i * RUN..).zip(run.iter().copied()))
+        .filter(move |&(_, term)| is_within(term))
+}
+
+/// The `top_k`-th largest term.
+fn largest(terms: &[f32], top_k: usize) -> f32 {
     let mut sorted = terms.to_vec();
     let (_, &mut least, _) = sorted.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
-    for term in terms.iter_mut().filter(|term| **term < least) {
-        *term = 0.0;
-    }
+    least
 }
 
 /// The most probable token that is not `mask_id`; the first of equals.
@@ -123,10 +131,9 @@ pub fn most_probable(probs: &[f32], mask_id: u32) -> u32 {
 
 /// Draws a token other than `mask_id` in proportion to `probs`, given a uniform draw from (0, 1).
 pub fn draw(probs: &[f32], mask_id: u32, uniform: f64) -> u32 {
-    let kept: Vec<(u32, f64)> = (0u32..)
-        .zip(probs)
-        .filter(|&(token, &p)| token != mask_id && p > 0.0)
-        .map(|(token, &p)| (token, f64::from(p)))
+    let kept: Vec<(u32, f64)> = within(probs, f32::MIN_POSITIVE, f32::INFINITY)
+        .map(|(token, p)| (token as u32, f64::from(p)))
+        .filter(|&(token, _)| token != mask_id)
         .collect();
     let target = uniform * kept.iter().map(|&(_, p)| p).sum::<f64>();
     let mut mass = 0f64;

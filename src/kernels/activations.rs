@@ -6,7 +6,7 @@
 //! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs for one block of weights is contiguous. Beside
 //! its 32 quants each block keeps what the weights' offsets need (see [`super::packed`]), one cache line in all.
 
-use super::portable::{self, LANES, Portable};
+use super::portable::{self, LANES, Portable, Source};
 use super::{BLOCK, Isa};
 
 /// Most rows that a kernel runs over one unpacked block of weights.
@@ -264,27 +264,37 @@ impl ActivationsPart<'_> {
             "the values have the wrong length"
         );
         let k = self.k;
-        self.quantise_with(isa, |row, first_input, block| {
-            block.copy_from_slice(&values[row * k + first_input..][..BLOCK]);
-        });
+        self.quantise_from(isa, &Stored { values, k });
     }
 
-    /// Fills this part from what `fill(row, first_input, block)` writes into each block of 32 inputs: an operation on the way to a product, done
-    /// without storing its result.
-    pub fn quantise_with(self, isa: Isa, fill: impl Fn(usize, usize, &mut [f32; BLOCK])) {
-        portable::run(isa, Quantise { part: self, fill });
+    /// Fills this part.
+    pub fn quantise_from(self, isa: Isa, source: &impl Source) {
+        portable::run(isa, Quantise { part: self, source });
     }
 }
 
-struct Quantise<'a, F> {
+/// Rows `[rows, k]` in memory.
+struct Stored<'a> {
+    values: &'a [f32],
+    k: usize,
+}
+
+impl Source for Stored<'_> {
+    #[inline(always)]
+    fn write(&self, row: usize, first: usize, values: &mut [f32]) {
+        values.copy_from_slice(&self.values[row * self.k + first..][..values.len()]);
+    }
+}
+
+struct Quantise<'a, S> {
     part: ActivationsPart<'a>,
-    fill: F,
+    source: &'a S,
 }
 
-impl<F: Fn(usize, usize, &mut [f32; BLOCK])> Portable for Quantise<'_, F> {
+impl<S: Source> Portable for Quantise<'_, S> {
     #[inline(always)]
     fn run(self) {
-        let Self { part, fill } = self;
+        let Self { part, source } = self;
         let rows = part.tile_rows;
         let mut values = [[0.0; BLOCK]; Activations::MAX_GROUP];
         // In the order in which they are written, which is about that of a panel-major product as well.
@@ -294,8 +304,7 @@ impl<F: Fn(usize, usize, &mut [f32; BLOCK])> Portable for Quantise<'_, F> {
             for row in 0..rows {
                 let mut most = 0;
                 for (b, values) in values.iter_mut().enumerate().take(count) {
-                    // The only call: a second one, and the compiler would not inline it.
-                    fill(part.first_row + row, first_input + b * BLOCK, values);
+                    source.write(part.first_row + row, first_input + b * BLOCK, values);
                     most = most.max(largest(values));
                 }
                 let scale = Scale::of(most);

@@ -33,7 +33,9 @@ pub use activations::{Activations, ActivationsPart};
 pub use attention::{HeadKeyValues, KeyValues};
 pub use dense::{DenseMatrix, FloatFormat, matmul_dense};
 pub use packed::{Format, PackError, PackedMatrix};
-pub use portable::{LANES, Lanes, rms_scales, silu, softmax_terms};
+pub use portable::{
+    LANES, Lanes, Source, negative_entropy, rms_scales, silu, softmax_terms, write_row,
+};
 
 use std::fmt;
 use std::ops::Range;

@@ -5,7 +5,7 @@
 //! instruction set has. Nothing in it may be reordered (Rust never does), and products and sums are
 //! fused where [`f32::mul_add`] says so: every instruction set gives the same bits.
 
-use super::{Isa, Kind};
+use super::{BLOCK, Isa, Kind};
 
 /// Lanes of an array that becomes one 512-bit register, or more that are narrower.
 pub const LANES: usize = 16;
@@ -31,6 +31,38 @@ pub(super) fn run(isa: Isa, code: impl Portable) {
         Kind::Avx512Vnni => unsafe { super::avx512::run(code) },
         _ => code.run(),
     }
+}
+
+/// Rows of numbers that are made on the way to a product: an operation without storing its result.
+pub trait Source: Sync {
+    /// Writes the numbers of `row` from `first` on, 32 or, at the end of a row, fewer. To be `#[inline(always)]`,
+    /// with all that it calls, as it is compiled for each instruction set; a closure cannot be made to.
+    fn write(&self, row: usize, first: usize, values: &mut [f32]);
+}
+
+/// Writes a whole row.
+pub fn write_row(isa: Isa, source: &impl Source, row: usize, values: &mut [f32]) {
+    struct Row<'a, S> {
+        source: &'a S,
+        row: usize,
+        values: &'a mut [f32],
+    }
+    impl<S: Source> Portable for Row<'_, S> {
+        #[inline(always)]
+        fn run(self) {
+            for (block, values) in self.values.chunks_mut(BLOCK).enumerate() {
+                self.source.write(self.row, block * BLOCK, values);
+            }
+        }
+    }
+    run(
+        isa,
+        Row {
+            source,
+            row,
+            values,
+        },
+    );
 }
 
 /// `e^x` for each lane, with a relative error below 2e-7; what underflows f32's normal numbers is 0,
@@ -65,6 +97,70 @@ pub fn exp(x: Lanes) -> Lanes {
         *y = if x < -87.3 { 0.0 } else { mantissa * power };
     }
     y
+}
+
+/// `ln(x)` for each lane of positive normal numbers, with an error below 2e-7 of the larger of the result and 1. (Cephes' `logf`.)
+#[inline(always)]
+fn ln(x: Lanes) -> Lanes {
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    const HALF_SQRT: u32 = 0x3f35_04f3; // sqrt(1/2)
+    const POLYNOMIAL: [f32; 9] = [
+        7.037_683_6e-2,
+        -1.151_461e-1,
+        1.167_699_84e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ];
+    let mut y = [0.0; LANES];
+    for (y, x) in y.iter_mut().zip(x) {
+        // x = mantissa * 2^n, with the mantissa from sqrt(1/2) to sqrt(2).
+        let above = x.to_bits().wrapping_sub(HALF_SQRT);
+        let n = (above.cast_signed() >> 23) as f32;
+        let mantissa = f32::from_bits((above & 0x007f_ffff) + HALF_SQRT);
+        let r = mantissa - 1.0;
+        let tail = POLYNOMIAL.iter().fold(0.0f32, |sum, &c| sum.mul_add(r, c));
+        let low = (tail * r).mul_add(r * r, n * LN_2_LOW);
+        *y = n.mul_add(LN_2_HIGH, (-0.5 * r).mul_add(r, low) + r);
+    }
+    y
+}
+
+/// Sum of `p * ln(p + 1e-10)`, the negative entropy as Dream's reference computes it, nats.
+pub fn negative_entropy(isa: Isa, probs: &[f32]) -> f64 {
+    struct Sum<'a> {
+        probs: &'a [f32],
+        sum: &'a mut f64,
+    }
+    impl Portable for Sum<'_> {
+        #[inline(always)]
+        fn run(self) {
+            let (lanes, rest) = self.probs.as_chunks::<LANES>();
+            let mut last = [0.0; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            let mut sums = [0f64; LANES];
+            for p in lanes.iter().chain([&last]) {
+                let logs = ln(p.map(|p| p + 1e-10));
+                for ((sum, p), log) in sums.iter_mut().zip(p).zip(logs) {
+                    *sum += f64::from(p * log);
+                }
+            }
+            *self.sum = sums.iter().sum();
+        }
+    }
+    let mut sum = 0.0;
+    run(
+        isa,
+        Sum {
+            probs,
+            sum: &mut sum,
+        },
+    );
+    sum
 }
 
 /// `x * sigmoid(x)` for each lane.
@@ -103,23 +199,23 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
                 sum,
             } = self;
             // Bit patterns of absolute values are ordered as the values are, and those not finite come last.
-            let bits = logits
-                .iter()
-                .fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
-            if bits >= f32::INFINITY.to_bits() {
+            let size = |x: f32| x.to_bits() & 0x7fff_ffff;
+            let (mut sizes, mut most) = ([0; LANES], [f32::MIN; LANES]);
+            let (lanes, rest) = logits.as_chunks::<LANES>();
+            for x in lanes {
+                for ((most, largest), &x) in most.iter_mut().zip(&mut sizes).zip(x) {
+                    *largest = size(x).max(*largest);
+                    *most = if x > *most { x } else { *most };
+                }
+            }
+            let rest = rest.iter().copied();
+            let largest = sizes.into_iter().chain(rest.clone().map(size));
+            if largest.fold(0, u32::max) >= f32::INFINITY.to_bits() {
                 return;
             }
             // Clamped: an infinity would turn into NaN below.
             let scaled = |x: f32| (x / divisor).clamp(f32::MIN, f32::MAX);
-            let mut most = [f32::MIN; LANES];
-            let (lanes, rest) = logits.as_chunks::<LANES>();
-            for x in lanes {
-                for (most, &x) in most.iter_mut().zip(x) {
-                    *most = if x > *most { x } else { *most };
-                }
-            }
-            let most = most.into_iter().chain(rest.iter().copied());
-            let most = scaled(most.fold(f32::MIN, f32::max));
+            let most = scaled(most.into_iter().chain(rest).fold(f32::MIN, f32::max));
 
             let mut sums = [0f64; LANES];
             let (lanes, rest) = logits.as_chunks_mut::<LANES>();
@@ -205,6 +301,31 @@ mod tests {
         assert_eq!(exp([f32::NEG_INFINITY; LANES])[0], 0.0);
         assert_eq!(exp([0.0; LANES])[0], 1.0);
         assert!(exp([1000.0; LANES])[0].is_finite());
+    }
+
+    #[test]
+    fn ln_is_exact_to_two_in_ten_million() {
+        let bits = (f32::MIN_POSITIVE.to_bits()..=f32::MAX.to_bits()).step_by(99_991);
+        for x in bits.map(f32::from_bits).chain([1e-10, 0.5, 1.0, 2.0]) {
+            let (found, expected) = (ln([x; LANES])[5], f64::from(x).ln());
+            let error = (f64::from(found) - expected).abs() / expected.abs().max(1.0);
+            assert!(error < 2e-7, "ln({x}) = {found}, not {expected}: {error:e}");
+        }
+        assert_eq!(ln([1.0; LANES])[0], 0.0);
+    }
+
+    #[test]
+    fn negative_entropy_is_that_of_the_definition() {
+        let probs: Vec<f32> = (0..37).map(|i| (i * 7919 % 100) as f32 / 1813.0).collect();
+        let of = |probs: &[f32], isa| negative_entropy(isa, probs);
+        let scalar = Isa::named("scalar").unwrap();
+        let terms = probs.iter().map(|&p| f64::from(p));
+        let expected: f64 = terms.map(|p| p * (p + 1e-10).ln()).sum();
+        assert!((of(&probs, scalar) - expected).abs() < 1e-6);
+        assert_eq!(of(&[0.0, 1.0, 0.0], scalar), 0.0);
+        for isa in Isa::available() {
+            assert_eq!(of(&probs, isa), of(&probs, scalar), "{isa}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Matrix products on the CPU: the only place here that knows how weights are stored.
 //!
-//! A product's input is quantised (or copied) once, in whatever form its matrices want, by a function
+//! A product's input is quantised (or copied) once, in whatever form its matrices want, from a source
 //! that makes each number on the way: norms and activations cost no pass of their own. Matrices that
 //! share an input are one product. Its result is `[panel, row, 16]`, as the kernels write it, and is
 //! read from there.
@@ -13,8 +13,8 @@ use rayon::prelude::*;
 
 use super::super::weight::{Affine, Weight};
 use crate::kernels::{
-    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, PANEL, PackedMatrix, matmul_dense,
-    matmul_panels,
+    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, PANEL, PackedMatrix, Source, matmul_dense,
+    matmul_panels, write_row,
 };
 
 enum Matrix {
@@ -91,15 +91,8 @@ impl Product {
         self.first_panel[matrix] * PANEL
     }
 
-    /// Prepares `input` from what `fill(row, first, values)` writes: the inputs of a row from `first`
-    /// on, 32 or, at the end of a row, fewer.
-    pub fn prepare(
-        &self,
-        isa: Isa,
-        input: &mut Input,
-        rows: usize,
-        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
-    ) {
+    /// Makes `rows` rows of `source` the input.
+    pub fn prepare(&self, isa: Isa, input: &mut Input, rows: usize, source: &impl Source) {
         let k = self.k();
         let is_packed = |matrix: &Matrix| matches!(matrix, Matrix::Packed(_));
         input.rows = rows;
@@ -109,18 +102,14 @@ impl Product {
                 .quantised
                 .parts_mut(share(rows * k / BLOCK, 8) / rows.min(32) + 1);
             let parts: Vec<_> = parts.collect();
-            parts.into_par_iter().for_each(|part| {
-                part.quantise_with(isa, |row, first, block| fill(row, first, block));
-            });
+            parts
+                .into_par_iter()
+                .for_each(|part| part.quantise_from(isa, source));
         }
         if !self.matrices.iter().all(is_packed) {
             input.floats.resize(rows * k, 0.0);
             let rows = input.floats.par_chunks_mut(k).enumerate();
-            rows.for_each(|(row, values)| {
-                for (block, values) in values.chunks_mut(BLOCK).enumerate() {
-                    fill(row, block * BLOCK, values);
-                }
-            });
+            rows.for_each(|(row, values)| write_row(isa, source, row, values));
         }
     }
 
@@ -255,11 +244,13 @@ impl Output {
     }
 
     /// All of it. `[panel, row, 16]`
+    #[inline(always)]
     pub fn values(&self) -> &[f32] {
         &self.values[..self.len]
     }
 
     /// Up to 16 columns of a row from `column` on, which must be the first of a panel.
+    #[inline(always)]
     pub fn panel(&self, row: usize, column: usize) -> &[f32; PANEL] {
         &self.values().as_chunks().0[column / PANEL * self.rows + row]
     }

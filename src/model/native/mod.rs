@@ -14,7 +14,7 @@ use self::linear::{Input, Output, Product, share};
 use super::embedding::Embedding;
 use super::{EMBED_TOKENS, Loader, Rows};
 use crate::config::Config;
-use crate::kernels::{Isa, KeyValues, LANES, PANEL, copy_rows, rms_scales, silu};
+use crate::kernels::{Isa, KeyValues, LANES, PANEL, Source, copy_rows, rms_scales, silu};
 use crate::weights::WeightsError;
 
 /// A loaded network.
@@ -245,18 +245,12 @@ impl Layer {
     /// `residual += o_proj(attended)`
     fn project(&self, isa: Isa, shape: Shape, buffers: &mut Buffers) -> Result<()> {
         let rows = buffers.rows(shape);
-        let (group, attended) = (shape.group(), &buffers.attended);
-        let fill = |row: usize, first: usize, mut values: &mut [f32]| {
-            let mut column = first;
-            while !values.is_empty() {
-                let (g, at) = (column / group, column % group);
-                let count = (group - at).min(values.len());
-                let (head, tail) = std::mem::take(&mut values).split_at_mut(count);
-                head.copy_from_slice(&attended[(g * rows + row) * group + at..][..count]);
-                (values, column) = (tail, column + count);
-            }
+        let source = Attended {
+            values: &buffers.attended,
+            rows,
+            group: shape.group(),
         };
-        self.o_proj.prepare(isa, &mut buffers.input, rows, fill);
+        self.o_proj.prepare(isa, &mut buffers.input, rows, &source);
         self.o_proj
             .multiply(isa, &buffers.input, &mut buffers.output)?;
         buffers.add_output(shape);
@@ -269,21 +263,75 @@ impl Layer {
         buffers.prepare_normed(isa, &self.post_attention_layernorm, &self.gate_up_proj);
         self.gate_up_proj
             .multiply(isa, &buffers.input, &mut buffers.output)?;
-        let (output, up) = (&buffers.output, self.gate_up_proj.first_column(1));
-        let fill = |row: usize, first: usize, values: &mut [f32]| {
-            for (i, values) in values.chunks_mut(PANEL).enumerate() {
-                let column = first + i * PANEL;
-                let (gate, up) = (output.panel(row, column), output.panel(row, up + column));
-                for ((value, gate), up) in values.iter_mut().zip(silu(*gate)).zip(up) {
-                    *value = gate * up;
-                }
-            }
+        let source = Gated {
+            output: &buffers.output,
+            up: self.gate_up_proj.first_column(1),
         };
-        self.down_proj.prepare(isa, &mut buffers.input, rows, fill);
+        self.down_proj
+            .prepare(isa, &mut buffers.input, rows, &source);
         self.down_proj
             .multiply(isa, &buffers.input, &mut buffers.output)?;
         buffers.add_output(shape);
         Ok(())
+    }
+}
+
+/// The residual stream, normed.
+struct Normed<'a> {
+    residual: &'a [f32], // [R, D]
+    scales: &'a [f32],   // [R]
+    weight: &'a [f32],   // [D]
+}
+
+impl Source for Normed<'_> {
+    #[inline(always)]
+    fn write(&self, row: usize, first: usize, values: &mut [f32]) {
+        let xs = &self.residual[row * self.weight.len() + first..];
+        for ((value, x), weight) in values.iter_mut().zip(xs).zip(&self.weight[first..]) {
+            *value = x * self.scales[row] * weight;
+        }
+    }
+}
+
+/// What the heads attended to, side by side.
+struct Attended<'a> {
+    values: &'a [f32], // [G, R, group]
+    rows: usize,
+    group: usize, // H/G·E
+}
+
+impl Source for Attended<'_> {
+    #[inline(always)]
+    fn write(&self, row: usize, first: usize, mut values: &mut [f32]) {
+        let mut column = first;
+        while !values.is_empty() {
+            let (g, at) = (column / self.group, column % self.group);
+            let count = (self.group - at).min(values.len());
+            let (head, tail) = std::mem::take(&mut values).split_at_mut(count);
+            let from = (g * self.rows + row) * self.group + at;
+            head.copy_from_slice(&self.values[from..][..count]);
+            (values, column) = (tail, column + count);
+        }
+    }
+}
+
+/// silu(gate) · up
+struct Gated<'a> {
+    output: &'a Output,
+    up: usize, // first column of up
+}
+
+impl Source for Gated<'_> {
+    #[inline(always)]
+    fn write(&self, row: usize, first: usize, values: &mut [f32]) {
+        for (i, values) in values.chunks_mut(PANEL).enumerate() {
+            let column = first + i * PANEL;
+            let gate = self.output.panel(row, column);
+            let up = self.output.panel(row, self.up + column);
+            for ((value, gate), up) in values.iter_mut().zip(silu(*gate)).zip(up) {
+                *value = gate * up;
+            }
+        }
     }
 }
 
@@ -311,14 +359,12 @@ impl Buffers {
             .par_chunks_mut(each)
             .zip(residual.par_chunks(each * d));
         parts.for_each(|(scales, xs)| rms_scales(isa, xs, norm.eps, scales));
-        let scales = &self.scales;
-        let fill = |row: usize, first: usize, values: &mut [f32]| {
-            let (xs, scale) = (&residual[row * d + first..], scales[row]);
-            for ((value, x), weight) in values.iter_mut().zip(xs).zip(&norm.weight[first..]) {
-                *value = x * scale * weight;
-            }
+        let source = Normed {
+            residual,
+            scales: &self.scales,
+            weight: &norm.weight,
         };
-        product.prepare(isa, &mut self.input, rows, fill);
+        product.prepare(isa, &mut self.input, rows, &source);
     }
 
     /// `residual += output`
