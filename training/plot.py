@@ -1,4 +1,4 @@
-"""Draw training/curves.png from a run's log.jsonl."""
+"""Draw training/curves.png from the log.jsonl of a run, or of runs that continue one another."""
 import argparse
 import json
 from pathlib import Path
@@ -9,10 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 ap = argparse.ArgumentParser(description=__doc__)
-ap.add_argument("--run", type=Path, default=Path("data/run"))
+ap.add_argument("--run", type=Path, nargs="+", default=[Path("data/run")])
 ap.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "curves.png")
 args = ap.parse_args()
-rows = [json.loads(line) for line in open(args.run / "log.jsonl")]
+rows, before = [], 0
+for run in args.run:
+    part = [json.loads(line) for line in open(run / "log.jsonl")]
+    rows += [row | {"tokens": row["tokens"] + before} for row in part]
+    before = rows[-1]["tokens"]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(2, 1))
 for key, label, color in (("loss", "training, mean of 25 steps", "0.7"), ("causal_loss", "next-token steps", "C4")):
@@ -22,11 +26,11 @@ for key, label, color in (("loss", "training, mean of 25 steps", "0.7"), ("causa
 for key, label, color in (("valid", "held-out projects", "C1"), ("valid_average", "the same, averaged weights", "C2")):
     part = [r for r in rows if key in r]
     left.plot([r["tokens"] / 1e6 for r in part], [r[key] for r in part], "o-", ms=3, color=color, label=label)
-left.set(xlabel="million tokens in this run", ylabel="nats a masked token")
+left.set(xlabel="million tokens", ylabel="nats a masked token")
 left.legend(frameon=False, fontsize=8)
 rate = [r for r in rows if "lr" in r]
 right.plot(np.array([r["tokens"] for r in rate]) / 1e6, [r["lr"] for r in rate], color="C3")
-right.set(xlabel="million tokens in this run", ylabel="learning rate, share of the peak", ylim=(0, 1.05))
+right.set(xlabel="million tokens", ylabel="learning rate, share of the peak", ylim=(0, 1.05))
 for axis in (left, right):
     axis.grid(alpha=0.3)
 fig.tight_layout()

@@ -62,6 +62,7 @@ struct Buffers {
     scales: Vec<f32>,   // [R]
     queries: Vec<f32>,  // [G, R, H/G, E]
     attended: Vec<f32>, // [G, R, H/G, E]
+    spare: Vec<f32>,
     input: Input,
     output: Output,
 }
@@ -386,19 +387,17 @@ impl Buffers {
 
     /// Goes on with these of `rows` rows, in this order.
     fn keep(&mut self, shape: Shape, rows: usize, kept: &[usize]) {
-        let (d, group) = (shape.width, shape.group());
-        let pick = |from: &[f32], width: usize| -> Vec<f32> {
-            kept.iter()
-                .flat_map(|&row| &from[row * width..][..width])
-                .copied()
-                .collect()
+        let mut pick = |from: &mut Vec<f32>, width: usize| {
+            self.spare.clear();
+            for part in from.chunks_exact(rows * width) {
+                for row in kept {
+                    self.spare.extend(&part[row * width..][..width]);
+                }
+            }
+            std::mem::swap(from, &mut self.spare);
         };
-        self.residual = pick(&self.residual, d);
-        self.attended = self
-            .attended
-            .chunks_exact(rows * group)
-            .flat_map(|head| pick(head, group))
-            .collect();
+        pick(&mut self.residual, shape.width);
+        pick(&mut self.attended, shape.group());
     }
 }
 
