@@ -1,4 +1,4 @@
-//! How often the length of a hole is found, and by which way: on single lines cut out of a folder
+//! How often the length of a hole is found, and by which way, beside always the same length: on single lines cut out of a folder
 //! of Python files that the model has not seen.
 //!
 //! `cargo bench --bench infill -- FOLDER [HOLES]`, on the built-in model.
@@ -19,6 +19,8 @@ use diffucoder::package::Package;
 /// Lines on either side of a hole.
 const CONTEXT_LINES: usize = 12;
 const LONGEST: usize = 32;
+/// About the median: what any way has to beat.
+const USUAL: usize = 8;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -37,7 +39,7 @@ fn main() -> anyhow::Result<()> {
 
     let (package, mut model) = common::tiny()?;
 
-    let mut found = [Found::default(), Found::default()];
+    let mut found = [Found::default(), Found::default(), Found::default()];
     for i in 0..count {
         let (marked, line) = &lines[i * lines.len() / count];
         let template = Template::with_markers(marked.clone())?;
@@ -57,10 +59,12 @@ fn main() -> anyhow::Result<()> {
         )?;
         found[0].count(right, surest.lengths[0]);
         found[1].count(right, until_pad(&package, &mut model, &texts)?);
+        found[2].count(right, USUAL);
     }
     writeln!(out, "{count} single lines, longest hole {LONGEST} tokens")?;
     writeln!(out, "way         exact  within a quarter  mean |log ratio|")?;
-    for (way, found) in ["confidence", "pads"].iter().zip(&found) {
+    let constant = format!("always {USUAL}");
+    for (way, found) in ["confidence", "pads", &constant].iter().zip(&found) {
         let log_ratio = found.log_ratio / count as f64;
         writeln!(
             out,
