@@ -220,13 +220,17 @@ fn run(typed: &ArgMatches) -> anyhow::Result<()> {
         }
         false => Defaults::default(),
     };
-    run_with(&defaults, command, typed).map_err(|error| match error.downcast::<UsageError>() {
-        Ok(error) => defaults.blame(error, typed).into(),
+    run_with(&defaults, &command, typed).map_err(|error| match error.downcast::<UsageError>() {
+        Ok(error) => defaults.blame(error, &command, typed).into(),
         Err(error) => error,
     })
 }
 
-fn run_with(defaults: &Defaults, command: clap::Command, typed: &ArgMatches) -> anyhow::Result<()> {
+fn run_with(
+    defaults: &Defaults,
+    command: &clap::Command,
+    typed: &ArgMatches,
+) -> anyhow::Result<()> {
     // The values were checked, so this parses as what was typed did.
     let matches = defaults.apply(command.clone(), typed).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -247,8 +251,8 @@ fn run_with(defaults: &Defaults, command: clap::Command, typed: &ArgMatches) -> 
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
         Command::Doctor(args) => doctor::run(&args, &ui),
-        Command::Config(args) => config::run(&args, &command, defaults, &ui),
-        Command::Completions(args) => shell::completions(&args, command, &ui),
-        Command::Man(args) => shell::man(&args, command, &ui),
+        Command::Config(args) => config::run(&args, command, defaults, &ui),
+        Command::Completions(args) => shell::completions(&args, command.clone(), &ui),
+        Command::Man(args) => shell::man(&args, command.clone(), &ui),
     }
 }

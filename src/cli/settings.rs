@@ -9,7 +9,6 @@ use std::{env, fs, io};
 
 use anyhow::Context;
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use etcetera::BaseStrategy;
 
@@ -158,18 +157,15 @@ impl Defaults {
     }
 
     /// Wrong usage, with where the flags that it names came from if they were not typed.
-    pub fn blame(&self, mut error: UsageError, typed: &ArgMatches) -> UsageError {
-        let typed = typed.subcommand().map_or(typed, |(_, matches)| matches);
-        let is_typed = |name: &str| {
-            let id = name.replace('-', "_");
-            let source = typed.try_contains_id(&id).ok().and(typed.value_source(&id));
-            source == Some(ValueSource::CommandLine)
-        };
+    pub fn blame(&self, mut error: UsageError, cli: &Command, matches: &ArgMatches) -> UsageError {
+        let (name, matches) = matches.subcommand().unwrap_or(("", matches));
+        let command = cli.find_subcommand(name).unwrap_or(cli);
+        let typed = layers::given(command, matches, &Values::new());
         let mut names: Vec<&str> = error
             .message
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
             .filter_map(|word| word.strip_prefix("--"))
-            .filter(|name| !is_typed(name))
+            .filter(|name| !typed.contains_key(*name))
             .collect();
         names.dedup();
         let sources: Vec<String> = names

@@ -87,69 +87,7 @@ macro_rules! matmul {
 
 matmul!("avx2,fma,f16c", split: true, dots);
 
-/// AVX-VNNI: the same loops round its 32-bit dot product of bytes.
-pub(super) mod vnni {
-    use super::*;
-
-    matmul!("avx2,fma,f16c,avxvnni", split: false, dots);
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
-        let mut dots = [[_mm256_setzero_si256(); 2]; R];
-        for r in 0..R {
-            dots[r] = start::<F>(&x[r]);
-        }
-        for t in 0..8 {
-            let half = if F == Q6_K { t / 4 } else { 0 };
-            for r in 0..R {
-                let inputs = _mm256_set1_epi32(x[r].words[t]);
-                dots[r][half] = _mm256_dpbusd_avx_epi32(dots[r][half], w.quants[t], inputs);
-            }
-        }
-        dots
-    }
-
-    /// See [`crate::kernels::peak_ops`].
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
-        let mut sums = [_mm256_setzero_si256(); 12];
-        let [mut a, b] = [_mm256_set1_epi8(3), _mm256_set1_epi8(2)];
-        for _ in 0..rounds {
-            a = std::hint::black_box(a);
-            for sum in &mut sums {
-                *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
-            }
-        }
-        std::hint::black_box(sums);
-        rounds * 12 * 64
-    }
-}
-
-/// The loops of [`vnni`] round the same instruction in the encoding of AVX-512: a test of them for CPUs that have only that.
-#[cfg(test)]
-pub(super) mod vnni_as_avx512 {
-    use super::*;
-
-    matmul!("avx2,fma,f16c,avx512vl,avx512vnni", split: false, dots);
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")]
-    fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
-        let mut dots = [[_mm256_setzero_si256(); 2]; R];
-        for r in 0..R {
-            dots[r] = start::<F>(&x[r]);
-        }
-        for t in 0..8 {
-            let half = if F == Q6_K { t / 4 } else { 0 };
-            for r in 0..R {
-                let inputs = _mm256_set1_epi32(x[r].words[t]);
-                dots[r][half] = _mm256_dpbusd_epi32(dots[r][half], w.quants[t], inputs);
-            }
-        }
-        dots
-    }
-}
+pub(super) mod vnni;
 
 /// The sums of one row and half a panel.
 #[derive(Clone, Copy)]

@@ -56,7 +56,7 @@ fn product_of_vnni_loops(w: &PackedMatrix, x: &Activations) -> Vec<f32> {
     let mut out = vec![f32::NAN; w.panels() * x.rows() * PANEL];
     let (columns, _) = out.as_chunks_mut();
     // SAFETY: `versions` found the features.
-    unsafe { avx2::vnni_as_avx512::matmul(w, x, 0..w.panels(), columns) };
+    unsafe { avx2::vnni::as_avx512::matmul(w, x, 0..w.panels(), columns) };
     out
 }
 

@@ -33,8 +33,9 @@ use sink::Sink;
   {\"id\": \"a\", \"prompt\": \"def add(a, b):\"}
   {\"id\": \"b\", \"prefix\": \"def add(a, b):\\n    return \", \"suffix\": \"\\n\", \"length\": 3}
 Between prefix and suffix lies a hole of `length` tokens, or of as many as the model chooses, up to
-max_new_tokens (32 if nothing is said). Every sampling flag can be a key (max_new_tokens, temperature, seed …). Results have the keys of
-`generate --output json`, and the id. What is in the output file already is not done again.
+max_new_tokens (32 if nothing is said). Every sampling flag can be a key (temperature, seed …).
+Results have the keys of `generate --output json`, and the id. What is in the output file already is
+not done again.
 
 Examples:
   diffucoder batch in.jsonl -o out.jsonl --model tiny
