@@ -22,8 +22,8 @@ pub struct Request<'a> {
     pub settings: Settings,
     /// The text round the hole, if there is one.
     template: Option<Template>,
-    /// Forward passes that chose the hole's length, and their rows.
-    chosen_in: (usize, usize),
+    /// Forward passes that chose the hole's length, their rows and their time.
+    chosen_in: (usize, usize, Duration),
 }
 
 /// What the model wrote.
@@ -95,7 +95,7 @@ impl<'a> Request<'a> {
             max_new_tokens,
             settings,
             template: None,
-            chosen_in: (0, 0),
+            chosen_in: (0, 0, Duration::ZERO),
         })
     }
 
@@ -104,12 +104,13 @@ impl<'a> Request<'a> {
     /// # Errors
     /// When the model fails.
     pub fn choose_length(&mut self, package: &Package, model: &mut Model) -> Result<(), Error> {
+        let started = Instant::now();
         let texts = [self.prompt_ids.clone(), self.suffix_ids.clone()];
         let (longest, mask_id) = (self.max_new_tokens, package.mask_id);
         let chosen = length::by_confidence(model, &texts, &[None], longest, mask_id, &mut || ())?;
         self.max_new_tokens = chosen.lengths.iter().sum();
         self.settings.steps = self.settings.steps.min(self.max_new_tokens);
-        self.chosen_in = (chosen.forwards, chosen.rows);
+        self.chosen_in = (chosen.forwards, chosen.rows, started.elapsed());
         Ok(())
     }
 
@@ -133,7 +134,7 @@ impl<'a> Request<'a> {
         let canvas = Canvas::of(&pieces, package.mask_id);
         let generation =
             diffusion::generate(model, canvas, &self.settings, observer).map_err(Error::from)?;
-        let time = started.elapsed();
+        let time = self.chosen_in.2 + started.elapsed();
         let stop = generation.canvas.stop_at(&package.stop_ids);
         let tokens = stop.unwrap_or(self.max_new_tokens);
         let ids = &generation.canvas.generated()[..tokens];
@@ -204,7 +205,7 @@ impl Answer {
         let done = &self.generation;
         let canvas_tokens = done.canvas.generated().len();
         let tokens = [request.prompt_tokens(), self.tokens, canvas_tokens];
-        let (forwards, rows) = request.chosen_in;
+        let (forwards, rows, _) = request.chosen_in;
         Usage::new(tokens, forwards + done.forwards, rows + done.rows)
     }
 
