@@ -28,14 +28,6 @@ macro_rules! vnni {
 
 vnni!("avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
 
-/// In the encoding of AVX-512: a test of all of it for CPUs that have only that.
-#[cfg(test)]
-pub(in crate::kernels) mod as_avx512 {
-    use super::*;
-
-    vnni!("avx2,fma,f16c,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
-}
-
 /// See [`crate::kernels::peak_ops`].
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
@@ -49,4 +41,12 @@ pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
     }
     std::hint::black_box(sums);
     rounds * 12 * 64
+}
+
+/// In the encoding of AVX-512: a test of all of it for CPUs that have only that.
+#[cfg(test)]
+pub(in crate::kernels) mod as_avx512 {
+    use super::*;
+
+    vnni!("avx2,fma,f16c,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
 }
