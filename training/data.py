@@ -1,10 +1,11 @@
 """Rows for training: which text, which tokens are masked, and how much each counts.
 
-A row is one of five things:
+A row is one of six things:
   prompted  a function whose signature (and docstring) stay unmasked, its end, and after the end either padding or
             the beginning of other functions
   infill    a function with one to a few lines masked, followed inside the hole by 0 to 24 pads: that is how the model
             can choose a length
+  lines     functions one after another, with some of their lines masked and all else in sight
   packed    functions one after another with an end-of-text token between them, all of it masked alike
   module    a piece of a module
   window    a text that breaks off anywhere, a function mostly, with only its last 4 to 32 tokens masked: what decoding in
@@ -23,8 +24,9 @@ from model import CONFIG
 
 EOT, MASK = CONFIG["eos_token_id"], CONFIG["mask_token_id"]
 LENGTHS = {128: 0.45, 256: 0.45, 512: 0.10}  # row length -> share of the steps
-KINDS = {"prompted": 0.35, "infill": 0.18, "packed": 0.12, "module": 0.20, "window": 0.15}
+KINDS = {"prompted": 0.27, "infill": 0.12, "lines": 0.26, "packed": 0.10, "module": 0.12, "window": 0.13}
 PAD_WEIGHT = 0.1
+ENOUGH = 32  # masked tokens for a row to count in full
 LEAST_BODY = 48  # bytes; below it are `return self._x`, `pass`, `raise NotImplementedError`
 
 
@@ -53,6 +55,7 @@ class Corpus:
         self.files, self.file_starts = a["module"], a["module_starts"]
         self.holes, self.hole_starts = a["hole"], a["hole_starts"]
         self.hole_begin, self.hole_end = a["hole_begin"], a["hole_end"]
+        self.lined, self.lined_starts, self.lined_inside = a["lines"], a["lines_starts"], a["lines_inside"]
         sizes = np.diff(self.starts)
         real = (a["function_body"] >= LEAST_BODY) & (sizes >= 24)
         # methods outnumber plain functions, and prompts are mostly plain functions: those count twice
@@ -70,11 +73,12 @@ class Corpus:
                 (sizes >= 0.55 * length) & (sizes < length), sizes < 0.55 * length, sizes >= length)]
         hole_size = self.hole_end - self.hole_begin
         self.hole_deck = Deck(np.nonzero((hole_size >= 1) & (hole_size <= 64))[0], self.rng)
+        self.lined_deck = Deck(np.arange(len(self.lined_starts) - 1), self.rng)
 
     def reseed(self, seed):
         """After a resume: the same decks in another order."""
         self.rng = np.random.default_rng(seed)
-        for deck in [self.any, self.hole_deck, *(d for pool in self.pools.values() for d in pool)]:
+        for deck in [self.any, self.hole_deck, self.lined_deck, *(d for pool in self.pools.values() for d in pool)]:
             deck.rng = self.rng
 
     def function(self, i):
@@ -153,6 +157,18 @@ class Corpus:
         if len(whole) + 1 < length:
             self.fill(row, len(whole) + 1)
 
+    def lines(self, row, area):
+        at = 0
+        while at < len(row):
+            i = self.lined_deck.draw()
+            begin, end = self.lined_starts[i], self.lined_starts[i + 1]
+            if end - begin > len(row):  # a long function: from anywhere in it
+                begin = self.rng.integers(begin, end - len(row) + 1)
+            end = min(end, begin + len(row) - at)
+            row[at:at + end - begin] = self.lined[begin:end]
+            area[at:at + end - begin] = self.lined_inside[begin:end]
+            at += end - begin + 1
+
     def batch(self, tokens, lengths=LENGTHS):
         """`ids` [B, L] with masks, `at` the flat indices of the masked positions, `target` and `weight` there."""
         rng = self.rng
@@ -167,6 +183,8 @@ class Corpus:
                 self.prompted(row, area[r], worth[r])
             elif kind == "infill":
                 self.infill(row, area[r], worth[r])
+            elif kind == "lines":
+                self.lines(row, area[r])
             elif kind == "window":
                 self.window(row, area[r], worth[r])
             elif kind == "packed":
@@ -178,7 +196,7 @@ class Corpus:
                 worth[r, len(text) + 1:] = PAD_WEIGHT
                 area[r, int(rng.integers(1, len(text))) if rng.random() < 0.15 and len(text) > 1 else 0:] = 1
         levels = 0.02 + 0.98 * (rng.permutation(rows) + rng.random(rows)) / rows  # stratified
-        return masked_batch(target, worth, [(area == 1, levels, 1.0), (area == 2, 0.3 * rng.random(rows), 0.5)], rng)
+        return masked_batch(target, worth, [(area == 1, levels, 1.0), (area == 2, 0.3 * rng.random(rows), 0.5)], rng, ENOUGH)
 
     def causal_batch(self, tokens, length=256):
         """Plain text for next-token prediction: half packed functions, half modules. The head is shifted as always."""
@@ -210,9 +228,24 @@ class Corpus:
         levels = (np.arange(rows) // 2 * 2 + 1) / (rows // 2 * 2)
         return masked_batch(target, ones, [(ones > 0, levels, 1.0)], self.rng)
 
+    def validation_holes(self, rows, length=256):
+        """Functions with a hole, all of it masked, and nothing else."""
+        target = np.full((rows, length), EOT, dtype=np.int64)
+        area = np.zeros((rows, length), dtype=bool)
+        for r in range(rows):
+            i = -1
+            while i < 0 or self.hole_starts[i + 1] - self.hole_starts[i] > length:
+                i = self.hole_deck.draw()
+            text = self.holes[self.hole_starts[i]:self.hole_starts[i + 1]]
+            target[r, :len(text)] = text
+            area[r, self.hole_begin[i]:self.hole_end[i]] = True
+            self.fill(target[r], len(text) + 1)
+        return masked_batch(target, np.ones((rows, length), dtype=np.float32), [(area, np.ones(rows), 1.0)], self.rng)
 
-def masked_batch(target, worth, areas, rng):
-    """Mask ceil(level * n) random tokens of each row's area; each area's weights sum to about its share of 1 / rows."""
+
+def masked_batch(target, worth, areas, rng, enough=1):
+    """Mask ceil(level * n) random tokens of each row's area; each area's weights sum to about its share of 1 / rows, or to
+    less where fewer than `enough` tokens are masked: the square root, so that the noise of one token is never a row's."""
     rows, length = target.shape
     masked = np.zeros((rows, length), dtype=bool)
     weight = np.zeros((rows, length), dtype=np.float32)
@@ -224,7 +257,8 @@ def masked_batch(target, worth, areas, rng):
         chosen = inside & (rank < count[:, None])
         masked |= chosen
         mean = (worth * inside).sum(1) / np.maximum(n, 1)
-        weight += chosen * worth * (share / (rows * np.maximum(count, 1) * np.maximum(mean, 1e-6)))[:, None]
+        sure = np.minimum(1.0, np.sqrt(count / enough))
+        weight += chosen * worth * (share * sure / (rows * np.maximum(count, 1) * np.maximum(mean, 1e-6)))[:, None]
     at = np.flatnonzero(masked)
     return {"ids": torch.from_numpy(np.where(masked, MASK, target)), "at": torch.from_numpy(at),
             "target": torch.from_numpy(target.ravel()[at]), "weight": torch.from_numpy(weight.ravel()[at].astype(np.float32))}

@@ -230,6 +230,7 @@ def main():
     ap.add_argument("--no-ngram", action="store_true")
     ap.add_argument("--out", type=Path, help="append the figures here, a JSON line each")
     args = ap.parse_args()
+    torch.set_flush_denormal(True)  # see train.py
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     net, tok = load(args.model).to(args.device), Tokenizer.from_file(str(args.model / "tokenizer.json"))
     for name in measures if args.measure == "all" else [args.measure]:

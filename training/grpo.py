@@ -53,7 +53,7 @@ def log_probabilities(net, views, device):
     at = torch.tensor(np.concatenate([v[1] for v in views]), device=device)
     seen = ids.clone()
     seen[rows, at] = views[0][2]
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits = net.logits_at(net.model(seen), rows * ids.shape[1] + at)
     return logits.float().log_softmax(-1).gather(1, ids[rows, at][:, None])[:, 0], rows
 
@@ -76,6 +76,7 @@ def main():
     ap.add_argument("--samples", type=int, default=10, help="completions of each task when measuring")
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
+    torch.set_flush_denormal(True)  # see train.py
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)

@@ -1,7 +1,7 @@
 """The plain sampler of Dream and DiffuCoder (arXiv 2506.20639, section 3), many canvases at once.
 
 Entropy order, alg_temp 0. Canvases may differ in length: shorter ones are padded on the right and the padding is
-hidden from attention. Generation runs in bf16 autocast, so a figure may move by a sample between machines.
+hidden from attention. On a GPU generation runs in bf16 autocast, so a figure may move by a sample between machines.
 """
 import torch
 
@@ -49,7 +49,7 @@ def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0):
         if int(reveal.max()) == 0:
             continue
         flat = masked.flatten().nonzero()[:, 0]
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = net.logits_at(net.model(x, keep=None if equal else keep), flat)
         logits = logits.float()
         logits[:, mask] = -torch.inf  # a mask is never a candidate

@@ -49,18 +49,24 @@ def split_point(doc, rng):
     return at, rng.random() < 0.5
 
 
-def pick_hole(doc, rng):
-    """A place to fill in: one line of the body (seven times of ten) or up to four, without indentation (but for its
-    last space) and last line break, as (begin, end) in characters. None when the body is too short to leave anything round it."""
+def body_lines(doc):
+    """(begin, end) in characters of each line of the body, comments and blank lines aside, without indentation (but for
+    its last space: a word's token begins with it) and last line break."""
     text, at = doc["text"], max(doc["sig"], doc["doc"])
     begin = text.find("\n", at) + 1
     lines, place = [], begin
     for line in text[begin:].splitlines(keepends=True):
         body = line.strip()
         if body and not body.startswith("#"):
-            first = place + len(line) - len(line.lstrip())  # a word's token begins with its space: that is in the hole
+            first = place + len(line) - len(line.lstrip())
             lines.append((first - (text[first - 1] == " "), place + len(line.rstrip())))
         place += len(line)
+    return lines
+
+
+def pick_hole(lines, rng):
+    """A place to fill in: one line of the body (seven times of ten) or up to four. None when the body is too short to
+    leave anything round it."""
     if len(lines) < 3:
         return None
     first = rng.randrange(len(lines))
@@ -68,43 +74,60 @@ def pick_hole(doc, rng):
     return (lines[first][0], lines[last][1]) if lines[last][1] - lines[first][0] >= 4 else None
 
 
+def pick_lines(lines, rng):
+    """One to four lines of the body in ten, at least one, as places to fill in."""
+    if len(lines) < 3:
+        return []
+    share = rng.uniform(0.1, 0.4)
+    chosen = [line for line in lines if rng.random() < share] or [rng.choice(lines)]
+    return [(a, b) for a, b in chosen if b - a >= 4]
+
+
 def encode_split(tok, path, out, batch=4096):
-    """Flat uint16 arrays and document starts for functions, functions with a hole, and modules."""
-    rng = random.Random(0)
-    flat = {"function": [], "hole": [], "module": []}
+    """Flat uint16 arrays and document starts for functions, functions with a hole, functions with some lines missing
+    (`lines_inside` marks their tokens), and modules."""
+    rng, more = random.Random(0), random.Random(1)
+    flat = {"function": [], "hole": [], "lines": [], "module": []}
     extra = {"function_prefix": [], "function_body": [], "hole_begin": [], "hole_end": []}
+    inside = []
 
     def flush(group):
-        # a text goes in as three pieces that are tokenised on their own; most pieces of most texts are empty
-        ids = [e.ids for e in tok.encode_batch_fast([piece for _, pieces in group for piece in pieces], add_special_tokens=False)]
-        for n, (kind, _) in enumerate(group):
-            a, b, c = ids[3 * n:3 * n + 3]
-            flat[kind].append(np.array(a + b + c, dtype=np.uint16))
+        # the pieces of a text are tokenised on their own
+        encoded = iter(tok.encode_batch_fast([piece for _, pieces in group for piece in pieces], add_special_tokens=False))
+        for kind, pieces in group:
+            ids = [next(encoded).ids for _ in pieces]
+            flat[kind].append(np.concatenate([np.array(i, dtype=np.uint16) for i in ids]))
             if kind == "function":
-                extra["function_prefix"].append(len(a))
+                extra["function_prefix"].append(len(ids[0]))
             elif kind == "hole":
-                extra["hole_begin"].append(len(a))
-                extra["hole_end"].append(len(a) + len(b))
+                extra["hole_begin"].append(len(ids[0]))
+                extra["hole_end"].append(len(ids[0]) + len(ids[1]))
+            elif kind == "lines":
+                inside.append(np.repeat(np.arange(len(ids)) % 2 == 1, [len(i) for i in ids]))
 
     group = []
     for doc in documents(path):
         text = doc["text"]
         if doc["kind"] == "file":
-            group.append(("module", (text, "", "")))
+            group.append(("module", (text,)))
         else:
             at, cut = split_point(doc, rng)
             if not cut:
                 at = text.find("\n", at) + 1
-            group.append(("function", (text[:at], text[at:], "")))
+            group.append(("function", (text[:at], text[at:])))
             extra["function_body"].append(len(text) - max(doc["sig"], doc["doc"]))
-            hole = pick_hole(doc, rng)
+            lines = body_lines(doc)
+            hole = pick_hole(lines, rng)
             if hole:
                 group.append(("hole", (text[:hole[0]], text[hole[0]:hole[1]], text[hole[1]:])))
+            missing = [place for line in pick_lines(lines, more) for place in line]
+            if missing:
+                group.append(("lines", [text[a:b] for a, b in zip([0, *missing], [*missing, len(text)])]))
         if len(group) >= batch:
             flush(group)
             group = []
     flush(group)
-    arrays = {k: np.array(v, dtype=np.int32) for k, v in extra.items()}
+    arrays = {k: np.array(v, dtype=np.int32) for k, v in extra.items()} | {"lines_inside": np.concatenate(inside)}
     for kind, docs in flat.items():
         arrays[kind] = np.concatenate(docs)
         arrays[kind + "_starts"] = np.cumsum([0] + [len(d) for d in docs])

@@ -64,8 +64,9 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by five Newton-Schulz steps (github.com/KellerJordan/Muon).
     Matrices of one shape are processed together: a batched product keeps the cores busy."""
 
-    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
+    def __init__(self, params, lr, momentum=0.98, weight_decay=0.0, dtype=torch.bfloat16):
         super().__init__(list(params), dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self):
@@ -77,7 +78,7 @@ class Muon(torch.optim.Optimizer):
                 grads = [p.grad for p in params]
                 bufs = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
                 torch._foreach_lerp_(bufs, grads, 1 - group["momentum"])
-                u = orthogonal(torch.stack(torch._foreach_lerp(grads, bufs, group["momentum"])))  # Nesterov
+                u = orthogonal(torch.stack(torch._foreach_lerp(grads, bufs, group["momentum"])).to(self.dtype))  # Nesterov
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(params, list(u.to(params[0].dtype).unbind()), alpha=-group["lr"] * scale)
@@ -87,7 +88,7 @@ def orthogonal(g):
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[1] > g.shape[2]
     x = g.mT if tall else g
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         s = x @ x.mT
         x = a * x + (b * s + c * s @ s) @ x
@@ -95,17 +96,17 @@ def orthogonal(g):
 
 
 # --- loss --------------------------------------------------------------------------------------------
-def loss_of(net, body, batch, causal=False):
-    with torch.autocast(batch["ids"].device.type, torch.bfloat16):
+def loss_of(net, body, batch, causal=False, dtype=torch.bfloat16):
+    with torch.autocast(batch["ids"].device.type, dtype, enabled=dtype != torch.float32):
         logits = net.logits_at(body(batch["ids"], causal), batch["at"])
     ce = F.cross_entropy(logits.float(), batch["target"], reduction="none")
     return (ce * batch["weight"]).sum()
 
 
 @torch.no_grad()
-def validate(net, batches):
+def validate(net, batches, dtype):
     """Mean loss of fixed held-out batches: nats a token, an estimate of the NELBO's."""
-    return float(sum(loss_of(net, net.model, batch) for batch in batches)) / len(batches)
+    return float(sum(loss_of(net, net.model, batch, dtype=dtype) for batch in batches)) / len(batches)
 
 
 def main():
@@ -131,11 +132,14 @@ def main():
     ap.add_argument("--clip", type=float, default=1.0)
     ap.add_argument("--average", type=float, default=0.99, help="decay of the averaged weights, a step")
     ap.add_argument("--compile", action="store_true")
+    ap.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
+                    help="of the products in training; some CPUs are faster at float32: see README.md")
     ap.add_argument("--save-minutes", type=float, default=4)
     ap.add_argument("--valid-minutes", type=float, default=8)
     ap.add_argument("--max-steps", type=int, default=10**9)
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
+    torch.set_flush_denormal(True)  # before the threads start, which inherit it: on Intel CPUs softmax's tiny numbers cost a factor of three
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
     if device.type == "cpu":
@@ -159,15 +163,18 @@ def main():
     others = [p for n, p in net.named_parameters() if p.dim() == 1]
     adam = torch.optim.AdamW([{"params": [net.model.embed_tokens.weight], "lr": args.adam_lr, "weight_decay": args.weight_decay},
                               {"params": others, "lr": args.adam_lr, "weight_decay": 0.0}],
-                             betas=(0.9, 0.95), eps=1e-10, fused=True)
-    opts = [adam, Muon(matrices, args.matrix_lr, weight_decay=args.weight_decay)]
+                             betas=(0.95, 0.99), eps=1e-10, fused=True)
+    dtype = getattr(torch, args.dtype)
+    opts = [adam, Muon(matrices, args.matrix_lr, weight_decay=args.weight_decay, dtype=dtype)]
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
 
     from tokenizers import Tokenizer
     tok = Tokenizer.from_file(str(args.data / "tokenizer.json"))
     texts = [tok.decode([i], skip_special_tokens=False) for i in range(config["vocab_size"])]
     corpus, held = Corpus(args.data / "train.npz", args.seed, texts), Corpus(args.data / "held-out.npz", 1, texts)
-    valid = [on(held.validation(32), device) for _ in range(8)]  # the same whatever is trained on
+    # the same whatever is trained on
+    valid = [on(held.validation(32), device) for _ in range(8)]
+    valid_holes = [on(held.validation_holes(32), device) for _ in range(8)]
 
     # `seconds` is time spent in steps, by this run and those it continues
     state = {"step": 0, "tokens": 0, "masked": 0, "seconds": 0.0}
@@ -203,11 +210,13 @@ def main():
 
     def record_validation():
         raw = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        plain = validate(net, valid)
-        net.load_state_dict(average)
-        averaged = validate(net, valid)
+        row = {}
+        for name, weights in (("", raw), ("_average", average)):
+            net.load_state_dict(weights)
+            for what, batches in (("valid", valid), ("holes", valid_holes)):
+                row[what + name] = round(validate(net, batches, dtype), 4)
         net.load_state_dict(raw)
-        record(valid=round(plain, 4), valid_average=round(averaged, 4))
+        record(**row)
 
     for opt, rates in zip(opts, peaks):  # after a resume too: the command line's rates hold, not the saved ones
         for group, rate in zip(opt.param_groups, rates):
@@ -244,7 +253,7 @@ def main():
             for group in opt.param_groups:
                 group["lr"] = group["peak"] * warm * cool
         batch = stream.next()
-        loss = loss_of(net, body, batch, batch["causal"])
+        loss = loss_of(net, body, batch, batch["causal"], dtype)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), args.clip)
         for opt in opts:
