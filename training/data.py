@@ -24,9 +24,12 @@ from model import CONFIG
 
 EOT, MASK = CONFIG["eos_token_id"], CONFIG["mask_token_id"]
 LENGTHS = {128: 0.45, 256: 0.45, 512: 0.10}  # row length -> share of the steps
-KINDS = {"prompted": 0.27, "infill": 0.12, "lines": 0.26, "packed": 0.10, "module": 0.12, "window": 0.13}
+MIXES = {  # share of each kind; masked tokens for a row to count in full
+    "broad": ({"prompted": 0.27, "infill": 0.12, "lines": 0.26, "packed": 0.10, "module": 0.12, "window": 0.13}, 32),
+    # the end of a run: what decoding meets, ends of texts above all
+    "decoding": ({"prompted": 0.35, "infill": 0.20, "lines": 0.15, "packed": 0.05, "module": 0.10, "window": 0.15}, 8),
+}
 PAD_WEIGHT = 0.1
-ENOUGH = 32  # masked tokens for a row to count in full
 LEAST_BODY = 48  # bytes; below it are `return self._x`, `pass`, `raise NotImplementedError`
 
 
@@ -45,8 +48,9 @@ class Deck:
 
 
 class Corpus:
-    def __init__(self, path, seed, texts):
+    def __init__(self, path, seed, texts, mix="broad"):
         """`texts` holds the text of each token id."""
+        self.kinds, self.enough = MIXES[mix]
         with np.load(path) as z:
             a = {k: z[k] for k in z.files}
         self.newline = np.array([t.endswith("\n") for t in texts])
@@ -177,7 +181,7 @@ class Corpus:
         target = np.full((rows, length), EOT, dtype=np.int64)
         area = np.zeros((rows, length), dtype=np.int8)  # 0 never masked, 1 at the row's level, 2 lightly
         worth = np.ones((rows, length), dtype=np.float32)
-        for r, kind in enumerate(rng.choice(list(KINDS), rows, p=list(KINDS.values()))):
+        for r, kind in enumerate(rng.choice(list(self.kinds), rows, p=list(self.kinds.values()))):
             row = target[r]
             if kind == "prompted":
                 self.prompted(row, area[r], worth[r])
@@ -196,7 +200,7 @@ class Corpus:
                 worth[r, len(text) + 1:] = PAD_WEIGHT
                 area[r, int(rng.integers(1, len(text))) if rng.random() < 0.15 and len(text) > 1 else 0:] = 1
         levels = 0.02 + 0.98 * (rng.permutation(rows) + rng.random(rows)) / rows  # stratified
-        return masked_batch(target, worth, [(area == 1, levels, 1.0), (area == 2, 0.3 * rng.random(rows), 0.5)], rng, ENOUGH)
+        return masked_batch(target, worth, [(area == 1, levels, 1.0), (area == 2, 0.3 * rng.random(rows), 0.5)], rng, self.enough)
 
     def causal_batch(self, tokens, length=256):
         """Plain text for next-token prediction: half packed functions, half modules. The head is shifted as always."""

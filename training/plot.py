@@ -23,9 +23,11 @@ for key, label, color in (("loss", "training, mean of 25 steps", "0.7"), ("causa
     part = [r for r in rows if key in r]
     if part:
         left.plot([r["tokens"] / 1e6 for r in part], [r[key] for r in part], lw=0.7, color=color, label=label)
-for key, label, color in (("valid", "held-out projects", "C1"), ("valid_average", "the same, averaged weights", "C2")):
+for key, label, color in (("valid", "held-out projects", "C1"), ("valid_average", "the same, averaged weights", "C2"),
+                          ("holes", "held-out projects, a hole masked whole", "C0")):
     part = [r for r in rows if key in r]
-    left.plot([r["tokens"] / 1e6 for r in part], [r[key] for r in part], "o-", ms=3, color=color, label=label)
+    if part:
+        left.plot([r["tokens"] / 1e6 for r in part], [r[key] for r in part], "o-", ms=3, color=color, label=label)
 left.set(xlabel="million tokens", ylabel="nats a masked token")
 left.legend(frameon=False, fontsize=8)
 rate = [r for r in rows if "lr" in r]

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data import Corpus
+from data import MIXES, Corpus
 from model import CONFIG, Dream
 
 
@@ -116,6 +116,7 @@ def main():
     ap.add_argument("--init", type=Path, help="start from an exported folder's weights instead of from nothing")
     ap.add_argument("--copy-to", type=Path, help="copy each checkpoint and the log into this folder as well")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--mix", choices=MIXES, default="broad", help="which kinds of rows: see data.py")
     ap.add_argument("--minutes", type=float, default=90, help="time in steps, decay included")
     ap.add_argument("--decay-minutes", type=float, default=40)
     ap.add_argument("--tokens", type=int, default=6144, help="tokens a step")
@@ -171,7 +172,7 @@ def main():
     from tokenizers import Tokenizer
     tok = Tokenizer.from_file(str(args.data / "tokenizer.json"))
     texts = [tok.decode([i], skip_special_tokens=False) for i in range(config["vocab_size"])]
-    corpus, held = Corpus(args.data / "train.npz", args.seed, texts), Corpus(args.data / "held-out.npz", 1, texts)
+    corpus, held = Corpus(args.data / "train.npz", args.seed, texts, args.mix), Corpus(args.data / "held-out.npz", 1, texts)
     # the same whatever is trained on
     valid = [on(held.validation(32), device) for _ in range(8)]
     valid_holes = [on(held.validation_holes(32), device) for _ in range(8)]
