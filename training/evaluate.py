@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from model import load
 from sampler import in_batches
 from tasks import EVAL, parses, share_passed
+from tokenizer import body_lines
 
 SAMPLES = ["def fibonacci(n):\n", "def add(a, b):\n", "def read_json(path):\n    \"\"\"Read a JSON file and return its content.\"\"\"\n",
            "def is_even(number):\n    return", "class Stack:\n    def __init__(self):\n",
@@ -148,17 +149,10 @@ def holes(net, tok, args):
     for i in rng.permutation(len(docs)):
         d = docs[i]
         text = d["text"]
-        begin = text.find("\n", max(d["sig"], d["doc"])) + 1
-        lines, place = [], begin
-        for line in text[begin:].splitlines(keepends=True):
-            body = line.strip()
-            if len(body) >= 4 and body[0] not in "#\"'":
-                lines.append((place + len(line) - len(line.lstrip()), place + len(line.rstrip())))
-            place += len(line)
+        lines = [(a, b) for a, b in body_lines(d) if len(text[a:b].strip()) >= 4 and text[a:b].lstrip()[0] not in "\"'"]
         if len(lines) < 3:
             continue
         a, b = lines[rng.integers(len(lines))]
-        a -= text[a - 1] == " "  # a word's token begins with its space: cut there, not between space and word
         middle = tok.encode(text[a:b]).ids
         if len(middle) <= 24 and parses(text):
             items.append((text, a, b, tok.encode(text[:a]).ids, middle, tok.encode(text[b:]).ids))

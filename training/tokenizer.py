@@ -75,7 +75,7 @@ def pick_hole(lines, rng):
 
 
 def pick_lines(lines, rng):
-    """One to four lines of the body in ten, at least one, as places to fill in."""
+    """One to four lines of the body in ten, or one, as places to fill in; very short ones stay."""
     if len(lines) < 3:
         return []
     share = rng.uniform(0.1, 0.4)
