@@ -18,7 +18,7 @@ for run in args.run:
     rows += [row | {"tokens": row["tokens"] + before} for row in part]
     before = rows[-1]["tokens"]
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(2, 1))
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), width_ratios=(2, 1))
 for key, label, color in (("loss", "training, mean of 25 steps", "0.7"), ("causal_loss", "next-token steps", "C4")):
     part = [r for r in rows if key in r]
     if part:
@@ -29,10 +29,10 @@ for key, label, color in (("valid", "held-out projects", "C1"), ("valid_average"
     if part:
         left.plot([r["tokens"] / 1e6 for r in part], [r[key] for r in part], "o-", ms=3, color=color, label=label)
 left.set(xlabel="million tokens", ylabel="nats a masked token")
-left.legend(frameon=False, fontsize=8)
+left.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 rate = [r for r in rows if "lr" in r]
 right.plot(np.array([r["tokens"] for r in rate]) / 1e6, [r["lr"] for r in rate], color="C3")
-right.set(xlabel="million tokens", ylabel="learning rate, share of the peak", ylim=(0, 1.05))
+right.set(xlabel="million tokens", ylabel="learning rate, share of the run's peak", ylim=(0, 1.05))
 for axis in (left, right):
     axis.grid(alpha=0.3)
 fig.tight_layout()
