@@ -2,7 +2,8 @@
 //!
 //! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With more, arithmetic is: two panels share each
 //! broadcast of activations, one unpacked block of weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
-//! cache. A block costs a row and panel 8 dot products, one conversion and one or two fused multiply-adds; a group of blocks one more.
+//! cache. Rows go 8 at a time: some cores start two dot products a cycle and finish one in six, so that it takes a dozen chains to keep them busy.
+//! A block costs a row and panel 8 dot products, one conversion and one or two fused multiply-adds; a group of blocks one more.
 
 use super::PANEL;
 use super::activations::{Activations, Block, Place, TILE};
@@ -116,7 +117,10 @@ fn few_rows<const F: u8, const R: usize>(
                 let (half, inputs) = (half::<F>(t), _mm512_set1_epi32(blocks[r].words[t]));
                 dots[half] = _mm512_dpbusd_epi32(dots[half], w.quants[t], inputs);
             }
-            parts[r] = w.add::<F>(&blocks[r], dots, parts[r]);
+            parts[r] = w.add::<F, 0>(&blocks[r], dots[0], parts[r]);
+            if F == Q6_K {
+                parts[r] = w.add::<F, 1>(&blocks[r], dots[1], parts[r]);
+            }
         }
         if x.place(b).ends {
             for r in 0..R {
@@ -148,54 +152,67 @@ fn many_rows<const F: u8, const P: usize>(
             w[p] = Weights::unpack::<F>(panels[p], b);
         }
         let place = place(b);
-        let (x_pairs, x_last) = x.as_chunks::<2>();
-        let (sums_pairs, sums_last) = sums.as_chunks_mut::<2>();
-        for (x, sums) in x_pairs.iter().zip(sums_pairs) {
-            rows_of_block::<F, P, 2>(&w, x, place, sums);
-        }
-        for (x, sums) in x_last
-            .as_chunks::<1>()
-            .0
-            .iter()
-            .zip(sums_last.as_chunks_mut::<1>().0)
-        {
-            rows_of_block::<F, P, 1>(&w, x, place, sums);
-        }
+        let rest = rows_of_block::<F, P, 8>(&w, x, place, &mut *sums);
+        let rest = rows_of_block::<F, P, 4>(&w, rest.0, place, rest.1);
+        let rest = rows_of_block::<F, P, 2>(&w, rest.0, place, rest.1);
+        rows_of_block::<F, P, 1>(&w, rest.0, place, rest.1);
     }
 }
 
-/// One block of `P` panels and `R` rows: their chains of dot products interleave.
+/// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products interleave. Returns the rows left.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn rows_of_block<const F: u8, const P: usize, const R: usize>(
+fn rows_of_block<'a, const F: u8, const P: usize, const R: usize>(
+    w: &[Weights; P],
+    x: &'a [Block],
+    place: Place,
+    sums: &'a mut [[Sums; P]],
+) -> (&'a [Block], &'a mut [[Sums; P]]) {
+    let (x, x_rest) = x.as_chunks::<R>();
+    let (sums, sums_rest) = sums.as_chunks_mut::<R>();
+    for (x, sums) in x.iter().zip(sums) {
+        half_of_rows::<F, P, R, 0>(w, x, place, sums);
+        if F == Q6_K {
+            half_of_rows::<F, P, R, 1>(w, x, place, sums);
+        }
+    }
+    (x_rest, sums_rest)
+}
+
+/// A part of a block that has a scale of its own, for `P` panels and `R` rows: the whole block, or of Q6_K a half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn half_of_rows<const F: u8, const P: usize, const R: usize, const HALF: usize>(
     w: &[Weights; P],
     x: &[Block; R],
     place: Place,
     sums: &mut [[Sums; P]; R],
 ) {
-    let mut dots = [[[_mm512_setzero_si512(); 2]; P]; R];
+    let mut dots = [[_mm512_setzero_si512(); P]; R];
     for r in 0..R {
-        dots[r] = [start::<F>(&x[r]); P];
+        dots[r] = [start::<F>(&x[r])[HALF]; P];
     }
     for t in 0..8 {
-        let half = half::<F>(t);
+        if half::<F>(t) != HALF {
+            continue;
+        }
         for r in 0..R {
             let inputs = _mm512_set1_epi32(x[r].words[t]);
             for p in 0..P {
-                dots[r][p][half] = _mm512_dpbusd_epi32(dots[r][p][half], w[p].quants[t], inputs);
+                dots[r][p] = _mm512_dpbusd_epi32(dots[r][p], w[p].quants[t], inputs);
             }
         }
     }
     for r in 0..R {
         for p in 0..P {
             let Sums { total, part } = &mut sums[r][p];
-            let before = if place.begins {
+            let before = if place.begins && HALF == 0 {
                 _mm512_setzero_ps()
             } else {
                 load_sums(part)
             };
-            let sum = w[p].add::<F>(&x[r], dots[r][p], before);
-            if place.ends {
+            let sum = w[p].add::<F, HALF>(&x[r], dots[r][p], before);
+            if place.ends && HALF == half::<F>(7) {
                 let scale = _mm512_set1_ps(x[r].scale);
                 store(total, _mm512_fmadd_ps(sum, scale, load_sums(total)));
             } else {
@@ -205,7 +222,7 @@ fn rows_of_block<const F: u8, const P: usize, const R: usize>(
     }
 }
 
-/// Which of the two dot products the `t`-th word of a block belongs to: Q6_K has a scale for each half.
+/// Which part of a block, with a scale of its own, the `t`-th word belongs to: Q6_K has two.
 const fn half<const F: u8>(t: usize) -> usize {
     if F == Q6_K { t / 4 } else { 0 }
 }
@@ -305,15 +322,19 @@ impl Weights {
         }
     }
 
-    /// Adds a block's dot products to the sums of a row's group, as [`super::scalar`] defines.
+    /// Adds the dot products of a block, or of its half, to the sums of a row's group, as [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn add<const F: u8>(&self, x: &Block, dots: [__m512i; 2], part: __m512) -> __m512 {
-        let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[0]), self.scales[0], part);
+    fn add<const F: u8, const HALF: usize>(
+        &self,
+        x: &Block,
+        dots: __m512i,
+        part: __m512,
+    ) -> __m512 {
+        let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), self.scales[HALF], part);
         match F {
-            Q4_0 | Q8_0 => part,
             Q4_K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.sum), part),
-            _ => _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[1]), self.scales[1], part),
+            _ => part,
         }
     }
 }
