@@ -264,18 +264,19 @@ fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 
     }
     match F {
         Q6_K => {
-            for r in 0..R {
-                for t in [0, 2, 4, 6] {
+            // The sums of two products of 6 by 8 bits fit 16 bits twice.
+            for t in 0..4 {
+                for r in 0..R {
                     let [a, b] = [
-                        _mm256_set1_epi32(x[r].words[t]),
-                        _mm256_set1_epi32(x[r].words[t + 1]),
+                        _mm256_set1_epi32(x[r].words[2 * t]),
+                        _mm256_set1_epi32(x[r].words[2 * t + 1]),
                     ];
                     let pairs = _mm256_add_epi16(
-                        _mm256_maddubs_epi16(w.quants[t], a),
-                        _mm256_maddubs_epi16(w.quants[t + 1], b),
+                        _mm256_maddubs_epi16(w.quants[2 * t], a),
+                        _mm256_maddubs_epi16(w.quants[2 * t + 1], b),
                     );
-                    dots[r][t / 4] =
-                        _mm256_add_epi32(dots[r][t / 4], _mm256_madd_epi16(pairs, ones));
+                    let dot = &mut dots[r][t / 2];
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
                 }
             }
         }
