@@ -26,29 +26,26 @@ def top_p_filter(logits, p, most=128):
 
 
 @torch.no_grad()
-def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0):
+def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0, revisions=0):
     """Fill the masks of each canvas (a list of ids) in `steps` steps. Returns the canvases, and for each the mean
-    log probability, before temperature, of the tokens as they were revealed."""
+    log probability, before temperature, of the tokens as they were revealed. With revisions, each token before the
+    first end of text is then masked by itself and predicted again, so many times, as `src/diffusion/revision.rs` does."""
     device = net.model.embed_tokens.weight.device
-    mask = net.config["mask_token_id"]
+    mask, eot = net.config["mask_token_id"], net.config["eos_token_id"]
     rng = torch.Generator(device).manual_seed(seed)
     width = max(map(len, canvases))
     sizes = torch.tensor([len(c) for c in canvases], device=device)
     x = torch.tensor([list(c) + [0] * (width - len(c)) for c in canvases], device=device)  # [B, L]
     keep = torch.arange(width, device=device)[None] < sizes[:, None]
     equal = bool(keep.all())
-    total = (x == mask).sum(1).clamp(min=1)
+    holes = (x == mask) & keep
+    total = holes.sum(1).clamp(min=1)
     score = torch.zeros(len(canvases), device=device)
+    when = torch.zeros_like(x)  # step of each reveal
     times = torch.linspace(1, eps, steps + 1)
-    for i in range(steps):
-        masked = (x == mask) & keep
-        left = masked.sum(1)
-        if int(left.max()) == 0:
-            break
-        reveal = (left * float(1 - times[i + 1] / times[i])).int() if i < steps - 1 else left
-        if int(reveal.max()) == 0:
-            continue
-        flat = masked.flatten().nonzero()[:, 0]
+
+    def propose(flat):
+        """Token, log probabilities and confidence at each of these positions."""
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = net.logits_at(net.model(x, keep=None if equal else keep), flat)
         logits = logits.float()
@@ -60,13 +57,39 @@ def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0):
         else:
             probs = plain.exp()
             token = probs.argmax(-1)
+        return token, plain, (probs * torch.log(probs + 1e-10)).sum(-1)  # negative entropy
+
+    for i in range(steps):
+        masked = (x == mask) & keep
+        left = masked.sum(1)
+        if int(left.max()) == 0:
+            break
+        reveal = (left * float(1 - times[i + 1] / times[i])).int() if i < steps - 1 else left
+        if int(reveal.max()) == 0:
+            continue
+        flat = masked.flatten().nonzero()[:, 0]
+        token, plain, sure = propose(flat)
         confidence = torch.full(x.shape, -torch.inf, device=device)
-        confidence.view(-1)[flat] = (probs * torch.log(probs + 1e-10)).sum(-1)  # negative entropy
+        confidence.view(-1)[flat] = sure
         rank = torch.argsort(confidence, dim=1, descending=True, stable=True).argsort(1)
         chosen = masked & (rank < reveal[:, None])
         picked = chosen.flatten()[flat]
         x.view(-1)[flat[picked]] = token[picked]
+        when[chosen] = i
         score.index_add_(0, flat[picked] // width, plain.gather(1, token[:, None])[:, 0][picked])
+
+    for n in range(revisions):
+        orders = []
+        for row in range(len(canvases)):
+            places = holes[row].nonzero()[:, 0].tolist()
+            ends = [i for i, place in enumerate(places) if x[row, place] == eot]
+            orders.append(sorted(places[:ends[0]] if ends else places, key=lambda place: int(when[row, place])))
+        for i in range(max(map(len, orders))):
+            rows = [row for row, order in enumerate(orders) if len(order) > i]
+            flat = torch.tensor([row * width + orders[row][i] for row in rows], device=device)
+            x.view(-1)[flat] = mask
+            x.view(-1)[flat] = propose(flat)[0]
+            when.view(-1)[flat] = steps + n * width + i
     return [row[:n].tolist() for row, n in zip(x, sizes.tolist())], (score / total).tolist()
 
 

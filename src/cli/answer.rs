@@ -86,7 +86,10 @@ impl<'a> Request<'a> {
             sampling.most_new_tokens()?;
         }
         let max_new_tokens = sampling.new_tokens(given, context)?;
-        let mut settings = sampling.settings_for(package, max_new_tokens)?;
+        let mut settings = match suffix_ids.is_empty() {
+            true => sampling.settings_for(package, max_new_tokens)?,
+            false => sampling.settings_between(package, max_new_tokens)?,
+        };
         settings.grow_to = (sampling.max_new_tokens == NewTokens::Auto).then_some(context);
         Ok(Self {
             prompt,

@@ -119,7 +119,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         package.config.max_position_embeddings,
     )?;
     let most = given.iter().map(|length| length.unwrap_or(longest)).sum();
-    let mut settings = args.sampling.settings_for(package, most)?;
+    let mut settings = args.sampling.settings_between(package, most)?;
     check.check_chance(&settings)?;
     if args.trace.is_some() && check.retries() > 0 {
         let message = "--trace records one run, not those of --retries";

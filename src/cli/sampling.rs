@@ -85,6 +85,10 @@ struct DecodingArgs {
     /// that tokens are drawn from
     #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
     order_temperature: Option<OrderTemperature>,
+    /// How many times each token is masked and predicted again once all are there, ending early where
+    /// nothing changes [default: 0; 1 in holes between text, unless --exact]
+    #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
+    revisions: Option<usize>,
 }
 
 /// Presets of the decoding flags.
@@ -314,6 +318,27 @@ impl SamplingArgs {
         }
     }
 
+    /// Rounds of revision: those asked for, or else none in reference mode and so many `elsewhere`.
+    fn revisions(&self, elsewhere: usize) -> usize {
+        let default = match self.mode() {
+            Mode::Exact => 0,
+            Mode::Quality | Mode::Fast => elsewhere,
+        };
+        self.decoding.revisions.unwrap_or(default)
+    }
+
+    /// The settings for a model and `n` new tokens between other text. There the number of tokens is fixed and may be wrong, so
+    /// that the first ones revealed often do not fit the last.
+    ///
+    /// # Errors
+    /// As [`Self::steps_for`].
+    pub fn settings_between(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+        Ok(Settings {
+            revisions: self.revisions(1),
+            ..self.settings_for(package, n)?
+        })
+    }
+
     /// The settings for a model and `n` new tokens.
     ///
     /// # Errors
@@ -353,6 +378,7 @@ impl SamplingArgs {
             },
             decoding,
             grow_to: None,
+            revisions: self.revisions(0),
         })
     }
 }

@@ -76,7 +76,7 @@ impl Canvas {
         &self.ids[self.span()]
     }
 
-    /// Step (0-based) at which each position of the generated part was revealed.
+    /// Step (0-based) at which each position of the generated part got its token.
     pub fn reveal_step(&self) -> &[Option<usize>] {
         &self.reveal_step
     }
@@ -102,6 +102,16 @@ impl Canvas {
             open.extend((hole.start..end).filter(|&position| !self.is_revealed(position)));
         }
         open
+    }
+
+    /// Revealed positions that are text: those that no stop token of their hole precedes, left to right.
+    pub fn text(&self, stop_ids: &[u32]) -> Vec<usize> {
+        let mut text = Vec::new();
+        for hole in &self.holes {
+            let end = self.first_stop(hole, stop_ids).unwrap_or(hole.end);
+            text.extend((hole.start..end).filter(|&position| self.is_revealed(position)));
+        }
+        text
     }
 
     /// Length of the canvas without what lies behind a stop token of a hole at its end.
@@ -148,6 +158,13 @@ impl Canvas {
         debug_assert!(revealed.is_none() && candidate.token != self.mask_id);
         *revealed = Some(step);
         self.ids[candidate.position] = candidate.token;
+    }
+
+    /// Takes a revealed token away again.
+    pub fn remask(&mut self, position: usize) {
+        let start = self.prompt_len();
+        self.reveal_step[position - start] = None;
+        self.ids[position] = self.mask_id;
     }
 
     /// Length of the text that is decided: the tokens before the first of `stop_ids`, if every

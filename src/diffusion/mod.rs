@@ -8,6 +8,7 @@
 mod canvas;
 mod confidence;
 mod random;
+mod revision;
 mod sampling;
 mod schedule;
 mod window;
@@ -21,6 +22,7 @@ pub use window::{Cache, Decoding, Refresh};
 use rayon::prelude::*;
 
 use random::{Draws, Purpose};
+use revision::Revisions;
 use window::Frame;
 
 /// A network that predicts positions of a canvas, and keeps what it computed of the others.
@@ -95,6 +97,9 @@ pub struct Settings {
     pub decoding: Decoding,
     /// The canvas gains masks at its end as windows need them, up to this many positions.
     pub grow_to: Option<usize>,
+    /// How many times each token of the text is masked and predicted again once all is there; a round that changes
+    /// nothing is the last. The reference has none.
+    pub revisions: usize,
 }
 
 impl Settings {
@@ -111,6 +116,7 @@ impl Settings {
             ending: Ending::FullCanvas,
             decoding: Decoding::default(),
             grow_to: None,
+            revisions: 0,
         }
     }
 }
@@ -123,6 +129,16 @@ pub enum Ending {
     /// As soon as one of these tokens is revealed with everything before it: what comes behind the
     /// first stop token is not part of the text.
     AtStop(Vec<u32>),
+}
+
+impl Ending {
+    /// The tokens that end a text; none where it has the whole canvas.
+    fn stop_ids(&self) -> &[u32] {
+        match self {
+            Self::FullCanvas => &[],
+            Self::AtStop(stop_ids) => stop_ids,
+        }
+    }
 }
 
 /// One finished step, for whoever watches.
@@ -207,22 +223,27 @@ where
         .map(|limit| limit.saturating_sub(canvas.ids().len()));
     let masks = canvas.masked().len() + growth.unwrap_or(0);
     let mut in_windows = 0;
+    let mut revisions = Revisions::new(settings.revisions);
 
     for step in 0.. {
         if let Some(limit) = settings.grow_to {
             canvas.grow(settings.decoding.reach(), limit);
         }
-        if is_over(&canvas, &settings.ending) || !frame.plan(&canvas, settings) {
-            break;
-        }
-        let masked = &frame.masked;
-        if frame.is_new {
+        let is_full = is_over(&canvas, &settings.ending) || !frame.plan(&canvas, settings);
+        if is_full {
+            let is_revised = revisions.remask(&mut canvas, settings.ending.stop_ids());
+            if !(is_revised && frame.plan(&canvas, settings)) {
+                break;
+            }
+            (schedule, window_start) = (Schedule::new(1, settings.eps), step);
+        } else if frame.is_new {
             // A window has the steps up to its share of the canvas, so that they add up to all of them.
-            in_windows += masked.len();
+            in_windows += frame.masked.len();
             let until = settings.steps * in_windows / masks;
             let steps = until.saturating_sub(step).max(1);
             (schedule, window_start) = (Schedule::new(steps, settings.eps), step);
         }
+        let masked = &frame.masked;
         let draws = Draws::new(settings.seed, step);
 
         let pass = Pass {

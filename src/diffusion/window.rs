@@ -6,8 +6,8 @@
 //! before a masked position, from which a shifted model predicts it, is computed with it instead of
 //! trusting the first token of every window to a full pass.
 
+use super::Settings;
 use super::canvas::Canvas;
-use super::{Ending, Settings};
 
 /// What is reused from one pass to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,10 +116,7 @@ impl Frame {
     /// Plans the next pass; `false` if nothing is left to reveal.
     pub fn plan(&mut self, canvas: &Canvas, settings: &Settings) -> bool {
         let decoding = settings.decoding;
-        let stops: &[u32] = match &settings.ending {
-            Ending::FullCanvas => &[],
-            Ending::AtStop(stop_ids) => stop_ids,
-        };
+        let stops = settings.ending.stop_ids();
         let open = canvas.open(stops);
         let Some(&first) = open.first() else {
             return false;

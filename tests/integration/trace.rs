@@ -124,6 +124,45 @@ fn a_file_with_holes_is_traced_too() {
     }
 }
 
+/// A revised token is shown from its last reveal on, and counts once.
+#[test]
+fn revisions_are_traced_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));
+    fs::write(&file, "a = <FILL:5>\nb = 12345\n").unwrap();
+    let report = run_json(&[
+        "infill",
+        file.to_str().unwrap(),
+        "--model",
+        "tiny",
+        "--seed",
+        "1",
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
+    let lines = lines(&trace);
+    let steps = &lines[1..lines.len() - 1];
+    assert_eq!(json!(steps.len()), report["usage"]["forwards"]);
+    let revealed: usize = steps
+        .iter()
+        .map(|step| step["positions"].as_array().unwrap().len())
+        .sum();
+    assert_eq!(revealed, 10, "each of five tokens twice");
+    let (ids, _) = reveals(steps, lines[0]["canvas_tokens"].as_u64().unwrap() as usize);
+    assert_eq!(report["holes"][0]["token_ids"], json!(ids[..5]));
+
+    let args = [
+        "report",
+        trace.to_str().unwrap(),
+        "-o",
+        page.to_str().unwrap(),
+    ];
+    assert_eq!(stdout(&run(&args)), "");
+    if let Some(dom) = browse(&page, &folder.path().join("profile")) {
+        assert!(dom.contains("5 of 5 tokens") && dom.contains("Tokens were revised"));
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_killed_run_leaves_whole_lines_and_a_page() {

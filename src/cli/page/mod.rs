@@ -121,11 +121,14 @@ fn page(trace: &Trace) -> anyhow::Result<String> {
 fn data(trace: &Trace) -> Data<'_> {
     let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.canvas_tokens()];
     let mut ids = vec![None; canvas.len()];
-    for step in &trace.steps {
+    // Tokens can be revised: the last one counts, and when it came.
+    let mut came = vec![0; canvas.len()];
+    for (at, step) in trace.steps.iter().enumerate() {
         let revealed = step.positions.iter().zip(&step.tokens);
         for ((&position, &token), bytes) in revealed.zip(step.token_bytes()) {
             canvas[position] = Some(bytes);
             ids[position] = Some(token);
+            came[position] = at;
         }
     }
     // Each hole's text ends at its first stop token.
@@ -160,13 +163,14 @@ fn data(trace: &Trace) -> Data<'_> {
         }
     }
     let order = |is_counted: &dyn Fn(usize) -> bool| -> Vec<Vec<usize>> {
-        let positions = trace
-            .steps
-            .iter()
-            .map(|step| step.positions.iter().copied());
-        positions
-            .map(|p| p.filter(|&p| is_counted(p)).collect())
-            .collect()
+        let steps = trace.steps.iter().enumerate();
+        let order = steps.map(|(at, step)| {
+            let positions = step.positions.iter().copied();
+            positions
+                .filter(|&p| came[p] == at && is_counted(p))
+                .collect()
+        });
+        order.collect()
     };
     let (all, text) = (order(&|_| true), order(&|p| !behind[p]));
     let given: usize = trace.header.given.iter().map(|text| text.len).sum();
