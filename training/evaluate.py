@@ -141,7 +141,7 @@ def bodies(net, tok, args):
 
 def holes(net, tok, args):
     """One line of a function is missing. Greedy. The length is the true one, or chosen by the model: by the end of text
-    in a hole of 24 masks, or as the length whose fill in four steps is the most likely a token. Revised: each token is
+    in a hole of 24 masks, or as the length whose fill in four steps is the most likely a token. Remasked: each token is
     masked by itself and predicted again when all are there, once or twice."""
     eot, mask = net.config["eos_token_id"], net.config["mask_token_id"]
     rng = np.random.default_rng(3)
@@ -161,9 +161,9 @@ def holes(net, tok, args):
             break
     n = len(items)
 
-    def run(lengths, steps, revisions=0):
+    def run(lengths, steps, remask=0):
         canvases = [h + [mask] * k + t for (_, _, _, h, _, t), k in zip(items, lengths)]
-        out = in_batches(net, canvases, steps, temperature=0, revisions=revisions)
+        out = in_batches(net, canvases, steps, temperature=0, remask=remask)
         return [(ids[len(it[3]):len(it[3]) + k], s) for (ids, s), it, k in zip(out, items, lengths)]
 
     def judge(fills):
@@ -171,13 +171,13 @@ def holes(net, tok, args):
         return {"parse": sum(parses(t[:a] + x + t[b:]) for x, (t, a, b, *_) in zip(texts, items)) / n,
                 "exact": sum(x.strip() == t[a:b].strip() for x, (t, a, b, *_) in zip(texts, items)) / n}
     true = [len(it[4]) for it in items]
-    report = {"holes": n, "true_length": judge(run(true, 24)), "true_length_revised": judge(run(true, 24, 1)),
-              "true_length_revised_twice": judge(run(true, 24, 2)), "end_of_text_in_24": judge(run([24] * n, 24))}
+    report = {"holes": n, "true_length": judge(run(true, 24)), "true_length_remasked": judge(run(true, 24, 1)),
+              "true_length_remasked_twice": judge(run(true, 24, 2)), "end_of_text_in_24": judge(run([24] * n, 24))}
     lengths = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24)
     tried = [run([k] * n, 4) for k in lengths]
     best = [max(range(len(lengths)), key=lambda c: tried[c][i][1]) for i in range(n)]
     report["most_likely_length"] = judge(run([lengths[c] for c in best], 24))
-    report["most_likely_length_revised"] = judge(run([lengths[c] for c in best], 24, 1))
+    report["most_likely_length_remasked"] = judge(run([lengths[c] for c in best], 24, 1))
     return report
 
 

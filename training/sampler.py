@@ -26,10 +26,10 @@ def top_p_filter(logits, p, most=128):
 
 
 @torch.no_grad()
-def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0, revisions=0):
+def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0, remask=0):
     """Fill the masks of each canvas (a list of ids) in `steps` steps. Returns the canvases, and for each the mean
-    log probability, before temperature, of the tokens as they were revealed. With revisions, each token before the
-    first end of text is then masked by itself and predicted again, so many times, as `src/diffusion/revision.rs` does."""
+    log probability, before temperature, of the tokens as they were revealed. With `remask`, each token before the
+    first end of text is then masked by itself and predicted again, so many times, as `src/diffusion/remasking.rs` does."""
     device = net.model.embed_tokens.weight.device
     mask, eot = net.config["mask_token_id"], net.config["eos_token_id"]
     rng = torch.Generator(device).manual_seed(seed)
@@ -78,7 +78,7 @@ def fill(net, canvases, steps, temperature=0.2, top_p=0.95, eps=1e-3, seed=0, re
         when[chosen] = i
         score.index_add_(0, flat[picked] // width, plain.gather(1, token[:, None])[:, 0][picked])
 
-    for n in range(revisions):
+    for n in range(remask):
         orders = []
         for row in range(len(canvases)):
             places = holes[row].nonzero()[:, 0].tolist()

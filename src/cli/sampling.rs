@@ -88,7 +88,7 @@ struct DecodingArgs {
     /// How many times each token is masked and predicted again once all are there, ending early where
     /// nothing changes [default: 0; 1 in holes between text, unless --exact]
     #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
-    revisions: Option<usize>,
+    remask: Option<usize>,
 }
 
 /// Presets of the decoding flags.
@@ -318,13 +318,13 @@ impl SamplingArgs {
         }
     }
 
-    /// Rounds of revision: those asked for, or else none in reference mode and so many `elsewhere`.
-    fn revisions(&self, elsewhere: usize) -> usize {
+    /// Rounds of remasking: those asked for, or else none in reference mode and so many `elsewhere`.
+    fn remask(&self, elsewhere: usize) -> usize {
         let default = match self.mode() {
             Mode::Exact => 0,
             Mode::Quality | Mode::Fast => elsewhere,
         };
-        self.decoding.revisions.unwrap_or(default)
+        self.decoding.remask.unwrap_or(default)
     }
 
     /// The settings for a model and `n` new tokens between other text. There the number of tokens is fixed and may be wrong, so
@@ -334,7 +334,7 @@ impl SamplingArgs {
     /// As [`Self::steps_for`].
     pub fn settings_between(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
         Ok(Settings {
-            revisions: self.revisions(1),
+            remask: self.remask(1),
             ..self.settings_for(package, n)?
         })
     }
@@ -378,7 +378,7 @@ impl SamplingArgs {
             },
             decoding,
             grow_to: None,
-            revisions: self.revisions(0),
+            remask: self.remask(0),
         })
     }
 }

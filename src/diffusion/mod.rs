@@ -8,7 +8,7 @@
 mod canvas;
 mod confidence;
 mod random;
-mod revision;
+mod remasking;
 mod sampling;
 mod schedule;
 mod window;
@@ -22,7 +22,7 @@ pub use window::{Cache, Decoding, Refresh};
 use rayon::prelude::*;
 
 use random::{Draws, Purpose};
-use revision::Revisions;
+use remasking::Remasking;
 use window::Frame;
 
 /// A network that predicts positions of a canvas, and keeps what it computed of the others.
@@ -99,7 +99,7 @@ pub struct Settings {
     pub grow_to: Option<usize>,
     /// How many times each token of the text is masked and predicted again once all is there; a round that changes
     /// nothing is the last. The reference has none.
-    pub revisions: usize,
+    pub remask: usize,
 }
 
 impl Settings {
@@ -116,7 +116,7 @@ impl Settings {
             ending: Ending::FullCanvas,
             decoding: Decoding::default(),
             grow_to: None,
-            revisions: 0,
+            remask: 0,
         }
     }
 }
@@ -223,7 +223,7 @@ where
         .map(|limit| limit.saturating_sub(canvas.ids().len()));
     let masks = canvas.masked().len() + growth.unwrap_or(0);
     let mut in_windows = 0;
-    let mut revisions = Revisions::new(settings.revisions);
+    let mut remasking = Remasking::new(settings.remask);
 
     for step in 0.. {
         if let Some(limit) = settings.grow_to {
@@ -231,8 +231,8 @@ where
         }
         let is_full = is_over(&canvas, &settings.ending) || !frame.plan(&canvas, settings);
         if is_full {
-            let is_revised = revisions.remask(&mut canvas, settings.ending.stop_ids());
-            if !(is_revised && frame.plan(&canvas, settings)) {
+            let is_remasked = remasking.next(&mut canvas, settings.ending.stop_ids());
+            if !(is_remasked && frame.plan(&canvas, settings)) {
                 break;
             }
             (schedule, window_start) = (Schedule::new(1, settings.eps), step);

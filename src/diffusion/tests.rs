@@ -372,9 +372,9 @@ impl Denoiser for Neighbours {
     }
 }
 
-fn revised(revisions: usize, ending: Ending, decoding: Decoding) -> (Generation, Record) {
+fn remasked(remask: usize, ending: Ending, decoding: Decoding) -> (Generation, Record) {
     let settings = Settings {
-        revisions,
+        remask,
         ending,
         decoding,
         ..settings(4)
@@ -386,12 +386,12 @@ fn revised(revisions: usize, ending: Ending, decoding: Decoding) -> (Generation,
 }
 
 #[test]
-fn revisions_look_again_in_the_order_of_the_reveals() {
-    let (plain, record) = revised(0, Ending::FullCanvas, Decoding::default());
+fn remasking_looks_again_in_the_order_of_the_reveals() {
+    let (plain, record) = remasked(0, Ending::FullCanvas, Decoding::default());
     assert_eq!(plain.canvas.generated(), [1, 1, 1, 1]);
     let reveals: Vec<_> = record.0.iter().map(|step| &step.2[..]).collect();
     assert_eq!(reveals, [&[][..], &[4], &[3], &[2, 1]]);
-    let (once, record) = revised(1, Ending::FullCanvas, Decoding::default());
+    let (once, record) = remasked(1, Ending::FullCanvas, Decoding::default());
     let looks: Vec<_> = record.0[4..].iter().map(|step| &step.2[..]).collect();
     assert_eq!(looks, [[4], [3], [1], [2]]);
     assert_eq!(once.canvas.generated(), [2, 3, 2, 2]);
@@ -400,8 +400,8 @@ fn revisions_look_again_in_the_order_of_the_reveals() {
 }
 
 #[test]
-fn revisions_end_when_nothing_changes() {
-    let (done, _) = revised(9, Ending::FullCanvas, Decoding::default());
+fn remasking_ends_when_nothing_changes() {
+    let (done, _) = remasked(9, Ending::FullCanvas, Decoding::default());
     assert_eq!(done.canvas.generated(), [2, 3, 4, 0]);
     let rounds = done.forwards / 4 - 1;
     assert_eq!(
@@ -409,14 +409,14 @@ fn revisions_end_when_nothing_changes() {
         "three that change something, and one that does not"
     );
     for decoding in [Decoding::quality(), Decoding::fast()] {
-        let (same, _) = revised(9, Ending::AtStop(vec![9]), decoding);
+        let (same, _) = remasked(9, Ending::AtStop(vec![9]), decoding);
         assert_eq!(same.canvas.ids(), done.canvas.ids());
     }
 }
 
 #[test]
-fn what_a_stop_token_ends_is_not_revised() {
-    let (done, record) = revised(9, Ending::AtStop(vec![4]), Decoding::default());
+fn what_a_stop_token_ends_is_not_remasked() {
+    let (done, record) = remasked(9, Ending::AtStop(vec![4]), Decoding::default());
     let stop = done.canvas.stop_at(&[4]);
     assert_eq!(stop, Some(2));
     assert_eq!(done.canvas.generated()[..3], [2, 3, 4]);

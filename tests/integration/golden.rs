@@ -304,7 +304,7 @@ fn every_canvas_equals_the_reference_step_by_step() {
                 ending: Ending::FullCanvas,
                 decoding,
                 grow_to: None,
-                revisions: 0,
+                remask: 0,
             };
             let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());
             let mut history = History(Vec::new());

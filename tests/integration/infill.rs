@@ -108,20 +108,20 @@ fn a_length_is_the_users_or_the_models() {
 }
 
 #[test]
-fn holes_are_revised_but_in_reference_mode() {
+fn holes_are_remasked_but_in_reference_mode() {
     let forwards = |args: &[&str]| {
         let template = b"def mean(xs):\n    return <FILL:6> / len(xs)\n";
         let output = infill(&[&["-o", "json"], args].concat(), template);
         let report: Value = serde_json::from_slice(stdout(&output)).unwrap();
         assert_eq!(report["holes"][0]["token_ids"].as_array().unwrap().len(), 6);
-        let revisions = report["settings"]["revisions"].as_u64().unwrap();
-        (revisions, report["usage"]["forwards"].as_u64().unwrap())
+        let rounds = report["settings"]["remask"].as_u64().unwrap();
+        (rounds, report["usage"]["forwards"].as_u64().unwrap())
     };
     let (usual, with) = forwards(&[]);
-    let (none, without) = forwards(&["--revisions", "0"]);
+    let (none, without) = forwards(&["--remask", "0"]);
     assert_eq!((usual, with - without, none), (1, 6, 0));
     assert_eq!(forwards(&["--exact"]), (0, 6));
-    let (_, often) = forwards(&["--exact", "--revisions", "99"]);
+    let (_, often) = forwards(&["--exact", "--remask", "99"]);
     assert!(
         often >= 12 && often.is_multiple_of(6) && often < 600,
         "{often}"

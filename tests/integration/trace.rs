@@ -124,9 +124,9 @@ fn a_file_with_holes_is_traced_too() {
     }
 }
 
-/// A revised token is shown from its last reveal on, and counts once.
+/// A token that was masked again is shown from its last reveal on, and counts once.
 #[test]
-fn revisions_are_traced_too() {
+fn remasking_is_traced_too() {
     let folder = tempfile::tempdir().unwrap();
     let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));
     fs::write(&file, "a = <FILL:5>\nb = 12345\n").unwrap();
@@ -159,7 +159,7 @@ fn revisions_are_traced_too() {
     ];
     assert_eq!(stdout(&run(&args)), "");
     if let Some(dom) = browse(&page, &folder.path().join("profile")) {
-        assert!(dom.contains("5 of 5 tokens") && dom.contains("Tokens were revised"));
+        assert!(dom.contains("5 of 5 tokens") && dom.contains("Tokens were looked at again"));
     }
 }
 

@@ -121,7 +121,7 @@ fn page(trace: &Trace) -> anyhow::Result<String> {
 fn data(trace: &Trace) -> Data<'_> {
     let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.canvas_tokens()];
     let mut ids = vec![None; canvas.len()];
-    // Tokens can be revised: the last one counts, and when it came.
+    // Tokens can be masked again: the last one counts, and when it came.
     let mut came = vec![0; canvas.len()];
     for (at, step) in trace.steps.iter().enumerate() {
         let revealed = step.positions.iter().zip(&step.tokens);

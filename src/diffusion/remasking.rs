@@ -8,15 +8,15 @@ use std::cmp::Reverse;
 
 use super::canvas::Canvas;
 
-/// What is still to be revised.
+/// What is still to be looked at again.
 #[derive(Debug)]
-pub(super) struct Revisions {
+pub(super) struct Remasking {
     rounds: usize,     // not begun
     queue: Vec<usize>, // positions of this round, the next one last
     before: Vec<u32>,  // the canvas when this round began
 }
 
-impl Revisions {
+impl Remasking {
     pub fn new(rounds: usize) -> Self {
         Self {
             rounds,
@@ -27,7 +27,7 @@ impl Revisions {
 
     /// Masks the token of a finished canvas that is next, those revealed first before the others; `false` if there is
     /// none: when all rounds are over, or one has changed nothing.
-    pub fn remask(&mut self, canvas: &mut Canvas, stop_ids: &[u32]) -> bool {
+    pub fn next(&mut self, canvas: &mut Canvas, stop_ids: &[u32]) -> bool {
         loop {
             // What a new stop token has cut off is no text any more.
             while let Some(position) = self.queue.pop() {
