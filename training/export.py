@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from model import load
 
 HERE = Path(__file__).resolve().parent
-EARLIER_TOKENS = 94_660_608  # seen by the weights that the run started from (--init); 0 for a run from nothing
+EARLIER_TOKENS = 114_640_896  # seen by the weights that the run started from (--init); 0 for a run from nothing
 CARD = """---
 license: apache-2.0
 language: [code]

@@ -2,7 +2,7 @@
 
 use indicatif::ProgressBar;
 
-use super::ui::{Ui, human_bytes};
+use super::ui::{Ui, count, human_bytes};
 use crate::hub::{Event, HubModel, ModelSpec, Progress, registry};
 
 /// Draws the events of a download.
@@ -45,9 +45,10 @@ impl Progress for Download<'_> {
                     0 => String::new(),
                     present => format!(", {} of it already here", human_bytes(present)),
                 };
-                let (plural, total) = (if files == 1 { "" } else { "s" }, human_bytes(total_bytes));
                 self.ui.note(&format!(
-                    "downloading {files} file{plural} of weights, {total}{resumed}"
+                    "downloading {} of weights, {}{resumed}",
+                    count(files, "file"),
+                    human_bytes(total_bytes)
                 ));
             }
             Event::Waiting { file } => {

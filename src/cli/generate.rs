@@ -131,11 +131,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             recorder.finish(answer.end(&request))?;
         }
         ui.status(&format!(
-            "{} tokens in {} ({:.1} tokens/s) · {} forwards over {} · seed {}",
-            answer.tokens,
+            "{} in {} ({:.1} tokens/s) · {} over {} · seed {}",
+            ui::count(answer.tokens, "token"),
             ui::human_time(answer.time),
             answer.rate(),
-            answer.generation.forwards,
+            ui::count(answer.generation.forwards, "forward"),
             engine.package.name(),
             request.settings.seed,
         ));

@@ -191,10 +191,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         (Output::Text, Show::InPlace) => {}
     }
     ui.status(&format!(
-        "{} holes, {tokens} tokens in {} · {} forwards over {} · seed {}",
-        filled.holes.len(),
+        "{}, {} in {} · {} over {} · seed {}",
+        ui::count(filled.holes.len(), "hole"),
+        ui::count(tokens, "token"),
         ui::human_time(generate_time),
-        chosen.forwards + filled.generation.forwards,
+        ui::count(chosen.forwards + filled.generation.forwards, "forward"),
         engine.package.name(),
         settings.seed,
     ));

@@ -200,6 +200,12 @@ pub fn human_time(time: Duration) -> String {
     }
 }
 
+/// `1 hole`, `2 holes`
+pub fn count(n: usize, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
+}
+
 /// `1.5 GB`, `16 MB`, in powers of ten as disks and the Hub count.
 pub fn human_bytes(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string()
@@ -211,6 +217,8 @@ mod tests {
 
     #[test]
     fn times_and_sizes_as_people_say_them() {
+        assert_eq!(count(1, "hole"), "1 hole");
+        assert_eq!(count(0, "hole"), "0 holes");
         assert_eq!(human_time(Duration::from_millis(12_345)), "12.3 s");
         assert_eq!(human_time(Duration::from_secs(125)), "2 min 05 s");
         assert_eq!(human_bytes(15_200_000_000), "15.20 GB");
