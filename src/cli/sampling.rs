@@ -318,23 +318,15 @@ impl SamplingArgs {
         }
     }
 
-    /// Rounds of remasking: those asked for, or else none in reference mode and so many `elsewhere`.
-    fn remask(&self, elsewhere: usize) -> usize {
-        let default = match self.mode() {
-            Mode::Exact => 0,
-            Mode::Quality | Mode::Fast => elsewhere,
-        };
-        self.decoding.remask.unwrap_or(default)
-    }
-
     /// The settings for a model and `n` new tokens between other text. There the number of tokens is fixed and may be wrong, so
     /// that the first ones revealed often do not fit the last.
     ///
     /// # Errors
     /// As [`Self::steps_for`].
     pub fn settings_between(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+        let usual = usize::from(self.mode() != Mode::Exact);
         Ok(Settings {
-            remask: self.remask(1),
+            remask: self.decoding.remask.unwrap_or(usual),
             ..self.settings_for(package, n)?
         })
     }
@@ -378,7 +370,7 @@ impl SamplingArgs {
             },
             decoding,
             grow_to: None,
-            remask: self.remask(0),
+            remask: self.decoding.remask.unwrap_or(0),
         })
     }
 }

@@ -96,22 +96,26 @@ impl Canvas {
 
     /// Masked positions that can still become text: those that no stop token of their hole precedes.
     pub fn open(&self, stop_ids: &[u32]) -> Vec<usize> {
-        let mut open = Vec::new();
-        for hole in &self.holes {
-            let end = self.first_stop(hole, stop_ids).unwrap_or(hole.end);
-            open.extend((hole.start..end).filter(|&position| !self.is_revealed(position)));
-        }
-        open
+        let positions = self.before_stops(stop_ids);
+        positions
+            .filter(|&position| !self.is_revealed(position))
+            .collect()
     }
 
     /// Revealed positions that are text: those that no stop token of their hole precedes, left to right.
     pub fn text(&self, stop_ids: &[u32]) -> Vec<usize> {
-        let mut text = Vec::new();
-        for hole in &self.holes {
+        let positions = self.before_stops(stop_ids);
+        positions
+            .filter(|&position| self.is_revealed(position))
+            .collect()
+    }
+
+    /// Positions of holes up to the first stop token of each.
+    fn before_stops(&self, stop_ids: &[u32]) -> impl Iterator<Item = usize> {
+        self.holes.iter().flat_map(move |hole| {
             let end = self.first_stop(hole, stop_ids).unwrap_or(hole.end);
-            text.extend((hole.start..end).filter(|&position| self.is_revealed(position)));
-        }
-        text
+            hole.start..end
+        })
     }
 
     /// Length of the canvas without what lies behind a stop token of a hole at its end.

@@ -72,24 +72,26 @@ fn a_trace_has_every_reveal() {
     assert_eq!(json!(reveal_step), report["reveal_step"]);
 }
 
+/// A file's holes filled under trace: the report, the trace, and the page as a browser shows it, where there is one.
+fn infill_traced(text: &str, flags: &[&str]) -> (Value, Vec<Value>, Option<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));
+    fs::write(&file, text).unwrap();
+    let [file, trace_name, page_name] = [&file, &trace, &page].map(|path| path.to_str().unwrap());
+    let args = [
+        "infill", file, "--model", "tiny", "--seed", "1", "--trace", trace_name,
+    ];
+    let report = run_json(&[&args[..], flags].concat());
+    assert_eq!(stdout(&run(&["report", trace_name, "-o", page_name])), "");
+    let dom = browse(&page, &folder.path().join("profile"));
+    (report, lines(&trace), dom)
+}
+
 /// Holes between texts: the page shows the texts as given, and replays the holes.
 #[test]
 fn a_file_with_holes_is_traced_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));
-    fs::write(&file, "a = <FILL:5>\nb = 12345\nc = <FILL:4> # end\n").unwrap();
-    let report = run_json(&[
-        "infill",
-        file.to_str().unwrap(),
-        "--model",
-        "tiny",
-        "--seed",
-        "1",
-        "--exact",
-        "--trace",
-        trace.to_str().unwrap(),
-    ]);
-    let lines = lines(&trace);
+    let text = "a = <FILL:5>\nb = 12345\nc = <FILL:4> # end\n";
+    let (report, lines, dom) = infill_traced(text, &["--exact"]);
     let header = &lines[0];
     assert_eq!(header["prompt"], "a =");
     let given = header["given"].as_array().unwrap();
@@ -110,15 +112,7 @@ fn a_file_with_holes_is_traced_too() {
     );
     assert_eq!(lines.last().unwrap()["text"], report["text"]);
     assert_eq!(lines.last().unwrap()["usage"], report["usage"]);
-
-    let args = [
-        "report",
-        trace.to_str().unwrap(),
-        "-o",
-        page.to_str().unwrap(),
-    ];
-    assert_eq!(stdout(&run(&args)), "");
-    if let Some(dom) = browse(&page, &folder.path().join("profile")) {
+    if let Some(dom) = dom {
         assert!(dom.contains("9 of 9 tokens"));
         assert_eq!(dom.matches("class=\"cell given shown\"").count(), 2);
     }
@@ -127,20 +121,7 @@ fn a_file_with_holes_is_traced_too() {
 /// A token that was masked again is shown from its last reveal on, and counts once.
 #[test]
 fn remasking_is_traced_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));
-    fs::write(&file, "a = <FILL:5>\nb = 12345\n").unwrap();
-    let report = run_json(&[
-        "infill",
-        file.to_str().unwrap(),
-        "--model",
-        "tiny",
-        "--seed",
-        "1",
-        "--trace",
-        trace.to_str().unwrap(),
-    ]);
-    let lines = lines(&trace);
+    let (report, lines, dom) = infill_traced("a = <FILL:5>\nb = 12345\n", &[]);
     let steps = &lines[1..lines.len() - 1];
     assert_eq!(json!(steps.len()), report["usage"]["forwards"]);
     let revealed: usize = steps
@@ -150,15 +131,7 @@ fn remasking_is_traced_too() {
     assert_eq!(revealed, 10, "each of five tokens twice");
     let (ids, _) = reveals(steps, lines[0]["canvas_tokens"].as_u64().unwrap() as usize);
     assert_eq!(report["holes"][0]["token_ids"], json!(ids[..5]));
-
-    let args = [
-        "report",
-        trace.to_str().unwrap(),
-        "-o",
-        page.to_str().unwrap(),
-    ];
-    assert_eq!(stdout(&run(&args)), "");
-    if let Some(dom) = browse(&page, &folder.path().join("profile")) {
+    if let Some(dom) = dom {
         assert!(dom.contains("5 of 5 tokens") && dom.contains("Tokens were looked at again"));
     }
 }
