@@ -3,11 +3,11 @@
 //! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes 18944x3584`, `--seconds S` (a measurement's share).
 //! Each figure is the best of several passes over weights that no cache holds.
 
+use diffucoder::kernels::limits::Meter;
 use diffucoder::kernels::{
     Activations, Format, Isa, PANEL, PackedMatrix, copy_rows, matmul_panels,
 };
-use diffucoder::limits::Meter;
-use diffucoder::weights::synthetic::random_blocks;
+use diffucoder::model::synthetic::random_blocks;
 use std::env;
 use std::thread;
 use std::time::{Duration, Instant};

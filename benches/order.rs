@@ -13,7 +13,7 @@ use std::fs;
 use std::io::Write;
 
 use common::Options;
-use diffucoder::arness;
+use diffucoder::diffusion::arness;
 use diffucoder::diffusion::{
     Algorithm, Canvas, Decoding, Observer, Settings, Shaping, Step, generate,
 };

@@ -16,9 +16,9 @@ use std::io::Write;
 
 use candle_core::DType;
 use common::Options;
-use diffucoder::device::Storage;
 use diffucoder::diffusion::{Algorithm, Denoiser, Shaping};
 use diffucoder::kernels::Format;
+use diffucoder::model::device::Storage;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::{Package, Prompt};
 

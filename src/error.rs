@@ -2,11 +2,11 @@
 
 use crate::atomic::AtomicError;
 use crate::chat::ChatError;
-use crate::config::ConfigError;
-use crate::device::DeviceError;
 use crate::diffusion::GenerateError;
 use crate::hub::HubError;
-use crate::quantize::QuantizeError;
+use crate::model::config::ConfigError;
+use crate::model::device::DeviceError;
+use crate::model::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 

@@ -1,7 +1,11 @@
 //! The `diffucoder` command: parse, run, exit code.
 
+#![deny(unsafe_code)]
+
+mod cli;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    diffucoder::cli::main()
+    cli::main()
 }

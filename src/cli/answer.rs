@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::report::{Report, SettingsReport, Timing, Usage};
-use super::sampling::{NewTokens, SamplingArgs};
-use super::trace::{End, Recorder, Start, TraceFile};
-use crate::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
-use crate::error::Error;
-use crate::infill::{Template, length};
-use crate::model::{Model, Target};
-use crate::package::{Package, Prompt};
-use crate::tokenizer::Specials;
+use crate::cli::args::sampling::{NewTokens, SamplingArgs};
+use crate::cli::json::{Report, SettingsReport, Timing, Usage};
+use crate::cli::trace::{End, Recorder, Start, TraceFile};
+use diffucoder::Error;
+use diffucoder::diffusion::{self, Canvas, Generation, Observer, Piece, Settings};
+use diffucoder::infill::{Template, length};
+use diffucoder::model::{Model, Target};
+use diffucoder::package::{Package, Prompt};
+use diffucoder::tokenizer::Specials;
 
 /// A prompt that fits the model, and how to answer it.
 pub struct Request<'a> {

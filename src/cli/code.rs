@@ -4,8 +4,8 @@
 //! The words are those of the paper's evaluation (arXiv 2506.20639, HumanEval), where the answer is
 //! prefilled with "Here is the code to solve this problem:" and a fence.
 
-use super::prompt::Given;
-use crate::package::{Package, Prompt};
+use crate::cli::args::prompt::Given;
+use diffucoder::package::{Package, Prompt};
 
 /// What the model gets, and how its answer becomes the result.
 pub struct Request {

@@ -4,42 +4,25 @@
 //! 130 interrupted.
 
 mod answer;
-mod batch;
-mod bench;
-mod cells;
-mod check;
+mod args;
 mod code;
-mod config;
-mod doctor;
-mod download;
-mod engine;
-mod generate;
-mod infill;
-mod layers;
-mod models;
-mod page;
-mod progress;
-mod prompt;
-mod quantize;
-mod report;
-mod sampling;
-mod settings;
-mod shell;
-mod table;
+mod commands;
+mod defaults;
+mod json;
+mod terminal;
 mod trace;
-mod ui;
-mod values;
-mod watch;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::hub::registry::DEFAULT_ALIAS;
-use crate::hub::{HubOptions, ModelSpec};
-use settings::Defaults;
-use ui::Ui;
+use args::{check, sampling};
+use commands::{batch, bench, config, doctor, generate, infill, models, quantize, report, shell};
+use defaults::{Defaults, layers};
+use terminal::ui::{self, Ui};
+use usage::UsageError;
 
 /// Write code with a masked-diffusion language model on your own machine
 ///
@@ -86,7 +69,7 @@ enum Command {
     /// Answer many prompts: JSON lines in, JSON lines out; an interrupted run goes on where it was
     Batch(Box<batch::Args>),
     /// Make a page of a trace: the denoising to replay, its order and its confidence
-    Report(page::Args),
+    Report(report::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
     /// Measure how fast a model runs here, beside what this machine can do at best
@@ -103,88 +86,6 @@ enum Command {
     Man(shell::ManArgs),
 }
 
-/// Which model, and where from.
-#[derive(clap::Args)]
-struct ModelArgs {
-    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or a .gguf
-    /// file. An alias or id may end in the quantisation of one of its GGUF files: diffucoder:q4_k_m
-    #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
-    model: String,
-    /// GGUF file of the model on the Hub, in any letter case
-    #[arg(long, value_name = "NAME.gguf", help_heading = "Model")]
-    file: Option<String>,
-    /// Branch, tag or commit on the Hub [default: main]
-    #[arg(long, value_name = "REVISION", help_heading = "Model")]
-    revision: Option<String>,
-    /// Use what is downloaded already and no network
-    #[arg(long, help_heading = "Model")]
-    offline: bool,
-}
-
-impl ModelArgs {
-    /// Where to get the model: the flags over the environment of huggingface_hub.
-    fn hub_options(&self) -> HubOptions {
-        let mut options = HubOptions::from_env();
-        options.revision.clone_from(&self.revision);
-        options.offline |= self.offline;
-        options
-    }
-
-    /// What `--model` names. A name that cannot be one is wrong usage.
-    fn spec(&self) -> Result<ModelSpec, UsageError> {
-        let mut spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
-            message: format!("--model: {error}"),
-            hint: error.hint(),
-        })?;
-        if let Some(file) = &self.file {
-            let message = match &mut spec {
-                ModelSpec::Hub(model) if model.gguf.is_none() => {
-                    model.gguf = Some(file.clone());
-                    return Ok(spec);
-                }
-                ModelSpec::Hub(_) => format!("--file and --model {} name two files", self.model),
-                _ => format!(
-                    "--file is for models on the Hub, which {} is not",
-                    self.model
-                ),
-            };
-            return Err(UsageError::new(message));
-        }
-        if self.revision.is_some() && !matches!(spec, ModelSpec::Hub(_)) {
-            let message = format!(
-                "--revision is for models on the Hub, which {} is not",
-                self.model
-            );
-            return Err(UsageError::new(message));
-        }
-        Ok(spec)
-    }
-}
-
-/// Wrong usage that clap cannot see: exits with 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct UsageError {
-    message: String,
-    hint: Option<String>,
-}
-
-impl UsageError {
-    fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-        }
-    }
-
-    fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: Some(hint.into()),
-        }
-    }
-}
-
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -193,11 +94,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>();
             let unparsed = error.downcast_ref::<check::DoesNotParse>();
-            let failure = error.downcast_ref::<crate::Error>();
+            let failure = error.downcast_ref::<diffucoder::Error>();
             let (code, hint) = match (usage, unparsed) {
                 (Some(usage), _) => (2, usage.hint.clone()),
                 (None, Some(unparsed)) => (3, unparsed.hint()),
-                (None, None) => (1, failure.and_then(crate::Error::hint)),
+                (None, None) => (1, failure.and_then(diffucoder::Error::hint)),
             };
             ui::print_error(&error, hint.as_deref());
             ExitCode::from(code)
@@ -212,7 +113,7 @@ fn run(typed: &ArgMatches) -> anyhow::Result<()> {
     let takes_defaults = name == "config"
         || command
             .find_subcommand(name)
-            .is_some_and(settings::has_settable);
+            .is_some_and(defaults::has_settable);
     let defaults = match takes_defaults {
         true => {
             let file = typed.get_one::<PathBuf>("config");
@@ -246,7 +147,7 @@ fn run_with(
             let given = layers::given(&sampling, matches, &defaults.values());
             batch::run(&args, given, &ui)
         }
-        Command::Report(args) => page::run(&args, &ui),
+        Command::Report(args) => report::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),

@@ -11,10 +11,10 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::report::{SettingsReport, Usage};
-use crate::diffusion::{Observer, Step};
-use crate::package::Package;
-use crate::tokenizer::{Specials, Tokenizer};
+use crate::cli::json::{SettingsReport, Usage};
+use diffucoder::diffusion::{Observer, Step};
+use diffucoder::package::Package;
+use diffucoder::tokenizer::{Specials, Tokenizer};
 
 /// Version of the format: a reader refuses what it does not know.
 const VERSION: u32 = 1;

@@ -5,6 +5,7 @@
 //! and DiffuCoder (arXiv 2506.20639; `_sample` in Dream's `generation_utils.py`), step for step.
 //! Nothing here knows tensors or files: the network is a [`Denoiser`].
 
+pub mod arness;
 mod canvas;
 mod confidence;
 mod random;

@@ -22,6 +22,20 @@ pub enum Cache {
     Dual,
 }
 
+impl Cache {
+    /// All of them, in the order help texts list them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Prefix, Self::Dual];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Prefix => "prefix",
+            Self::Dual => "dual",
+        }
+    }
+}
+
 /// When everything is computed anew although it is cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Refresh {

@@ -16,6 +16,19 @@ pub enum LengthBy {
     Confidence,
 }
 
+impl LengthBy {
+    /// Both, in the order help texts list them.
+    pub const ALL: [Self; 2] = [Self::Confidence, Self::Pads];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Confidence => "confidence",
+            Self::Pads => "pads",
+        }
+    }
+}
+
 /// Lengths, and what finding them took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {

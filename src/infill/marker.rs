@@ -1,7 +1,7 @@
 //! Markers of holes in a file: `<FILL>`, or `<FILL:40>` with a length in tokens.
 
 use super::Hole;
-use crate::place::{Place, place};
+use crate::text::place::{Place, place};
 
 const OPEN: &[u8] = b"<FILL";
 /// Nobody means a longer one, and no context holds it.

@@ -13,7 +13,7 @@ use std::ops::Range;
 pub use marker::MarkerError;
 
 use crate::diffusion::{Canvas, Piece};
-use crate::place::{NoSuchPlace, offset};
+use crate::text::place::{NoSuchPlace, offset};
 
 /// A file, and where its holes are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::place::{Place, place};
+use crate::text::place::{Place, place};
 
 fn filled(template: &Template, fillings: &[&str]) -> Vec<u8> {
     template.fill(fillings).0

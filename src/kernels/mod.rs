@@ -20,6 +20,7 @@ mod avx2;
 #[allow(unsafe_code)]
 mod avx512;
 mod dense;
+pub mod limits;
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 mod neon;

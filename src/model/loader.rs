@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::embedding::Embedding;
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
-use crate::device::Storage;
 use crate::kernels::{Format, PackedMatrix};
+use crate::model::device::Storage;
 use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError, ggml};
 
 /// A checkpoint with the form that its tensors are wanted in.

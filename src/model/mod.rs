@@ -8,18 +8,22 @@
 //! There are two implementations: `native` for the CPU, with kernels of our own, and `tensor` on
 //! candle for GPUs.
 
+pub mod config;
+pub mod device;
 mod embedding;
 mod loader;
 mod native;
+pub mod quantize;
+pub mod synthetic;
 mod tensor;
 mod weight;
 
 use candle_core::{DType, Device, Result};
 
-use crate::config::Config;
-use crate::device::Storage;
 use crate::diffusion::{Denoiser, Pass};
 use crate::kernels::Isa;
+use crate::model::config::Config;
+use crate::model::device::Storage;
 use crate::weights::{Checkpoint, WeightsError};
 use loader::Loader;
 

@@ -21,9 +21,12 @@ pub struct Checkpoint {
 }
 
 /// Where a tensor lies in its file.
-pub(super) struct Place {
-    pub range: Range<usize>, // bytes
+pub struct Place {
+    /// Its bytes.
+    pub range: Range<usize>,
+    /// How its numbers are stored.
     pub stored: Stored,
+    /// Its shape.
     pub shape: Vec<usize>,
 }
 
@@ -59,7 +62,8 @@ pub struct StoredTensor {
 }
 
 impl Checkpoint {
-    pub(super) fn empty() -> Self {
+    /// No files yet.
+    pub fn empty() -> Self {
         Self {
             files: Vec::new(),
             places: HashMap::new(),
@@ -67,7 +71,11 @@ impl Checkpoint {
         }
     }
 
-    pub(super) fn add_file(
+    /// Adds a file whose header is checked.
+    ///
+    /// # Errors
+    /// [`WeightsError::Duplicate`] when another file holds one of its tensors.
+    pub fn add_file(
         &mut self,
         file: String,
         bytes: Bytes,

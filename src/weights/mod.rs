@@ -3,7 +3,6 @@
 mod checkpoint;
 pub mod gguf;
 mod safetensors;
-pub mod synthetic;
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Checkpoint, Stored, StoredTensor, ggml};
+pub use self::checkpoint::{Checkpoint, Place, Stored, StoredTensor, ggml};
 pub use self::safetensors::Index;
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.

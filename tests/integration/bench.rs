@@ -1,11 +1,11 @@
 //! `bench` by the real binary, and the random weights that it measures.
 
 use candle_core::Device;
-use diffucoder::builtin;
-use diffucoder::config::Config;
-use diffucoder::device::Storage;
 use diffucoder::kernels::{Format, Isa};
+use diffucoder::model::config::Config;
+use diffucoder::model::device::Storage;
 use diffucoder::model::{Model, Target};
+use diffucoder::package::builtin;
 use diffucoder::weights::Checkpoint;
 use serde_json::Value;
 

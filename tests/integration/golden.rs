@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use diffucoder::config::Config;
 use diffucoder::diffusion::{
     Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh, Schedule,
     Settings, Shaping, Step, generate,
 };
+use diffucoder::model::config::Config;
 use diffucoder::model::{Model, Target};
 use diffucoder::weights::{Bytes, Checkpoint, Index};
 use serde_json::Value;

@@ -75,7 +75,7 @@ fn it_is_small_and_takes_raw_prompts() {
     let package = open();
     assert!((3_000_000..=10_000_000).contains(&package.config.parameters()));
     assert!(package.chat_template.is_none());
-    let bytes: usize = diffucoder::builtin::TINY
+    let bytes: usize = diffucoder::package::builtin::TINY
         .iter()
         .map(|(_, bytes)| bytes.len())
         .sum();

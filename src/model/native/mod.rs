@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use self::linear::{Input, Output, Product, share};
 use super::embedding::Embedding;
 use super::{EMBED_TOKENS, Loader, Rows};
-use crate::config::Config;
 use crate::kernels::{Isa, KeyValues, LANES, PANEL, Source, copy_rows, rms_scales, silu};
+use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 /// A loaded network.

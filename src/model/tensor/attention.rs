@@ -6,7 +6,7 @@ use candle_nn::ops::softmax_last_dim;
 use super::super::{Loader, Rows};
 use super::linear::{Linear, matmul};
 use super::rope::Rotation;
-use crate::config::Config;
+use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 pub(super) struct Attention {

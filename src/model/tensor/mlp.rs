@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::super::Loader;
 use super::linear::Linear;
-use crate::config::Config;
+use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 pub(super) struct Mlp {

@@ -14,7 +14,7 @@ use self::mlp::Mlp;
 use self::rope::{Rope, Rotation};
 use super::embedding::Embedding;
 use super::{EMBED_TOKENS, Loader, Rows, Target};
-use crate::config::Config;
+use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 /// A loaded network.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
-use crate::config::Config;
+use crate::model::config::Config;
 
 /// Makes the rotations of a canvas, and keeps them while its length stays.
 pub(super) struct Rope {

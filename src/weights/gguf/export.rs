@@ -15,7 +15,7 @@ use super::tokenizer::{
     TOKENS, TokenType, filler,
 };
 use super::{Array, GgmlType, Value};
-use crate::config::Config;
+use crate::model::config::Config;
 
 /// Why a checkpoint's tokenizer cannot be put into a GGUF file.
 #[derive(Debug, thiserror::Error)]

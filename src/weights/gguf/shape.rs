@@ -7,7 +7,7 @@
 //! Source: `src/llama-model.cpp` (`load_hparams`) and `src/models/dream.cpp` in ggml-org/llama.cpp.
 
 use super::{GgufError, GgufFile};
-use crate::config::Config;
+use crate::model::config::Config;
 
 /// Largest value accepted for any size, as in config.json.
 const MAX_SIZE: usize = 1 << 22;

@@ -3,10 +3,10 @@
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use diffucoder::device::Storage;
 use diffucoder::diffusion::Denoiser;
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::{Format, Isa};
+use diffucoder::model::device::Storage;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::weights::Checkpoint;

@@ -1,6 +1,6 @@
 //! A file of the Python package: shape, names, tokenizer, and metadata that is refused.
 
-use diffucoder::config::Config;
+use diffucoder::model::config::Config;
 use diffucoder::weights::gguf::{
     Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, TensorDescription, Value, names,
     read_config,

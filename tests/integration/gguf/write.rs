@@ -1,6 +1,6 @@
 //! What is written reads back, and what nobody could read is not written.
 
-use diffucoder::config::Config;
+use diffucoder::model::config::Config;
 use diffucoder::weights::gguf::export::{Description, Vocabulary, metadata};
 use diffucoder::weights::gguf::{
     GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, TensorDescription, Value,

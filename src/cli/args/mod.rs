@@ -1,0 +1,8 @@
+//! The flags that several commands share, and what they become.
+
+pub mod check;
+pub mod compute;
+pub mod model;
+pub mod prompt;
+pub mod sampling;
+pub mod values;

@@ -1,0 +1,105 @@
+//! Where the prompt comes from, a flag, a file or a pipe, and what is to be done with it.
+//!
+//! Models that are not chat models continue whatever they get. For a chat model a text is either a
+//! question to be answered or a file to be continued, and where it comes from decides: what is
+//! typed at `--prompt` is a question, what is in a file or comes through a pipe is a file.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::cli::usage::UsageError;
+
+const HOW_TO_GIVE_ONE: &str = "give --prompt TEXT or --prompt-file FILE, or pipe a text in";
+
+/// The prompt flags.
+#[derive(clap::Args)]
+pub struct PromptArgs {
+    /// The prompt: a question for a chat model, for others a text to continue
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "prompt_file"
+    )]
+    pub prompt: Option<String>,
+    /// Continue a file; `-` is stdin, and a text that is piped in needs no flag
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
+    /// Take the text of --prompt as the beginning of a file to continue, also for a chat model
+    #[arg(long, conflicts_with = "ask")]
+    complete: bool,
+    /// Take the text of a file or a pipe as a question
+    #[arg(long)]
+    ask: bool,
+}
+
+/// A prompt as it was given.
+pub struct Given {
+    /// Never empty.
+    pub text: String,
+    /// Whether a chat model is to continue it, rather than to answer it.
+    pub complete: bool,
+    /// The file it is from, if it has a name.
+    pub file: Option<PathBuf>,
+}
+
+impl PromptArgs {
+    /// The prompt, from the flags or else from a pipe; never empty.
+    ///
+    /// # Errors
+    /// Wrong usage when there is none, when it is empty or when it is not UTF-8.
+    pub fn read(&self) -> anyhow::Result<Given> {
+        let file = self
+            .prompt_file
+            .as_deref()
+            .filter(|path| *path != Path::new("-"));
+        let (text, source) = match (&self.prompt, file) {
+            (Some(text), _) => (text.clone(), "--prompt".to_string()),
+            (None, Some(path)) => {
+                let bytes = fs::read(path)
+                    .with_context(|| format!("cannot read --prompt-file {}", path.display()))?;
+                let source = format!("--prompt-file {}", path.display());
+                (utf8(bytes, &source)?, source)
+            }
+            (None, None) => {
+                if self.prompt_file.is_none() && io::stdin().is_terminal() {
+                    return Err(UsageError::with_hint("no prompt", HOW_TO_GIVE_ONE).into());
+                }
+                (utf8(stdin()?, "stdin")?, "stdin".to_string())
+            }
+        };
+        if text.is_empty() {
+            let message = format!("the prompt from {source} is empty");
+            return Err(UsageError::with_hint(message, HOW_TO_GIVE_ONE).into());
+        }
+        Ok(Given {
+            text,
+            complete: self.complete || (self.prompt.is_none() && !self.ask),
+            file: file.map(Path::to_path_buf),
+        })
+    }
+}
+
+/// All of stdin.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn stdin() -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().read_to_end(&mut bytes);
+    read.context("cannot read stdin")?;
+    Ok(bytes)
+}
+
+fn utf8(bytes: Vec<u8>, source: &str) -> Result<String, UsageError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        UsageError::new(format!(
+            "the prompt from {source} is not UTF-8 (byte {place})"
+        ))
+    })
+}

@@ -1,0 +1,390 @@
+//! How to denoise: the flags, and the settings they become.
+
+use clap::ValueEnum;
+
+use crate::cli::args::values::{
+    at_least_one, inside_unit, one_of, share, zero_or_above, zero_or_more,
+};
+use crate::cli::usage::UsageError;
+use diffucoder::diffusion::{Algorithm, Cache, Decoding, Ending, Refresh, Settings, Shaping};
+use diffucoder::package::Package;
+
+/// The sampling flags, of every command that denoises.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text or the
+    /// model's context ends
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
+    pub max_new_tokens: NewTokens,
+    /// Number of denoising steps [default: as many as new tokens]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    steps: Option<usize>,
+    /// Tokens to reveal at each step, instead of --steps
+    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "steps")]
+    tokens_per_step: Option<usize>,
+    /// What decides the order in which tokens are revealed [default: maskgit_plus with a threshold,
+    /// entropy without]
+    #[arg(long, value_parser = one_of(&Algorithm::ALL, Algorithm::name, about_algorithm))]
+    algorithm: Option<Algorithm>,
+    /// Randomness of the tokens, and through them of the order; 0 takes the most probable
+    /// [default: the authors' for the model, 0.2 to 0.4]
+    #[arg(short, long, value_name = "T", value_parser = zero_or_more, allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Keep the most probable tokens up to this mass; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
+    #[arg(allow_negative_numbers = true)]
+    top_p: f32,
+    /// Keep this many of the most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = zero_or_above)]
+    #[arg(allow_negative_numbers = true)]
+    top_k: usize,
+    /// Randomness of the order; 0 reveals the surest first
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = zero_or_more)]
+    #[arg(allow_negative_numbers = true)]
+    alg_temp: f32,
+    /// Last timestep of the schedule
+    #[arg(long, value_name = "E", default_value_t = 1e-3, value_parser = inside_unit)]
+    #[arg(allow_negative_numbers = true)]
+    eps: f32,
+    /// Seed of all randomness; the same seed gives the same text [default: a new one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Reference mode, the same as --mode exact
+    #[arg(long, conflicts_with = "mode")]
+    pub exact: bool,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+}
+
+/// How fast, and what it may cost.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Decoding")]
+struct DecodingArgs {
+    /// Sets the flags below together
+    #[arg(long, value_enum, default_value_t = Mode::Fast)]
+    mode: Mode,
+    /// Masks that are filled before the canvas behind them is: auto (12; 32 in a build for GPUs), a
+    /// number, or full
+    #[arg(long, value_name = "N", value_parser = window)]
+    window: Option<Window>,
+    /// Masks that are seen behind the window: a number, or all
+    #[arg(long, value_name = "N", value_parser = lookahead)]
+    lookahead: Option<Lookahead>,
+    /// What is not computed again at every step
+    #[arg(long, value_parser = one_of(&Cache::ALL, Cache::name, about_cache))]
+    cache: Option<Cache>,
+    /// When it is computed again all the same: window (at the start of each), a number of forwards,
+    /// or never
+    #[arg(long, value_name = "WHEN", value_parser = refresh)]
+    refresh: Option<Refresh>,
+    /// Reveal all tokens at least this probable at once, and the surest if there are none; off reveals
+    /// a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
+    #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
+    threshold: Option<Threshold>,
+    /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
+    /// that tokens are drawn from
+    #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
+    order_temperature: Option<OrderTemperature>,
+    /// How many times each token is masked and predicted again once all are there, ending early where
+    /// nothing changes [default: 0; 1 in holes between text, unless --exact]
+    #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
+    remask: Option<usize>,
+}
+
+/// Presets of the decoding flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The published sampler, step for step: the whole canvas, to its end
+    Exact,
+    /// Windows and thresholds, with everything computed anew for each window
+    Quality,
+    /// Windows and thresholds, each token computed once with its final value
+    Fast,
+}
+
+/// How much can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewTokens {
+    /// As much as the context holds.
+    Auto,
+    Most(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Window {
+    Auto,
+    Full,
+    Masks(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lookahead(Option<usize>);
+
+#[derive(Debug, Clone, Copy)]
+struct Threshold(Option<f32>);
+
+#[derive(Debug, Clone, Copy)]
+struct OrderTemperature(Option<f32>);
+
+fn new_tokens(text: &str) -> Result<NewTokens, String> {
+    match text {
+        "auto" => Ok(NewTokens::Auto),
+        _ => at_least_one(text)
+            .map(NewTokens::Most)
+            .map_err(|error| format!("{error}, or auto")),
+    }
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    match text {
+        "auto" => Ok(Window::Auto),
+        "full" => Ok(Window::Full),
+        _ => at_least_one(text)
+            .map(Window::Masks)
+            .map_err(|_| "expected auto, full or a number from 1 on".into()),
+    }
+}
+
+fn lookahead(text: &str) -> Result<Lookahead, String> {
+    match text {
+        "all" => Ok(Lookahead(None)),
+        _ => zero_or_above(text)
+            .map(|n| Lookahead(Some(n)))
+            .map_err(|_| "expected all or a number".into()),
+    }
+}
+
+fn refresh(text: &str) -> Result<Refresh, String> {
+    match text {
+        "window" => Ok(Refresh::Window),
+        "never" => Ok(Refresh::Never),
+        _ => at_least_one(text)
+            .map(Refresh::Every)
+            .map_err(|_| "expected window, never or a number from 1 on".into()),
+    }
+}
+
+fn threshold(text: &str) -> Result<Threshold, String> {
+    match text {
+        "off" => Ok(Threshold(None)),
+        _ => share(text)
+            .map(|p| Threshold(Some(p)))
+            .map_err(|_| "expected off or a number above 0 and at most 1".into()),
+    }
+}
+
+fn order_temperature(text: &str) -> Result<OrderTemperature, String> {
+    match text {
+        "sampling" => Ok(OrderTemperature(None)),
+        _ => match zero_or_more(text) {
+            Ok(t) if t > 0.0 => Ok(OrderTemperature(Some(t))),
+            _ => Err("expected sampling or a number above 0".into()),
+        },
+    }
+}
+
+fn about_cache(cache: Cache) -> &'static str {
+    match cache {
+        Cache::None => "all of the canvas is computed",
+        Cache::Prefix => "what is before the window is kept",
+        Cache::Dual => "all but the masks of the window is kept",
+    }
+}
+
+fn about_algorithm(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Entropy => "lowest entropy first",
+        Algorithm::TopkMargin => "largest gap between the two best tokens first",
+        Algorithm::MaskgitPlus => "highest probability first",
+        Algorithm::Origin => "random order",
+    }
+}
+
+impl DecodingArgs {
+    /// The preset, with what the flags change.
+    fn decoding(&self, mode: Mode, is_fixed: bool) -> Decoding {
+        let mut decoding = match mode {
+            Mode::Exact => Decoding::default(),
+            Mode::Quality => Decoding::quality(),
+            Mode::Fast => Decoding::fast(),
+        };
+        if is_fixed {
+            decoding.threshold = None;
+        }
+        match self.window {
+            Some(Window::Auto) => decoding.window = Some(Decoding::WINDOW),
+            Some(Window::Full) => decoding.window = None,
+            Some(Window::Masks(masks)) => decoding.window = Some(masks),
+            None => {}
+        }
+        decoding.lookahead = self.lookahead.map_or(decoding.lookahead, |n| n.0);
+        decoding.cache = self.cache.unwrap_or(decoding.cache);
+        decoding.refresh = self.refresh.unwrap_or(decoding.refresh);
+        decoding.threshold = self.threshold.map_or(decoding.threshold, |p| p.0);
+        let order = self.order_temperature.map(|t| t.0);
+        decoding.order_temperature = order.unwrap_or(decoding.order_temperature);
+        decoding
+    }
+}
+
+impl SamplingArgs {
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// Wrong usage: more steps than new tokens, or a canvas that cannot grow.
+    pub fn check(&self) -> Result<(), UsageError> {
+        match self.max_new_tokens {
+            NewTokens::Most(n) => self.steps_for(n).map(drop),
+            NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
+                "--steps needs a number of new tokens, and -n is auto",
+                "--tokens-per-step K sets the pace of a canvas that grows",
+            )),
+            NewTokens::Auto if self.decoding.decoding(self.mode(), false).reach() == usize::MAX => {
+                Err(UsageError::with_hint(
+                    "-n auto grows the canvas with its windows, and here all of it is seen at once",
+                    "use --mode fast or quality, with --window and --lookahead that are numbers",
+                ))
+            }
+            NewTokens::Auto => Ok(()),
+        }
+    }
+
+    /// Most new tokens, where they are a number.
+    ///
+    /// # Errors
+    /// Wrong usage where it is auto.
+    pub fn most_new_tokens(&self) -> Result<usize, UsageError> {
+        match self.max_new_tokens {
+            NewTokens::Most(n) => Ok(n),
+            NewTokens::Auto => Err(UsageError::with_hint(
+                "-n auto is for text that nothing follows",
+                "give a number of new tokens",
+            )),
+        }
+    }
+
+    /// Most new tokens behind `given` ones in a model's context.
+    ///
+    /// # Errors
+    /// Wrong usage when they do not fit.
+    pub fn new_tokens(&self, given: usize, context: usize) -> Result<usize, UsageError> {
+        let n = match self.max_new_tokens {
+            NewTokens::Most(n) => n,
+            NewTokens::Auto => context.saturating_sub(given).max(1),
+        };
+        check_context(given, n, context)?;
+        Ok(n)
+    }
+
+    /// The number of denoising steps for `n` new tokens.
+    ///
+    /// # Errors
+    /// Wrong usage when it is above the number of new tokens.
+    pub fn steps_for(&self, n: usize) -> Result<usize, UsageError> {
+        let (flag, value) = match (self.steps, self.tokens_per_step) {
+            (Some(steps), _) => ("--steps", steps),
+            (None, Some(tokens)) => ("--tokens-per-step", tokens),
+            (None, None) => return Ok(n),
+        };
+        if value > n {
+            return Err(UsageError::with_hint(
+                format!("{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
+                "-n/--max-new-tokens sets the number of new tokens",
+            ));
+        }
+        Ok(self.steps.unwrap_or_else(|| n.div_ceil(value)))
+    }
+
+    /// The preset.
+    pub fn mode(&self) -> Mode {
+        if self.exact {
+            Mode::Exact
+        } else {
+            self.decoding.mode
+        }
+    }
+
+    /// The settings for a model and `n` new tokens between other text. There the number of tokens is fixed and may be wrong, so
+    /// that the first ones revealed often do not fit the last.
+    ///
+    /// # Errors
+    /// As [`Self::steps_for`].
+    pub fn settings_between(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+        let usual = usize::from(self.mode() != Mode::Exact);
+        Ok(Settings {
+            remask: self.decoding.remask.unwrap_or(usual),
+            ..self.settings_for(package, n)?
+        })
+    }
+
+    /// The settings for a model and `n` new tokens.
+    ///
+    /// # Errors
+    /// As [`Self::steps_for`].
+    pub fn settings_for(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+        let is_random = self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0;
+        let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
+        let decoding = self.decoding.decoding(self.mode(), has_steps || is_random);
+        if is_random && decoding.threshold.is_some() {
+            return Err(UsageError::with_hint(
+                "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
+                "leave one of them out",
+            ));
+        }
+        Ok(Settings {
+            // Measured on the built-in model (`cargo bench --bench decoding`): a threshold and an order of
+            // one kind lose less.
+            algorithm: self.algorithm.unwrap_or(match decoding.threshold {
+                Some(_) => Algorithm::MaskgitPlus,
+                None => Algorithm::Entropy,
+            }),
+            steps: self.steps_for(n)?,
+            eps: self.eps,
+            shaping: Shaping {
+                temperature: self
+                    .temperature
+                    .unwrap_or(package.recipe.temperature as f32),
+                top_p: Some(self.top_p).filter(|&p| p < 1.0),
+                top_k: Some(self.top_k).filter(|&k| k > 0),
+            },
+            alg_temp: Some(self.alg_temp).filter(|&t| t > 0.0),
+            seed: self.seed.unwrap_or_else(new_seed),
+            ending: if self.mode() == Mode::Exact {
+                Ending::FullCanvas
+            } else {
+                Ending::AtStop(package.stop_ids.clone())
+            },
+            decoding,
+            grow_to: None,
+            remask: self.decoding.remask.unwrap_or(0),
+        })
+    }
+}
+
+/// A seed that differs from run to run, short enough to be typed again.
+fn new_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) >> 32
+}
+
+/// Wrong usage unless prompt and new tokens fit the model's context.
+///
+/// # Errors
+/// [`UsageError`] with what would fit.
+pub fn check_context(prompt: usize, new: usize, context: usize) -> Result<(), UsageError> {
+    if prompt.saturating_add(new) <= context {
+        return Ok(());
+    }
+    let message = format!(
+        "the prompt has {prompt} tokens, which with --max-new-tokens {new} exceeds the model's \
+         context of {context}"
+    );
+    Err(match context.checked_sub(prompt) {
+        None | Some(0) => UsageError::with_hint(message, "shorten the prompt"),
+        Some(room) => UsageError::with_hint(
+            message,
+            format!("-n/--max-new-tokens can be from 1 to {room}"),
+        ),
+    })
+}

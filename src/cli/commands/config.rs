@@ -1,0 +1,81 @@
+//! `diffucoder config`: every setting, its value and where that came from.
+
+use clap::Command;
+use serde::Serialize;
+
+use crate::cli::args::values::Output;
+use crate::cli::defaults::{Defaults, all_settable};
+use crate::cli::terminal::table::table;
+use crate::cli::terminal::ui::Ui;
+
+/// Flags of `config`.
+#[derive(clap::Args)]
+#[command(
+    after_long_help = "A configuration file sets defaults for flags, by their long names:
+  model = \"tiny\"
+  max-new-tokens = 64
+  temperature = 0.3
+
+So do variables: DIFFUCODER_MODEL=tiny, DIFFUCODER_MAX_NEW_TOKENS=64.
+A flag wins over a variable, a variable over the file."
+)]
+pub struct Args {
+    /// What to print: a table, or a JSON array
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Row {
+    setting: String,
+    value: Option<String>,
+    source: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
+    let row = |arg: &clap::Arg| {
+        let name = arg.get_long().unwrap_or_default();
+        let (value, source) = match defaults.of(name) {
+            Some((value, source)) => (Some(value.to_string()), source.to_string()),
+            None => {
+                let built_in = arg.get_default_values().first();
+                let value = built_in.map(|value| value.to_string_lossy().into_owned());
+                let off = crate::cli::defaults::layers::is_switch(arg).then(|| "false".to_string());
+                (value.or(off), "built in".to_string())
+            }
+        };
+        Row {
+            setting: name.to_string(),
+            value,
+            source,
+        }
+    };
+    let rows: Vec<Row> = all_settable(cli).into_iter().map(row).collect();
+    match args.output {
+        Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
+        Output::Text => {
+            let header = ["SETTING", "VALUE", "FROM"].map(str::to_string);
+            let cells = rows.into_iter().map(|row| {
+                [
+                    row.setting,
+                    row.value.unwrap_or_else(|| "-".into()),
+                    row.source,
+                ]
+            });
+            let lines: Vec<[String; 3]> = std::iter::once(header).chain(cells).collect();
+            ui.result(&table(&lines))?;
+        }
+    }
+    for variable in &defaults.unknown {
+        ui.note(&format!("{variable} is set, but there is no such setting"));
+    }
+    if let Some(file) = &defaults.file {
+        let absent = if file.exists() { "" } else { " (not there)" };
+        ui.status(&format!("file: {}{absent}", file.display()));
+    }
+    Ok(())
+}

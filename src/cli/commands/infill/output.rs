@@ -1,0 +1,121 @@
+//! What `infill` prints: the holes, a diff, or one JSON object.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use similar::TextDiff;
+
+use crate::cli::json::{Timing, Usage};
+use diffucoder::diffusion::Generation;
+use diffucoder::text::place::Place;
+
+/// What of the result is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// The whole file.
+    File,
+    /// What was filled in.
+    Holes,
+    /// The change.
+    Diff,
+    /// Nothing: the file itself is written.
+    InPlace,
+}
+
+/// A filled file.
+pub struct Filled {
+    pub bytes: Vec<u8>,
+    pub holes: Vec<HoleReport>,
+    pub generation: Generation,
+}
+
+/// One hole, filled.
+#[derive(Debug, Serialize)]
+pub struct HoleReport {
+    /// Where its text begins in the filled file.
+    #[serde(flatten)]
+    pub place: Place,
+    /// As it is in the file.
+    pub text: String,
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// All of the hole; the mask's id where a position was not revealed.
+    pub token_ids: Vec<u32>,
+    pub finish_reason: &'static str,
+}
+
+/// The object that `--output json` prints.
+#[derive(Serialize)]
+pub struct InfillReport<'a, S> {
+    /// The whole file. Bytes that are not UTF-8 are U+FFFD.
+    pub text: &'a str,
+    pub holes: &'a [HoleReport],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parses: Option<bool>,
+    pub usage: Usage,
+    pub timing: Timing,
+    pub model: String,
+    pub settings: S,
+}
+
+/// The texts of the holes, each ending its line.
+pub fn only_holes(holes: &[HoleReport]) -> String {
+    let mut all = String::new();
+    for hole in holes {
+        all.push_str(&hole.text);
+        if !hole.text.ends_with('\n') {
+            all.push('\n');
+        }
+    }
+    all
+}
+
+/// The change from `old` to `new` as `git apply` and `patch -p1` take it; empty if there is none.
+///
+/// # Errors
+/// None that a buffer in memory has.
+pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
+    let name = name.trim_start_matches(['/', '\\']);
+    // The library's own notion of a line ends at a carriage return too, and its writer for the
+    // whole diff is lossy, unlike that for a hunk.
+    let lines = |bytes| <[u8]>::split_inclusive(bytes, |&byte| byte == b'\n').collect::<Vec<_>>();
+    let (old, new) = (lines(old), lines(new));
+    let diff = TextDiff::configure()
+        .newline_terminated(true)
+        .diff_slices(&old, &new);
+    let mut written = Vec::new();
+    for hunk in diff.unified_diff().iter_hunks() {
+        if written.is_empty() {
+            write!(written, "--- a/{name}\n+++ b/{name}\n")?;
+        }
+        hunk.to_writer(&mut written)?;
+    }
+    Ok(written)
+}
+
+/// Times, and the rate of text tokens.
+pub fn timing(load: Duration, generate: Duration, tokens: usize) -> Timing {
+    Timing {
+        load_s: load.as_secs_f64(),
+        generate_s: generate.as_secs_f64(),
+        tokens_per_s: tokens as f64 / generate.as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_says_what_changed() {
+        let said = diff("/a.py", b"x\r= 1\ny = <FILL>\n\xff", b"x\r= 1\ny = 2\n\xff").unwrap();
+        let expected = b"--- a/a.py\n+++ b/a.py\n@@ -1,3 +1,3 @@\n x\r= 1\n-y = <FILL>\n+y = 2\n \xff\n\\ No newline at end of file\n";
+        assert_eq!(
+            String::from_utf8_lossy(&said),
+            String::from_utf8_lossy(expected)
+        );
+        assert_eq!(said, expected);
+        assert!(diff("/a.py", b"x\n", b"x\n").unwrap().is_empty());
+    }
+}

@@ -1,0 +1,12 @@
+//! The commands, one file or folder each.
+
+pub mod batch;
+pub mod bench;
+pub mod config;
+pub mod doctor;
+pub mod generate;
+pub mod infill;
+pub mod models;
+pub mod quantize;
+pub mod report;
+pub mod shell;

@@ -1,0 +1,142 @@
+//! `diffucoder models`: what `--model` can name, and what is already here.
+
+use serde::Serialize;
+
+use crate::cli::args::values::Output;
+use crate::cli::terminal::ui::{Ui, human_bytes};
+use diffucoder::Error;
+use diffucoder::hub::registry::{KnownModel, MODELS, in_repo};
+use diffucoder::hub::{CachedModel, HubOptions, cached};
+
+/// Flags of `models`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to print: a table, or a JSON array
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// One line of the list.
+#[derive(Serialize)]
+struct Row {
+    /// What to give to `--model`, or `None` if that is the id.
+    alias: Option<String>,
+    /// Hub id.
+    id: Option<String>,
+    /// What a first use downloads.
+    download_bytes: Option<u64>,
+    licence: Option<&'static str>,
+    /// "built in", "complete", "partial" or "no".
+    cached: &'static str,
+    cached_bytes: u64,
+    about: Option<&'static str>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the cache cannot be read or stdout cannot be written.
+pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+    let options = HubOptions::from_env();
+    let in_cache = cached(&options).map_err(Error::from)?;
+    let find = |id: &str| {
+        let mut found = in_cache.iter();
+        found.find(|found| found.id.as_str().eq_ignore_ascii_case(id))
+    };
+    let known = MODELS.iter().flat_map(|model| {
+        let whole = Row::known(model, model.hub_id.and_then(find));
+        let conversion = model.conversion.as_ref();
+        let quantised = conversion.into_iter().flat_map(move |conversion| {
+            let row =
+                move |file| Row::quantised(model, conversion.hub_id, file, find(conversion.hub_id));
+            conversion.files.iter().map(row)
+        });
+        std::iter::once(whole).chain(quantised)
+    });
+    let is_other = |found: &&CachedModel| in_repo(found.id.as_str()).is_none();
+    let others = in_cache.iter().filter(is_other).map(Row::other);
+    let rows: Vec<Row> = known.chain(others).collect();
+    match args.output {
+        Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
+        Output::Text => {
+            ui.result(&table(&rows))?;
+            ui.status(&format!("cache: {}", options.cache_dir.display()));
+        }
+    }
+    Ok(())
+}
+
+impl Row {
+    fn known(model: &KnownModel, found: Option<&CachedModel>) -> Self {
+        Self {
+            alias: Some(model.alias.to_owned()),
+            id: model.hub_id.map(str::to_string),
+            download_bytes: model.hub_id.map(|_| model.download_bytes),
+            licence: Some(model.licence),
+            cached: match (model.hub_id, found) {
+                (None, _) => "built in",
+                (_, Some(found)) => completeness(found),
+                (_, None) => "no",
+            },
+            cached_bytes: found.map_or(0, |found| found.bytes),
+            about: Some(model.about),
+        }
+    }
+
+    /// One GGUF file of a conversion.
+    fn quantised(
+        model: &KnownModel,
+        hub_id: &str,
+        &(quantisation, download_bytes): &(&str, u64),
+        found: Option<&CachedModel>,
+    ) -> Self {
+        let file = found.and_then(|found| found.gguf(quantisation));
+        Self {
+            alias: Some(format!("{}:{quantisation}", model.alias)),
+            id: Some(hub_id.to_owned()),
+            download_bytes: Some(download_bytes),
+            licence: Some(model.licence),
+            cached: if file.is_some() { "complete" } else { "no" },
+            cached_bytes: file.map_or(0, |file| file.bytes),
+            about: Some(model.about),
+        }
+    }
+
+    fn other(found: &CachedModel) -> Self {
+        Self {
+            alias: None,
+            id: Some(found.id.to_string()),
+            download_bytes: None,
+            licence: None,
+            cached: completeness(found),
+            cached_bytes: found.bytes,
+            about: None,
+        }
+    }
+}
+
+fn completeness(found: &CachedModel) -> &'static str {
+    if found.is_complete {
+        "complete"
+    } else {
+        "partial"
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let header = ["MODEL", "SIZE", "LICENCE", "CACHED", "HUB ID"].map(str::to_string);
+    let cells = rows.iter().map(|row| {
+        [
+            row.alias.clone().or(row.id.clone()).unwrap_or_default(),
+            row.download_bytes.map_or_else(|| "-".into(), human_bytes),
+            row.licence.unwrap_or("see its page").to_string(),
+            match row.cached_bytes {
+                0 => row.cached.to_string(),
+                bytes => format!("{} ({})", row.cached, human_bytes(bytes)),
+            },
+            row.id.clone().unwrap_or_else(|| "-".into()),
+        ]
+    });
+    let lines: Vec<[String; 5]> = std::iter::once(header).chain(cells).collect();
+    crate::cli::terminal::table::table(&lines)
+}

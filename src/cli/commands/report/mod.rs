@@ -1,0 +1,211 @@
+//! `diffucoder report`: a trace to one page that replays the denoising, with nothing to fetch.
+//!
+//! Everything that the model wrote reaches the page as JSON in which no character can end the
+//! script element, and the script writes it as text, never as markup.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::terminal::cells::cells;
+use crate::cli::terminal::ui::Ui;
+use crate::cli::trace::Trace;
+use diffucoder::diffusion::arness;
+use diffucoder::weights::gguf::{AtomicError, write_atomically};
+
+/// The page; `DATA` stands where the run's data goes.
+const PAGE: &str = include_str!("page.html");
+
+/// Flags of `report`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The trace, as `generate --trace` wrote it
+    #[arg(value_name = "FILE.jsonl")]
+    trace: PathBuf,
+    /// Where to write the page; replaced if it exists [default: stdout]
+    #[arg(short, long, value_name = "FILE.html")]
+    output: Option<PathBuf>,
+}
+
+/// What the page's script reads.
+#[derive(Serialize)]
+struct Data<'a> {
+    model: &'a str,
+    prompt: &'a str,
+    settings: &'a Value,
+    finish_reason: Option<&'a str>,
+    /// Seconds, tokens and forward passes of the whole run.
+    totals: Option<Totals>,
+    canvas_tokens: usize,
+    /// Positions that were masks at first.
+    masks: usize,
+    cells: Vec<PageCell>,
+    steps: Vec<PageStep<'a>>,
+    arness: Vec<ArnessRow>,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    generate_s: f64,
+    tokens: usize,
+    forwards: usize,
+}
+
+/// What neighbours show that share a character, or one position alone.
+#[derive(Serialize)]
+struct PageCell {
+    first: usize,
+    len: usize,
+    /// `None` if it was never revealed.
+    text: Option<String>,
+    /// Whether it was there from the beginning.
+    given: bool,
+    /// Whether it is no part of the text, which ends before it.
+    behind: bool,
+}
+
+#[derive(Serialize)]
+struct PageStep<'a> {
+    step: usize,
+    elapsed_s: f64,
+    positions: &'a [usize],
+    tokens: &'a [u32],
+    confidences: &'a [Option<f32>],
+}
+
+#[derive(Serialize)]
+struct ArnessRow {
+    k: usize,
+    local: Option<f64>,
+    global: Option<f64>,
+    text_local: Option<f64>,
+    text_global: Option<f64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the trace cannot be read or the page cannot be written.
+pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+    let trace = Trace::read(&args.trace)?;
+    if trace.end.is_none() {
+        ui.note("the run was cut off: the page shows what there is of it");
+    }
+    let page = page(&trace)?;
+    match &args.output {
+        None => ui.result(&page)?,
+        Some(path) => write_atomically(path, true, |out| {
+            out.write_all(page.as_bytes())
+                .map_err(|source| AtomicError::Io {
+                    path: path.clone(),
+                    source,
+                })
+        })?,
+    }
+    Ok(())
+}
+
+fn page(trace: &Trace) -> anyhow::Result<String> {
+    // Characters that could end the script element, or that old parsers trip over.
+    let json = serde_json::to_string(&data(trace))?
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029");
+    Ok(PAGE.replacen("DATA", &json, 1))
+}
+
+fn data(trace: &Trace) -> Data<'_> {
+    let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.canvas_tokens()];
+    let mut ids = vec![None; canvas.len()];
+    // Tokens can be masked again: the last one counts, and when it came.
+    let mut came = vec![0; canvas.len()];
+    for (at, step) in trace.steps.iter().enumerate() {
+        let revealed = step.positions.iter().zip(&step.tokens);
+        for ((&position, &token), bytes) in revealed.zip(step.token_bytes()) {
+            canvas[position] = Some(bytes);
+            ids[position] = Some(token);
+            came[position] = at;
+        }
+    }
+    // Each hole's text ends at its first stop token.
+    let is_stop = |id: &Option<u32>| id.is_some_and(|id| trace.header.stop_ids.contains(&id));
+    let mut behind = vec![false; canvas.len()];
+    let (mut page_cells, mut at) = (Vec::new(), 0);
+    let ends = trace
+        .header
+        .given
+        .iter()
+        .map(|text| (text.first, Some(text)));
+    for (end, given) in ends.chain([(canvas.len(), None)]) {
+        let stop = ids[at..end].iter().position(is_stop);
+        behind[stop.map_or(end, |stop| at + stop)..end].fill(true);
+        page_cells.extend(cells(&canvas[at..end]).into_iter().map(|cell| PageCell {
+            first: at + cell.positions.start,
+            len: cell.positions.len(),
+            text: cell.text,
+            given: false,
+            behind: behind[at + cell.positions.start],
+        }));
+        at = end;
+        if let Some(text) = given {
+            page_cells.push(PageCell {
+                first: text.first,
+                len: text.len,
+                text: Some(text.text.clone()),
+                given: true,
+                behind: false,
+            });
+            at += text.len;
+        }
+    }
+    let order = |is_counted: &dyn Fn(usize) -> bool| -> Vec<Vec<usize>> {
+        let steps = trace.steps.iter().enumerate();
+        let order = steps.map(|(at, step)| {
+            let positions = step.positions.iter().copied();
+            positions
+                .filter(|&p| came[p] == at && is_counted(p))
+                .collect()
+        });
+        order.collect()
+    };
+    let (all, text) = (order(&|_| true), order(&|p| !behind[p]));
+    let given: usize = trace.header.given.iter().map(|text| text.len).sum();
+    Data {
+        model: &trace.header.model,
+        prompt: &trace.header.prompt,
+        settings: &trace.header.settings,
+        finish_reason: trace.end.as_ref().map(|end| end.finish_reason.as_str()),
+        totals: trace.end.as_ref().map(|end| Totals {
+            generate_s: end.generate_s,
+            tokens: end.usage.completion_tokens,
+            forwards: end.usage.forwards,
+        }),
+        canvas_tokens: canvas.len(),
+        masks: canvas.len() - given,
+        cells: page_cells,
+        steps: trace
+            .steps
+            .iter()
+            .map(|step| PageStep {
+                step: step.step,
+                elapsed_s: step.elapsed_s,
+                positions: &step.positions,
+                tokens: &step.tokens,
+                confidences: &step.confidences,
+            })
+            .collect(),
+        arness: arness::KS
+            .map(|k| ArnessRow {
+                k,
+                local: arness::local(&all, k),
+                global: arness::global(&all, k),
+                text_local: arness::local(&text, k),
+                text_global: arness::global(&text, k),
+            })
+            .collect(),
+    }
+}

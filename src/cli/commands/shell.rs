@@ -1,0 +1,63 @@
+//! `diffucoder completions` and `diffucoder man`: what a shell and `man` know of the flags.
+
+use clap::Command;
+use clap_complete::Shell;
+
+use crate::cli::terminal::ui::Ui;
+use crate::cli::usage::UsageError;
+
+/// Flags of `completions`.
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  diffucoder completions bash > ~/.local/share/bash-completion/completions/diffucoder
+  diffucoder completions zsh > ~/.zfunc/_diffucoder
+  diffucoder completions fish > ~/.config/fish/completions/diffucoder.fish")]
+pub struct CompletionsArgs {
+    /// The shell to write them for
+    shell: Shell,
+}
+
+/// Flags of `man`.
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  diffucoder man | man -l -
+  diffucoder man generate > ~/.local/share/man/man1/diffucoder-generate.1")]
+pub struct ManArgs {
+    /// The command to describe [default: all of them, shortly]
+    command: Option<String>,
+}
+
+/// Prints a completion script.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn completions(args: &CompletionsArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut cli, "diffucoder", &mut script);
+    Ok(ui.result(&String::from_utf8_lossy(&script))?)
+}
+
+/// Prints a page of the manual.
+///
+/// # Errors
+/// Wrong usage if there is no such command.
+pub fn man(args: &ManArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
+    cli.build();
+    let command = match &args.command {
+        None => &cli,
+        Some(name) => cli.find_subcommand(name).ok_or_else(|| {
+            let names: Vec<&str> = cli.get_subcommands().map(Command::get_name).collect();
+            UsageError::with_hint(
+                format!("there is no command {name}"),
+                format!("the commands are {}", names.join(", ")),
+            )
+        })?,
+    };
+    let name = command
+        .get_display_name()
+        .unwrap_or("diffucoder")
+        .to_string();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone().name(name)).render(&mut page)?;
+    Ok(ui.result(&String::from_utf8_lossy(&page))?)
+}

@@ -1,0 +1,283 @@
+//! Defaults of flags from the environment and from a configuration file.
+//!
+//! Precedence: flag, `DIFFUCODER_*` variable, file, built in. The file is TOML, with the flags' long
+//! names as keys. Which flags: those that say how to compute, not what to do (the ones under a
+//! heading in the help, and a few more).
+
+pub mod layers;
+
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use anyhow::Context;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Command};
+use etcetera::BaseStrategy;
+
+use self::layers::{Values, find, is_switch};
+use crate::cli::usage::UsageError;
+use diffucoder::hub::ModelSpec;
+
+/// Flags outside the headings that can have defaults too.
+const ALSO: [&str; 3] = ["quiet", "raw", "system"];
+const PREFIX: &str = "DIFFUCODER_";
+/// Variables that are no flags.
+const OTHER_VARIABLES: [&str; 2] = ["DIFFUCODER_CONFIG", "DIFFUCODER_ISA"];
+
+/// Every default that was found.
+#[derive(Debug, Default)]
+pub struct Defaults {
+    pub file: Option<PathBuf>,
+    in_file: Vec<Entry>,
+    in_environment: Vec<Entry>,
+    /// Variables with our prefix that mean nothing.
+    pub unknown: Vec<String>,
+}
+
+/// One default.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    value: String,
+    /// For a person: `config.toml:3` or the variable.
+    source: String,
+}
+
+impl Defaults {
+    /// Reads environment and file, and checks every value against the flags of `cli`.
+    ///
+    /// # Errors
+    /// Wrong usage with variable or file and line, or a file that cannot be read.
+    pub fn load(cli: &Command, file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut defaults = Self::default();
+        defaults.read_environment(cli)?;
+        let named = file.map(Path::to_path_buf).or_else(|| {
+            env::var_os("DIFFUCODER_CONFIG")
+                .filter(|v| !v.is_empty())
+                .map(Into::into)
+        });
+        let Some(path) = named.clone().or_else(usual_file) else {
+            return Ok(defaults);
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => defaults.read_file(cli, &path, &text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        }
+        defaults.file = Some(path);
+        Ok(defaults)
+    }
+
+    fn read_environment(&mut self, cli: &Command) -> Result<(), UsageError> {
+        for (variable, value) in env::vars_os() {
+            let Some(variable) = variable.to_str().filter(|v| v.starts_with(PREFIX)) else {
+                continue;
+            };
+            let name = variable[PREFIX.len()..].to_lowercase().replace('_', "-");
+            if OTHER_VARIABLES.contains(&variable) || value.is_empty() {
+                continue;
+            }
+            if settable(cli, &name).is_none() {
+                self.unknown.push(variable.to_string());
+                continue;
+            }
+            let value = value
+                .to_str()
+                .ok_or_else(|| UsageError::new(format!("{variable} is not UTF-8")))?;
+            let value = check(cli, &name, value, variable)?;
+            self.in_environment.push(Entry {
+                name,
+                value,
+                source: variable.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    fn read_file(&mut self, cli: &Command, path: &Path, text: &str) -> Result<(), UsageError> {
+        let place = |at: usize| {
+            let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
+            format!("{}:{line}", path.display())
+        };
+        let table = toml::de::DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            UsageError::new(format!("{}: {}", place(at), error.message()))
+        })?;
+        for (key, value) in table.get_ref() {
+            let (name, source) = (key.get_ref().to_string(), place(key.span().start));
+            if settable(cli, &name).is_none() {
+                return Err(unknown_key(cli, &name, &source));
+            }
+            use toml::de::DeValue;
+            let value = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) => number.to_string(),
+                DeValue::Float(number) => number.to_string(),
+                DeValue::Boolean(switch) => switch.to_string(),
+                _ => {
+                    return Err(UsageError::new(format!(
+                        "{source}: {name} is not one value"
+                    )));
+                }
+            };
+            let value = check(cli, &name, &value, &source)?;
+            self.in_file.push(Entry {
+                name,
+                value,
+                source,
+            });
+        }
+        Ok(())
+    }
+
+    /// The command line with these as its defaults, for the arguments that `matches` holds.
+    pub fn apply(&self, cli: Command, matches: &ArgMatches) -> Command {
+        let command = self.apply_to(cli, matches);
+        match matches.subcommand() {
+            Some((name, matches)) => {
+                command.mut_subcommand(name, |command| self.apply_to(command, matches))
+            }
+            None => command,
+        }
+    }
+
+    fn apply_to(&self, command: Command, matches: &ArgMatches) -> Command {
+        let values = |entries: &[Entry]| -> Values {
+            entries
+                .iter()
+                .map(|e| (e.name.clone(), e.value.clone()))
+                .collect()
+        };
+        let typed = layers::given(&command, matches, &Values::new());
+        let mut above: Vec<String> = typed.into_keys().collect();
+        let environment = values(&self.in_environment);
+        let command = layers::with_defaults(command, &environment, &above);
+        above.extend(environment.into_keys());
+        layers::with_defaults(command, &values(&self.in_file), &above)
+    }
+
+    /// Wrong usage, with where the flags that it names came from if they were not typed.
+    pub fn blame(&self, mut error: UsageError, cli: &Command, matches: &ArgMatches) -> UsageError {
+        let (name, matches) = matches.subcommand().unwrap_or(("", matches));
+        let command = cli.find_subcommand(name).unwrap_or(cli);
+        let typed = layers::given(command, matches, &Values::new());
+        let mut names: Vec<&str> = error
+            .message
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+            .filter_map(|word| word.strip_prefix("--"))
+            .filter(|name| !typed.contains_key(*name))
+            .collect();
+        names.dedup();
+        let sources: Vec<String> = names
+            .into_iter()
+            .filter_map(|name| Some(format!("--{name} comes from {}", self.of(name)?.1)))
+            .collect();
+        let hints = sources.into_iter().chain(error.hint.take());
+        error.hint = Some(hints.collect::<Vec<_>>().join("; ")).filter(|hint| !hint.is_empty());
+        error
+    }
+
+    /// All values by flag: the environment's over the file's.
+    pub fn values(&self) -> Values {
+        let both = self.in_file.iter().chain(&self.in_environment);
+        both.map(|e| (e.name.clone(), e.value.clone())).collect()
+    }
+
+    /// What a flag that is not typed gets, and from where.
+    pub fn of(&self, name: &str) -> Option<(&str, &str)> {
+        let both = self.in_environment.iter().chain(&self.in_file);
+        let entry = both.into_iter().find(|entry| entry.name == name)?;
+        Some((&entry.value, &entry.source))
+    }
+}
+
+/// Every flag that can have a default, once, in the order of the help.
+pub fn all_settable(cli: &Command) -> Vec<&Arg> {
+    let mut flags: Vec<&Arg> = Vec::new();
+    for command in std::iter::once(cli).chain(cli.get_subcommands()) {
+        for arg in command.get_arguments().filter(|arg| can_have_default(arg)) {
+            if flags.iter().all(|flag| flag.get_long() != arg.get_long()) {
+                flags.push(arg);
+            }
+        }
+    }
+    flags
+}
+
+/// Whether a command has flags that can have defaults.
+pub fn has_settable(command: &Command) -> bool {
+    command.get_arguments().any(can_have_default)
+}
+
+fn can_have_default(arg: &Arg) -> bool {
+    let is_shared = arg.get_help_heading().is_some();
+    let is_also = arg.get_long().is_some_and(|name| ALSO.contains(&name));
+    (is_shared || is_also) && !arg.is_required_set() && arg.get_long().is_some()
+}
+
+fn settable<'a>(cli: &'a Command, name: &str) -> Option<&'a Arg> {
+    all_settable(cli)
+        .into_iter()
+        .find(|arg| arg.get_long() == Some(name))
+}
+
+/// The value as the flag takes it.
+fn check(cli: &Command, name: &str, value: &str, source: &str) -> Result<String, UsageError> {
+    let refuse = |reason: String| Err(UsageError::new(format!("{source}: {reason}")));
+    if settable(cli, name).is_some_and(is_switch) {
+        return match value.to_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok("true".into()),
+            "false" | "0" | "no" | "off" => Ok("false".into()),
+            _ => refuse(format!("{name} is true or false, not `{value}`")),
+        };
+    }
+    if name == "model"
+        && let Err(error) = ModelSpec::parse(value)
+    {
+        return Err(UsageError {
+            message: format!("{source}: {error}"),
+            hint: error.hint(),
+        });
+    }
+    let mut commands = cli.get_subcommands();
+    let Some(command) = commands.find(|command| find(command, name).is_some()) else {
+        return Ok(value.into());
+    };
+    let probe = command.clone().no_binary_name(true);
+    match probe.try_get_matches_from([format!("--{name}={value}")]) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidValue | ErrorKind::ValueValidation
+            ) =>
+        {
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().map(str::trim).collect();
+            let end = lines.iter().position(|line| line.is_empty()).unwrap_or(1);
+            let reason = lines[..end].join(" ");
+            refuse(reason.trim_start_matches("error: ").to_string())
+        }
+        _ => Ok(value.into()),
+    }
+}
+
+fn unknown_key(cli: &Command, name: &str, source: &str) -> UsageError {
+    let message = format!("{source}: there is no setting `{name}`");
+    let dashed = name.replace('_', "-");
+    if settable(cli, &dashed).is_some() {
+        return UsageError::with_hint(message, format!("did you mean `{dashed}`?"));
+    }
+    let names: Vec<&str> = all_settable(cli)
+        .iter()
+        .filter_map(|arg| arg.get_long())
+        .collect();
+    UsageError::with_hint(message, format!("the settings are {}", names.join(", ")))
+}
+
+/// `diffucoder/config.toml` in the user's folder for such files.
+fn usual_file() -> Option<PathBuf> {
+    let folders = etcetera::choose_base_strategy().ok()?;
+    Some(folders.config_dir().join("diffucoder").join("config.toml"))
+}

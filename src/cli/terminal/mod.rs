@@ -1,0 +1,8 @@
+//! What is drawn on a terminal, and everything that is written to stdout and stderr.
+
+pub mod cells;
+pub mod download;
+pub mod progress;
+pub mod table;
+pub mod ui;
+pub mod watch;

@@ -1,0 +1,223 @@
+//! Random weights in a model's real shapes, for measuring without its files.
+//!
+//! All tensors of a kind share one piece of random blocks, so that making them takes no time; packing copies it
+//! for each, so that what a network then reads is as large as a real model. Scales are such that activations stay
+//! finite; the text is nonsense.
+
+use std::collections::HashMap;
+
+use candle_core::DType;
+
+use crate::kernels::Format;
+use crate::model::config::Config;
+use crate::weights::{Bytes, Checkpoint, Place, Stored, WeightsError, ggml};
+
+/// Spread of the weights.
+const DEVIATION: f32 = 0.02;
+
+impl Checkpoint {
+    /// A checkpoint of random weights: matrices in blocks of `format`, or bfloat16 where that is `None` or the
+    /// blocks do not divide the inputs.
+    ///
+    /// # Errors
+    /// None that a valid configuration causes.
+    pub fn synthetic(config: &Config, format: Option<Format>) -> Result<Self, WeightsError> {
+        let (d, f, e) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.head_dim,
+        );
+        let (q, kv) = (
+            config.num_attention_heads * e,
+            config.num_key_value_heads * e,
+        );
+        let mut shapes = vec![
+            (
+                "model.embed_tokens.weight".to_owned(),
+                vec![config.vocab_size, d],
+            ),
+            ("model.norm.weight".to_owned(), vec![d]),
+        ];
+        if !config.tie_word_embeddings {
+            shapes.push(("lm_head.weight".to_owned(), vec![config.vocab_size, d]));
+        }
+        for layer in 0..config.num_hidden_layers {
+            for (name, shape) in [
+                ("input_layernorm.weight", vec![d]),
+                ("self_attn.q_proj.weight", vec![q, d]),
+                ("self_attn.q_proj.bias", vec![q]),
+                ("self_attn.k_proj.weight", vec![kv, d]),
+                ("self_attn.k_proj.bias", vec![kv]),
+                ("self_attn.v_proj.weight", vec![kv, d]),
+                ("self_attn.v_proj.bias", vec![kv]),
+                ("self_attn.o_proj.weight", vec![d, q]),
+                ("post_attention_layernorm.weight", vec![d]),
+                ("mlp.gate_proj.weight", vec![f, d]),
+                ("mlp.up_proj.weight", vec![f, d]),
+                ("mlp.down_proj.weight", vec![d, f]),
+            ] {
+                shapes.push((format!("model.layers.{layer}.{name}"), shape));
+            }
+        }
+
+        let mut pool = Pool::default();
+        for (name, shape) in &shapes {
+            pool.reserve(Kind::of(name, shape, format), shape);
+        }
+        let (bytes, starts) = pool.fill();
+        let places = shapes.into_iter().map(|(name, shape)| {
+            let kind = Kind::of(&name, &shape, format);
+            let start = starts[&kind];
+            let place = Place {
+                range: start..start + kind.bytes(&shape),
+                stored: kind.stored(),
+                shape,
+            };
+            (name, place)
+        });
+        let mut checkpoint = Self::empty();
+        checkpoint.add_file("random weights".to_owned(), Bytes::Owned(bytes), places)?;
+        Ok(checkpoint)
+    }
+}
+
+/// What a tensor is filled with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Ones,
+    Zeros,
+    Halves,
+    Blocks(Format),
+}
+
+impl Kind {
+    fn of(name: &str, shape: &[usize], format: Option<Format>) -> Self {
+        match (shape, format) {
+            (&[_, k], Some(format)) if k.is_multiple_of(format.block_inputs()) => {
+                Self::Blocks(format)
+            }
+            (&[_, _], _) => Self::Halves,
+            _ if name.ends_with("bias") => Self::Zeros,
+            _ => Self::Ones,
+        }
+    }
+
+    fn stored(self) -> Stored {
+        match self {
+            Self::Ones | Self::Zeros => Stored::Float(DType::F32),
+            Self::Halves => Stored::Float(DType::BF16),
+            Self::Blocks(format) => Stored::Blocks(ggml(format)),
+        }
+    }
+
+    fn bytes(self, shape: &[usize]) -> usize {
+        let count: usize = shape.iter().product();
+        match self {
+            Self::Ones | Self::Zeros => 4 * count,
+            Self::Halves => 2 * count,
+            Self::Blocks(format) => count / format.block_inputs() * format.block_bytes(),
+        }
+    }
+}
+
+/// One piece of bytes for each kind, as long as its largest tensor.
+#[derive(Default)]
+struct Pool(HashMap<Kind, usize>);
+
+impl Pool {
+    fn reserve(&mut self, kind: Kind, shape: &[usize]) {
+        let longest = self.0.entry(kind).or_default();
+        *longest = kind.bytes(shape).max(*longest);
+    }
+
+    /// The bytes, and where each kind's begin.
+    fn fill(self) -> (Vec<u8>, HashMap<Kind, usize>) {
+        let (mut bytes, mut starts) = (Vec::new(), HashMap::new());
+        for (kind, len) in self.0 {
+            starts.insert(kind, bytes.len());
+            let end = bytes.len() + len;
+            match kind {
+                Kind::Ones => bytes.extend(1f32.to_le_bytes().iter().cycle().take(len)),
+                Kind::Zeros => bytes.resize(end, 0),
+                Kind::Halves => bytes.extend(random_halves(len / 2)),
+                Kind::Blocks(format) => {
+                    bytes.extend(random_blocks(format, len / format.block_bytes(), DEVIATION));
+                }
+            }
+        }
+        (bytes, starts)
+    }
+}
+
+/// Numbers between -1.7 and 1.7 deviations, as bfloat16.
+fn random_halves(count: usize) -> impl Iterator<Item = u8> {
+    let mut random = Random(1);
+    (0..count).flat_map(move |_| {
+        let uniform = f32::from(i16::from_le_bytes([random.byte(), random.byte()])) / 32768.0;
+        let bits = (uniform * 1.7 * DEVIATION).to_bits();
+        ((bits >> 16) as u16).to_le_bytes()
+    })
+}
+
+/// Blocks of random quants whose weights spread about zero by this much.
+pub fn random_blocks(format: Format, count: usize, deviation: f32) -> Vec<u8> {
+    let mut random = Random(1);
+    let mut bytes = vec![0u8; count * format.block_bytes()];
+    // Where the scales of a block lie, and how many deviations they are; Q4_K's minimum centres its quants, of
+    // which the average is 7.5, as are the 6-bit scales and minimums with each other.
+    let scales: &[(usize, f32)] = match format {
+        Format::Q4_0 => &[(0, 1.0 / 4.6)],
+        Format::Q8_0 => &[(0, 1.0 / 74.0)],
+        Format::Q4K => &[(0, 1.0 / 258.0), (2, 7.5 / 258.0)],
+        Format::Q6K => &[(208, 1.0 / 1370.0)],
+    };
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        block.fill_with(|| random.byte());
+        for &(at, share) in scales {
+            let half = half::f16::from_f32(share * deviation);
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Knuth's linear congruential generator, upper bits.
+struct Random(u64);
+
+impl Random {
+    fn byte(&mut self) -> u8 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 56) as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn weights_spread_as_they_should() {
+        for format in Format::ALL {
+            let shape = [64, 256];
+            let count = 64 * 256 / format.block_inputs();
+            let blocks = random_blocks(format, count, 0.5);
+            let tensor = candle_core::quantized::ggml_file::qtensor_from_ggml(
+                ggml(format),
+                &blocks,
+                shape.to_vec(),
+                &Device::Cpu,
+            );
+            let numbers = tensor.unwrap().dequantize(&Device::Cpu).unwrap();
+            let numbers: Vec<f32> = numbers.flatten_all().unwrap().to_vec1().unwrap();
+            let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;
+            let squares: f32 = numbers.iter().map(|x| (x - mean) * (x - mean)).sum();
+            let deviation = (squares / numbers.len() as f32).sqrt();
+            assert!(mean.abs() < 0.1, "{format}: mean {mean}");
+            assert!((0.4..0.6).contains(&deviation), "{format}: {deviation}");
+        }
+    }
+}

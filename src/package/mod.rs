@@ -1,0 +1,385 @@
+//! A model as it is published: weights, configuration, tokenizer and chat template, put together.
+//!
+//! The small files are read first and in full, so that everything that can be wrong with a request
+//! is known before gigabytes are fetched or loaded.
+
+pub mod builtin;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+use std::{fs, io};
+
+use crate::chat::{ChatTemplate, Message};
+use crate::error::Error;
+use crate::hub::registry::{self, PromptStyle, Recipe};
+use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
+use crate::model::config::{Config, ConfigError};
+use crate::model::quantize::QuantizeError;
+use crate::model::{EMBED_TOKENS, Model, OnLoad, Target};
+use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
+use crate::weights::gguf::export::Vocabulary;
+use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer, read_config};
+use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
+
+/// Tokens that end a text, by the names the models give them. Base models end in the first, chat
+/// models in the second, and fill the rest of the canvas with the third.
+const STOP_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>"];
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Everything about a model but its weights.
+pub struct Package {
+    source: Source,
+    /// The network's shape.
+    pub config: Config,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Template of a conversation, if the model has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// The authors' defaults.
+    pub recipe: Recipe,
+    /// The id of a position that is not revealed.
+    pub mask_id: u32,
+    /// Ids that end a text.
+    pub stop_ids: Vec<u32>,
+}
+
+/// A prompt and the form in which the model gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompt<'a> {
+    /// To be continued as it is.
+    Raw(&'a str),
+    /// A question in the chat template.
+    Chat {
+        /// The system message.
+        system: &'a str,
+        /// The user's message.
+        user: &'a str,
+        /// The beginning of the model's answer.
+        answer: &'a str,
+    },
+}
+
+impl<'a> Prompt<'a> {
+    /// The system message, where the model gets one.
+    pub fn system(&self) -> Option<&'a str> {
+        match self {
+            Self::Raw(_) => None,
+            Self::Chat { system, .. } => Some(system),
+        }
+    }
+}
+
+/// Where the files are.
+enum Source {
+    /// A folder, the Hub or this binary.
+    Snapshot(Snapshot),
+    /// One file with everything, and what to call it.
+    Gguf { file: ModelFile, name: String },
+}
+
+impl Package {
+    /// Finds the model and reads its small files, downloading them if need be.
+    ///
+    /// # Errors
+    /// When the model cannot be had, or a file is not what it should be.
+    pub fn open(
+        spec: &ModelSpec,
+        options: &HubOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let recipe = registry::recipe(spec);
+        match spec {
+            ModelSpec::Local(path) if is_gguf(path) => {
+                let file = ModelFile::Path(path.clone());
+                Self::open_gguf(file, path.display().to_string(), recipe)
+            }
+            _ => {
+                let snapshot = Snapshot::open(spec, builtin::TINY, options)?;
+                let wanted = match spec {
+                    ModelSpec::Hub(model) => model.gguf.as_deref(),
+                    _ => None,
+                };
+                match snapshot.gguf(wanted)? {
+                    Some(file) => Self::open_hub_gguf(&snapshot, file, recipe, progress),
+                    None => Self::open_snapshot(snapshot, recipe, progress),
+                }
+            }
+        }
+    }
+
+    /// The small files of a GGUF model are in the same file as its weights, so all of it is fetched here.
+    fn open_hub_gguf(
+        snapshot: &Snapshot,
+        file: String,
+        recipe: Recipe,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let model = snapshot.describe();
+        let name = format!("{model}/{file}");
+        let fetched = snapshot.fetch(std::slice::from_ref(&file), progress)?;
+        match fetched.into_iter().next() {
+            Some(fetched) => Self::open_gguf(fetched, name, recipe),
+            None => Err(HubError::NotInFolder { model, file }.into()),
+        }
+    }
+
+    fn open_snapshot(
+        snapshot: Snapshot,
+        recipe: Recipe,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let mut config = Config::from_json(&read(&snapshot.required("config.json", progress)?)?)?;
+        if let Some(file) = snapshot.optional("generation_config.json", progress)? {
+            config.add_generation_config(&read(&file)?)?;
+        }
+        let mut contents = HashMap::new();
+        for name in TokenizerFiles::NAMES {
+            if let Some(file) = snapshot.optional(name, progress)? {
+                contents.insert(name, read(&file)?);
+            }
+        }
+        let files = TokenizerFiles::gather(|name| contents.get(name).map(AsRef::as_ref));
+        Self::new(Source::Snapshot(snapshot), recipe, config, &files)
+    }
+
+    fn open_gguf(file: ModelFile, name: String, recipe: Recipe) -> Result<Self, Error> {
+        let failed = |source: GgufError| WeightsError::Gguf {
+            file: name.clone(),
+            source: Box::new(source),
+        };
+        let bytes = bytes(&file)?;
+        let header = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
+        let mut config = read_config(&header).map_err(failed)?;
+        let tokenizer = GgufTokenizer::read(&header, config.vocab_size).map_err(failed)?;
+        config.shift_logits = tokenizer.shift_logits;
+        config.mask_token_id = tokenizer.mask_token_id;
+        config.eos_token_ids.clone_from(&tokenizer.eos_token_ids);
+        config.pad_token_id = tokenizer.pad_token_id;
+        let files = TokenizerFiles {
+            vocab_json: Some(&tokenizer.vocab_json),
+            merges_txt: Some(&tokenizer.merges_txt),
+            added_tokens_json: Some(&tokenizer.added_tokens_json),
+            tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
+            ..TokenizerFiles::default()
+        };
+        Self::new(Source::Gguf { file, name }, recipe, config, &files)
+    }
+
+    fn new(
+        source: Source,
+        recipe: Recipe,
+        config: Config,
+        files: &TokenizerFiles<'_>,
+    ) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::from_files(files)?;
+        tokenizer.check_fits(config.vocab_size)?;
+        let mask_id = config
+            .mask_token_id
+            .or_else(|| tokenizer.special_id(TokenRole::Mask));
+        Ok(Self {
+            mask_id: mask_id.ok_or(ConfigError::NoMaskToken)?,
+            stop_ids: stop_ids(&config, &tokenizer),
+            chat_template: ChatTemplate::from_files(files)?,
+            source,
+            config,
+            tokenizer,
+            recipe,
+        })
+    }
+
+    /// The model's name and version in a few words.
+    pub fn name(&self) -> String {
+        match &self.source {
+            Source::Snapshot(snapshot) => snapshot.describe(),
+            Source::Gguf { name, .. } => name.clone(),
+        }
+    }
+
+    /// Whether the weights are stored in the form that they are to be held in (GGUF).
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.source, Source::Gguf { .. })
+    }
+
+    /// Memory that the weights take in the form they are stored in. They must be local.
+    ///
+    /// # Errors
+    /// When their headers are broken or contradict each other.
+    pub fn bytes_as_stored(&self) -> Result<u64, Error> {
+        let weights = self.fetch_weights(&mut ())?;
+        Ok(weights.bytes_as_stored(EMBED_TOKENS, self.config.tie_word_embeddings))
+    }
+
+    /// The tokenizer's tokens and merges, in the form that a GGUF file has.
+    ///
+    /// # Errors
+    /// When the files cannot be read, or the tokenizer is of a kind that GGUF has no word for.
+    pub fn vocabulary(&self) -> Result<Vocabulary, Error> {
+        let contents = |name: &str| match &self.source {
+            Source::Snapshot(snapshot) => match snapshot.optional(name, &mut ())? {
+                Some(file) => Ok(Some(read(&file)?)),
+                None => Ok(None),
+            },
+            Source::Gguf { .. } => Ok::<_, Error>(None),
+        };
+        let rows = self.config.vocab_size;
+        let vocabulary = match contents("tokenizer.json")? {
+            Some(json) => Vocabulary::from_tokenizer_json(rows, &json),
+            None => Vocabulary::from_vocab_and_merges(
+                rows,
+                &contents("vocab.json")?.unwrap_or_default(),
+                &contents("merges.txt")?.unwrap_or_default(),
+                contents("added_tokens.json")?.as_deref(),
+                contents("tokenizer_config.json")?.as_deref(),
+            ),
+        };
+        Ok(vocabulary.map_err(QuantizeError::from)?)
+    }
+
+    /// Whether this model takes its prompts in a chat template.
+    pub fn is_chat(&self) -> bool {
+        self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some()
+    }
+
+    /// Token ids of a prompt.
+    ///
+    /// # Errors
+    /// When the template fails, or the prompt contains the mask token.
+    pub fn encode(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>, Error> {
+        match (prompt, &self.chat_template) {
+            (
+                Prompt::Chat {
+                    system,
+                    user,
+                    answer,
+                },
+                Some(template),
+            ) => {
+                let messages = [Message::new("system", *system), Message::new("user", *user)];
+                Ok(template.encode(&self.tokenizer, &messages, true, answer)?)
+            }
+            (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {
+                Ok(self.tokenizer.encode_prompt(text, self.mask_id)?)
+            }
+        }
+    }
+
+    /// Makes the weights local, finding or downloading them, and checks that their headers fit together.
+    ///
+    /// # Errors
+    /// When they cannot be had, are broken or contradict each other.
+    pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
+        let snapshot = match &self.source {
+            Source::Snapshot(snapshot) => snapshot,
+            Source::Gguf { file, name } => {
+                return Ok(Checkpoint::open_gguf(name, bytes(file)?)?);
+            }
+        };
+        let index = match snapshot.optional(INDEX, progress)? {
+            Some(file) => Some(Index::from_json(INDEX, &read(&file)?)?),
+            None => None,
+        };
+        let names = index
+            .as_ref()
+            .map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
+        if index.is_some() {
+            let mut shards = snapshot.folder_files(".safetensors").into_iter();
+            if let Some(file) =
+                shards.find(|file| file.starts_with("model-") && !names.contains(file))
+            {
+                return Err(WeightsError::StrayShard {
+                    file,
+                    index: INDEX.into(),
+                }
+                .into());
+            }
+        }
+        let files = snapshot.fetch(&names, progress)?;
+        let files = names
+            .into_iter()
+            .zip(files)
+            .map(|(name, file)| Ok((name, bytes(&file)?)));
+        let files = files.collect::<Result<_, WeightsError>>()?;
+        Ok(Checkpoint::open(files, index.as_ref())?)
+    }
+
+    /// Loads the network.
+    ///
+    /// # Errors
+    /// When the weights do not belong to this configuration, or memory runs out.
+    pub fn load(
+        &self,
+        weights: Checkpoint,
+        target: &Target,
+        on_load: OnLoad<'_>,
+    ) -> Result<Model, Error> {
+        Ok(Model::load(&self.config, weights, target, on_load)?)
+    }
+}
+
+/// Whether a path names a GGUF file: by its ending, or by its first bytes.
+fn is_gguf(path: &Path) -> bool {
+    let by_name = path
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    let by_magic = || {
+        let mut magic = [0; 4];
+        fs::File::open(path)
+            .and_then(|mut file| file.read_exact(&mut magic))
+            .is_ok()
+            && magic == *b"GGUF"
+    };
+    path.is_file() && (by_name || by_magic())
+}
+
+/// Every id that ends a text: those of the configuration, and the usual ones that the tokenizer has.
+fn stop_ids(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut ids = config.eos_token_ids.clone();
+    for id in STOP_TOKENS
+        .iter()
+        .filter_map(|token| tokenizer.token_to_id(token))
+    {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+fn bytes(file: &ModelFile) -> Result<Bytes, WeightsError> {
+    match file {
+        ModelFile::Path(path) => Bytes::map(path),
+        ModelFile::Embedded(bytes) => Ok(Bytes::Static(bytes)),
+    }
+}
+
+/// Largest small file; the real ones have 11 MB at most (tokenizer.json).
+const MAX_SMALL_FILE_BYTES: u64 = 256 << 20;
+
+/// The contents of a small file.
+fn read(file: &ModelFile) -> Result<Cow<'static, [u8]>, HubError> {
+    match file {
+        ModelFile::Embedded(bytes) => Ok(Cow::Borrowed(bytes)),
+        ModelFile::Path(path) => {
+            read_small(path)
+                .map(Cow::Owned)
+                .map_err(|source| HubError::Unreadable {
+                    path: path.clone(),
+                    source,
+                })
+        }
+    }
+}
+
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = fs::metadata(path)?.len();
+    if bytes > MAX_SMALL_FILE_BYTES {
+        return Err(io::Error::other(format!(
+            "{bytes} bytes are too many for such a file"
+        )));
+    }
+    fs::read(path)
+}
