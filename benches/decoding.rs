@@ -6,33 +6,31 @@
 //! one by one, surest position first, with everything computed anew (nats a token: how likely the exact
 //! sampler finds what the mode wrote). A text that did not end counts up to its last whole line.
 //!
-//! With `--remask P`, tokens of the finished text that were less probable than P when they were revealed are
-//! masked once more and filled again.
+//! With `--remask N`, each token of the finished text is masked by itself and predicted again, N times.
 //!
 //! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME]
-//! [--no-nll] [--remask P]`
+//! [--no-nll] [--remask N]`
 
 mod common;
 
 use std::io::Write;
-use std::ops::Range;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::Arc;
 
 use common::Options;
 use diffucoder::diffusion::{
-    Algorithm, Canvas, Decoding, Denoiser, Ending, Observer, Piece, Refresh, Settings, Shaping,
-    Step, generate,
+    Algorithm, Decoding, Denoiser, Ending, Refresh, Settings, Shaping, Steps,
 };
-use diffucoder::model::Model;
-use diffucoder::package::{Package, Prompt};
-use diffucoder::tokenizer::Specials;
+use diffucoder::kernels::Isa;
+use diffucoder::package::Package;
+use diffucoder::session::Session;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::read();
     let new_tokens = options.number("--new-tokens", 64)?;
     let prompts = common::held_out_prompts(options.number("--prompts", 200)?)?;
-    let (package, mut model) = common::tiny()?;
+    let mut session = common::tiny()?;
+    let remask = options.number("--remask", 0)?;
     let with_nll = !options.has("--no-nll");
 
     let mut out = std::io::stdout().lock();
@@ -41,7 +39,7 @@ fn main() -> anyhow::Result<()> {
         "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6} {:>6}",
         "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "ended", "parse"
     )?;
-    for mode in modes(&package, options.has("--all")) {
+    for mode in modes(session.package(), options.has("--all")) {
         let Mode {
             name,
             ending,
@@ -57,53 +55,29 @@ fn main() -> anyhow::Result<()> {
         let (mut tokens, mut forwards, mut rows, mut seconds) = (0, 0, 0, 0.0);
         let (mut nll, mut scored, mut texts, mut stopped) = (0.0, 0, Vec::new(), 0);
         for (seed, text) in prompts.iter().enumerate() {
-            let prompt = package.encode(&Prompt::Raw(text))?;
             let settings = Settings {
-                algorithm: match decoding.threshold {
-                    Some(_) => Algorithm::MaskgitPlus,
-                    None => Algorithm::Entropy,
-                },
+                algorithm: decoding.usual_algorithm(),
                 shaping: Shaping::nucleus(0.2, 0.95),
                 seed: seed as u64,
                 ending: ending.clone(),
                 decoding,
-                ..Settings::reference(new_tokens.div_ceil(tokens_per_step))
+                steps: Steps::OfTokens(tokens_per_step),
+                remask,
+                ..Settings::reference(1)
             };
-            let canvas = Canvas::new(&prompt, new_tokens, package.mask_id);
-            let started = Instant::now();
-            let mut sure = Sure(vec![0.0; canvas.ids().len()]);
-            let done = generate(&mut model, canvas, &settings, &mut sure)?;
-            (forwards, rows) = (forwards + done.forwards, rows + done.rows);
-            let end = done.canvas.stop_at(&package.stop_ids).unwrap_or(new_tokens);
-            let mut ids = done.canvas.ids().to_vec();
-            if let Some(least) = options.value("--remask") {
-                let least: f32 = least.parse()?;
-                let text = prompt.len()..prompt.len() + end;
-                let canvas = remasked(&ids, text, &sure.0, least, package.mask_id);
-                let settings = Settings {
-                    ending: Ending::FullCanvas,
-                    ..settings
-                };
-                let again = generate(&mut model, canvas, &settings, &mut ())?;
-                (forwards, rows) = (forwards + again.forwards, rows + again.rows);
-                ids[..again.canvas.ids().len()].copy_from_slice(again.canvas.ids());
-            }
-            seconds += started.elapsed().as_secs_f64();
-            let generated = &ids[prompt.len()..];
-            let is_stop = |id| package.stop_ids.contains(id);
-            let end = generated.iter().position(is_stop).unwrap_or(end);
-            let written = &generated[..end];
+            let done = common::complete(&mut session, text, new_tokens, &settings, &mut ())?;
+            (forwards, rows) = (forwards + done.work.forwards, rows + done.work.rows);
+            seconds += done.work.time.as_secs_f64();
+            let prompt = &done.canvas.ids()[..done.canvas.prompt_len()];
+            let (generated, end) = (done.canvas.generated(), done.tokens());
             tokens += end;
             // With its end, which is a choice of the mode's as well.
             let scored_tokens = &generated[..new_tokens.min(end + 1)];
             if with_nll {
-                nll += exact_nll(&mut model, &package, &prompt, scored_tokens)?;
+                nll += exact_nll(&mut session, prompt, scored_tokens)?;
                 scored += scored_tokens.len();
             }
-            let mut whole = format!(
-                "{text}{}",
-                package.tokenizer.decode(written, Specials::Keep)
-            );
+            let mut whole = format!("{text}{}", done.text());
             // A text that the canvas cut off rightly stops in the middle of a line.
             if end == new_tokens {
                 whole.truncate(whole.rfind('\n').map_or(whole.len(), |at| at + 1));
@@ -129,29 +103,6 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Probability of each position's token when it was revealed.
-struct Sure(Vec<f32>);
-
-impl Observer for Sure {
-    fn on_step(&mut self, step: &Step<'_>) {
-        for candidate in step.revealed {
-            self.0[candidate.position] = candidate.probability;
-        }
-    }
-}
-
-/// The canvas up to the end of `text` and its stop token, with the tokens of `text` masked that were less sure than `least`.
-fn remasked(ids: &[u32], text: Range<usize>, sure: &[f32], least: f32, mask_id: u32) -> Canvas {
-    let end = ids.len().min(text.end + 1);
-    let pieces: Vec<Piece<'_>> = (0..end)
-        .map(|at| match text.contains(&at) && sure[at] < least {
-            true => Piece::Hole(1),
-            false => Piece::Text(&ids[at..=at]),
-        })
-        .collect();
-    Canvas::of(&pieces, mask_id)
-}
-
 /// A way of decoding by its name.
 struct Mode {
     name: &'static str,
@@ -164,7 +115,7 @@ struct Mode {
 fn modes(package: &Package, all: bool) -> Vec<Mode> {
     let stop = || Ending::AtStop(package.stop_ids.clone());
     let exact = Decoding::default();
-    let (quality, fast) = (Decoding::quality(), Decoding::fast());
+    let (quality, fast) = (Decoding::quality(), Decoding::fast(Decoding::CPU_WINDOW));
     let mode = |name, ending, decoding, tokens_per_step| Mode {
         name,
         ending,
@@ -260,12 +211,10 @@ fn modes(package: &Package, all: bool) -> Vec<Mode> {
 }
 
 /// `-ln p` of `tokens` behind `prompt`, revealed one by one, least entropy first.
-fn exact_nll(
-    model: &mut Model,
-    package: &Package,
-    prompt: &[u32],
-    tokens: &[u32],
-) -> anyhow::Result<f64> {
+fn exact_nll(session: &mut Session, prompt: &[u32], tokens: &[u32]) -> anyhow::Result<f64> {
+    let package = Arc::clone(session.package());
+    let model = session.load(&mut (), &mut |_, _| ())?;
+    let isa = Isa::detect();
     let mut ids = prompt.to_vec();
     ids.resize(prompt.len() + tokens.len(), package.mask_id);
     let mut masked: Vec<usize> = (prompt.len()..ids.len()).collect();
@@ -277,10 +226,10 @@ fn exact_nll(
             .zip(&masked)
             .enumerate()
             .map(|(i, (row, &position))| {
-                Shaping::temperature(1.0).apply(row);
+                Shaping::temperature(1.0).apply(isa, row);
                 let token = tokens[position - prompt.len()];
                 (
-                    Algorithm::Entropy.confidence(row, token),
+                    Algorithm::Entropy.confidence(isa, row, token),
                     i,
                     row[token as usize],
                 )

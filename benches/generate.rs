@@ -9,6 +9,7 @@
 mod common;
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diffucoder::diffusion::{
@@ -16,6 +17,7 @@ use diffucoder::diffusion::{
 };
 use diffucoder::kernels::{DenseMatrix, Isa, PANEL, matmul_dense};
 use diffucoder::package::Prompt;
+use diffucoder::session::{Conditions, Hole, Job};
 use rayon::prelude::*;
 
 const CANVAS: usize = 256;
@@ -32,9 +34,11 @@ fn main() -> anyhow::Result<()> {
         limit / 1e9
     )?;
 
-    let (package, mut model) = common::tiny()?;
+    let mut session = common::tiny()?;
+    let package = Arc::clone(session.package());
     let prompt = package.encode(&Prompt::Raw("def fibonacci(n):"))?;
     let canvas = Canvas::new(&prompt, CANVAS, package.mask_id);
+    let model = session.load(&mut (), &mut |_, _| ())?;
 
     let rows = canvas.ids().len();
     let forward = best(|| {
@@ -61,11 +65,18 @@ fn main() -> anyhow::Result<()> {
         ..Settings::reference(STEPS)
     };
     let mut forwards = Timed {
-        model: &mut model,
+        model,
         inside: Duration::ZERO,
     };
     let started = Instant::now();
-    generate(&mut forwards, canvas.clone(), &settings, &mut ())?;
+    let special = (package.mask_id, &[][..]);
+    let mut job = Job::new(
+        vec![prompt, Vec::new()],
+        vec![Hole::Exactly(CANVAS)],
+        special,
+        settings,
+    );
+    job.run(&mut forwards, &mut Conditions::default())?;
     let whole = started.elapsed();
     let sampling = whole - forwards.inside;
     writeln!(
@@ -79,7 +90,11 @@ fn main() -> anyhow::Result<()> {
     let recipe = Shaping::nucleus(0.2, 0.95);
     for (name, algorithm, decoding) in [
         ("exact mode", Algorithm::Entropy, Decoding::default()),
-        ("fast mode", Algorithm::MaskgitPlus, Decoding::fast()),
+        (
+            "fast mode",
+            Algorithm::MaskgitPlus,
+            Decoding::fast(Decoding::CPU_WINDOW),
+        ),
     ] {
         let settings = Settings {
             algorithm,

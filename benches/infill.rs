@@ -10,11 +10,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use diffucoder::diffusion::{Ending, Settings, Shaping, generate};
-use diffucoder::infill::length::by_confidence;
-use diffucoder::infill::{Template, canvas};
-use diffucoder::model::Model;
-use diffucoder::package::Package;
+use diffucoder::diffusion::{Ending, Settings, Shaping, Steps};
+use diffucoder::infill::Template;
+use diffucoder::session::{Hole, Outcome, Session, Task};
 
 /// Lines on either side of a hole.
 const CONTEXT_LINES: usize = 12;
@@ -37,28 +35,17 @@ fn main() -> anyhow::Result<()> {
         lines.len()
     );
 
-    let (package, mut model) = common::tiny()?;
+    let mut session = common::tiny()?;
 
     let mut found = [Found::default(), Found::default(), Found::default()];
     for i in 0..count {
         let (marked, line) = &lines[i * lines.len() / count];
         let template = Template::with_markers(marked.clone())?;
-        let texts: Result<Vec<_>, _> = template
-            .texts()
-            .iter()
-            .map(|text| package.tokenizer.encode_plain(text))
-            .collect();
-        let (texts, right) = (texts?, package.tokenizer.encode_plain(line)?.len());
-        let surest = by_confidence(
-            &mut model,
-            &texts,
-            &[None],
-            LONGEST,
-            package.mask_id,
-            &mut || (),
-        )?;
-        found[0].count(right, surest.lengths[0]);
-        found[1].count(right, until_pad(&package, &mut model, &texts)?);
+        let right = session.package().tokenizer.encode_plain(line)?.len();
+        let chosen = fill(&mut session, &template, Hole::Chosen { up_to: LONGEST })?;
+        found[0].count(right, chosen.canvas_tokens());
+        let long = fill(&mut session, &template, Hole::Exactly(LONGEST))?;
+        found[1].count(right, long.tokens());
         found[2].count(right, USUAL);
     }
     writeln!(out, "{count} single lines, longest hole {LONGEST} tokens")?;
@@ -91,22 +78,16 @@ impl Found {
     }
 }
 
-/// The length of the text that the model writes into a long hole before it ends it.
-fn until_pad(package: &Package, model: &mut Model, texts: &[Vec<u32>]) -> anyhow::Result<usize> {
+/// Fills the only hole.
+fn fill(session: &mut Session, template: &Template, hole: Hole) -> anyhow::Result<Outcome> {
     let settings = Settings {
-        shaping: Shaping {
-            temperature: 0.2,
-            top_p: Some(0.95),
-            top_k: None,
-        },
+        shaping: Shaping::nucleus(0.2, 0.95),
         seed: 1,
-        ending: Ending::AtStop(package.stop_ids.clone()),
-        ..Settings::reference(LONGEST)
+        ending: Ending::AtStop(session.package().stop_ids.clone()),
+        steps: Steps::OfTokens(1),
+        ..Settings::reference(1)
     };
-    let canvas = canvas(texts, &[LONGEST], package.mask_id);
-    let done = generate(model, canvas, &settings, &mut ())?.canvas;
-    let stop = done.stop_in(&done.holes()[0], &package.stop_ids);
-    Ok(stop.unwrap_or(LONGEST))
+    Ok(session.run(&Task::fill(template, hole).with(settings))?)
 }
 
 /// Excerpts with a hole in place of one line of code, its indentation left, and that line as the

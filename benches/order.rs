@@ -13,11 +13,8 @@ use std::fs;
 use std::io::Write;
 
 use common::Options;
-use diffucoder::diffusion::arness;
-use diffucoder::diffusion::{
-    Algorithm, Canvas, Decoding, Observer, Settings, Shaping, Step, generate,
-};
-use diffucoder::package::Prompt;
+use diffucoder::diffusion::{Algorithm, Decoding, Settings, Shaping, Step, arness};
+use diffucoder::session::Observer;
 
 const TEMPERATURES: [f32; 7] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2];
 const KS: [usize; 3] = [1, 2, 4];
@@ -33,7 +30,7 @@ fn main() -> anyhow::Result<()> {
     let options = Options::read();
     let new_tokens = options.number("--new-tokens", 64)?;
     let prompts = common::held_out_prompts(options.number("--prompts", 100)?)?;
-    let (package, mut model) = common::tiny()?;
+    let mut session = common::tiny()?;
 
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -61,14 +58,12 @@ fn main() -> anyhow::Result<()> {
                     },
                     ..Settings::reference(new_tokens)
                 };
-                let prompt = package.encode(&Prompt::Raw(text))?;
-                let canvas = Canvas::new(&prompt, new_tokens, package.mask_id);
                 let mut order = Order(Vec::new());
-                let done = generate(&mut model, canvas, &settings, &mut order)?;
-                let end = done.canvas.stop_at(&package.stop_ids).unwrap_or(new_tokens);
-                tokens += end;
+                let done = common::complete(&mut session, text, new_tokens, &settings, &mut order)?;
+                tokens += done.tokens();
+                let end = done.canvas.prompt_len() + done.tokens();
                 let text = order.0.into_iter().map(|mut step| {
-                    step.retain(|&position| position < prompt.len() + end);
+                    step.retain(|&position| position < end);
                     step
                 });
                 let text: Vec<Vec<usize>> = text.collect();

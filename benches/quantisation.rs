@@ -17,7 +17,7 @@ use std::io::Write;
 use candle_core::DType;
 use common::Options;
 use diffucoder::diffusion::{Algorithm, Denoiser, Shaping};
-use diffucoder::kernels::Format;
+use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::device::Storage;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::{Package, Prompt};
@@ -113,7 +113,7 @@ fn compare(
     };
     while !masked.is_empty() && !is_over(&ids) {
         let expected = probabilities(model, &ids, &masked)?;
-        let surest = |row: &[f32]| Algorithm::Entropy.confidence(row, 0);
+        let surest = |row: &[f32]| Algorithm::Entropy.confidence(Isa::detect(), row, 0);
         let step = (0..masked.len())
             .max_by(|&a, &b| {
                 surest(&expected[a])
@@ -144,7 +144,7 @@ fn probabilities(
     let mut logits = model.predict(ids, masked)?.logits;
     let width = logits.len() / masked.len();
     let rows = logits.chunks_exact_mut(width).map(|row| {
-        Shaping::temperature(1.0).apply(row);
+        Shaping::temperature(1.0).apply(Isa::detect(), row);
         row.to_vec()
     });
     Ok(rows.collect())

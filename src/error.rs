@@ -37,6 +37,9 @@ pub enum Error {
     /// A file could not be replaced.
     #[error(transparent)]
     Write(#[from] AtomicError),
+    /// What was asked for cannot be done with this model.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// Denoising failed.
     #[error(transparent)]
     Generate(#[from] GenerateError<candle_core::Error>),
@@ -54,7 +57,35 @@ impl Error {
             Self::Weights(error) => error.hint(),
             Self::Quantize(error) => error.hint(),
             Self::Write(error) => error.hint(),
+            Self::Request(_) => None,
             Self::Generate(error) => error.hint(),
         }
     }
+}
+
+/// Why what was asked for cannot be done with this model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Text and holes do not fit the model's context.
+    #[error(
+        "the text has {given} tokens, which with up to {new} new ones exceeds the model's context of \
+         {context}"
+    )]
+    TooLong {
+        /// Tokens that are given.
+        given: usize,
+        /// Tokens that can be written.
+        new: usize,
+        /// Positions that the model has.
+        context: usize,
+    },
+    /// There is no hole, or one of no tokens.
+    #[error("there is nothing to fill: a task needs a hole, and a hole at least one token")]
+    NothingToFill,
+    /// A hole is to grow although text follows it.
+    #[error("only a hole that nothing follows can grow")]
+    GrowsBetween,
+    /// A form was asked for of weights that are used as they are stored.
+    #[error("the weights of a GGUF file are used in the form in which they are stored")]
+    HeldAsStored,
 }

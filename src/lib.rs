@@ -15,8 +15,9 @@ pub mod infill;
 pub mod kernels;
 pub mod model;
 pub mod package;
+pub mod session;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
 
-pub use error::Error;
+pub use error::{Error, RequestError};

@@ -6,9 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use diffucoder::diffusion::Settings;
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::{Model, Target};
-use diffucoder::package::Package;
+use diffucoder::package::{Package, Prompt};
+use diffucoder::session::{Conditions, Hole, Observer, Outcome, Session, Task};
 
 /// The command line behind `--`.
 pub struct Options(Vec<String>);
@@ -46,10 +48,23 @@ pub fn load(package: &Package, target: &Target) -> anyhow::Result<Model> {
 }
 
 /// The built-in model in float32.
-pub fn tiny() -> anyhow::Result<(Package, Model)> {
-    let package = open("tiny")?;
-    let model = load(&package, &Target::cpu(DType::F32))?;
-    Ok((package, model))
+pub fn tiny() -> anyhow::Result<Session> {
+    let mut session = Session::new(open("tiny")?, Target::cpu(DType::F32));
+    session.load(&mut (), &mut |_, _| ())?;
+    Ok(session)
+}
+
+/// The continuation of a text by `session`, watched.
+pub fn complete(
+    session: &mut Session,
+    text: &str,
+    new_tokens: usize,
+    settings: &Settings,
+    observer: &mut dyn Observer,
+) -> anyhow::Result<Outcome> {
+    let task = Task::answer(Prompt::Raw(text), Hole::Exactly(new_tokens));
+    let mut job = session.prepare(&task.with(settings.clone()))?;
+    Ok(session.run_job(&mut job, &mut Conditions::watched(observer))?)
 }
 
 /// The repository's root.

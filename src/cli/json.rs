@@ -1,13 +1,14 @@
-//! The object that `generate --output json` prints.
+//! The objects that `--output json` prints, and their parts.
 
-use serde::{Deserialize, Serialize};
-
-use crate::cli::args::compute::device_name;
 use diffucoder::diffusion::{Ending, Refresh, Settings};
 use diffucoder::model::Target;
 use diffucoder::model::device::Storage;
+use diffucoder::session::{Job, Outcome, Session};
+use serde::{Deserialize, Serialize};
 
-/// The object that `--output json` prints.
+use crate::cli::args::compute::device_name;
+
+/// What `generate --output json` prints.
 #[derive(Serialize)]
 pub struct Report<'a> {
     pub text: &'a str,
@@ -31,23 +32,6 @@ pub struct Usage {
     pub rows: usize,
     #[serde(default)]
     pub tokens_per_forward: f64,
-}
-
-impl Usage {
-    pub fn new(
-        [prompt_tokens, completion_tokens, canvas_tokens]: [usize; 3],
-        forwards: usize,
-        rows: usize,
-    ) -> Self {
-        Self {
-            prompt_tokens,
-            completion_tokens,
-            canvas_tokens,
-            forwards,
-            rows,
-            tokens_per_forward: completion_tokens as f64 / forwards.max(1) as f64,
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -83,18 +67,79 @@ pub struct SettingsReport {
     pub quant: String,
 }
 
-impl SettingsReport {
-    /// `system` is the chat template's, `None` where that is not used.
-    pub fn new(
-        max_new_tokens: usize,
-        settings: &Settings,
-        system: Option<&str>,
-        target: &Target,
-    ) -> Self {
-        let decoding = &settings.decoding;
+/// What the model was asked for, beside the settings.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub max_new_tokens: usize,
+    /// The system message of the chat template, where that is used.
+    pub system: Option<String>,
+    pub target: Target,
+}
+
+impl Asked {
+    pub fn new(session: &Session, job: &Job, system: Option<&str>) -> Self {
         Self {
-            max_new_tokens,
-            steps: settings.steps,
+            max_new_tokens: job.most_new_tokens(),
+            system: system.map(str::to_string),
+            target: session.target().clone(),
+        }
+    }
+}
+
+impl<'a> Report<'a> {
+    /// `text` is what was made of the outcome's.
+    pub fn new(
+        text: &'a str,
+        asked: &Asked,
+        session: &Session,
+        job: &Job,
+        outcome: &'a Outcome,
+    ) -> Self {
+        Self {
+            text,
+            token_ids: outcome.canvas.generated(),
+            reveal_step: outcome.canvas.reveal_step(),
+            finish_reason: outcome.finish().name(),
+            parses: None,
+            usage: Usage::new(job, outcome),
+            timing: Timing::new(session, outcome),
+            model: session.package().name(),
+            settings: SettingsReport::new(asked, &job.settings, job.most_new_tokens()),
+        }
+    }
+}
+
+impl Usage {
+    pub fn new(job: &Job, outcome: &Outcome) -> Self {
+        let (tokens, work) = (outcome.tokens(), outcome.work);
+        Self {
+            prompt_tokens: job.given_tokens(),
+            completion_tokens: tokens,
+            canvas_tokens: outcome.canvas_tokens(),
+            forwards: work.forwards,
+            rows: work.rows,
+            tokens_per_forward: tokens as f64 / work.forwards.max(1) as f64,
+        }
+    }
+}
+
+impl Timing {
+    pub fn new(session: &Session, outcome: &Outcome) -> Self {
+        Self {
+            load_s: session.load_time().as_secs_f64(),
+            generate_s: outcome.work.time.as_secs_f64(),
+            tokens_per_s: outcome.rate(),
+        }
+    }
+}
+
+impl SettingsReport {
+    /// Settings of a run that fills `masks` positions.
+    pub fn new(asked: &Asked, settings: &Settings, masks: usize) -> Self {
+        let (decoding, target) = (&settings.decoding, &asked.target);
+        Self {
+            max_new_tokens: asked.max_new_tokens,
+            steps: settings.steps.count(masks),
             algorithm: settings.algorithm.name(),
             temperature: settings.shaping.temperature,
             top_p: settings.shaping.top_p,
@@ -114,8 +159,8 @@ impl SettingsReport {
             threshold: decoding.threshold,
             order_temperature: decoding.order_temperature,
             remask: settings.remask,
-            raw: system.is_none(),
-            system: system.map(str::to_string),
+            raw: asked.system.is_none(),
+            system: asked.system.clone(),
             device: device_name(target),
             dtype: target.storage.dtype().as_str(),
             quant: match target.storage {

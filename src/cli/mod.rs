@@ -3,9 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (`--check`),
 //! 130 interrupted.
 
-mod answer;
 mod args;
-mod code;
 mod commands;
 mod defaults;
 mod json;

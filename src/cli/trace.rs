@@ -5,16 +5,20 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
+use diffucoder::diffusion::{Canvas, Settings, Step};
+use diffucoder::package::Package;
+use diffucoder::session::{Job, Observer, Outcome};
+use diffucoder::tokenizer::Specials;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::json::{SettingsReport, Usage};
-use diffucoder::diffusion::{Observer, Step};
-use diffucoder::package::Package;
-use diffucoder::tokenizer::{Specials, Tokenizer};
+use crate::cli::json::{Asked, SettingsReport, Usage};
 
 /// Version of the format: a reader refuses what it does not know.
 const VERSION: u32 = 1;
@@ -58,18 +62,6 @@ pub struct GivenText {
     pub text: String,
 }
 
-/// What a header is made of.
-pub struct Start<'a> {
-    pub settings: &'a SettingsReport,
-    /// What stands before the first mask.
-    pub prompt_ids: &'a [u32],
-    /// How many tokens are given.
-    pub prompt_tokens: usize,
-    /// Masks, each followed by text that is given.
-    pub holes: &'a [(usize, &'a [u32])],
-    pub grows: bool,
-}
-
 /// What a step revealed, surest first: four or five lists of the same length.
 #[derive(Serialize, Deserialize)]
 pub struct StepLine {
@@ -94,6 +86,18 @@ pub struct End {
     pub generate_s: f64,
 }
 
+impl End {
+    /// Of a run that made `text`.
+    pub fn new(text: String, job: &Job, outcome: &Outcome) -> Self {
+        Self {
+            finish_reason: outcome.finish().name().into(),
+            text,
+            usage: Usage::new(job, outcome),
+            generate_s: outcome.work.time.as_secs_f64(),
+        }
+    }
+}
+
 impl StepLine {
     /// The bytes of each token.
     pub fn token_bytes(&self) -> Vec<Vec<u8>> {
@@ -109,56 +113,57 @@ impl StepLine {
 }
 
 /// Writes a trace while a run goes on.
-pub struct Recorder<'a> {
+pub struct Recorder {
     file: File,
     path: PathBuf,
-    tokenizer: &'a Tokenizer,
-    started: std::time::Instant,
+    package: Arc<Package>,
+    asked: Asked,
+    started: Instant,
     /// The first failure; a run is not ended for it.
     failure: Option<io::Error>,
 }
 
-impl<'a> Recorder<'a> {
-    /// Starts the file with its header.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn start(file: TraceFile, start: &Start<'_>, package: &'a Package) -> anyhow::Result<Self> {
-        let decode = |ids| package.tokenizer.decode(ids, Specials::Keep);
-        let (mut given, mut canvas_tokens) = (Vec::new(), 0);
-        for &(masks, text) in start.holes {
-            canvas_tokens += masks;
-            if !text.is_empty() {
-                given.push(GivenText {
-                    first: canvas_tokens,
-                    len: text.len(),
-                    text: decode(text),
-                });
-                canvas_tokens += text.len();
-            }
-        }
-        let header = Line::Header(Header {
-            version: VERSION,
-            model: package.name(),
-            // Through text, in which a float32 is as short as it was typed.
-            settings: serde_json::from_str(&serde_json::to_string(start.settings)?)?,
-            prompt: decode(start.prompt_ids),
-            prompt_tokens: start.prompt_tokens,
-            canvas_tokens,
-            grows: start.grows,
-            given,
-            stop_ids: package.stop_ids.clone(),
-        });
-        let mut recorder = Self {
+impl Recorder {
+    /// Writes to a file that is empty.
+    pub fn new(file: TraceFile, package: &Arc<Package>, asked: &Asked) -> Self {
+        Self {
             file: file.file,
             path: file.path,
-            tokenizer: &package.tokenizer,
-            started: std::time::Instant::now(),
+            package: Arc::clone(package),
+            asked: asked.clone(),
+            started: Instant::now(),
             failure: None,
-        };
-        recorder.write(&header);
-        recorder.check()?;
-        Ok(recorder)
+        }
+    }
+
+    /// What is known of a canvas that is to be filled.
+    fn header(&self, canvas: &Canvas, settings: &Settings) -> serde_json::Result<Header> {
+        let decode = |ids| self.package.tokenizer.decode(ids, Specials::Keep);
+        let (ids, start) = (canvas.ids(), canvas.prompt_len());
+        let (holes, growth) = (canvas.holes(), canvas.limit() - ids.len());
+        let next_starts = holes.iter().skip(1).map(|hole| hole.start);
+        let behind = holes.iter().zip(next_starts.chain([ids.len()]));
+        let given = behind.filter(|(hole, next)| hole.end < *next);
+        let masks = canvas.masked().len() + growth;
+        let report = SettingsReport::new(&self.asked, settings, masks);
+        Ok(Header {
+            version: VERSION,
+            model: self.package.name(),
+            // Through text, in which a float32 is as short as it was typed.
+            settings: serde_json::from_str(&serde_json::to_string(&report)?)?,
+            prompt: decode(&ids[..start]),
+            prompt_tokens: ids.len() - holes.iter().map(Range::len).sum::<usize>(),
+            canvas_tokens: canvas.limit() - start,
+            grows: growth > 0,
+            given: given
+                .map(|(hole, next)| GivenText {
+                    first: hole.end - start,
+                    len: next - hole.end,
+                    text: decode(&ids[hole.end..next]),
+                })
+                .collect(),
+            stop_ids: self.package.stop_ids.clone(),
+        })
     }
 
     /// Writes the end.
@@ -170,7 +175,7 @@ impl<'a> Recorder<'a> {
         self.check()
     }
 
-    fn check(&mut self) -> anyhow::Result<()> {
+    fn check(mut self) -> anyhow::Result<()> {
         match self.failure.take() {
             Some(error) => Err(error)
                 .with_context(|| format!("cannot write the trace {}", self.path.display())),
@@ -193,13 +198,21 @@ impl<'a> Recorder<'a> {
     }
 }
 
-impl Observer for Recorder<'_> {
+impl Observer for Recorder {
+    fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
+        self.started = Instant::now();
+        match self.header(canvas, settings) {
+            Ok(header) => self.write(&Line::Header(header)),
+            Err(error) => self.failure = Some(error.into()),
+        }
+    }
+
     fn on_step(&mut self, step: &Step<'_>) {
         let prompt_len = step.canvas.prompt_len();
         let revealed = step.revealed;
         let bytes: Vec<Vec<u8>> = revealed
             .iter()
-            .map(|candidate| self.tokenizer.token_bytes(candidate.token))
+            .map(|candidate| self.package.tokenizer.token_bytes(candidate.token))
             .collect();
         let is_text = bytes.iter().all(|bytes| std::str::from_utf8(bytes).is_ok());
         let hex = |bytes: &Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect();

@@ -23,6 +23,7 @@ pub struct Canvas {
     holes: Vec<Range<usize>>, // left to right, disjoint, not empty
     mask_id: u32,
     reveal_step: Vec<Option<usize>>, // [generated]
+    limit: usize,                    // positions that it can grow to
 }
 
 impl Canvas {
@@ -46,6 +47,7 @@ impl Canvas {
             }
         }
         let mut canvas = Self {
+            limit: ids.len(),
             ids,
             holes,
             mask_id,
@@ -53,6 +55,24 @@ impl Canvas {
         };
         canvas.reveal_step = vec![None; canvas.span().len()];
         canvas
+    }
+
+    /// The canvas as one that gains masks at its end while it is filled, up to this many positions.
+    /// Only a hole at the end grows.
+    #[must_use]
+    pub fn growing_to(mut self, limit: usize) -> Self {
+        let ends_in_hole = self.last_hole().is_some();
+        self.limit = if ends_in_hole {
+            limit.max(self.ids.len())
+        } else {
+            self.ids.len()
+        };
+        self
+    }
+
+    /// Most positions that it can have.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Token ids of the whole canvas, text included.
@@ -120,33 +140,36 @@ impl Canvas {
 
     /// Length of the canvas without what lies behind a stop token of a hole at its end.
     pub fn visible(&self, stop_ids: &[u32]) -> usize {
-        let last = self.holes.last().filter(|hole| hole.end == self.ids.len());
-        let stop = last.and_then(|hole| self.first_stop(hole, stop_ids));
+        let stop = self
+            .last_hole()
+            .and_then(|hole| self.first_stop(hole, stop_ids));
         stop.map_or(self.ids.len(), |stop| stop + 1)
     }
 
     /// Length of the canvas without the masks that nothing follows.
     pub fn masks_from(&self) -> usize {
-        let last = self.holes.last().filter(|hole| hole.end == self.ids.len());
-        let start = last.map_or(self.ids.len(), |hole| hole.start);
+        let start = self.last_hole().map_or(self.ids.len(), |hole| hole.start);
         let revealed = (start..self.ids.len()).rfind(|&position| self.is_revealed(position));
         revealed.map_or(start, |position| position + 1)
     }
 
-    /// Adds masks at the end, until `masks` follow the last token or the canvas has `limit` positions.
-    pub fn grow(&mut self, masks: usize, limit: usize) {
-        let (old, new) = (
-            self.ids.len(),
-            self.masks_from().saturating_add(masks).min(limit),
-        );
+    /// Adds masks at the end, until `masks` follow the last token or the canvas is at its limit.
+    pub fn grow(&mut self, masks: usize) {
+        let old = self.ids.len();
+        let new = self.masks_from().saturating_add(masks).min(self.limit);
         if let Some(hole) = self.holes.last_mut().filter(|hole| hole.end == old)
             && new > old
         {
             hole.end = new;
             self.ids.resize(new, self.mask_id);
-            self.reveal_step
-                .resize(self.reveal_step.len() + (new - old), None);
+            let generated = self.span().len();
+            self.reveal_step.resize(generated, None);
         }
+    }
+
+    /// The hole at the end, if nothing follows the last one.
+    fn last_hole(&self) -> Option<&Range<usize>> {
+        self.holes.last().filter(|hole| hole.end == self.ids.len())
     }
 
     /// Position of the first stop token that is revealed in a hole.
@@ -186,6 +209,13 @@ impl Canvas {
             }
         }
         stops.then_some(len)
+    }
+
+    /// Length of the part of a hole that is decided: revealed without a gap, up to a stop token.
+    pub fn decided_in(&self, hole: &Range<usize>, stop_ids: &[u32]) -> usize {
+        hole.clone()
+            .take_while(|&at| self.is_revealed(at) && !stop_ids.contains(&self.ids[at]))
+            .count()
     }
 
     /// Length of the decided text of one hole, if a stop token ends it.
@@ -302,19 +332,19 @@ mod tests {
 
     #[test]
     fn a_canvas_grows_at_its_end() {
-        let mut canvas = Canvas::new(&[1], 2, 9);
+        let mut canvas = Canvas::new(&[1], 2, 9).growing_to(7);
         reveal(&mut canvas, 1, 7, 0);
-        canvas.grow(3, 99);
+        canvas.grow(3);
         assert_eq!(canvas.ids(), [1, 7, 9, 9, 9]);
         assert_eq!(canvas.reveal_step(), [Some(0), None, None, None]);
         assert_eq!(canvas.holes().first(), Some(&(1..5)));
-        canvas.grow(2, 99);
+        canvas.grow(2);
         assert_eq!(canvas.ids().len(), 5, "it does not shrink");
-        canvas.grow(usize::MAX, 7);
+        canvas.grow(usize::MAX);
         assert_eq!(canvas.ids().len(), 7);
         let closed = Canvas::of(&[Piece::Hole(1), Piece::Text(&[1])], 9);
-        let mut grown = closed.clone();
-        grown.grow(4, 99);
+        let mut grown = closed.clone().growing_to(99);
+        grown.grow(4);
         assert_eq!(grown, closed, "text follows");
     }
 

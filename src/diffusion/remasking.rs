@@ -1,8 +1,10 @@
-//! Second thoughts: when the text is there, each of its tokens is masked by itself and predicted again, from all the others.
+//! Remasking: when the text is there, each of its tokens is masked by itself and predicted again, from
+//! all the others.
 //!
-//! A token that was revealed early saw masks where text stands now, and the plain sampler never looks at it again. A round over all tokens is one
-//! of iterated conditional modes (Besag, "On the Statistical Analysis of Dirty Pictures", 1986) at temperature 0, and of Gibbs sampling above;
-//! to mask again what was revealed is what ReMDM does (arXiv 2503.00307).
+//! A token that was revealed early saw masks where text stands now, and the plain sampler never looks
+//! at it again. A round over all tokens is one of iterated conditional modes (Besag, "On the
+//! Statistical Analysis of Dirty Pictures", 1986) at temperature 0, and of Gibbs sampling above; to
+//! mask again what was revealed is what ReMDM does (arXiv 2503.00307).
 
 use std::cmp::Reverse;
 
@@ -25,8 +27,8 @@ impl Remasking {
         }
     }
 
-    /// Masks the token of a finished canvas that is next, those revealed first before the others; `false` if there is
-    /// none: when all rounds are over, or one has changed nothing.
+    /// Masks the token of a finished canvas that is next, those revealed first before the others;
+    /// `false` if there is none: when all rounds are over, or one has changed nothing.
     pub fn next(&mut self, canvas: &mut Canvas, stop_ids: &[u32]) -> bool {
         loop {
             // What a new stop token has cut off is no text any more.

@@ -35,15 +35,15 @@ impl Shaping {
         }
     }
 
-    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if the row
-    /// is not finite.
-    pub fn apply(&self, row: &mut [f32]) -> Option<()> {
+    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if
+    /// the row is not finite.
+    pub fn apply(&self, isa: Isa, row: &mut [f32]) -> Option<()> {
         let divisor = if self.temperature > 0.0 {
             self.temperature
         } else {
             1.0
         };
-        let mut sum = softmax_terms(Isa::detect(), row, divisor)?;
+        let mut sum = softmax_terms(isa, row, divisor)?;
         let mut least = 0.0;
         if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
             (least, sum) = remove_beyond_top_p(row, f64::from(top_p), sum);
@@ -165,7 +165,7 @@ mod tests {
             top_p,
             top_k,
         }
-        .apply(&mut row);
+        .apply(Isa::detect(), &mut row);
         row
     }
 

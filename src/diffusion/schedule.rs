@@ -1,4 +1,4 @@
-//! When how many masks are revealed: the reference's linear timesteps.
+//! How many masks each step reveals: the reference's linear timesteps.
 //!
 //! Timesteps run from 1 down to `eps` in `steps` equal parts, t_0 = 1 … t_steps = eps. Step i
 //! reveals the share `1 - t_{i+1} / t_i` of the masks that are left, and all of them at the last

@@ -282,16 +282,119 @@ fn check_growth(canvas: &Canvas, settings: &Settings) {
         (done, reveals)
     };
     let (whole, reveals) = run(canvas.clone(), settings);
-    let growing = Settings {
-        grow_to: Some(canvas.ids().len()),
-        ..settings.clone()
-    };
-    let (grown, grown_reveals) = run(Canvas::of(&short, MASK), &growing);
+    let growing = Canvas::of(&short, MASK).growing_to(canvas.ids().len());
+    let (grown, grown_reveals) = run(growing, settings);
     assert_eq!(grown_reveals, reveals);
     assert_eq!((grown.forwards, grown.rows), (whole.forwards, whole.rows));
     let (grown, whole) = (grown.canvas.ids(), whole.canvas.ids());
     assert_eq!(grown, &whole[..grown.len()]);
     assert!(whole[grown.len()..].iter().all(|&id| id == MASK));
+}
+
+/// Keeps keys and values between runs, as a network does, and counts the rows of each pass.
+struct Keeping {
+    known: Vec<Option<u32>>,
+    rows: Vec<usize>,
+}
+
+impl Denoiser for Keeping {
+    type Error = Infallible;
+
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+        self.known
+            .resize(self.known.len().max(pass.ids.len()), None);
+        for &position in pass.refresh {
+            self.known[position] = Some(pass.ids[position]);
+        }
+        let all = pass.ids.iter().zip(&self.known);
+        assert!(
+            all.clone().all(|(_, known)| known.is_some()),
+            "a hole in what is known"
+        );
+        *logits = [0.0, 3.0, 0.0, 0.0, 0.0, 0.0].repeat(pass.predict.len());
+        self.rows.push(pass.refresh.len());
+        Ok(pass.refresh.len())
+    }
+
+    fn cached_ids(&self) -> &[Option<u32>] {
+        &self.known
+    }
+}
+
+#[test]
+fn an_unchanged_prefix_is_computed_once() {
+    let prompt = [1, 2, 3, 4, 1, 2, 3, 4];
+    let mut changed = prompt;
+    changed[5] = 4;
+    for (mut decoding, first_rows) in [
+        (Decoding::fast(2), [10, 2, 2 + 3]),
+        (Decoding::quality(), [12, 4, 4 + 3]),
+        (Decoding::default(), [12, 12, 12]),
+    ] {
+        decoding.reuse_prefix = true;
+        let settings = Settings {
+            decoding,
+            ..settings(4)
+        };
+        let mut model = Keeping {
+            known: Vec::new(),
+            rows: Vec::new(),
+        };
+        // The text, the same again, and one with another token in it.
+        for (text, expected) in [prompt, prompt, changed].iter().zip(first_rows) {
+            model.rows.clear();
+            generate(&mut model, Canvas::new(text, 4, MASK), &settings, &mut ()).unwrap();
+            assert_eq!(model.rows[0], expected, "{decoding:?}");
+        }
+        let settings = Settings {
+            decoding: Decoding {
+                reuse_prefix: false,
+                ..decoding
+            },
+            ..settings
+        };
+        model.rows.clear();
+        generate(
+            &mut model,
+            Canvas::new(&changed, 4, MASK),
+            &settings,
+            &mut (),
+        )
+        .unwrap();
+        assert_eq!(model.rows[0], first_rows[0], "a run that reuses nothing");
+    }
+}
+
+#[test]
+fn an_observer_ends_the_run_before_the_next_pass() {
+    struct Until(usize);
+    impl Observer for Until {
+        fn on_step(&mut self, _: &Step<'_>) {
+            self.0 -= 1;
+        }
+
+        fn goes_on(&mut self) -> bool {
+            self.0 > 0
+        }
+    }
+    for (steps, forwards) in [(0, 0), (2, 2), (9, 4)] {
+        let mut model = Scripted::new(&[1, 2, 3, 4, 1], &[1.0; 5]);
+        let canvas = Canvas::new(&[1], 4, MASK);
+        let done = generate(&mut model, canvas, &settings(4), &mut Until(steps)).unwrap();
+        assert_eq!((done.forwards, done.is_whole), (forwards, forwards == 4));
+        assert_eq!(done.canvas.masked().len(), 4 - forwards);
+    }
+}
+
+#[test]
+fn steps_follow_the_masks_or_the_tokens() {
+    assert_eq!(Steps::Count(7).count(100), 7);
+    assert_eq!(Steps::OfTokens(1).count(100), 100);
+    assert_eq!(Steps::OfTokens(3).count(100), 34);
+    assert_eq!(
+        (Steps::Count(0).count(0), Steps::OfTokens(0).count(0)),
+        (1, 1)
+    );
 }
 
 proptest::proptest! {
@@ -322,6 +425,7 @@ proptest::proptest! {
                 refresh: [Refresh::Window, Refresh::Every(1), Refresh::Every(3), Refresh::Never][refresh],
                 threshold,
                 order_temperature: order,
+                reuse_prefix: false,
             },
             ..settings(steps.min(masked.len()))
         };
@@ -408,7 +512,7 @@ fn remasking_ends_when_nothing_changes() {
         rounds, 4,
         "three that change something, and one that does not"
     );
-    for decoding in [Decoding::quality(), Decoding::fast()] {
+    for decoding in [Decoding::quality(), Decoding::fast(Decoding::CPU_WINDOW)] {
         let (same, _) = remasked(9, Ending::AtStop(vec![9]), decoding);
         assert_eq!(same.canvas.ids(), done.canvas.ids());
     }

@@ -1,117 +1,18 @@
-//! Which positions a pass predicts, sees and computes: the decoding window, and what is known of the rest.
+//! Which positions a pass predicts, sees and computes: the decoding window, and what is known of the
+//! rest.
 //!
-//! The canvas is filled window by window; inside one, the model's confidence decides the order. Keys and
-//! values of positions outside it are reused, as in Fast-dLLM (arXiv 2505.22618, section 3), with two
-//! differences: a revealed token is computed once with its final value, wherever it is, and the row
-//! before a masked position, from which a shifted model predicts it, is computed with it instead of
-//! trusting the first token of every window to a full pass.
+//! The canvas is filled window by window; inside one, the model's confidence decides the order. Keys
+//! and values of positions outside it are reused, as in Fast-dLLM (arXiv 2505.22618, section 3), with
+//! two differences: a revealed token is computed once with its final value, wherever it is, and the
+//! row before a masked position, from which a shifted model predicts it, is computed with it instead
+//! of trusting the first token of every window to a full pass.
 
-use super::Settings;
 use super::canvas::Canvas;
+use super::settings::{Cache, Refresh, Settings};
 
-/// What is reused from one pass to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Cache {
-    /// Nothing: every pass computes all that it sees.
-    #[default]
-    None,
-    /// Keys and values of what lies before the window.
-    Prefix,
-    /// Everything that was computed with the token it now has. A mask is computed again where its row
-    /// predicts something, which in a shifted model is wherever a mask follows it.
-    Dual,
-}
-
-impl Cache {
-    /// All of them, in the order help texts list them.
-    pub const ALL: [Self; 3] = [Self::None, Self::Prefix, Self::Dual];
-
-    /// The name that flags and files have for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Prefix => "prefix",
-            Self::Dual => "dual",
-        }
-    }
-}
-
-/// When everything is computed anew although it is cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Refresh {
-    /// At the start of each window.
-    #[default]
-    Window,
-    /// Every so many passes.
-    Every(usize),
-    /// Never: each position once as a mask that is seen, and once as a token.
-    Never,
-}
-
-/// How a canvas is taken in parts. The default is the reference: all of it at every step.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Decoding {
-    /// Masks of a window; `None` is the whole canvas.
-    pub window: Option<usize>,
-    /// Positions seen behind the window, where nothing but masks follows; `None` is all of them.
-    pub lookahead: Option<usize>,
-    /// What is reused.
-    pub cache: Cache,
-    /// When what is reused is computed anew.
-    pub refresh: Refresh,
-    /// Reveal every candidate at least this probable, and one at least, instead of a fixed number.
-    pub threshold: Option<f32>,
-    /// Temperature of the confidence that orders the reveals, taken from unfiltered logits; `None`
-    /// takes it from the tempered and filtered ones, as the reference does.
-    pub order_temperature: Option<f32>,
-}
-
-impl Decoding {
-    /// Masks of a window, where nobody says how many: about twice the rows at which arithmetic takes as long as
-    /// reading the weights, because a window is half full on average. Fixed and not measured at each start,
-    /// so that a seed means a text.
-    pub const WINDOW: usize = if cfg!(any(feature = "cuda", feature = "metal")) {
-        32
-    } else {
-        12
-    };
-
-    /// Windows and a threshold, with everything computed anew for each window.
-    pub fn quality() -> Self {
-        Self {
-            window: Some(32),
-            lookahead: Some(32),
-            cache: Cache::Prefix,
-            refresh: Refresh::Window,
-            threshold: Some(0.9),
-            order_temperature: Some(1.0),
-        }
-    }
-
-    /// Windows and a threshold, with each token computed once with its final value.
-    pub fn fast() -> Self {
-        Self {
-            window: Some(Self::WINDOW),
-            lookahead: Some(0),
-            cache: Cache::Dual,
-            refresh: Refresh::Never,
-            threshold: Some(0.9),
-            order_temperature: Some(1.0),
-        }
-    }
-
-    /// Most masks behind the last token that a pass looks at.
-    pub fn reach(&self) -> usize {
-        let (window, lookahead) = (self.window, self.lookahead);
-        window
-            .zip(lookahead)
-            .map_or(usize::MAX, |(window, lookahead)| window + lookahead)
-    }
-}
-
-/// What the next pass is about.
+/// A window of the canvas, and what the next pass does for it.
 #[derive(Debug, Default)]
-pub(super) struct Frame {
+pub(super) struct Window {
     /// Masked positions of the window, left to right: to be predicted.
     pub masked: Vec<usize>,
     /// Positions whose keys and values are computed.
@@ -123,10 +24,27 @@ pub(super) struct Frame {
     start: usize,            // of the window
     end: usize,              // of the window
     known: Vec<Option<u32>>, // the token with which each position's keys and values were computed
+    reused: usize,           // positions at the start that an earlier run computed
     passes: usize,
 }
 
-impl Frame {
+impl Window {
+    /// Before the first pass; `cached` are the tokens with which the network has computed the keys
+    /// and values that it keeps.
+    pub fn new(canvas: &Canvas, settings: &Settings, cached: &[Option<u32>]) -> Self {
+        let prompt = &canvas.ids()[..canvas.prompt_len()];
+        let is_same = |(cached, id): &(&Option<u32>, &u32)| **cached == Some(**id);
+        let reused = match settings.decoding.reuse_prefix {
+            true => cached.iter().zip(prompt).take_while(is_same).count(),
+            false => 0,
+        };
+        Self {
+            known: cached[..reused].to_vec(),
+            reused,
+            ..Self::default()
+        }
+    }
+
     /// Plans the next pass; `false` if nothing is left to reveal.
     pub fn plan(&mut self, canvas: &Canvas, settings: &Settings) -> bool {
         let decoding = settings.decoding;
@@ -166,8 +84,10 @@ impl Frame {
             Cache::Prefix => position < self.start,
             Cache::Dual => true,
         };
-        let refresh = (0..self.visible)
-            .filter(|&position| is_due || is_stale(position) || !is_kept(position));
+        let reused = if self.passes == 0 { self.reused } else { 0 };
+        let refresh = (0..self.visible).filter(|&position| {
+            (is_due && position >= reused) || is_stale(position) || !is_kept(position)
+        });
         self.refresh.clear();
         self.refresh.extend(refresh);
         for &position in &self.refresh {

@@ -2,17 +2,14 @@
 //!
 //! A masked-diffusion model conditions every position on every other, so text behind a hole counts
 //! like text before it, and several holes are filled together. [`Template`] is the file: it knows
-//! where the holes are and keeps all other bytes as they are, whatever their encoding. [`length`]
-//! chooses how long a hole is where nobody said so.
+//! where the holes are and keeps all other bytes as they are, whatever their encoding.
 
-pub mod length;
 mod marker;
 
 use std::ops::Range;
 
 pub use marker::MarkerError;
 
-use crate::diffusion::{Canvas, Piece};
 use crate::text::place::{NoSuchPlace, offset};
 
 /// A file, and where its holes are.
@@ -160,16 +157,6 @@ impl Template {
             .zip(ends.chain([self.bytes.len()]))
             .map(|(start, end)| &self.bytes[start..end])
     }
-}
-
-/// A canvas of texts with holes of these lengths between them, one fewer than there are texts.
-pub fn canvas(texts: &[Vec<u32>], lengths: &[usize], mask_id: u32) -> Canvas {
-    let mut pieces = Vec::with_capacity(texts.len() + lengths.len());
-    for (i, text) in texts.iter().enumerate() {
-        pieces.push(Piece::Text(text));
-        pieces.extend(lengths.get(i).map(|&length| Piece::Hole(length)));
-    }
-    Canvas::of(&pieces, mask_id)
 }
 
 #[cfg(test)]

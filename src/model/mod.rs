@@ -107,6 +107,11 @@ impl Model {
         })
     }
 
+    /// stub
+    pub fn beside(&self) -> Self {
+        todo!()
+    }
+
     /// Output of the head at each position of the canvas `ids`, not shifted. `[T, V]`
     ///
     /// # Errors

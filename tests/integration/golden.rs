@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::{
     Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh, Schedule,
-    Settings, Shaping, Step, generate,
+    Settings, Shaping, Step, Steps, generate,
 };
+use diffucoder::kernels::Isa;
 use diffucoder::model::config::Config;
 use diffucoder::model::{Model, Target};
 use diffucoder::weights::{Bytes, Checkpoint, Index};
@@ -224,7 +225,7 @@ fn probabilities_and_confidences_equal_the_reference() {
             .iter()
             .map(|row| {
                 let mut row = row.clone();
-                shaping.apply(&mut row);
+                shaping.apply(Isa::detect(), &mut row);
                 row
             })
             .collect();
@@ -245,7 +246,7 @@ fn probabilities_and_confidences_equal_the_reference() {
             };
             probs
                 .iter()
-                .map(|row| algorithm.confidence(row, best(row).unwrap() as u32))
+                .map(|row| algorithm.confidence(Isa::detect(), row, best(row).unwrap() as u32))
                 .collect()
         };
         for name in ["entropy", "topk_margin", "maskgit_plus"] {
@@ -296,15 +297,15 @@ fn every_canvas_equals_the_reference_step_by_step() {
             let max_new_tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
             let settings = Settings {
                 algorithm: algorithm(case["algorithm"].as_str().unwrap()),
-                steps: case["steps"].as_u64().unwrap() as usize,
+                steps: Steps::Count(case["steps"].as_u64().unwrap() as usize),
                 eps: 1e-3,
                 shaping: shaping(case),
                 alg_temp: None,
                 seed: 0,
                 ending: Ending::FullCanvas,
                 decoding,
-                grow_to: None,
                 remask: 0,
+                isa: Isa::detect(),
             };
             let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());
             let mut history = History(Vec::new());

@@ -13,6 +13,7 @@ mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
+mod session;
 mod settings;
 mod tiny;
 mod tokenizer;

@@ -114,31 +114,28 @@ impl Check {
         }
     }
 
-    /// Draws until the result parses or the retries are used up. `draw` gets the settings with a
-    /// seed of its own, and gives a result with the code to check.
+    /// Draws until the result parses or the retries are used up, with this seed and those that follow
+    /// it. `draw` gives a result with the code to check; `seed` becomes that of the result.
     ///
     /// # Errors
     /// Those of `draw`.
     pub fn until_it_parses<T>(
         &self,
-        settings: &mut Settings,
-        mut draw: impl FnMut(&Settings) -> anyhow::Result<(T, Vec<u8>)>,
+        seed: &mut u64,
+        mut draw: impl FnMut(u64) -> anyhow::Result<(T, Vec<u8>)>,
         mut note: impl FnMut(&str),
     ) -> anyhow::Result<(T, Option<DoesNotParse>)> {
         let mut left = self.retries;
         loop {
-            let (result, code) = draw(settings)?;
+            let (result, code) = draw(*seed)?;
             let problem = match self.problem(&code)? {
                 Some(problem) if left > 0 => problem,
                 last => return Ok((result, last)),
             };
             left -= 1;
-            let next = settings.seed.wrapping_add(1);
-            note(&format!(
-                "seed {}: {problem}; trying seed {next}",
-                settings.seed
-            ));
-            settings.seed = next;
+            let next = seed.wrapping_add(1);
+            note(&format!("seed {seed}: {problem}; trying seed {next}"));
+            *seed = next;
         }
     }
 

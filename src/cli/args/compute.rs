@@ -1,28 +1,19 @@
-//! The model that a command runs: which one, where it computes, opened and then loaded.
-//!
-//! Opening reads the small files, so that everything that can be wrong with a request is found before
-//! the weights are touched; loading reads those.
-
-use std::time::{Duration, Instant};
+//! Where to compute: the flags, and the session that they open.
 
 use anyhow::Context;
 use candle_core::DeviceLocation;
+use diffucoder::hub::ModelSpec;
+use diffucoder::kernels::Isa;
+use diffucoder::model::Target;
+use diffucoder::model::device::{DeviceChoice, Precision, Quantisation, Storage};
+use diffucoder::session::{Compute, Session};
+use diffucoder::{Error, RequestError};
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
-use diffucoder::Error;
-use diffucoder::hub::{HubOptions, ModelSpec};
-use diffucoder::kernels::{Format, Isa};
-use diffucoder::model::config::Config;
-use diffucoder::model::device::{
-    DeviceChoice, Precision, Quantisation, Storage, free_memory_bytes,
-};
-use diffucoder::model::{Model, Target};
-use diffucoder::package::Package;
-use diffucoder::weights::Checkpoint;
 
 /// The computing flags, of every command that runs a model.
 #[derive(clap::Args)]
@@ -43,80 +34,71 @@ pub struct ComputeArgs {
     threads: Option<usize>,
 }
 
-/// A model whose small files are read and which can be loaded as asked.
-pub struct Opened {
-    pub package: Package,
-    pub target: Target,
-    spec: ModelSpec,
-    started: Instant,
-}
-
-/// A loaded model.
+/// A session, and the name that it was opened by.
 pub struct Engine {
-    pub package: Package,
-    pub target: Target,
-    pub model: Model,
-    /// From the first file to the last weight.
-    pub load_time: Duration,
+    pub session: Session,
+    spec: ModelSpec,
 }
 
-impl Opened {
-    /// Finds the model, downloads its small files if need be, and decides how to hold its weights.
-    ///
-    /// # Errors
-    /// When the model cannot be had or does not fit this machine.
-    pub fn open(model: &ModelArgs, compute: &ComputeArgs, ui: &Ui) -> anyhow::Result<Self> {
-        compute.start_threads()?;
-        let device = compute.device.open().map_err(Error::from)?;
-        let isa = isa()?;
-        let started = Instant::now();
-        let (options, spec): (HubOptions, ModelSpec) = (model.hub_options(), model.spec()?);
-        let package = Package::open(&spec, &options, &mut Download::new(ui, &spec))?;
-        let storage = compute.storage(&package, &device)?;
-        if let (Storage::Quantised(format), Quantisation::Auto) = (storage, compute.quant) {
-            ui.note(&format!(
-                "quantising to {format}: float32 weights do not fit the free memory"
-            ));
-        }
-        let target = Target {
-            device,
-            storage,
-            isa,
-        };
-        Ok(Self {
-            package,
-            target,
-            spec,
-            started,
-        })
-    }
-
-    /// Downloads the weights if need be, and loads them.
+impl Engine {
+    /// Downloads the weights if need be, and loads them if they are not.
     ///
     /// # Errors
     /// When the weights cannot be had or are not what they should be.
-    pub fn load(self, ui: &Ui) -> anyhow::Result<Engine> {
-        let weights = self
-            .package
-            .fetch_weights(&mut Download::new(ui, &self.spec))?;
+    pub fn load(&mut self, ui: &Ui) -> anyhow::Result<()> {
         let bar = ui.byte_bar("loading", 0);
-        let model = self
-            .package
-            .load(weights, &self.target, &mut |done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            })?;
+        let on_load = &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        };
+        self.session
+            .load(&mut Download::new(ui, &self.spec), on_load)?;
         bar.finish_and_clear();
-        Ok(Engine {
-            package: self.package,
-            target: self.target,
-            model,
-            load_time: self.started.elapsed(),
-        })
+        Ok(())
     }
 }
 
 impl ComputeArgs {
+    /// Finds the model, downloads its small files if need be, and decides how to hold its weights.
+    ///
+    /// # Errors
+    /// When the model cannot be had or does not fit this machine.
+    pub fn open(&self, model: &ModelArgs, ui: &Ui) -> anyhow::Result<Engine> {
+        self.start_threads()?;
+        let (options, spec) = (model.hub_options(), model.spec()?);
+        let mut download = Download::new(ui, &spec);
+        let session = Session::open_with(&spec, &options, &self.compute()?, &mut download);
+        let session = session.map_err(|error| match error {
+            Error::Request(RequestError::HeldAsStored) => UsageError::with_hint(
+                "--quant and --dtype do not apply to a GGUF file",
+                "its weights are used as they are stored",
+            )
+            .into(),
+            error => anyhow::Error::from(error),
+        })?;
+        if let (Storage::Quantised(format), Quantisation::Auto) =
+            (session.target().storage, self.quant)
+        {
+            ui.note(&format!(
+                "quantising to {format}: float32 weights do not fit the free memory"
+            ));
+        }
+        Ok(Engine { session, spec })
+    }
+
+    /// What is asked of the machine.
+    ///
+    /// # Errors
+    /// Wrong usage when `DIFFUCODER_ISA` names instructions that this CPU does not have.
+    pub fn compute(&self) -> Result<Compute, UsageError> {
+        Ok(Compute {
+            device: self.device,
+            precision: self.dtype,
+            quantization: self.quant,
+            isa: isa()?,
+        })
+    }
+
     /// Starts the one pool of threads that everything computes on.
     ///
     /// # Errors
@@ -124,49 +106,6 @@ impl ComputeArgs {
     pub fn start_threads(&self) -> anyhow::Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or_else(cores));
         pool.build_global().context("cannot start the threads")
-    }
-
-    /// Random weights in the shapes of `config`, and how to hold them: quantised to q4_0 unless `--quant` says
-    /// otherwise.
-    ///
-    /// # Errors
-    /// When they do not fit the memory.
-    pub fn synthetic(&self, config: &Config) -> anyhow::Result<(Checkpoint, Target)> {
-        let (quantisation, format) = match self.quant {
-            Quantisation::Auto => (Quantisation::To(Format::Q4_0), Some(Format::Q4_0)),
-            Quantisation::To(format) => (self.quant, Some(format)),
-            Quantisation::None => (self.quant, None),
-        };
-        let (device, parameters) = (candle_core::Device::Cpu, config.parameters());
-        let free_bytes = free_memory_bytes(&device);
-        let storage = Storage::choose(self.dtype, quantisation, &device, parameters, free_bytes);
-        let target = Target {
-            storage: storage.map_err(Error::from)?,
-            isa: isa()?,
-            device,
-        };
-        let checkpoint = Checkpoint::synthetic(config, format).map_err(Error::from)?;
-        Ok((checkpoint, target))
-    }
-
-    /// How to hold the weights.
-    fn storage(&self, package: &Package, device: &candle_core::Device) -> anyhow::Result<Storage> {
-        let free_bytes = free_memory_bytes(device);
-        let parameters = package.config.parameters();
-        if package.is_gguf() {
-            let quantises = matches!(self.quant, Quantisation::To(_));
-            if quantises || matches!(self.dtype, Precision::Fixed(_)) {
-                return Err(UsageError::with_hint(
-                    "--quant and --dtype do not apply to a GGUF file",
-                    "its weights are used as they are stored",
-                )
-                .into());
-            }
-            let storage = Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes);
-            return Ok(storage.map_err(Error::from)?);
-        }
-        let storage = Storage::choose(self.dtype, self.quant, device, parameters, free_bytes);
-        Ok(storage.map_err(Error::from)?)
     }
 }
 

@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use diffucoder::session::asking::Wish;
 
 use crate::cli::usage::UsageError;
 
@@ -45,6 +46,18 @@ pub struct Given {
     pub complete: bool,
     /// The file it is from, if it has a name.
     pub file: Option<PathBuf>,
+}
+
+impl Given {
+    /// What is wanted of it.
+    pub fn wish(&self, raw: bool, code: bool) -> Wish {
+        match (raw, self.complete, code) {
+            (true, _, _) => Wish::Raw,
+            (false, true, _) => Wish::Continuation,
+            (false, false, true) => Wish::Code,
+            (false, false, false) => Wish::Answer,
+        }
+    }
 }
 
 impl PromptArgs {

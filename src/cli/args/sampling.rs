@@ -1,13 +1,13 @@
 //! How to denoise: the flags, and the settings they become.
 
-use clap::ValueEnum;
+use diffucoder::diffusion::{Algorithm, Cache, Decoding, Refresh, Settings, Shaping, Steps};
+use diffucoder::session::{Hole, Mode, Session, Task, usual_window};
+use diffucoder::{Error, RequestError};
 
 use crate::cli::args::values::{
     at_least_one, inside_unit, one_of, share, zero_or_above, zero_or_more,
 };
 use crate::cli::usage::UsageError;
-use diffucoder::diffusion::{Algorithm, Cache, Decoding, Ending, Refresh, Settings, Shaping};
-use diffucoder::package::Package;
 
 /// The sampling flags, of every command that denoises.
 #[derive(Debug, clap::Args)]
@@ -62,10 +62,9 @@ pub struct SamplingArgs {
 #[command(next_help_heading = "Decoding")]
 struct DecodingArgs {
     /// Sets the flags below together
-    #[arg(long, value_enum, default_value_t = Mode::Fast)]
+    #[arg(long, default_value = Mode::Fast.name(), value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
     mode: Mode,
-    /// Masks that are filled before the canvas behind them is: auto (12; 32 in a build for GPUs), a
-    /// number, or full
+    /// Masks that are filled before the canvas behind them is: auto (12; 32 on a GPU), a number, or full
     #[arg(long, value_name = "N", value_parser = window)]
     window: Option<Window>,
     /// Masks that are seen behind the window: a number, or all
@@ -90,17 +89,6 @@ struct DecodingArgs {
     /// nothing changes [default: 0; 1 in holes between text, unless --exact]
     #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
     remask: Option<usize>,
-}
-
-/// Presets of the decoding flags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// The published sampler, step for step: the whole canvas, to its end
-    Exact,
-    /// Windows and thresholds, with everything computed anew for each window
-    Quality,
-    /// Windows and thresholds, each token computed once with its final value
-    Fast,
 }
 
 /// How much can be written.
@@ -184,6 +172,14 @@ fn order_temperature(text: &str) -> Result<OrderTemperature, String> {
     }
 }
 
+fn about_mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Exact => "The published sampler, step for step: the whole canvas, to its end",
+        Mode::Quality => "Windows and thresholds, with everything computed anew for each window",
+        Mode::Fast => "Windows and thresholds, each token computed once with its final value",
+    }
+}
+
 fn about_cache(cache: Cache) -> &'static str {
     match cache {
         Cache::None => "all of the canvas is computed",
@@ -203,17 +199,13 @@ fn about_algorithm(algorithm: Algorithm) -> &'static str {
 
 impl DecodingArgs {
     /// The preset, with what the flags change.
-    fn decoding(&self, mode: Mode, is_fixed: bool) -> Decoding {
-        let mut decoding = match mode {
-            Mode::Exact => Decoding::default(),
-            Mode::Quality => Decoding::quality(),
-            Mode::Fast => Decoding::fast(),
-        };
+    fn decoding(&self, mode: Mode, is_gpu: bool, is_fixed: bool) -> Decoding {
+        let mut decoding = mode.decoding(is_gpu);
         if is_fixed {
             decoding.threshold = None;
         }
         match self.window {
-            Some(Window::Auto) => decoding.window = Some(Decoding::WINDOW),
+            Some(Window::Auto) => decoding.window = Some(usual_window(is_gpu)),
             Some(Window::Full) => decoding.window = None,
             Some(Window::Masks(masks)) => decoding.window = Some(masks),
             None => {}
@@ -235,18 +227,28 @@ impl SamplingArgs {
     /// Wrong usage: more steps than new tokens, or a canvas that cannot grow.
     pub fn check(&self) -> Result<(), UsageError> {
         match self.max_new_tokens {
-            NewTokens::Most(n) => self.steps_for(n).map(drop),
+            NewTokens::Most(n) => self.steps(n).map(drop),
             NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
                 "--steps needs a number of new tokens, and -n is auto",
                 "--tokens-per-step K sets the pace of a canvas that grows",
             )),
-            NewTokens::Auto if self.decoding.decoding(self.mode(), false).reach() == usize::MAX => {
+            NewTokens::Auto
+                if self.decoding.decoding(self.mode(), false, false).reach() == usize::MAX =>
+            {
                 Err(UsageError::with_hint(
                     "-n auto grows the canvas with its windows, and here all of it is seen at once",
                     "use --mode fast or quality, with --window and --lookahead that are numbers",
                 ))
             }
             NewTokens::Auto => Ok(()),
+        }
+    }
+
+    /// The hole behind a prompt.
+    pub fn hole(&self) -> Hole {
+        match self.max_new_tokens {
+            NewTokens::Most(n) => Hole::Exactly(n),
+            NewTokens::Auto => Hole::Growing { up_to: usize::MAX },
         }
     }
 
@@ -264,36 +266,23 @@ impl SamplingArgs {
         }
     }
 
-    /// Most new tokens behind `given` ones in a model's context.
-    ///
-    /// # Errors
-    /// Wrong usage when they do not fit.
-    pub fn new_tokens(&self, given: usize, context: usize) -> Result<usize, UsageError> {
-        let n = match self.max_new_tokens {
-            NewTokens::Most(n) => n,
-            NewTokens::Auto => context.saturating_sub(given).max(1),
-        };
-        check_context(given, n, context)?;
-        Ok(n)
-    }
-
-    /// The number of denoising steps for `n` new tokens.
+    /// The number of denoising steps, for up to `n` new tokens.
     ///
     /// # Errors
     /// Wrong usage when it is above the number of new tokens.
-    pub fn steps_for(&self, n: usize) -> Result<usize, UsageError> {
-        let (flag, value) = match (self.steps, self.tokens_per_step) {
-            (Some(steps), _) => ("--steps", steps),
-            (None, Some(tokens)) => ("--tokens-per-step", tokens),
-            (None, None) => return Ok(n),
+    pub fn steps(&self, n: usize) -> Result<Steps, UsageError> {
+        let (flag, value, steps) = match (self.steps, self.tokens_per_step) {
+            (Some(steps), _) => ("--steps", steps, Steps::Count(steps)),
+            (None, Some(tokens)) => ("--tokens-per-step", tokens, Steps::OfTokens(tokens)),
+            (None, None) => return Ok(Steps::OfTokens(1)),
         };
-        if value > n {
-            return Err(UsageError::with_hint(
+        match value <= n {
+            true => Ok(steps),
+            false => Err(UsageError::with_hint(
                 format!("{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
                 "-n/--max-new-tokens sets the number of new tokens",
-            ));
+            )),
         }
-        Ok(self.steps.unwrap_or_else(|| n.div_ceil(value)))
     }
 
     /// The preset.
@@ -305,27 +294,17 @@ impl SamplingArgs {
         }
     }
 
-    /// The settings for a model and `n` new tokens between other text. There the number of tokens is fixed and may be wrong, so
-    /// that the first ones revealed often do not fit the last.
+    /// The settings for a task.
     ///
     /// # Errors
-    /// As [`Self::steps_for`].
-    pub fn settings_between(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
-        let usual = usize::from(self.mode() != Mode::Exact);
-        Ok(Settings {
-            remask: self.decoding.remask.unwrap_or(usual),
-            ..self.settings_for(package, n)?
-        })
-    }
-
-    /// The settings for a model and `n` new tokens.
-    ///
-    /// # Errors
-    /// As [`Self::steps_for`].
-    pub fn settings_for(&self, package: &Package, n: usize) -> Result<Settings, UsageError> {
+    /// As [`Self::steps`], and for a threshold together with chance.
+    pub fn settings(&self, session: &Session, task: &Task<'_>) -> Result<Settings, UsageError> {
+        let mode = self.mode();
+        let usual = session.settings(mode, task.is_between());
         let is_random = self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0;
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
-        let decoding = self.decoding.decoding(self.mode(), has_steps || is_random);
+        let is_gpu = !session.target().device.is_cpu();
+        let decoding = self.decoding.decoding(mode, is_gpu, has_steps || is_random);
         if is_random && decoding.threshold.is_some() {
             return Err(UsageError::with_hint(
                 "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
@@ -333,31 +312,19 @@ impl SamplingArgs {
             ));
         }
         Ok(Settings {
-            // Measured on the built-in model (`cargo bench --bench decoding`): a threshold and an order of
-            // one kind lose less.
-            algorithm: self.algorithm.unwrap_or(match decoding.threshold {
-                Some(_) => Algorithm::MaskgitPlus,
-                None => Algorithm::Entropy,
-            }),
-            steps: self.steps_for(n)?,
+            algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
+            steps: self.steps(task.most_new_tokens())?,
             eps: self.eps,
             shaping: Shaping {
-                temperature: self
-                    .temperature
-                    .unwrap_or(package.recipe.temperature as f32),
+                temperature: self.temperature.unwrap_or(usual.shaping.temperature),
                 top_p: Some(self.top_p).filter(|&p| p < 1.0),
                 top_k: Some(self.top_k).filter(|&k| k > 0),
             },
             alg_temp: Some(self.alg_temp).filter(|&t| t > 0.0),
             seed: self.seed.unwrap_or_else(new_seed),
-            ending: if self.mode() == Mode::Exact {
-                Ending::FullCanvas
-            } else {
-                Ending::AtStop(package.stop_ids.clone())
-            },
             decoding,
-            grow_to: None,
-            remask: self.decoding.remask.unwrap_or(0),
+            remask: self.decoding.remask.unwrap_or(usual.remask),
+            ..usual
         })
     }
 }
@@ -368,23 +335,23 @@ fn new_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) >> 32
 }
 
-/// Wrong usage unless prompt and new tokens fit the model's context.
-///
-/// # Errors
-/// [`UsageError`] with what would fit.
-pub fn check_context(prompt: usize, new: usize, context: usize) -> Result<(), UsageError> {
-    if prompt.saturating_add(new) <= context {
-        return Ok(());
-    }
+/// Wrong usage, if that is what an error of a prompt and its answer means.
+pub fn as_usage(error: Error) -> anyhow::Error {
+    let Error::Request(RequestError::TooLong {
+        given,
+        new,
+        context,
+    }) = error
+    else {
+        return error.into();
+    };
     let message = format!(
-        "the prompt has {prompt} tokens, which with --max-new-tokens {new} exceeds the model's \
+        "the prompt has {given} tokens, which with --max-new-tokens {new} exceeds the model's \
          context of {context}"
     );
-    Err(match context.checked_sub(prompt) {
-        None | Some(0) => UsageError::with_hint(message, "shorten the prompt"),
-        Some(room) => UsageError::with_hint(
-            message,
-            format!("-n/--max-new-tokens can be from 1 to {room}"),
-        ),
-    })
+    let hint = match context.checked_sub(given) {
+        None | Some(0) => "shorten the prompt".to_string(),
+        Some(room) => format!("-n/--max-new-tokens can be from 1 to {room}"),
+    };
+    UsageError::with_hint(message, hint).into()
 }

@@ -5,20 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use serde::Serialize;
-
-use crate::cli::args::compute::{ComputeArgs, Opened, isa};
-use crate::cli::args::model::ModelArgs;
-use crate::cli::args::sampling::check_context;
-use crate::cli::args::values::{Output, at_least_one};
-use crate::cli::terminal::ui::{Ui, human_bytes};
-use crate::cli::usage::UsageError;
 use diffucoder::Error;
-use diffucoder::diffusion::{self, Canvas, Decoding, Denoiser, Ending, Pass, Settings, Shaping};
+use diffucoder::diffusion::{Decoding, Denoiser, Ending, Pass, Settings, Shaping, Steps};
 use diffucoder::kernels::limits::{self, Limits, Meter};
 use diffucoder::model::Model;
 use diffucoder::model::config::{Config, ConfigError};
 use diffucoder::package::builtin;
+use diffucoder::session::{Conditions, Hole, Job, Work};
+use serde::Serialize;
+
+use crate::cli::args::compute::{ComputeArgs, Engine, isa};
+use crate::cli::args::model::ModelArgs;
+use crate::cli::args::sampling::as_usage;
+use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::terminal::ui::{Ui, human_bytes};
+use crate::cli::usage::UsageError;
 
 /// Passes are repeated for this long, and at least twice: the first one makes the buffers.
 const SPAN: Duration = Duration::from_secs(2);
@@ -104,7 +105,7 @@ const PROMPT: usize = 64;
 /// What is measured.
 enum Subject {
     /// What is open, and how long that took.
-    Model(Box<Opened>, Duration),
+    Model(Box<Engine>, Duration),
     Synthetic(Config),
 }
 
@@ -120,13 +121,18 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = format!("--rows {rows}: this model takes up to {longest}");
         return Err(UsageError::new(message).into());
     }
-    if let Some(n) = args.generate {
-        check_context(PROMPT, n, longest)?;
-        if args.tokens_per_forward > n {
-            let message = "--tokens-per-forward is above --generate";
-            return Err(UsageError::new(message).into());
+    let mut job = match args.generate {
+        Some(n) => {
+            if args.tokens_per_forward > n {
+                let message = "--tokens-per-forward is above --generate";
+                return Err(UsageError::new(message).into());
+            }
+            let job = generation(&config, n, args.tokens_per_forward);
+            job.check(longest).map_err(|error| as_usage(error.into()))?;
+            Some(job)
         }
-    }
+        None => None,
+    };
     let mut meter = Meter::new(isa()?, rayon::current_num_threads());
     ui.status("measuring the machine");
     meter.measure();
@@ -140,9 +146,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         passes.push((rows, time));
     }
     let mut generated = None;
-    if let Some(n) = args.generate {
+    if let Some(job) = &mut job {
         ui.status("measuring a generation");
-        generated = Some(generate(&mut model, &config, n, args.tokens_per_forward)?);
+        let filling = job.run(&mut model, &mut Conditions::default());
+        let work = filling.map_err(Error::from)?.work;
+        generated = Some(Generated::new(job.most_new_tokens(), work));
     }
     let report = Report::new(&config, meter.measure(), &passes, generated, load_time);
     match args.output {
@@ -159,20 +167,19 @@ impl Args {
             return Ok(Subject::Synthetic(shape.config().map_err(Error::from)?));
         }
         let started = Instant::now();
-        let opened = Opened::open(&self.model, &self.compute, ui)?;
-        let open_time = started.elapsed();
-        if !opened.target.device.is_cpu() {
+        let engine = self.compute.open(&self.model, ui)?;
+        if !engine.session.target().device.is_cpu() {
             let message = "bench measures the CPU only";
             return Err(UsageError::with_hint(message, "add --device cpu").into());
         }
-        Ok(Subject::Model(Box::new(opened), open_time))
+        Ok(Subject::Model(Box::new(engine), started.elapsed()))
     }
 }
 
 impl Subject {
     fn config(&self) -> &Config {
         match self {
-            Self::Model(opened, _) => &opened.package.config,
+            Self::Model(engine, _) => &engine.session.package().config,
             Self::Synthetic(config) => config,
         }
     }
@@ -181,12 +188,13 @@ impl Subject {
     fn load(self, args: &Args, ui: &Ui) -> anyhow::Result<(Model, Duration)> {
         let started = Instant::now();
         match self {
-            Self::Model(opened, open_time) => {
-                let model = opened.load(ui)?.model;
+            Self::Model(mut engine, open_time) => {
+                engine.load(ui)?;
+                let model = engine.session.load(&mut (), &mut |_, _| ())?.beside();
                 Ok((model, open_time + started.elapsed()))
             }
             Self::Synthetic(config) => {
-                let (checkpoint, target) = args.compute.synthetic(&config)?;
+                let (checkpoint, target) = args.compute.compute()?.synthetic(&config)?;
                 let model = Model::load(&config, checkpoint, &target, &mut |_, _| {});
                 Ok((model.map_err(Error::from)?, started.elapsed()))
             }
@@ -235,34 +243,34 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
     Ok(shortest)
 }
 
-/// Writes `n` tokens behind a prompt, as `--mode fast --tokens-per-step` does.
-fn generate(
-    model: &mut Model,
-    config: &Config,
-    n: usize,
-    tokens_per_forward: usize,
-) -> anyhow::Result<Generated> {
+/// To write `n` tokens behind a prompt, as `--mode fast --tokens-per-step` does, however the text ends.
+fn generation(config: &Config, n: usize, tokens_per_forward: usize) -> Job {
     let settings = Settings {
         shaping: Shaping::nucleus(0.2, 0.95),
         ending: Ending::AtStop(Vec::new()),
         decoding: Decoding {
             threshold: None,
-            ..Decoding::fast()
+            ..Decoding::fast(Decoding::CPU_WINDOW)
         },
-        ..Settings::reference(n.div_ceil(tokens_per_forward))
+        steps: Steps::OfTokens(tokens_per_forward),
+        ..Settings::reference(1)
     };
     let mask_id = config.vocab_size as u32 - 1; // some token that the prompt has not
-    let canvas = Canvas::new(&token_ids(PROMPT, config), n, mask_id);
-    let started = Instant::now();
-    let done = diffusion::generate(model, canvas, &settings, &mut ()).map_err(Error::from)?;
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(Generated {
-        seconds,
-        forwards: done.forwards,
-        rows: done.rows,
-        tokens_per_s: n as f64 / seconds,
-        ms_per_forward: 1e3 * seconds / done.forwards as f64,
-    })
+    let texts = vec![token_ids(PROMPT, config), Vec::new()];
+    Job::new(texts, vec![Hole::Exactly(n)], (mask_id, &[]), settings)
+}
+
+impl Generated {
+    fn new(tokens: usize, work: Work) -> Self {
+        let seconds = work.time.as_secs_f64();
+        Self {
+            seconds,
+            forwards: work.forwards,
+            rows: work.rows,
+            tokens_per_s: tokens as f64 / seconds,
+            ms_per_forward: 1e3 * seconds / work.forwards as f64,
+        }
+    }
 }
 
 /// Some tokens, never the last of the vocabulary.

@@ -1,20 +1,22 @@
 //! `diffucoder generate`: a prompt in, code out.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::cli::answer::Request;
+use diffucoder::session::asking::Asking;
+use diffucoder::session::{Conditions, Task};
+
 use crate::cli::args::check::CheckArgs;
-use crate::cli::args::compute::{ComputeArgs, Opened};
+use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::prompt::PromptArgs;
-use crate::cli::args::sampling::SamplingArgs;
+use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::values::{Output, at_least_one};
-use crate::cli::code;
+use crate::cli::json::{Asked, Report};
 use crate::cli::terminal::progress::{self, Observers, Progress};
 use crate::cli::terminal::ui::{self, Ui, Written};
-use crate::cli::trace::TraceFile;
+use crate::cli::trace::{End, Recorder, TraceFile};
 use crate::cli::usage::UsageError;
-use diffucoder::diffusion::Settings;
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
@@ -84,61 +86,65 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = "--trace records one run, not those of --num-samples or --retries";
         return Err(UsageError::new(message).into());
     }
-    let opened = Opened::open(&args.model, &args.compute, ui)?;
-    let package = &opened.package;
-    let asked = code::Request::new(package, given, args.raw, args.code, &language);
-    if asked.is_continued_in_chat() {
+    let mut engine = args.compute.open(&args.model, ui)?;
+    let package = Arc::clone(engine.session.package());
+    let wish = given.wish(args.raw, args.code);
+    let asking = Asking::new(&package, given.text, wish, &language);
+    if asking.is_continued_in_chat() {
         ui.status("continuing the given text as a file; --ask takes it as a question");
     }
-    let mut request = Request::new(package, asked.prompt(&args.system), sampling)?;
-    check.check_chance(&request.settings)?;
+    let prompt = asking.prompt(&args.system);
+    let task = Task::answer(prompt, sampling.hole());
+    let settings = sampling.settings(&engine.session, &task)?;
+    check.check_chance(&settings)?;
+    let mut seed = settings.seed;
+    let mut job = engine
+        .session
+        .prepare(&task.with(settings))
+        .map_err(as_usage)?;
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
-    let mut engine = opened.load(ui)?;
+    engine.load(ui)?;
 
-    let (package, target) = (&engine.package, &engine.target);
-    let mut recorder = trace
-        .map(|file| request.record(file, package, target))
-        .transpose()?;
-    let mut seeds = request.settings.clone();
+    let asked = Asked::new(&engine.session, &job, prompt.system());
+    let mut recorder = trace.map(|file| Recorder::new(file, &package, &asked));
     let mut first_problem = None;
     for sample in 0..args.num_samples {
-        let draw = |settings: &Settings| {
-            request.settings = settings.clone();
+        let draw = |seed: u64| {
+            job.settings.seed = seed;
             let mut progress = match args.watch {
-                true => Progress::watch(progress::screen(ui)?, &engine.package),
+                true => Progress::watch(ui, progress::screen(ui)?, &package),
                 false => Progress::bar(ui, "denoising"),
             };
-            let mut observers = Observers(&mut progress, &mut recorder);
-            let mut answer = request.answer(&engine.package, &mut engine.model, &mut observers)?;
-            progress.finish(ui);
-            answer.text = asked.result(&answer.text).to_string();
-            let code = [asked.before.as_bytes(), answer.text.as_bytes()].concat();
-            Ok((answer, code))
+            let mut observers = Observers(&mut progress, recorder.as_mut());
+            let mut conditions = Conditions::watched(&mut observers);
+            let outcome = engine.session.run_job(&mut job, &mut conditions)?;
+            progress.finish();
+            let text = asking.result(&outcome.text()).to_string();
+            let code = [asking.before.as_bytes(), text.as_bytes()].concat();
+            Ok(((outcome, text), code))
         };
-        let (answer, problem) = check.until_it_parses(&mut seeds, draw, |text| ui.note(text))?;
-        seeds.seed = seeds.seed.wrapping_add(1);
-
+        let ((outcome, text), problem) =
+            check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
         let written = match args.output {
-            Output::Text => ui.one_of_many(&args.separated(&answer.text, sample, &request))?,
+            Output::Text => ui.one_of_many(&args.separated(&text, sample, seed))?,
             Output::Json => {
-                let about = (&engine.package, &engine.target, engine.load_time);
-                let mut report = answer.report(&request, about);
+                let mut report = Report::new(&text, &asked, &engine.session, &job, &outcome);
                 report.parses = check.is_on().then_some(problem.is_none());
                 ui.one_of_many(&format!("{}\n", serde_json::to_string(&report)?))?
             }
         };
         if let Some(recorder) = recorder.take() {
-            recorder.finish(answer.end(&request))?;
+            recorder.finish(End::new(text, &job, &outcome))?;
         }
         ui.status(&format!(
-            "{} in {} ({:.1} tokens/s) · {} over {} · seed {}",
-            ui::count(answer.tokens, "token"),
-            ui::human_time(answer.time),
-            answer.rate(),
-            ui::count(answer.generation.forwards, "forward"),
-            engine.package.name(),
-            request.settings.seed,
+            "{} in {} ({:.1} tokens/s) · {} over {} · seed {seed}",
+            ui::count(outcome.tokens(), "token"),
+            ui::human_time(outcome.work.time),
+            outcome.rate(),
+            ui::count(outcome.work.forwards, "forward"),
+            package.name(),
         ));
+        seed = seed.wrapping_add(1);
         first_problem = first_problem.or(problem);
         if written == Written::Closed {
             break;
@@ -149,11 +155,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 
 impl Args {
     /// One of several texts gets a line above that tells it from the others, as in `head`.
-    fn separated(&self, text: &str, sample: usize, request: &Request<'_>) -> String {
+    fn separated(&self, text: &str, sample: usize, seed: u64) -> String {
         if self.num_samples == 1 {
             return text.to_string();
         }
-        let (blank, seed) = (if sample > 0 { "\n" } else { "" }, request.settings.seed);
+        let blank = if sample > 0 { "\n" } else { "" };
         let end = if text.ends_with('\n') { "" } else { "\n" };
         format!(
             "{blank}==> {} of {}, seed {seed} <==\n{text}{end}",

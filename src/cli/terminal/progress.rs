@@ -3,48 +3,78 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use diffucoder::diffusion::{Canvas, Settings, Step};
+use diffucoder::package::Package;
+use diffucoder::session::Observer;
 use indicatif::ProgressBar;
 
 use crate::cli::terminal::ui::{Screen, Ui};
 use crate::cli::terminal::watch::Watch;
 use crate::cli::usage::UsageError;
-use diffucoder::diffusion::{Observer, Step};
-use diffucoder::package::Package;
 
 /// What is drawn of a run while it goes on.
-pub enum Progress<'a> {
+pub struct Progress<'a> {
+    ui: &'a Ui,
+    /// Of the choice of lengths.
+    trials: Option<ProgressBar>,
+    run: Drawn<'a>,
+}
+
+enum Drawn<'a> {
     Bar { bar: ProgressBar, started: Instant },
     Watch(Box<Watch<'a>>),
 }
 
 impl<'a> Progress<'a> {
     /// A bar, drawn only on a terminal.
-    pub fn bar(ui: &Ui, what: &str) -> Self {
-        Self::Bar {
-            bar: ui.count_bar(what, "tokens", 0),
-            started: Instant::now(),
+    pub fn bar(ui: &'a Ui, what: &str) -> Self {
+        let (bar, started) = (ui.count_bar(what, "tokens", 0), Instant::now());
+        Self {
+            ui,
+            trials: None,
+            run: Drawn::Bar { bar, started },
         }
     }
 
     /// The canvas.
-    pub fn watch(screen: Screen, package: &'a Package) -> Self {
-        Self::Watch(Box::new(Watch::new(screen, package)))
+    pub fn watch(ui: &'a Ui, screen: Screen, package: &'a Package) -> Self {
+        Self {
+            ui,
+            trials: None,
+            run: Drawn::Watch(Box::new(Watch::new(screen, package))),
+        }
     }
 
     /// Takes the bar away; and the canvas too, unless the text goes elsewhere than to the terminal.
-    pub fn finish(self, ui: &Ui) {
-        match self {
-            Self::Bar { bar, .. } => bar.finish_and_clear(),
-            Self::Watch(watch) => watch.finish(!ui.stdout_is_terminal()),
+    pub fn finish(self) {
+        match self.run {
+            Drawn::Bar { bar, .. } => bar.finish_and_clear(),
+            Drawn::Watch(watch) => watch.finish(!self.ui.stdout_is_terminal()),
         }
     }
 }
 
 impl Observer for Progress<'_> {
+    fn on_trial(&mut self, done: usize, of: usize) {
+        let bar = || self.ui.count_bar("choosing lengths", "steps", of as u64);
+        self.trials
+            .get_or_insert_with(bar)
+            .set_position(done as u64);
+    }
+
+    fn on_start(&mut self, _: &Canvas, _: &Settings) {
+        if let Some(bar) = self.trials.take() {
+            bar.finish_and_clear();
+        }
+        if let Drawn::Bar { started, .. } = &mut self.run {
+            *started = Instant::now();
+        }
+    }
+
     fn on_step(&mut self, step: &Step<'_>) {
-        match self {
-            Self::Watch(watch) => watch.on_step(step),
-            Self::Bar { bar, started } => {
+        match &mut self.run {
+            Drawn::Watch(watch) => watch.on_step(step),
+            Drawn::Bar { bar, started } => {
                 let revealed = step.canvas.reveal_step().iter().flatten().count();
                 let time = started.elapsed().max(Duration::from_millis(1));
                 let rate = revealed as f64 / time.as_secs_f64();
@@ -58,12 +88,23 @@ impl Observer for Progress<'_> {
 }
 
 /// Two observers as one, of which the second may be absent.
-pub struct Observers<'a, A, B>(pub &'a mut A, pub &'a mut Option<B>);
+pub struct Observers<'a, A, B>(pub &'a mut A, pub Option<&'a mut B>);
 
 impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
+    fn on_trial(&mut self, done: usize, of: usize) {
+        self.0.on_trial(done, of);
+    }
+
+    fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
+        self.0.on_start(canvas, settings);
+        if let Some(second) = &mut self.1 {
+            second.on_start(canvas, settings);
+        }
+    }
+
     fn on_step(&mut self, step: &Step<'_>) {
         self.0.on_step(step);
-        if let Some(second) = self.1 {
+        if let Some(second) = &mut self.1 {
             second.on_step(step);
         }
     }

@@ -1,9 +1,10 @@
 //! One line of a batch's input: what to write, and the settings that are its own.
 
 use clap::{Args as _, Command, FromArgMatches};
+use diffucoder::session::USUAL_HOLE;
 use serde_json::{Map, Value};
 
-use super::Format;
+use super::format::LineFormat;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::defaults::layers::{self, Values};
 
@@ -12,7 +13,7 @@ use crate::cli::defaults::layers::{self, Values};
 pub struct Line {
     /// A text or a whole number; the line's number if it has none.
     pub id: Value,
-    pub task: Task,
+    pub request: Request,
     /// Of the chat template.
     pub system: Option<String>,
     pub sampling: SamplingArgs,
@@ -22,7 +23,7 @@ pub struct Line {
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
-pub enum Task {
+pub enum Request {
     Answer {
         prompt: String,
     },
@@ -34,12 +35,9 @@ pub enum Task {
     },
 }
 
-/// The longest that a hole without a length can become, where nothing else is said: as of `infill`.
-const LONGEST_HOLE: &str = "32";
-
 /// Understands lines.
 pub struct Parser {
-    format: Format,
+    format: LineFormat,
     /// The sampling flags, and what is given of them for all lines.
     command: Command,
     given: Values,
@@ -47,7 +45,7 @@ pub struct Parser {
 
 impl Parser {
     /// `given` holds the sampling flags for the lines that say nothing else.
-    pub fn new(format: Format, given: Values) -> Self {
+    pub fn new(format: LineFormat, given: Values) -> Self {
         let command = Command::new("line").no_binary_name(true);
         let command = command.disable_help_flag(true);
         Self {
@@ -74,7 +72,7 @@ impl Parser {
                 "prefix" => prefix = Some(string(&key, value)?),
                 "suffix" => suffix = Some(string(&key, value)?),
                 // A problem set has columns of its own.
-                _ if self.format != Format::Json => {}
+                _ if self.format != LineFormat::Json => {}
                 "system" => system = Some(string(&key, value)?),
                 "length" => length = setting(&key, value)?,
                 "meta" => meta = Some(value),
@@ -89,10 +87,10 @@ impl Parser {
                 }
             }
         }
-        let task = match (prompt, prefix, suffix) {
-            (Some(prompt), None, None) if !prompt.is_empty() => Task::Answer { prompt },
+        let request = match (prompt, prefix, suffix) {
+            (Some(prompt), None, None) if !prompt.is_empty() => Request::Answer { prompt },
             (Some(_), None, None) => return Err("its prompt is empty".into()),
-            (None, Some(prefix), Some(suffix)) => Task::Fill {
+            (None, Some(prefix), Some(suffix)) => Request::Fill {
                 // Nothing follows: a continuation, which ends where the model ends it.
                 is_open: length.is_none() && !suffix.is_empty(),
                 prefix,
@@ -103,24 +101,24 @@ impl Parser {
             (Some(_), _, _) => return Err("it has a prompt, and prefix or suffix too".into()),
         };
         let longest = "max-new-tokens";
-        match (&task, length) {
+        match (&request, length) {
             (_, None) => {}
-            (Task::Answer { .. }, Some(_)) => {
+            (Request::Answer { .. }, Some(_)) => {
                 return Err("its length is a hole's, and it has no suffix".into());
             }
-            (Task::Fill { .. }, Some(_)) if settings.iter().any(|(name, _)| name == longest) => {
+            (Request::Fill { .. }, Some(_)) if settings.iter().any(|(name, _)| name == longest) => {
                 return Err("it has a length, and max_new_tokens too".into());
             }
-            (Task::Fill { .. }, Some(length)) => settings.push((longest.into(), length)),
+            (Request::Fill { .. }, Some(length)) => settings.push((longest.into(), length)),
         }
         let mut given = self.given.clone();
-        if let Task::Fill { is_open: true, .. } = task {
-            let default = || LONGEST_HOLE.to_string();
+        if let Request::Fill { is_open: true, .. } = request {
+            let default = || USUAL_HOLE.to_string();
             given.entry(longest.into()).or_insert_with(default);
         }
         Ok(Line {
             id,
-            task,
+            request,
             system,
             meta,
             sampling: self.sampling(&given, &settings)?,
@@ -197,10 +195,11 @@ fn setting(key: &str, value: Value) -> Result<Option<String>, String> {
 mod tests {
     use super::*;
     use crate::cli::args::sampling::NewTokens;
+    use diffucoder::diffusion::Steps;
 
     fn parser(given: &[(&str, &str)]) -> Parser {
         let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string()));
-        Parser::new(Format::Json, given.collect())
+        Parser::new(LineFormat::Json, given.collect())
     }
 
     fn refusal(line: &str) -> String {
@@ -217,7 +216,7 @@ mod tests {
             (line.sampling.max_new_tokens, line.sampling.exact),
             (NewTokens::Most(32), true)
         );
-        assert_eq!(line.sampling.steps_for(32).unwrap(), 8);
+        assert_eq!(line.sampling.steps(32).unwrap(), Steps::Count(8));
         let line = parse(r#"{"id": "a", "prompt": "x", "max_new_tokens": 64, "exact": false}"#);
         assert_eq!(
             (line.sampling.max_new_tokens, line.sampling.exact),
@@ -225,15 +224,15 @@ mod tests {
         );
         // What cannot be combined with a line's own setting steps back.
         let line = parse(r#"{"prompt": "x", "tokens_per_step": 2}"#);
-        assert_eq!(line.sampling.steps_for(32).unwrap(), 16);
+        assert_eq!(line.sampling.steps(32).unwrap(), Steps::OfTokens(2));
     }
 
     #[test]
     fn a_hole_is_as_long_as_said_or_open() {
         let parse = |given: &[_], line: &str| parser(given).parse(line.as_bytes(), 1).unwrap();
-        let hole = |line: &Line| match line.task {
-            Task::Fill { is_open, .. } => (is_open, line.sampling.most_new_tokens().unwrap()),
-            Task::Answer { .. } => panic!("no hole"),
+        let hole = |line: &Line| match line.request {
+            Request::Fill { is_open, .. } => (is_open, line.sampling.most_new_tokens().unwrap()),
+            Request::Answer { .. } => panic!("no hole"),
         };
         let open = r#"{"prefix": "a", "suffix": "b"}"#;
         assert_eq!(hole(&parse(&[], open)), (true, 32));

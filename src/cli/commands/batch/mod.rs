@@ -1,5 +1,6 @@
 //! `diffucoder batch`: many prompts in a file, as many results in another.
 
+mod format;
 mod line;
 mod sink;
 
@@ -8,24 +9,26 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
-use serde_json::{Value, json};
+use diffucoder::infill::Template;
+use diffucoder::package::Package;
+use diffucoder::session::asking::{Asking, Wish};
+use diffucoder::session::{Conditions, Hole, Task};
+use serde_json::{Map, Value, json};
 
-use crate::cli::answer::Request;
-use crate::cli::args::compute::{ComputeArgs, Engine, Opened};
+use crate::cli::args::compute::{ComputeArgs, Engine};
 use crate::cli::args::model::ModelArgs;
-use crate::cli::args::prompt::Given;
-use crate::cli::args::sampling::SamplingArgs;
+use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::values::at_least_one;
-use crate::cli::code;
 use crate::cli::defaults::layers::Values;
+use crate::cli::json::{Asked, Report};
 use crate::cli::terminal::progress::Progress;
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
-use diffucoder::package::{Package, Prompt};
-use line::{Line, Parser, Task};
+use format::LineFormat;
+use line::{Line, Parser, Request};
 use sink::Sink;
 
 /// Flags of `batch`.
@@ -52,8 +55,8 @@ pub struct Args {
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     /// The form of input and results
-    #[arg(long, value_enum, default_value_t = Format::Json)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = LineFormat::Json)]
+    format: LineFormat,
     /// Results of each line, with the seeds that follow its seed
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     num_samples: usize,
@@ -74,34 +77,6 @@ pub struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-}
-
-/// The form of lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// id, prompt or prefix and suffix; results as of `generate --output json`
-    Json,
-    /// task_id and prompt; results have task_id and solution, as EvalPlus reads them
-    Evalplus,
-    /// task_id and prompt; results have task_id and completion, as human-eval reads them
-    HumanEval,
-}
-
-impl Format {
-    fn id_key(self) -> &'static str {
-        match self {
-            Self::Json => "id",
-            Self::Evalplus | Self::HumanEval => "task_id",
-        }
-    }
-
-    fn text_key(self) -> &'static str {
-        match self {
-            Self::Json => "text",
-            Self::Evalplus => "solution",
-            Self::HumanEval => "completion",
-        }
-    }
 }
 
 /// Part `index` (from 1) of `count`.
@@ -152,13 +127,12 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
         }
         false => Box::new(io::stdin().lock()),
     };
-    let opened = Opened::open(&args.model, &args.compute, ui)?;
     let mut batch = Batch {
         args,
         ui,
         parser: Parser::new(args.format, given),
+        engine: args.compute.open(&args.model, ui)?,
         sink: Sink::open(&args.output, args.format, ui)?,
-        runner: Runner::Opened(Some(Box::new(opened))),
         seen: HashMap::new(),
     };
     let (mut lines, mut failed) = (0, 0);
@@ -188,30 +162,10 @@ struct Batch<'a> {
     args: &'a Args,
     ui: &'a Ui,
     parser: Parser,
+    engine: Engine,
     sink: Sink<'a>,
-    runner: Runner,
     /// The line that has an id.
     seen: HashMap<Value, usize>,
-}
-
-/// The model, which is not loaded before a line needs it.
-enum Runner {
-    Opened(Option<Box<Opened>>),
-    Loaded(Box<Engine>),
-}
-
-impl Runner {
-    fn engine(&mut self, ui: &Ui) -> anyhow::Result<&mut Engine> {
-        if let Self::Opened(opened) = self
-            && let Some(opened) = opened.take()
-        {
-            *self = Self::Loaded(Box::new(opened.load(ui)?));
-        }
-        match self {
-            Self::Loaded(engine) => Ok(engine),
-            Self::Opened(_) => bail!("the model is not loaded"),
-        }
-    }
 }
 
 impl Batch<'_> {
@@ -232,82 +186,72 @@ impl Batch<'_> {
         if done >= self.args.num_samples {
             return Ok(Ok(Written::Whole));
         }
-        let engine = self.runner.engine(self.ui)?;
-        let (package, target) = (&engine.package, &engine.target);
-        let asked = self.args.asked(&line, package);
-        let mut request = match self.args.request(&line, &asked, package) {
-            Ok(request) => request,
-            Err(error) => return Ok(Err(format!("{error:#}"))),
-        };
-        if let Task::Fill { is_open: true, .. } = line.task
-            && let Err(error) = request.choose_length(package, &mut engine.model)
-        {
-            return Ok(Err(format!("{error:#}")));
+        // Not before a line needs it.
+        self.engine.load(self.ui)?;
+        match self.write(&line, number, done) {
+            Ok(written) => Ok(Ok(written)),
+            Err(Failure::OfBatch(error)) => Err(error),
+            Err(Failure::OfLine(error)) => Ok(Err(format!("{error:#}"))),
         }
-        let first_seed = request.settings.seed;
+    }
+
+    /// Writes the results of a line but for the first `done`, which are there.
+    fn write(&mut self, line: &Line, number: usize, done: usize) -> Result<Written, Failure> {
+        let package = Arc::clone(self.engine.session.package());
+        let form = Form::of(line, self.args, &package);
+        let system = line.system.as_deref().unwrap_or(&self.args.system);
+        let task = form.task(line, system);
+        let session = &mut self.engine.session;
+        let settings = line.sampling.settings(session, &task);
+        let settings = settings.map_err(|error| Failure::OfLine(error.into()))?;
+        let first_seed = settings.seed;
+        let job = session.prepare(&task.with(settings));
+        let mut job = job.map_err(|error| Failure::OfLine(as_usage(error)))?;
+        let asked = Asked::new(session, &job, form.system(system));
         for sample in done..self.args.num_samples {
-            request.settings.seed = first_seed.wrapping_add(sample as u64);
-            let what = format!("line {number}");
-            let mut progress = Progress::bar(self.ui, &what);
-            let answer = request.answer(package, &mut engine.model, &mut progress);
-            progress.finish(self.ui);
-            let answer = match answer {
-                Ok(answer) => answer,
-                Err(error) => return Ok(Err(format!("{error:#}"))),
-            };
+            job.settings.seed = first_seed.wrapping_add(sample as u64);
+            let mut progress = Progress::bar(self.ui, &format!("line {number}"));
+            let outcome = session.run_job(&mut job, &mut Conditions::watched(&mut progress));
+            progress.finish();
+            let outcome = outcome.map_err(|error| Failure::OfLine(error.into()))?;
+            let text = form.result(&outcome.text());
             let result = match self.args.format {
-                Format::Json => {
-                    let about = (package, target, engine.load_time);
-                    let report = serde_json::to_string(&answer.report(&request, about))?;
-                    self.args
-                        .result(&line, sample, serde_json::from_str(&report)?)
+                LineFormat::Json => {
+                    let report = Report::new(&text, &asked, session, &job, &outcome);
+                    self.args.result(line, sample, &report)?
                 }
-                Format::Evalplus | Format::HumanEval => {
-                    self.args.sample(&line, &asked, &request, &answer.text)
+                LineFormat::Evalplus => {
+                    json!({ "task_id": line.id, "solution": form.whole(&text) })
+                }
+                LineFormat::HumanEval => {
+                    json!({ "task_id": line.id, "completion": form.completion(&text) })
                 }
             };
             if self.sink.write(&result)? == Written::Closed {
-                return Ok(Ok(Written::Closed));
+                return Ok(Written::Closed);
             }
         }
-        Ok(Ok(Written::Whole))
+        Ok(Written::Whole)
+    }
+}
+
+/// Why a line has no result.
+enum Failure {
+    /// The others may have theirs.
+    OfLine(anyhow::Error),
+    /// No line can have one.
+    OfBatch(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::OfBatch(error.into())
     }
 }
 
 impl Args {
-    /// The problems of a benchmark are answered with code alone, in Python.
-    fn asked<'a>(&self, line: &'a Line, package: &Package) -> Asked<'a> {
-        match &line.task {
-            Task::Fill { prefix, suffix, .. } => Asked::Fill(prefix, suffix),
-            Task::Answer { prompt } => {
-                let given = Given {
-                    text: prompt.clone(),
-                    file: None,
-                    complete: false,
-                };
-                let code = self.format != Format::Json;
-                Asked::Answer(code::Request::new(package, given, self.raw, code, "python"))
-            }
-        }
-    }
-
-    fn request<'a>(
-        &'a self,
-        line: &'a Line,
-        asked: &'a Asked<'a>,
-        package: &Package,
-    ) -> anyhow::Result<Request<'a>> {
-        match asked {
-            Asked::Fill(prefix, suffix) => Request::fill(package, (prefix, suffix), &line.sampling),
-            Asked::Answer(asked) => {
-                let system = line.system.as_deref().unwrap_or(&self.system);
-                Request::new(package, asked.prompt(system), &line.sampling)
-            }
-        }
-    }
-
     /// The id first: half a line is recognised by it.
-    fn result(&self, line: &Line, sample: usize, report: Value) -> Value {
+    fn result(&self, line: &Line, sample: usize, report: &Report<'_>) -> anyhow::Result<Value> {
         let mut result = json!({ "id": line.id });
         if self.num_samples > 1 {
             result["sample"] = sample.into();
@@ -315,33 +259,90 @@ impl Args {
         if let Some(meta) = &line.meta {
             result["meta"] = meta.clone();
         }
-        if let (Value::Object(result), Value::Object(report)) = (&mut result, report) {
+        // Through text, in which a float32 is as short as it was typed.
+        let report: Map<String, Value> = serde_json::from_str(&serde_json::to_string(report)?)?;
+        if let Value::Object(result) = &mut result {
             result.extend(report);
         }
-        result
-    }
-
-    /// A raw prompt is continued; an answer in chat is whole.
-    fn sample(&self, line: &Line, asked: &Asked<'_>, request: &Request<'_>, text: &str) -> Value {
-        let is_raw = matches!(request.prompt, Prompt::Raw(_));
-        let code = match (self.format, asked) {
-            (Format::Evalplus, Asked::Fill(prefix, suffix)) => format!("{prefix}{text}{suffix}"),
-            (Format::Evalplus, Asked::Answer(asked)) => {
-                format!("{}{}", asked.before, asked.result(text))
-            }
-            // human-eval puts it behind the prompt, which an answer in chat does not continue.
-            (_, Asked::Answer(asked)) if !is_raw => format!("\n{}", asked.result(text)),
-            (_, _) => text.to_string(),
-        };
-        json!({ "task_id": line.id, self.format.text_key(): code })
+        Ok(result)
     }
 }
 
-/// A line's task as the model takes it.
-enum Asked<'a> {
+/// A line's request as the model takes it.
+enum Form<'a> {
     /// A hole between two texts.
-    Fill(&'a str, &'a str),
-    Answer(code::Request),
+    Fill {
+        template: Template,
+        prefix: &'a str,
+        suffix: &'a str,
+    },
+    /// A prompt.
+    Answer(Asking),
+}
+
+impl<'a> Form<'a> {
+    /// The problems of a benchmark are answered with code alone, in Python.
+    fn of(line: &'a Line, args: &Args, package: &Package) -> Self {
+        match &line.request {
+            Request::Fill { prefix, suffix, .. } => Self::Fill {
+                template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
+                prefix,
+                suffix,
+            },
+            Request::Answer { prompt } => {
+                let wish = match (args.raw, args.format) {
+                    (true, _) => Wish::Raw,
+                    (false, LineFormat::Json) => Wish::Answer,
+                    (false, LineFormat::Evalplus | LineFormat::HumanEval) => Wish::Code,
+                };
+                Self::Answer(Asking::new(package, prompt.clone(), wish, "python"))
+            }
+        }
+    }
+
+    fn task<'t>(&'t self, line: &Line, system: &'t str) -> Task<'t> {
+        match (self, &line.request) {
+            (Self::Fill { template, .. }, Request::Fill { is_open: true, .. }) => {
+                let up_to = line.sampling.hole().most();
+                Task::fill(template, Hole::Chosen { up_to })
+            }
+            (Self::Fill { template, .. }, _) => Task::fill(template, line.sampling.hole()),
+            (Self::Answer(asking), _) => Task::answer(asking.prompt(system), line.sampling.hole()),
+        }
+    }
+
+    /// The system message, where the model gets one.
+    fn system<'s>(&'s self, system: &'s str) -> Option<&'s str> {
+        match self {
+            Self::Fill { .. } => None,
+            Self::Answer(asking) => asking.prompt(system).system(),
+        }
+    }
+
+    /// What was asked for, out of what the model wrote.
+    fn result(&self, written: &str) -> String {
+        match self {
+            Self::Fill { template, .. } => template.fill_one(written),
+            Self::Answer(_) => written.to_string(),
+        }
+    }
+
+    /// The result with what stands round it.
+    fn whole(&self, text: &str) -> String {
+        match self {
+            Self::Fill { prefix, suffix, .. } => format!("{prefix}{text}{suffix}"),
+            Self::Answer(asking) => format!("{}{}", asking.before, asking.result(text)),
+        }
+    }
+
+    /// The result as what follows the prompt: human-eval puts it behind that, which an answer in chat
+    /// does not continue.
+    fn completion(&self, text: &str) -> String {
+        match self {
+            Self::Answer(asking) if asking.is_chat() => format!("\n{}", asking.result(text)),
+            Self::Fill { .. } | Self::Answer(_) => text.to_string(),
+        }
+    }
 }
 
 #[cfg(test)]

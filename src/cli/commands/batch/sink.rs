@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use super::Format;
+use super::format::LineFormat;
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
 
@@ -32,7 +32,7 @@ impl<'a> Sink<'a> {
     ///
     /// # Errors
     /// When the file cannot be written, is in use, or holds something else than results.
-    pub fn open(path: &Path, format: Format, ui: &'a Ui) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, format: LineFormat, ui: &'a Ui) -> anyhow::Result<Self> {
         if path == Path::new("-") {
             return Ok(Self {
                 out: Out::Stdout(ui),
@@ -91,7 +91,7 @@ impl<'a> Sink<'a> {
 fn resume(
     file: &mut File,
     path: &Path,
-    format: Format,
+    format: LineFormat,
     ui: &Ui,
 ) -> anyhow::Result<HashMap<Value, usize>> {
     let name = path.display();

@@ -3,30 +3,26 @@
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use anyhow::Context;
+use clap::ValueEnum;
+use diffucoder::infill::Template;
+use diffucoder::session::{Conditions, Hole, Task};
+use diffucoder::{Error, RequestError, atomic};
 
-use self::output::{Filled, HoleReport, InfillReport, Show};
+use self::output::{Filled, InfillReport, Show};
 use crate::cli::args::check::CheckArgs;
-use crate::cli::args::compute::{ComputeArgs, Engine, Opened};
+use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::prompt;
 use crate::cli::args::sampling::SamplingArgs;
-use crate::cli::args::values::{Output, at_least_one, one_of};
-use crate::cli::json::{SettingsReport, Usage};
+use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::json::{Asked, SettingsReport, Timing, Usage};
 use crate::cli::terminal::progress::{self, Observers, Progress};
 use crate::cli::terminal::ui::{self, Ui};
-use crate::cli::trace::{End, Recorder, Start, TraceFile};
+use crate::cli::trace::{End, Recorder, TraceFile};
 use crate::cli::usage::UsageError;
-use diffucoder::Error;
-use diffucoder::atomic;
-use diffucoder::diffusion::{self, Generation, Settings};
-use diffucoder::infill::length::{self, Chosen, LengthBy};
-use diffucoder::infill::{self, Template};
-use diffucoder::package::Package;
-use diffucoder::text::place::{self, Place};
-use diffucoder::tokenizer::Specials;
 
 mod output;
 
@@ -57,8 +53,7 @@ pub struct Args {
     length: Option<usize>,
     /// How the model chooses a length: by where it ends its text in a long hole, or by where it is
     /// surest among several lengths
-    #[arg(long, default_value = "confidence", conflicts_with = "length",
-          value_parser = one_of(&LengthBy::ALL, LengthBy::name, about_length_by))]
+    #[arg(long, value_enum, default_value_t = LengthBy::Confidence, conflicts_with = "length")]
     length_by: LengthBy,
 
     /// Print what was filled in alone, each hole's text ending its line
@@ -102,69 +97,46 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let template = args.template()?;
     let named = args.file().or(args.prefix_file.as_deref());
     let check = args.check.check(named)?;
-    let opened = Opened::open(&args.model, &args.compute, ui)?;
-    let package = &opened.package;
-
-    let texts = template.texts();
-    let texts = texts
-        .iter()
-        .map(|text| package.tokenizer.encode_plain(text));
-    let texts = texts.collect::<Result<Vec<_>, _>>().map_err(Error::from)?;
+    let mut engine = args.compute.open(&args.model, ui)?;
+    let package = Arc::clone(engine.session.package());
     let longest = args.sampling.most_new_tokens()?;
-    let given: Vec<_> = template.holes().iter().map(|hole| hole.tokens).collect();
-    let text_tokens = texts.iter().map(Vec::len).sum();
-    check_context(
-        text_tokens,
-        &given,
-        longest,
-        package.config.max_position_embeddings,
-    )?;
-    let most = given.iter().map(|length| length.unwrap_or(longest)).sum();
-    let mut settings = args.sampling.settings_between(package, most)?;
+    let task = Task::fill(&template, args.length_by.hole(longest));
+    let settings = args.sampling.settings(&engine.session, &task)?;
     check.check_chance(&settings)?;
     if args.trace.is_some() && check.retries() > 0 {
         let message = "--trace records one run, not those of --retries";
         return Err(UsageError::new(message).into());
     }
+    let mut seed = settings.seed;
+    let mut job = engine
+        .session
+        .prepare(&task.with(settings))
+        .map_err(as_usage)?;
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
-    let mut engine = opened.load(ui)?;
+    engine.load(ui)?;
 
-    let started = Instant::now();
-    let chosen = choose(args, &mut engine, &texts, &given, longest, ui)?;
-    settings.steps = settings.steps.min(chosen.lengths.iter().sum());
-    let (package, model) = (&engine.package, &mut engine.model);
-    let settings_report =
-        |settings: &Settings| SettingsReport::new(most, settings, None, &engine.target);
-    let mut recorder = None;
-    if let Some(file) = trace {
-        let report = settings_report(&settings);
-        recorder = Some(record(file, package, &texts, &chosen.lengths, &report)?);
-    }
-    let draw = |settings: &Settings| {
-        let canvas = infill::canvas(&texts, &chosen.lengths, package.mask_id);
+    let asked = Asked::new(&engine.session, &job, None);
+    let mut recorder = trace.map(|file| Recorder::new(file, &package, &asked));
+    let draw = |seed: u64| {
+        job.settings.seed = seed;
         let mut progress = match args.watch {
-            true => Progress::watch(progress::screen(ui)?, package),
+            true => Progress::watch(ui, progress::screen(ui)?, &package),
             false => Progress::bar(ui, "denoising"),
         };
-        let mut observers = Observers(&mut progress, &mut recorder);
-        let done =
-            diffusion::generate(model, canvas, settings, &mut observers).map_err(Error::from)?;
-        progress.finish(ui);
-        let filled = filled(package, &template, done);
+        let mut observers = Observers(&mut progress, recorder.as_mut());
+        let mut conditions = Conditions::watched(&mut observers);
+        let outcome = engine.session.run_job(&mut job, &mut conditions)?;
+        progress.finish();
+        let filled = Filled::new(&template, outcome);
         let code = filled.bytes.clone();
         Ok((filled, code))
     };
-    let (filled, problem) = check.until_it_parses(&mut settings, draw, |text| ui.note(text))?;
-    let generate_time = started.elapsed();
+    let (filled, problem) = check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
 
-    let tokens: usize = filled.holes.iter().map(|hole| hole.tokens).sum();
-    let usage = Usage::new(
-        [text_tokens, tokens, chosen.lengths.iter().sum()],
-        chosen.forwards + filled.generation.forwards,
-        chosen.rows + filled.generation.rows,
-    );
+    let (session, outcome) = (&engine.session, &filled.outcome);
     if let Some(recorder) = recorder {
-        recorder.finish(end(&filled, &usage, generate_time))?;
+        let text = String::from_utf8_lossy(&filled.bytes).into_owned();
+        recorder.finish(End::new(text, &job, outcome))?;
     }
     // A file that parsed is not replaced by one that does not.
     if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
@@ -176,10 +148,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 text: &String::from_utf8_lossy(&filled.bytes),
                 holes: &filled.holes,
                 parses: check.is_on().then_some(problem.is_none()),
-                usage,
-                timing: output::timing(engine.load_time, generate_time, tokens),
-                model: engine.package.name(),
-                settings: settings_report(&settings),
+                usage: Usage::new(&job, outcome),
+                timing: Timing::new(session, outcome),
+                model: package.name(),
+                settings: SettingsReport::new(&asked, &job.settings, job.most_new_tokens()),
             };
             ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
@@ -192,13 +164,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         (Output::Text, Show::InPlace) => {}
     }
     ui.status(&format!(
-        "{}, {} in {} · {} over {} · seed {}",
+        "{}, {} in {} · {} over {} · seed {seed}",
         ui::count(filled.holes.len(), "hole"),
-        ui::count(tokens, "token"),
-        ui::human_time(generate_time),
-        ui::count(chosen.forwards + filled.generation.forwards, "forward"),
-        engine.package.name(),
-        settings.seed,
+        ui::count(outcome.tokens(), "token"),
+        ui::human_time(outcome.work.time),
+        ui::count(outcome.work.forwards, "forward"),
+        package.name(),
     ));
     problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
@@ -264,122 +235,25 @@ impl Args {
     }
 }
 
-/// Lengths for the holes that have none.
-fn choose(
-    args: &Args,
-    engine: &mut Engine,
-    texts: &[Vec<u32>],
-    given: &[Option<usize>],
-    longest: usize,
-    ui: &Ui,
-) -> Result<Chosen, Error> {
-    match args.length_by {
-        LengthBy::Pads => Ok(Chosen {
-            lengths: given
-                .iter()
-                .map(|length| length.unwrap_or(longest))
-                .collect(),
-            forwards: 0,
-            rows: 0,
-        }),
-        LengthBy::Confidence => {
-            let open = given.iter().filter(|length| length.is_none()).count();
-            let trials = open * length::trials(longest).len();
-            let bar = ui.count_bar("choosing lengths", "steps", trials as u64);
-            let mask_id = engine.package.mask_id;
-            let on_trial = &mut || bar.inc(1);
-            let chosen =
-                length::by_confidence(&mut engine.model, texts, given, longest, mask_id, on_trial)?;
-            bar.finish_and_clear();
-            Ok(chosen)
-        }
-    }
-}
-
-/// Starts the trace of a run.
-fn record<'a>(
-    file: TraceFile,
-    package: &'a Package,
-    texts: &[Vec<u32>],
-    lengths: &[usize],
-    settings: &SettingsReport,
-) -> anyhow::Result<Recorder<'a>> {
-    let (before, behind) = texts.split_first().context("the file has no holes")?;
-    let behind = behind.iter().map(Vec::as_slice);
-    let holes: Vec<_> = lengths.iter().copied().zip(behind).collect();
-    let start = Start {
-        settings,
-        prompt_ids: before,
-        prompt_tokens: texts.iter().map(Vec::len).sum(),
-        holes: &holes,
-        grows: false,
+/// Wrong usage, if that is what an error of a file and its holes means.
+fn as_usage(error: Error) -> anyhow::Error {
+    let Error::Request(RequestError::TooLong {
+        given,
+        new,
+        context,
+    }) = error
+    else {
+        return error.into();
     };
-    Recorder::start(file, &start, package)
-}
-
-/// The end of its trace.
-fn end(filled: &Filled, usage: &Usage, generate_time: Duration) -> End {
-    let is_whole = filled.holes.iter().all(|hole| hole.finish_reason == "stop");
-    End {
-        finish_reason: if is_whole { "stop" } else { "length" }.into(),
-        text: String::from_utf8_lossy(&filled.bytes).into_owned(),
-        usage: usage.clone(),
-        generate_s: generate_time.as_secs_f64(),
-    }
-}
-
-/// The file that a finished canvas makes.
-fn filled(package: &Package, template: &Template, generation: Generation) -> Filled {
-    let canvas = &generation.canvas;
-    let mut holes: Vec<HoleReport> = Vec::new();
-    for hole in canvas.holes() {
-        let ids = &canvas.ids()[hole.clone()];
-        let stop = canvas.stop_in(hole, &package.stop_ids);
-        let tokens = stop.unwrap_or(ids.len());
-        holes.push(HoleReport {
-            place: Place { line: 1, column: 1 },
-            text: package.tokenizer.decode(&ids[..tokens], Specials::Keep),
-            tokens,
-            token_ids: ids.to_vec(),
-            finish_reason: if stop.is_some() { "stop" } else { "length" },
-        });
-    }
-    let fillings: Vec<&str> = holes.iter().map(|hole| &*hole.text).collect();
-    let (bytes, places) = template.fill(&fillings);
-    for (hole, place) in holes.iter_mut().zip(places) {
-        hole.place = place::place(&bytes, place.start);
-        hole.text = String::from_utf8_lossy(&bytes[place]).into_owned();
-    }
-    Filled {
-        bytes,
-        holes,
-        generation,
-    }
-}
-
-/// Wrong usage unless text and holes fit the model's context.
-fn check_context(
-    text: usize,
-    given: &[Option<usize>],
-    longest: usize,
-    context: usize,
-) -> Result<(), UsageError> {
-    let lengths = given.iter().map(|length| length.unwrap_or(longest));
-    let holes = lengths.fold(0, usize::saturating_add);
-    if text.saturating_add(holes) <= context {
-        return Ok(());
-    }
     let message = format!(
-        "the text has {text} tokens and its holes up to {holes}, which exceeds the model's context \
+        "the text has {given} tokens and its holes up to {new}, which exceeds the model's context \
          of {context}"
     );
-    let hint = match context.checked_sub(text) {
-        None | Some(0) => "shorten the text",
-        Some(_) => {
-            "shorten the text or the holes: -n/--max-new-tokens bounds those without a length"
-        }
+    let hint = match given < context {
+        true => "shorten the text or the holes: -n/--max-new-tokens bounds those without a length",
+        false => "shorten the text",
     };
-    Err(UsageError::with_hint(message, hint))
+    UsageError::with_hint(message, hint).into()
 }
 
 /// `LINE` or `LINE:COL`.
@@ -396,9 +270,21 @@ fn place_arg(text: &str) -> Result<(usize, Option<usize>), String> {
     }
 }
 
-fn about_length_by(by: LengthBy) -> &'static str {
-    match by {
-        LengthBy::Confidence => "the length at which the model is surest",
-        LengthBy::Pads => "a long hole, which the model ends itself",
+/// How the length of a hole without one is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LengthBy {
+    /// the length at which the model is surest
+    Confidence,
+    /// a long hole, which the model ends itself
+    Pads,
+}
+
+impl LengthBy {
+    /// A hole of up to `longest` tokens.
+    fn hole(self, longest: usize) -> Hole {
+        match self {
+            Self::Confidence => Hole::Chosen { up_to: longest },
+            Self::Pads => Hole::Exactly(longest),
+        }
     }
 }

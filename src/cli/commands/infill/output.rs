@@ -1,14 +1,14 @@
 //! What `infill` prints: the holes, a diff, or one JSON object.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
+use diffucoder::infill::Template;
+use diffucoder::session::Outcome;
+use diffucoder::text::place::{self, Place};
 use serde::Serialize;
 use similar::TextDiff;
 
-use crate::cli::json::{Timing, Usage};
-use diffucoder::diffusion::Generation;
-use diffucoder::text::place::Place;
+use crate::cli::json::{SettingsReport, Timing, Usage};
 
 /// What of the result is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Show {
 pub struct Filled {
     pub bytes: Vec<u8>,
     pub holes: Vec<HoleReport>,
-    pub generation: Generation,
+    pub outcome: Outcome,
 }
 
 /// One hole, filled.
@@ -45,9 +45,33 @@ pub struct HoleReport {
     pub finish_reason: &'static str,
 }
 
+impl Filled {
+    /// The file that the texts of an outcome make.
+    pub fn new(template: &Template, outcome: Outcome) -> Self {
+        let fillings: Vec<&str> = outcome.holes.iter().map(|hole| &*hole.text).collect();
+        let (bytes, places) = template.fill(&fillings);
+        let holes = outcome
+            .holes
+            .iter()
+            .zip(places)
+            .map(|(hole, at)| HoleReport {
+                place: place::place(&bytes, at.start),
+                text: String::from_utf8_lossy(&bytes[at]).into_owned(),
+                tokens: hole.tokens,
+                token_ids: hole.ids.clone(),
+                finish_reason: hole.finish.name(),
+            });
+        Self {
+            holes: holes.collect(),
+            bytes,
+            outcome,
+        }
+    }
+}
+
 /// The object that `--output json` prints.
 #[derive(Serialize)]
-pub struct InfillReport<'a, S> {
+pub struct InfillReport<'a> {
     /// The whole file. Bytes that are not UTF-8 are U+FFFD.
     pub text: &'a str,
     pub holes: &'a [HoleReport],
@@ -56,7 +80,7 @@ pub struct InfillReport<'a, S> {
     pub usage: Usage,
     pub timing: Timing,
     pub model: String,
-    pub settings: S,
+    pub settings: SettingsReport,
 }
 
 /// The texts of the holes, each ending its line.
@@ -92,15 +116,6 @@ pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
         hunk.to_writer(&mut written)?;
     }
     Ok(written)
-}
-
-/// Times, and the rate of text tokens.
-pub fn timing(load: Duration, generate: Duration, tokens: usize) -> Timing {
-    Timing {
-        load_s: load.as_secs_f64(),
-        generate_s: generate.as_secs_f64(),
-        tokens_per_s: tokens as f64 / generate.as_secs_f64(),
-    }
 }
 
 #[cfg(test)]

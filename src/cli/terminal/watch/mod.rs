@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::terminal::cells::cells;
 use crate::cli::terminal::ui::{Line, Screen, Size, style_of};
-use diffucoder::diffusion::{Canvas, Observer, Step};
+use diffucoder::diffusion::{Canvas, Step};
 use diffucoder::package::Package;
 use layout::{Look, Row, rows};
 
@@ -149,8 +149,9 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Observer for Watch<'_> {
-    fn on_step(&mut self, step: &Step<'_>) {
+impl Watch<'_> {
+    /// Draws the canvas after a step, unless that would be sooner than the eye sees.
+    pub fn on_step(&mut self, step: &Step<'_>) {
         self.done = step.index + 1;
         if self.drawn.is_none_or(|drawn| drawn.elapsed() >= FRAME) {
             self.draw(step.canvas, self.done);

@@ -1,87 +1,102 @@
-//! Code and nothing else from a chat model: its answer begins inside a Markdown fence, and ends
-//! where that fence does.
+//! A text as the model takes it: continued raw, asked in the chat template, or, of a chat model too,
+//! continued as code and nothing else.
 //!
+//! For the last, the model's answer begins inside a Markdown fence, and ends where that fence does.
 //! The words are those of the paper's evaluation (arXiv 2506.20639, HumanEval), where the answer is
 //! prefilled with "Here is the code to solve this problem:" and a fence.
 
-use crate::cli::args::prompt::Given;
-use diffucoder::package::{Package, Prompt};
+use crate::package::{Package, Prompt};
 
 /// What the model gets, and how its answer becomes the result.
-pub struct Request {
+#[derive(Debug)]
+pub struct Asking {
     text: String,
     /// The beginning of the model's answer.
     answer: String,
-    chat: bool,
+    is_chat: bool,
     fence: Option<Fence>,
     /// What stands before the result in the file that it is a part of.
     pub before: String,
 }
 
+/// What is wanted of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// That it goes on, without the chat template.
+    Raw,
+    /// That a chat model answers it.
+    Answer,
+    /// That a chat model answers it with code alone.
+    Code,
+    /// That a chat model too continues it.
+    Continuation,
+}
+
 /// A row of backticks that the text inside does not contain.
+#[derive(Debug)]
 struct Fence {
     ticks: String,
     /// Whether the result begins a line.
     at_line_start: bool,
 }
 
-impl Request {
-    /// A request as the model takes it: raw, or in its chat template.
-    pub fn new(package: &Package, given: Given, raw: bool, code: bool, language: &str) -> Self {
-        let Given { text, complete, .. } = given;
-        if raw || !package.is_chat() {
-            return Self {
+impl Asking {
+    /// `text`, with what is wanted of it; `language` stands behind the fence. A model that is no
+    /// chat model continues whatever it gets.
+    pub fn new(package: &Package, text: String, wish: Wish, language: &str) -> Self {
+        let plain = Self {
+            text: String::new(),
+            answer: String::new(),
+            is_chat: package.is_chat(),
+            fence: None,
+            before: String::new(),
+        };
+        match wish {
+            _ if wish == Wish::Raw || !package.is_chat() => Self {
                 before: text.clone(),
                 text,
-                answer: String::new(),
-                chat: false,
-                fence: None,
-            };
+                is_chat: false,
+                ..plain
+            },
+            Wish::Raw | Wish::Answer => Self { text, ..plain },
+            Wish::Code => plain.fenced(language, text, String::new()),
+            Wish::Continuation => {
+                let ticks = &Fence::around(&text).ticks;
+                let end = if text.ends_with('\n') { "" } else { "\n" };
+                let question = format!(
+                    "Complete the following {language} code.\n{ticks}{language}\n{text}{end}{ticks}"
+                );
+                plain.fenced(language, question, text)
+            }
         }
-        if !complete && !code {
-            return Self {
-                text,
-                answer: String::new(),
-                chat: true,
-                fence: None,
-                before: String::new(),
-            };
-        }
-        let before = if complete {
-            text.clone()
-        } else {
-            String::new()
-        };
+    }
+
+    /// With an answer that begins inside a fence, with `before`.
+    fn fenced(self, language: &str, text: String, before: String) -> Self {
         let fence = Fence::around(&before);
         let ticks = &fence.ticks;
-        let answer =
-            format!("Here is the code to solve this problem:\n{ticks}{language}\n{before}");
-        let text = match complete {
-            true => {
-                let end = if text.ends_with('\n') { "" } else { "\n" };
-                format!(
-                    "Complete the following {language} code.\n{ticks}{language}\n{text}{end}{ticks}"
-                )
-            }
-            false => text,
-        };
         Self {
+            answer: format!("Here is the code to solve this problem:\n{ticks}{language}\n{before}"),
             text,
-            answer,
-            chat: true,
             fence: Some(fence),
             before,
+            ..self
         }
+    }
+
+    /// Whether the model gets it in its chat template.
+    pub fn is_chat(&self) -> bool {
+        self.is_chat
     }
 
     /// Whether a chat model, which could answer it as well, is to continue the text.
     pub fn is_continued_in_chat(&self) -> bool {
-        self.chat && !self.before.is_empty()
+        self.is_chat && !self.before.is_empty()
     }
 
     /// The prompt, with this system message where the model takes one.
     pub fn prompt<'a>(&'a self, system: &'a str) -> Prompt<'a> {
-        match self.chat {
+        match self.is_chat {
             false => Prompt::Raw(&self.text),
             true => Prompt::Chat {
                 system,

@@ -1,33 +1,13 @@
 //! How long a hole is, where nobody said so.
 //!
 //! A canvas has to have a length before the model writes on it, and a hole of the wrong length
-//! cannot be filled well. Two ways to find it: [`LengthBy::Pads`] makes the hole long and lets the
-//! model end its text with a stop token; [`LengthBy::Confidence`] asks the model once for each of
-//! some lengths, and takes the one at which it is surest of what belongs there.
+//! cannot be filled well. The model is asked once for each of some lengths, and the one is taken at
+//! which it is surest of what belongs there.
 
+use super::job::canvas;
+use super::task::Hole;
 use crate::diffusion::{Candidate, Denoiser, GenerateError, Observer, Settings, Step, generate};
-
-/// How to choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LengthBy {
-    /// A long hole, which the model ends itself.
-    Pads,
-    /// The length at which the model is surest.
-    Confidence,
-}
-
-impl LengthBy {
-    /// Both, in the order help texts list them.
-    pub const ALL: [Self; 2] = [Self::Confidence, Self::Pads];
-
-    /// The name that flags and files have for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Confidence => "confidence",
-            Self::Pads => "pads",
-        }
-    }
-}
+use crate::kernels::Isa;
 
 /// Lengths, and what finding them took.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,52 +36,64 @@ pub fn trials(longest: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Chooses the lengths that are not given by the model's confidence, hole by hole from the left.
+/// Chooses the lengths that are open by the model's confidence, hole by hole from the left.
 ///
-/// `on_trial` is called after each forward pass.
+/// `on_trial` is told after each forward pass how many of how many are done; once it says `false`,
+/// the best lengths so far are taken.
 ///
 /// # Errors
 /// As [`generate`].
 pub fn by_confidence<D: Denoiser>(
     model: &mut D,
     texts: &[Vec<u32>],
-    given: &[Option<usize>],
-    longest: usize,
-    mask_id: u32,
-    on_trial: &mut dyn FnMut(),
+    holes: &[Hole],
+    (mask_id, isa): (u32, Isa),
+    on_trial: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Chosen, GenerateError<D::Error>>
 where
     D::Error: std::error::Error + 'static,
 {
+    let settings = Settings {
+        isa,
+        ..Settings::reference(1)
+    };
+    let first = |hole: &Hole| match *hole {
+        Hole::Exactly(length) => length,
+        Hole::Chosen { up_to } => UNDECIDED.min(up_to),
+        Hole::Growing { .. } => 1,
+    };
+    let trials_of = |hole: &Hole| match *hole {
+        Hole::Chosen { up_to } => trials(up_to),
+        Hole::Exactly(_) | Hole::Growing { .. } => Vec::new(),
+    };
     let mut chosen = Chosen {
-        lengths: given
-            .iter()
-            .map(|length| length.unwrap_or(UNDECIDED.min(longest)))
-            .collect(),
+        lengths: holes.iter().map(first).collect(),
         forwards: 0,
         rows: 0,
     };
-    for hole in (0..given.len()).filter(|&hole| given[hole].is_none()) {
-        let mut best = (f64::NEG_INFINITY, chosen.lengths[hole]);
-        for length in trials(longest) {
-            chosen.lengths[hole] = length;
-            let canvas = super::canvas(texts, &chosen.lengths, mask_id);
-            let place = canvas.holes()[hole].clone();
+    let all = holes.iter().map(|hole| trials_of(hole).len()).sum();
+    for (number, hole) in holes.iter().enumerate() {
+        let mut best = (f64::NEG_INFINITY, chosen.lengths[number]);
+        for length in trials_of(hole) {
+            chosen.lengths[number] = length;
+            let canvas = canvas(texts, &chosen.lengths, mask_id);
+            let place = canvas.holes()[number].clone();
             let mut surest = Surest::default();
-            let done = generate(model, canvas, &Settings::reference(1), &mut surest)?;
+            let done = generate(model, canvas, &settings, &mut surest)?;
             chosen.forwards += done.forwards;
             chosen.rows += done.rows;
-            on_trial();
-            let inside = surest
-                .0
-                .iter()
-                .filter(|candidate| place.contains(&candidate.position));
+            let inside = surest.0.iter();
+            let inside = inside.filter(|candidate| place.contains(&candidate.position));
             let score = score(inside.map(|candidate| f64::from(candidate.confidence)));
             if score > best.0 {
                 best = (score, length);
             }
+            if !on_trial(chosen.forwards, all) {
+                chosen.lengths[number] = best.1;
+                return Ok(chosen);
+            }
         }
-        chosen.lengths[hole] = best.1;
+        chosen.lengths[number] = best.1;
     }
     Ok(chosen)
 }
@@ -159,25 +151,33 @@ mod tests {
         }
     }
 
-    fn choose(surest: usize, given: &[Option<usize>], longest: usize) -> Chosen {
-        let texts = vec![vec![1, 2]; given.len() + 1];
+    const OPEN: fn(usize) -> Hole = |up_to| Hole::Chosen { up_to };
+
+    fn choose(surest: usize, holes: &[Hole], patience: usize) -> Chosen {
+        let texts = vec![vec![1, 2]; holes.len() + 1];
         let mut model = Scripted { surest };
-        by_confidence(&mut model, &texts, given, longest, MASK, &mut || ()).unwrap()
+        let mut on_trial = |done, _| done < patience;
+        let special = (MASK, Isa::detect());
+        by_confidence(&mut model, &texts, holes, special, &mut on_trial).unwrap()
     }
 
     #[test]
     fn the_surest_length_is_taken_for_each_open_hole() {
-        let chosen = choose(12, &[None, Some(2), None], 32);
+        let choose_all = |surest, holes: &[Hole]| choose(surest, holes, usize::MAX);
+        let chosen = choose_all(12, &[OPEN(32), Hole::Exactly(2), OPEN(32)]);
         assert_eq!(chosen.lengths, [12, 2, 12]);
         assert_eq!(chosen.forwards, 2 * trials(32).len());
-        assert_eq!(choose(12, &[None], 9).lengths, [9]);
-        assert_eq!(
-            choose(1, &[None], 2).lengths,
-            [2],
-            "shorter than the shortest"
-        );
-        let given = choose(12, &[Some(1), Some(40)], 9);
+        assert_eq!(choose_all(12, &[OPEN(9)]).lengths, [9]);
+        let short = choose_all(1, &[OPEN(2)]);
+        assert_eq!(short.lengths, [2], "shorter than the shortest");
+        let given = choose_all(12, &[Hole::Exactly(1), Hole::Exactly(40)]);
         assert_eq!((given.lengths, given.forwards), (vec![1, 40], 0));
+    }
+
+    #[test]
+    fn out_of_patience_the_best_so_far_is_taken() {
+        let chosen = choose(12, &[OPEN(32), OPEN(32)], 3);
+        assert_eq!((chosen.lengths, chosen.forwards), (vec![6, 8], 3));
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! The network as the sampler sees it: token ids in, logits of some positions out.
+
+/// A network that predicts positions of a canvas, and keeps what it computed of the others.
+pub trait Denoiser {
+    /// What can go wrong in a forward pass.
+    type Error;
+
+    /// Runs a pass, makes `logits` those of `pass.predict`, in their order and unshaped
+    /// (`[positions, V]`, row-major), and gives the number of positions that went through the
+    /// transformer: the measure of work.
+    ///
+    /// # Errors
+    /// When the forward pass fails.
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Self::Error>;
+
+    /// The token with which the keys and values that it keeps of each position were computed; `None`,
+    /// or nothing at the end, where it keeps none. A network that keeps none between runs says so by
+    /// giving nothing.
+    fn cached_ids(&self) -> &[Option<u32>] {
+        &[]
+    }
+
+    /// Predicts the tokens at `positions` of the canvas `ids`, computing all of it.
+    ///
+    /// # Errors
+    /// When the forward pass fails.
+    fn predict(&mut self, ids: &[u32], positions: &[usize]) -> Result<Predictions, Self::Error> {
+        let all: Vec<usize> = (0..ids.len()).collect();
+        let mut logits = Vec::new();
+        let pass = Pass {
+            ids,
+            refresh: &all,
+            predict: positions,
+        };
+        let rows = self.forward(&pass, &mut logits)?;
+        Ok(Predictions { logits, rows })
+    }
+}
+
+/// One forward pass over a canvas of which keys and values may be known.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Token ids, masks included, of the part of the canvas that is to be seen.
+    pub ids: &'a [u32],
+    /// Positions whose keys and values are computed; those of all others are from earlier passes.
+    pub refresh: &'a [usize],
+    /// Positions to predict.
+    pub predict: &'a [usize],
+}
+
+/// What a pass over a whole canvas yields.
+#[derive(Debug, Clone)]
+pub struct Predictions {
+    /// Logits of the asked positions, in their order, unshaped. `[positions, V]`, row-major.
+    pub logits: Vec<f32>,
+    /// Positions pushed through the transformer.
+    pub rows: usize,
+}

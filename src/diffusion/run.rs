@@ -1,0 +1,151 @@
+//! A run over a canvas, step by step: what the next pass is, and how much of it is revealed.
+
+use super::canvas::Canvas;
+use super::confidence::Candidate;
+use super::denoiser::Pass;
+use super::random::Draws;
+use super::remasking::Remasking;
+use super::reveal::{Amount, Reveal};
+use super::schedule::Schedule;
+use super::settings::{Ending, Settings};
+use super::window::Window;
+
+/// What is left to do on a canvas.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    settings: &'a Settings,
+    pace: Pace,
+    remasking: Remasking,
+    frame: Frame,
+    steps: usize,
+}
+
+/// One step.
+#[derive(Debug)]
+pub(super) struct Frame {
+    window: Window,
+    reveal: Reveal,
+    amount: Amount,
+    /// Number of the step, 0-based.
+    pub step: usize,
+    /// Its randomness.
+    pub draws: Draws,
+}
+
+impl<'a> Run<'a> {
+    /// `cached` as of [`super::Denoiser::cached_ids`].
+    pub fn new(canvas: &Canvas, settings: &'a Settings, cached: &[Option<u32>]) -> Self {
+        let growth = canvas.limit() - canvas.ids().len();
+        Self {
+            settings,
+            pace: Pace::new(settings, canvas.masked().len() + growth),
+            remasking: Remasking::new(settings.remask),
+            frame: Frame {
+                window: Window::new(canvas, settings, cached),
+                reveal: Reveal::of(settings),
+                amount: Amount::default(),
+                step: 0,
+                draws: Draws::new(settings.seed, 0),
+            },
+            steps: 0,
+        }
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// The next step; `None` if every mask that matters is revealed. The canvas grows here, and is
+    /// masked again here where second thoughts are wanted.
+    pub fn next(&mut self, canvas: &mut Canvas) -> Option<&Frame> {
+        let (settings, step) = (self.settings, self.steps);
+        let window = &mut self.frame.window;
+        canvas.grow(settings.decoding.reach());
+        if settings.ending.is_reached(canvas) || !window.plan(canvas, settings) {
+            let is_remasked = self.remasking.next(canvas, settings.ending.stop_ids());
+            if !(is_remasked && window.plan(canvas, settings)) {
+                return None;
+            }
+            self.pace.take(step, 1);
+        } else if window.is_new {
+            self.pace.take_share(step, window.masked.len());
+        }
+        let mut amount = self.pace.amount(step, window.masked.len());
+        if settings.ending != Ending::FullCanvas {
+            // The reference has steps that reveal nothing; elsewhere a pass is not wasted.
+            amount.count = amount.count.max(1);
+        }
+        self.frame.amount = amount;
+        self.frame.step = step;
+        self.frame.draws = Draws::new(settings.seed, step);
+        self.steps += 1;
+        Some(&self.frame)
+    }
+}
+
+impl Frame {
+    /// Positions to predict, left to right.
+    pub fn masked(&self) -> &[usize] {
+        &self.window.masked
+    }
+
+    /// What the network is to compute.
+    pub fn pass<'c>(&'c self, canvas: &'c Canvas) -> Pass<'c> {
+        Pass {
+            ids: &canvas.ids()[..self.window.visible],
+            refresh: &self.window.refresh,
+            predict: &self.window.masked,
+        }
+    }
+
+    /// The candidates that are revealed, surest first.
+    pub fn reveals(&self, candidates: &[Candidate]) -> Vec<Candidate> {
+        self.reveal.choose(candidates, self.amount, self.draws)
+    }
+}
+
+/// Shares the steps of a canvas out among its windows.
+#[derive(Debug)]
+struct Pace {
+    steps: usize,      // of the whole canvas
+    masks: usize,      // of the whole canvas
+    in_windows: usize, // masks of the windows so far
+    eps: f32,
+    schedule: Schedule, // of the window
+    start: usize,       // first step of the window
+}
+
+impl Pace {
+    fn new(settings: &Settings, masks: usize) -> Self {
+        let steps = settings.steps.count(masks);
+        Self {
+            steps,
+            masks,
+            in_windows: 0,
+            eps: settings.eps,
+            schedule: Schedule::new(steps, settings.eps),
+            start: 0,
+        }
+    }
+
+    /// A window of `masks` begins: it has the steps up to its share of the canvas, so that those of
+    /// all windows add up.
+    fn take_share(&mut self, step: usize, masks: usize) {
+        self.in_windows += masks;
+        let until = self.steps * self.in_windows / self.masks;
+        self.take(step, until.saturating_sub(step).max(1));
+    }
+
+    /// So many steps from this one on.
+    fn take(&mut self, step: usize, steps: usize) {
+        (self.schedule, self.start) = (Schedule::new(steps, self.eps), step);
+    }
+
+    fn amount(&self, step: usize, masked: usize) -> Amount {
+        Amount {
+            count: self.schedule.reveal_count(step - self.start, masked),
+            share: self.schedule.reveal_share(step - self.start),
+        }
+    }
+}

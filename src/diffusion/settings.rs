@@ -1,0 +1,212 @@
+//! How to denoise: what decides the order, when it ends, what is looked at and what is reused.
+
+use super::canvas::Canvas;
+use super::confidence::Algorithm;
+use super::sampling::Shaping;
+use crate::kernels::Isa;
+
+/// How to denoise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What decides the order of the reveals.
+    pub algorithm: Algorithm,
+    /// Number of denoising steps.
+    pub steps: Steps,
+    /// Last timestep, in (0, 1).
+    pub eps: f32,
+    /// Temperature, top-p and top-k.
+    pub shaping: Shaping,
+    /// Randomness of the order: `None` or 0 reveals the most confident, else positions are drawn
+    /// with weights softmax(confidence / alg_temp).
+    pub alg_temp: Option<f32>,
+    /// Seed of every draw.
+    pub seed: u64,
+    /// When to end.
+    pub ending: Ending,
+    /// How the canvas is taken in parts, and what is reused between passes.
+    pub decoding: Decoding,
+    /// How many times each token of the text is masked and predicted again once all is there; a
+    /// round that changes nothing is the last. The reference has none.
+    pub remask: usize,
+    /// Instructions that sampling uses. They do not change a bit of what is sampled.
+    pub isa: Isa,
+}
+
+impl Settings {
+    /// The reference's sampler in so many steps, at least 1: surest first by entropy, with nothing
+    /// left to chance and nothing filtered.
+    pub fn reference(steps: usize) -> Self {
+        Self {
+            algorithm: Algorithm::Entropy,
+            steps: Steps::Count(steps),
+            eps: 1e-3,
+            shaping: Shaping::temperature(0.0),
+            alg_temp: None,
+            seed: 0,
+            ending: Ending::FullCanvas,
+            decoding: Decoding::default(),
+            remask: 0,
+            isa: Isa::detect(),
+        }
+    }
+}
+
+/// How many steps a canvas takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steps {
+    /// This many, at least 1.
+    Count(usize),
+    /// As many as it takes to reveal this many tokens, at least 1, in each.
+    OfTokens(usize),
+}
+
+impl Steps {
+    /// Steps for a canvas with so many masks; at least 1.
+    pub fn count(self, masks: usize) -> usize {
+        match self {
+            Self::Count(steps) => steps.max(1),
+            Self::OfTokens(tokens) => masks.div_ceil(tokens.max(1)).max(1),
+        }
+    }
+}
+
+/// When a generation is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// When every position is revealed, as in the reference.
+    FullCanvas,
+    /// As soon as one of these tokens is revealed with everything before it: what comes behind the
+    /// first stop token is not part of the text.
+    AtStop(Vec<u32>),
+}
+
+impl Ending {
+    /// Whether `canvas` is at its end although masks may be left.
+    pub(super) fn is_reached(&self, canvas: &Canvas) -> bool {
+        match self {
+            Self::FullCanvas => false,
+            Self::AtStop(stop_ids) => canvas.stop_at(stop_ids).is_some(),
+        }
+    }
+
+    /// The tokens that end a text; none where it has the whole canvas.
+    pub fn stop_ids(&self) -> &[u32] {
+        match self {
+            Self::FullCanvas => &[],
+            Self::AtStop(stop_ids) => stop_ids,
+        }
+    }
+}
+
+/// What is reused from one pass to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cache {
+    /// Nothing: every pass computes all that it sees.
+    #[default]
+    None,
+    /// Keys and values of what lies before the window.
+    Prefix,
+    /// Everything that was computed with the token it now has. A mask is computed again where its row
+    /// predicts something, which in a shifted model is wherever a mask follows it.
+    Dual,
+}
+
+impl Cache {
+    /// All of them, in the order help texts list them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Prefix, Self::Dual];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Prefix => "prefix",
+            Self::Dual => "dual",
+        }
+    }
+}
+
+/// When everything is computed anew although it is cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refresh {
+    /// At the start of each window.
+    #[default]
+    Window,
+    /// Every so many passes.
+    Every(usize),
+    /// Never: each position once as a mask that is seen, and once as a token.
+    Never,
+}
+
+/// How a canvas is taken in parts. The default is the reference: all of it at every step.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Decoding {
+    /// Masks of a window; `None` is the whole canvas.
+    pub window: Option<usize>,
+    /// Positions seen behind the window, where nothing but masks follows; `None` is all of them.
+    pub lookahead: Option<usize>,
+    /// What is reused.
+    pub cache: Cache,
+    /// When what is reused is computed anew.
+    pub refresh: Refresh,
+    /// Reveal every candidate at least this probable, and one at least, instead of a fixed number.
+    pub threshold: Option<f32>,
+    /// Temperature of the confidence that orders the reveals, taken from unfiltered logits; `None`
+    /// takes it from the tempered and filtered ones, as the reference does.
+    pub order_temperature: Option<f32>,
+    /// Whether keys and values of the text before the first hole are taken from the run before, as
+    /// far as its tokens are the same. They were computed with what followed then: an approximation
+    /// of the kind that [`Cache::Prefix`] is. Nothing is reused where `cache` is [`Cache::None`].
+    pub reuse_prefix: bool,
+}
+
+impl Decoding {
+    /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
+    /// arithmetic takes as long as reading the weights, because a window is half full on average.
+    /// Fixed and not measured at each start, so that a seed means a text.
+    pub const CPU_WINDOW: usize = 12;
+    /// The same on a GPU, where more rows are free.
+    pub const GPU_WINDOW: usize = 32;
+
+    /// Windows and a threshold, with everything computed anew for each window.
+    pub fn quality() -> Self {
+        Self {
+            window: Some(32),
+            lookahead: Some(32),
+            cache: Cache::Prefix,
+            refresh: Refresh::Window,
+            threshold: Some(0.9),
+            order_temperature: Some(1.0),
+            reuse_prefix: false,
+        }
+    }
+
+    /// Windows of so many masks and a threshold, with each token computed once with its final value.
+    pub fn fast(window: usize) -> Self {
+        Self {
+            window: Some(window),
+            lookahead: Some(0),
+            cache: Cache::Dual,
+            refresh: Refresh::Never,
+            threshold: Some(0.9),
+            order_temperature: Some(1.0),
+            reuse_prefix: false,
+        }
+    }
+
+    /// The order of reveals that loses least: a threshold and an order of one kind, as measured on
+    /// the built-in model (`cargo bench --bench decoding`), and the authors' without a threshold.
+    pub fn usual_algorithm(&self) -> Algorithm {
+        match self.threshold {
+            Some(_) => Algorithm::MaskgitPlus,
+            None => Algorithm::Entropy,
+        }
+    }
+
+    /// Most masks behind the last token that a pass looks at.
+    pub fn reach(&self) -> usize {
+        let (window, lookahead) = (self.window, self.lookahead);
+        window
+            .zip(lookahead)
+            .map_or(usize::MAX, |(window, lookahead)| window + lookahead)
+    }
+}

@@ -1,0 +1,89 @@
+//! Where a model computes and how its weights are held, chosen for this machine.
+
+use candle_core::Device;
+
+use crate::error::{Error, RequestError};
+use crate::kernels::{Format, Isa};
+use crate::model::Target;
+use crate::model::config::Config;
+use crate::model::device::{DeviceChoice, Precision, Quantisation, Storage, free_memory_bytes};
+use crate::package::Package;
+use crate::weights::Checkpoint;
+
+/// What is asked of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Compute {
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// Type of weights and activations.
+    pub precision: Precision,
+    /// Whether to quantize the weights while loading them.
+    pub quantization: Quantisation,
+    /// Instructions of our own kernels.
+    pub isa: Isa,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::Auto,
+            precision: Precision::Auto,
+            quantization: Quantisation::Auto,
+            isa: Isa::detect(),
+        }
+    }
+}
+
+impl Compute {
+    /// How `device` is to hold the weights of `package`.
+    ///
+    /// # Errors
+    /// When they do not fit its memory, and [`RequestError::HeldAsStored`].
+    pub(super) fn target(&self, device: Device, package: &Package) -> Result<Target, Error> {
+        let free_bytes = free_memory_bytes(&device);
+        let parameters = package.config.parameters();
+        let storage = if package.is_gguf() {
+            let is_quantized = matches!(self.quantization, Quantisation::To(_));
+            if is_quantized || matches!(self.precision, Precision::Fixed(_)) {
+                return Err(RequestError::HeldAsStored.into());
+            }
+            Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes)?
+        } else {
+            let (precision, quantization) = (self.precision, self.quantization);
+            Storage::choose(precision, quantization, &device, parameters, free_bytes)?
+        };
+        Ok(Target {
+            device,
+            storage,
+            isa: self.isa,
+        })
+    }
+
+    /// Random weights in the shapes of `config` on the CPU, and how to hold them: quantized to q4_0
+    /// unless something else is asked for.
+    ///
+    /// # Errors
+    /// When they do not fit the memory.
+    pub fn synthetic(&self, config: &Config) -> Result<(Checkpoint, Target), Error> {
+        let (quantization, format) = match self.quantization {
+            Quantisation::Auto => (Quantisation::To(Format::Q4_0), Some(Format::Q4_0)),
+            Quantisation::To(format) => (self.quantization, Some(format)),
+            Quantisation::None => (self.quantization, None),
+        };
+        let (device, parameters) = (Device::Cpu, config.parameters());
+        let free_bytes = free_memory_bytes(&device);
+        let storage = Storage::choose(
+            self.precision,
+            quantization,
+            &device,
+            parameters,
+            free_bytes,
+        )?;
+        let target = Target {
+            storage,
+            isa: self.isa,
+            device,
+        };
+        Ok((Checkpoint::synthetic(config, format)?, target))
+    }
+}

@@ -1,0 +1,199 @@
+//! A task in tokens, and the run that fills it: lengths, canvas, denoising, and where the text ends.
+
+use std::time::{Duration, Instant};
+
+use super::length;
+use super::observer::{Conditions, Ended, Watch};
+use super::task::Hole;
+use crate::diffusion::{Canvas, Denoiser, GenerateError, Piece, Settings, Steps, generate};
+use crate::error::RequestError;
+
+/// Texts and holes in tokens, one hole fewer than there are texts.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// How to denoise. Another seed draws another text.
+    pub settings: Settings,
+    texts: Vec<Vec<u32>>,
+    holes: Vec<Hole>,
+    mask_id: u32,
+    stop_ids: Vec<u32>,
+    /// Work that went into choosing lengths; `None` before it is done.
+    chosen_in: Option<Work>,
+}
+
+/// What a run took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Forward passes.
+    pub forwards: usize,
+    /// Positions pushed through the transformer, summed over the forward passes.
+    pub rows: usize,
+    /// From the first pass to the last.
+    pub time: Duration,
+}
+
+/// A run in tokens.
+#[derive(Debug, Clone)]
+pub struct Filling {
+    /// The canvas at the end.
+    pub canvas: Canvas,
+    /// What it took, the choice of lengths included.
+    pub work: Work,
+    pub(super) ended: Ended,
+}
+
+impl Job {
+    /// `texts` are one more than `holes`; `mask_id` and the ids that end a text are the model's.
+    pub fn new(
+        texts: Vec<Vec<u32>>,
+        holes: Vec<Hole>,
+        (mask_id, stop_ids): (u32, &[u32]),
+        settings: Settings,
+    ) -> Self {
+        Self {
+            settings,
+            texts,
+            holes,
+            mask_id,
+            stop_ids: stop_ids.to_vec(),
+            chosen_in: None,
+        }
+    }
+
+    /// Checks that there is something to fill, and that it fits a model's context.
+    ///
+    /// # Errors
+    /// [`RequestError`] with the sizes.
+    pub fn check(&self, context: usize) -> Result<(), RequestError> {
+        if self.holes.is_empty() || self.holes.iter().any(|hole| hole.most() == 0) {
+            return Err(RequestError::NothingToFill);
+        }
+        let (given, new) = (self.given_tokens(), self.most_new_tokens());
+        match given.saturating_add(new) <= context {
+            true => Ok(()),
+            false => Err(RequestError::TooLong {
+                given,
+                new,
+                context,
+            }),
+        }
+    }
+
+    /// Tokens that are given.
+    pub fn given_tokens(&self) -> usize {
+        self.texts.iter().map(Vec::len).sum()
+    }
+
+    /// Tokens that can be written.
+    pub fn most_new_tokens(&self) -> usize {
+        let lengths = self.holes.iter().map(|hole| hole.most());
+        lengths.fold(0, usize::saturating_add)
+    }
+
+    /// Ids that end a text.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// Fills the holes. Lengths are chosen in the first run and kept for those that follow.
+    ///
+    /// # Errors
+    /// When the network fails, or yields infinities or NaN.
+    pub fn run<D: Denoiser>(
+        &mut self,
+        model: &mut D,
+        conditions: &mut Conditions<'_>,
+    ) -> Result<Filling, GenerateError<D::Error>>
+    where
+        D::Error: std::error::Error + 'static,
+    {
+        let chosen_in = match self.chosen_in {
+            Some(work) => work,
+            None => self.choose_lengths(model, conditions)?,
+        };
+        let started = Instant::now();
+        let canvas = self.canvas();
+        let mut settings = self.settings.clone();
+        settings.decoding.reuse_prefix |= conditions.reuse_prefix;
+        conditions.tell(|observer| observer.on_start(&canvas, &settings));
+        let mut watch = Watch::new(conditions, &self.stop_ids, settings.remask > 0);
+        let done = generate(model, canvas, &settings, &mut watch)?;
+        let ended = watch.finish(&done);
+        Ok(Filling {
+            work: Work {
+                forwards: chosen_in.forwards + done.forwards,
+                rows: chosen_in.rows + done.rows,
+                time: chosen_in.time + started.elapsed(),
+            },
+            canvas: done.canvas,
+            ended,
+        })
+    }
+
+    /// Decides how long the holes are that have no length yet.
+    fn choose_lengths<D: Denoiser>(
+        &mut self,
+        model: &mut D,
+        conditions: &mut Conditions<'_>,
+    ) -> Result<Work, GenerateError<D::Error>>
+    where
+        D::Error: std::error::Error + 'static,
+    {
+        let started = Instant::now();
+        let on_trial = &mut |done, of| {
+            conditions.tell(|observer| observer.on_trial(done, of));
+            conditions.is_over().is_none()
+        };
+        let isa = self.settings.isa;
+        let chosen = length::by_confidence(
+            model,
+            &self.texts,
+            &self.holes,
+            (self.mask_id, isa),
+            on_trial,
+        )?;
+        for (hole, length) in self.holes.iter_mut().zip(chosen.lengths) {
+            if let Hole::Chosen { .. } = hole {
+                *hole = Hole::Exactly(length);
+            }
+        }
+        // A number of steps was meant for the longest that the holes could become.
+        let masks = self.most_new_tokens();
+        match &mut self.settings.steps {
+            Steps::Count(steps) if chosen.forwards > 0 => *steps = (*steps).min(masks),
+            Steps::Count(_) | Steps::OfTokens(_) => {}
+        }
+        let work = Work {
+            forwards: chosen.forwards,
+            rows: chosen.rows,
+            time: started.elapsed(),
+        };
+        self.chosen_in = Some(work);
+        Ok(work)
+    }
+
+    fn canvas(&self) -> Canvas {
+        let lengths = self.holes.iter().map(|hole| match *hole {
+            Hole::Exactly(length) | Hole::Chosen { up_to: length } => length,
+            Hole::Growing { .. } => 1,
+        });
+        let canvas = canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id);
+        match self.holes.last() {
+            Some(Hole::Growing { up_to }) => {
+                let limit = canvas.ids().len() - 1 + up_to;
+                canvas.growing_to(limit)
+            }
+            _ => canvas,
+        }
+    }
+}
+
+/// A canvas of texts with holes of these lengths between them, one fewer than there are texts.
+pub(super) fn canvas(texts: &[Vec<u32>], lengths: &[usize], mask_id: u32) -> Canvas {
+    let mut pieces = Vec::with_capacity(texts.len() + lengths.len());
+    for (i, text) in texts.iter().enumerate() {
+        pieces.push(Piece::Text(text));
+        pieces.extend(lengths.get(i).map(|&length| Piece::Hole(length)));
+    }
+    Canvas::of(&pieces, mask_id)
+}

@@ -1,0 +1,196 @@
+//! A model at work: texts and holes in, filled texts out.
+//!
+//! [`Session::open`] reads a model's small files, so that everything that can be wrong with a
+//! [`Task`] is found before the weights are touched; [`Session::load`] reads those; [`Session::run`]
+//! fills the holes. Between a task and its [`Outcome`] lies a [`Job`]: the same in tokens, which
+//! needs a network and nothing else.
+//!
+//! ```
+//! use diffucoder::session::{Session, Task};
+//!
+//! let mut session = Session::open("tiny")?;
+//! let outcome = session.run(&Task::complete("def is_empty(items):\n"))?;
+//! println!("{}", outcome.text());
+//! # assert!(outcome.tokens() > 0);
+//! # Ok::<(), diffucoder::Error>(())
+//! ```
+
+pub mod asking;
+mod compute;
+mod job;
+mod length;
+mod observer;
+mod outcome;
+mod recipe;
+mod task;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use compute::Compute;
+pub use job::{Filling, Job, Work};
+pub use length::trials;
+pub use observer::{Conditions, Observer};
+pub use outcome::{Filled, Finish, Outcome};
+pub use recipe::{Mode, usual_window};
+pub use task::{Hole, Segment, Task, USUAL_HOLE};
+
+use crate::Error;
+use crate::diffusion::Settings;
+use crate::hub::{HubOptions, ModelSpec, Progress};
+use crate::model::{Model, OnLoad, Target};
+use crate::package::Package;
+use observer::Texts;
+
+/// A model that is open, and loaded once it is needed.
+pub struct Session {
+    package: Arc<Package>,
+    target: Target,
+    model: Option<Model>,
+    opened: Instant,
+    load_time: Duration,
+}
+
+impl Session {
+    /// Opens a model by its name: an alias, an id on the Hub, a folder or a GGUF file. Its small
+    /// files are downloaded if need be.
+    ///
+    /// # Errors
+    /// When the model cannot be had or does not fit this machine.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let (spec, options) = (ModelSpec::parse(name)?, HubOptions::from_env());
+        Self::open_with(&spec, &options, &Compute::default(), &mut ())
+    }
+
+    /// The same with everything said.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        spec: &ModelSpec,
+        options: &HubOptions,
+        compute: &Compute,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let opened = Instant::now();
+        let device = compute.device.open()?;
+        let package = Package::open(spec, options, progress)?;
+        let target = compute.target(device, &package)?;
+        Ok(Self {
+            opened,
+            ..Self::new(package, target)
+        })
+    }
+
+    /// A session over a model that is open already.
+    pub fn new(package: Package, target: Target) -> Self {
+        Self {
+            package: Arc::new(package),
+            target,
+            model: None,
+            opened: Instant::now(),
+            load_time: Duration::ZERO,
+        }
+    }
+
+    /// Everything about the model but its weights.
+    pub fn package(&self) -> &Arc<Package> {
+        &self.package
+    }
+
+    /// Where it computes, and how it holds its weights.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Loads the weights, downloading them if need be. Does nothing if they are loaded.
+    ///
+    /// # Errors
+    /// When the weights cannot be had or are not what they should be.
+    pub fn load(
+        &mut self,
+        progress: &mut dyn Progress,
+        on_load: OnLoad<'_>,
+    ) -> Result<&mut Model, Error> {
+        let model = match self.model.take() {
+            Some(model) => model,
+            None => {
+                let weights = self.package.fetch_weights(progress)?;
+                let model = self.package.load(weights, &self.target, on_load)?;
+                self.load_time = self.opened.elapsed();
+                model
+            }
+        };
+        Ok(self.model.insert(model))
+    }
+
+    /// From the opening of the first file to the last weight; 0 before that.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// Another session over the same weights, with a canvas of its own: the two can run side by side.
+    /// Before the weights are loaded there are none to share, and each loads its own.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            package: Arc::clone(&self.package),
+            target: self.target.clone(),
+            model: self.model.as_ref().map(Model::beside),
+            opened: Instant::now(),
+            load_time: self.load_time,
+        }
+    }
+
+    /// The settings that follow from model, machine and mode; `is_between` where text follows a hole.
+    pub fn settings(&self, mode: Mode, is_between: bool) -> Settings {
+        mode.settings(&self.package, &self.target, is_between)
+    }
+
+    /// A task in tokens, checked against the model. The weights are not needed.
+    ///
+    /// # Errors
+    /// When it does not fit the model; failures of template and tokenizer.
+    pub fn prepare(&self, task: &Task<'_>) -> Result<Job, Error> {
+        let usual = || self.settings(Mode::Fast, task.is_between());
+        let settings = task.settings.clone().unwrap_or_else(usual);
+        task.encode(&self.package, settings)
+    }
+
+    /// Fills the holes of a task.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepare`], [`Self::load`] and [`Self::run_job`].
+    pub fn run(&mut self, task: &Task<'_>) -> Result<Outcome, Error> {
+        let mut job = self.prepare(task)?;
+        self.run_job(&mut job, &mut Conditions::default())
+    }
+
+    /// Fills the holes of a job, under conditions. Loads the weights if they are not.
+    ///
+    /// # Errors
+    /// When the network fails, or yields infinities or NaN; those of [`Self::load`].
+    pub fn run_job(
+        &mut self,
+        job: &mut Job,
+        conditions: &mut Conditions<'_>,
+    ) -> Result<Outcome, Error> {
+        let package = Arc::clone(&self.package);
+        let model = self.load(&mut (), &mut |_, _| ())?;
+        let mut texts = conditions
+            .observer
+            .as_mut()
+            .map(|observer| Texts::new(*observer, &package.tokenizer));
+        let filling = job.run(
+            model,
+            &mut Conditions {
+                observer: texts.as_mut().map(|texts| texts as &mut dyn Observer),
+                ..*conditions
+            },
+        )?;
+        if let Some(texts) = texts {
+            texts.finish();
+        }
+        Ok(Outcome::new(filling, job, &package.tokenizer))
+    }
+}

@@ -1,0 +1,228 @@
+//! Who watches a run and what can end it: progress, the text as it is decided, deadline and cancelling.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::diffusion::{self, Canvas, Generation, Settings, Step};
+use crate::tokenizer::Tokenizer;
+
+/// Is told how a run goes on.
+pub trait Observer {
+    /// After each forward pass that helps to choose lengths: how many of how many are done.
+    fn on_trial(&mut self, _done: usize, _of: usize) {}
+
+    /// Before the first step.
+    fn on_start(&mut self, _canvas: &Canvas, _settings: &Settings) {}
+
+    /// After each step.
+    fn on_step(&mut self, _step: &Step<'_>) {}
+
+    /// Tokens of a hole that will not change any more, in their order: nothing before them is masked.
+    fn on_decided(&mut self, _hole: usize, _ids: &[u32]) {}
+
+    /// The same as text, in whole characters.
+    fn on_text(&mut self, _hole: usize, _text: &str) {}
+}
+
+/// Watches nothing.
+impl Observer for () {}
+
+/// Under what conditions a run goes on. By default it goes on to its end, unwatched.
+#[derive(Default)]
+pub struct Conditions<'a> {
+    /// Watches.
+    pub observer: Option<&'a mut dyn Observer>,
+    /// No forward pass begins after it.
+    pub deadline: Option<Instant>,
+    /// No forward pass begins once it is set.
+    pub cancel: Option<&'a AtomicBool>,
+    /// As [`diffusion::Decoding::reuse_prefix`].
+    pub reuse_prefix: bool,
+}
+
+impl<'a> Conditions<'a> {
+    /// To the end, watched.
+    pub fn watched(observer: &'a mut dyn Observer) -> Self {
+        Self {
+            observer: Some(observer),
+            ..Self::default()
+        }
+    }
+
+    /// Tells the observer, if there is one.
+    pub(super) fn tell(&mut self, what: impl FnOnce(&mut dyn Observer)) {
+        if let Some(observer) = &mut self.observer {
+            what(*observer);
+        }
+    }
+
+    /// Why the run is to end before its end.
+    pub(super) fn is_over(&self) -> Option<Ended> {
+        if self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Some(Ended::Cancelled);
+        }
+        let is_late = self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
+        is_late.then_some(Ended::Late)
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Whole,
+    Late,
+    Cancelled,
+}
+
+/// Passes steps on, with what each of them decides, and looks at the conditions.
+pub(super) struct Watch<'c, 'o> {
+    conditions: &'c mut Conditions<'o>,
+    stop_ids: &'c [u32],
+    /// Whether tokens are looked at again, so that nothing is decided before the end.
+    is_remasked: bool,
+    decided: Vec<usize>, // tokens of each hole that were passed on
+    ended: Ended,
+}
+
+impl<'c, 'o> Watch<'c, 'o> {
+    pub fn new(conditions: &'c mut Conditions<'o>, stop_ids: &'c [u32], is_remasked: bool) -> Self {
+        Self {
+            conditions,
+            stop_ids,
+            is_remasked,
+            decided: Vec::new(),
+            ended: Ended::Whole,
+        }
+    }
+
+    /// Passes the rest on.
+    pub fn finish(mut self, done: &Generation) -> Ended {
+        self.decide(&done.canvas);
+        self.ended
+    }
+
+    fn decide(&mut self, canvas: &Canvas) {
+        self.decided.resize(canvas.holes().len(), 0);
+        for (number, hole) in canvas.holes().iter().enumerate() {
+            let (before, now) = (self.decided[number], canvas.decided_in(hole, self.stop_ids));
+            if now > before {
+                let ids = &canvas.ids()[hole.start + before..hole.start + now];
+                self.conditions
+                    .tell(|observer| observer.on_decided(number, ids));
+                self.decided[number] = now;
+            }
+        }
+    }
+}
+
+impl diffusion::Observer for Watch<'_, '_> {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.conditions.tell(|observer| observer.on_step(step));
+        if !self.is_remasked {
+            self.decide(step.canvas);
+        }
+    }
+
+    fn goes_on(&mut self) -> bool {
+        match self.conditions.is_over() {
+            Some(ended) => {
+                self.ended = ended;
+                false
+            }
+            None => true,
+        }
+    }
+}
+
+/// Makes text of decided tokens for another observer.
+pub(super) struct Texts<'a> {
+    observer: &'a mut dyn Observer,
+    tokenizer: &'a Tokenizer,
+    halves: Vec<Vec<u8>>, // of a character, by hole
+}
+
+impl<'a> Texts<'a> {
+    pub fn new(observer: &'a mut dyn Observer, tokenizer: &'a Tokenizer) -> Self {
+        Self {
+            observer,
+            tokenizer,
+            halves: Vec::new(),
+        }
+    }
+
+    /// What is left when no more tokens come; half a character is U+FFFD, as in the whole text.
+    pub fn finish(self) {
+        for (hole, half) in self.halves.iter().enumerate() {
+            if !half.is_empty() {
+                self.observer.on_text(hole, &String::from_utf8_lossy(half));
+            }
+        }
+    }
+}
+
+impl Observer for Texts<'_> {
+    fn on_trial(&mut self, done: usize, of: usize) {
+        self.observer.on_trial(done, of);
+    }
+
+    fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
+        self.observer.on_start(canvas, settings);
+    }
+
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.observer.on_step(step);
+    }
+
+    fn on_decided(&mut self, hole: usize, ids: &[u32]) {
+        self.observer.on_decided(hole, ids);
+        self.halves
+            .resize(self.halves.len().max(hole + 1), Vec::new());
+        let bytes = &mut self.halves[hole];
+        bytes.extend(ids.iter().flat_map(|&id| self.tokenizer.token_bytes(id)));
+        let whole = whole_characters(bytes);
+        if whole > 0 {
+            self.observer
+                .on_text(hole, &String::from_utf8_lossy(&bytes[..whole]));
+            bytes.drain(..whole);
+        }
+    }
+}
+
+/// Length of the bytes without the beginning of a character at their end.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let is_half = |len: &usize| {
+        let tail = std::str::from_utf8(&bytes[bytes.len() - len..]);
+        tail.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    bytes.len() - (1..=bytes.len().min(3)).find(is_half).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        /// Cut anywhere, the pieces are the text.
+        #[test]
+        fn text_comes_in_whole_characters(
+            text in "[aé€𝄞]{0,12}",
+            broken in proptest::collection::vec(proptest::num::u8::ANY, 0..6),
+            cuts in proptest::collection::vec(1..5usize, 0..40),
+        ) {
+            let bytes = [text.as_bytes(), &broken, text.as_bytes()].concat();
+            let (mut rest, mut held, mut said) = (&bytes[..], Vec::new(), String::new());
+            for cut in cuts.into_iter().chain([bytes.len()]) {
+                let (piece, next) = rest.split_at(cut.min(rest.len()));
+                rest = next;
+                held.extend_from_slice(piece);
+                let whole = whole_characters(&held);
+                said.push_str(&String::from_utf8_lossy(&held[..whole]));
+                held.drain(..whole);
+            }
+            said.push_str(&String::from_utf8_lossy(&held));
+            proptest::prop_assert_eq!(said, String::from_utf8_lossy(&bytes));
+        }
+    }
+}

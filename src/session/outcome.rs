@@ -1,0 +1,113 @@
+//! What a run wrote.
+
+use super::job::{Filling, Job, Work};
+use super::observer::Ended;
+use crate::diffusion::Canvas;
+use crate::tokenizer::{Specials, Tokenizer};
+
+/// Filled holes, and what they took.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The holes, left to right.
+    pub holes: Vec<Filled>,
+    /// The canvas at the end.
+    pub canvas: Canvas,
+    /// What it took.
+    pub work: Work,
+}
+
+/// A filled hole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filled {
+    /// Its text, up to where that ends; of a run that was ended early the part that is decided.
+    pub text: String,
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// All of the hole; the mask's id where nothing was revealed.
+    pub ids: Vec<u32>,
+    /// Why it ends there.
+    pub finish: Finish,
+}
+
+/// Why a text ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    Stop,
+    /// The hole is full.
+    Length,
+    /// The time was over.
+    Deadline,
+    /// Somebody ended the run.
+    Cancelled,
+}
+
+impl Finish {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn new(filling: Filling, job: &Job, tokenizer: &Tokenizer) -> Self {
+        let Filling {
+            canvas,
+            work,
+            ended,
+        } = filling;
+        let filled = |hole: &std::ops::Range<usize>| {
+            let ids = canvas.ids()[hole.clone()].to_vec();
+            let tokens = canvas.decided_in(hole, job.stop_ids());
+            Filled {
+                text: tokenizer.decode(&ids[..tokens], Specials::Keep),
+                finish: match ended {
+                    _ if canvas.stop_in(hole, job.stop_ids()).is_some() => Finish::Stop,
+                    _ if tokens == hole.len() => Finish::Length,
+                    Ended::Late => Finish::Deadline,
+                    Ended::Whole | Ended::Cancelled => Finish::Cancelled,
+                },
+                tokens,
+                ids,
+            }
+        };
+        Self {
+            holes: canvas.holes().iter().map(filled).collect(),
+            canvas,
+            work,
+        }
+    }
+
+    /// The texts of all holes, one behind the other: of the only one where there is one.
+    pub fn text(&self) -> String {
+        self.holes.iter().map(|hole| hole.text.as_str()).collect()
+    }
+
+    /// Tokens of all texts.
+    pub fn tokens(&self) -> usize {
+        self.holes.iter().map(|hole| hole.tokens).sum()
+    }
+
+    /// Positions of all holes.
+    pub fn canvas_tokens(&self) -> usize {
+        self.holes.iter().map(|hole| hole.ids.len()).sum()
+    }
+
+    /// Why the whole of it ends: [`Finish::Stop`] if each of its texts does, else why the first other
+    /// one does.
+    pub fn finish(&self) -> Finish {
+        let finishes = self.holes.iter().map(|hole| hole.finish);
+        let other = finishes.into_iter().find(|&finish| finish != Finish::Stop);
+        other.unwrap_or(Finish::Stop)
+    }
+
+    /// Tokens of text a second.
+    pub fn rate(&self) -> f64 {
+        self.tokens() as f64 / self.work.time.as_secs_f64()
+    }
+}
