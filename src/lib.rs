@@ -1,7 +1,49 @@
 //! Masked-diffusion code generation: the library behind the `diffucoder` command.
 //!
-//! [`diffusion`] is the sampler and knows no tensors, [`model`] is the network, [`config`] and
-//! [`weights`] read and check its files.
+//! ```
+//! use diffucoder::session::{Session, Task};
+//!
+//! let mut session = Session::open("tiny")?;
+//! let outcome = session.run(&Task::complete("def is_empty(items):\n"))?;
+//! assert!(outcome.tokens() > 0);
+//! # Ok::<(), diffucoder::Error>(())
+//! ```
+//!
+//! # What is where
+//!
+//! A folder imports only from those below it, and no two files import each other, directly or round
+//! about.
+//!
+//! | folder | what is in it |
+//! |---|---|
+//! | [`session`] | a model at work: a task in, what was written out |
+//! | [`package`] | a model as it is published: its small files put together, its weights found |
+//! | `error` | everything that can go wrong, for those who only pass it on |
+//! | [`hub`] | from a model's name to checked local files |
+//! | [`chat`] | the chat template; below it [`tokenizer`], text to token ids and back |
+//! | [`infill`] | a file with holes, and the same file without them |
+//! | [`model`] | the network: `config` and `arch` say what it is made of, `native` runs it on the CPU, `tensor` on GPUs |
+//! | [`diffusion`] | the sampler: the denoising loop, which knows a network as a trait and no tensors |
+//! | [`weights`] | tensors in safetensors and GGUF files |
+//! | [`kernels`] | products of quantised weights, attention and softmax, for each instruction set |
+//! | [`text`], [`atomic`] | places in a text, whether it parses; files that are there whole or not at all |
+//!
+//! The command line is not part of the library: `src/cli` belongs to `src/main.rs`, turns flags into
+//! tasks and settings, and writes what comes back.
+//!
+//! # Which way data goes
+//!
+//! A [`session::Task`] is text and holes. [`session::Session::prepare`] makes a [`session::Job`] of
+//! it: the template is applied, text becomes token ids, the sizes are checked. To run the job is to
+//! choose the lengths of holes that have none, to lay out a [`diffusion::Canvas`] of ids and masks,
+//! and to hand it to [`diffusion::generate`]. That loop asks the [`model::Model`] for logits of the
+//! masks of a window, makes a candidate of each row of logits, reveals some, and comes back until
+//! nothing that matters is masked. Each step is told to a [`session::Observer`]. What stands in the
+//! holes, cut where the text ends and decoded, is the [`session::Outcome`].
+//!
+//! Weights go the other way round once: [`hub`] finds or downloads files, [`weights`] maps them and
+//! checks their headers, [`model`] takes each tensor in the form that suits the machine and packs it
+//! for [`kernels`].
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -15,6 +15,13 @@ pub struct Report<'a> {
     pub token_ids: &'a [u32],
     pub reveal_step: &'a [Option<usize>],
     pub finish_reason: &'static str,
+    #[serde(flatten)]
+    pub run: RunReport,
+}
+
+/// What any run is described by.
+#[derive(Serialize)]
+pub struct RunReport {
     pub usage: Usage,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parses: Option<bool>,
@@ -88,20 +95,22 @@ impl Asked {
 
 impl<'a> Report<'a> {
     /// `text` is what was made of the outcome's.
-    pub fn new(
-        text: &'a str,
-        asked: &Asked,
-        session: &Session,
-        job: &Job,
-        outcome: &'a Outcome,
-    ) -> Self {
+    pub fn new(text: &'a str, outcome: &'a Outcome, run: RunReport) -> Self {
         Self {
             text,
             token_ids: outcome.canvas.generated(),
             reveal_step: outcome.canvas.reveal_step(),
             finish_reason: outcome.finish().name(),
-            parses: None,
+            run,
+        }
+    }
+}
+
+impl RunReport {
+    pub fn new(asked: &Asked, session: &Session, job: &Job, outcome: &Outcome) -> Self {
+        Self {
             usage: Usage::new(job, outcome),
+            parses: None,
             timing: Timing::new(session, outcome),
             model: session.package().name(),
             settings: SettingsReport::new(asked, &job.settings, job.most_new_tokens()),

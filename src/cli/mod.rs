@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod defaults;
 mod json;
+mod runner;
 mod terminal;
 mod trace;
 mod usage;

@@ -380,7 +380,11 @@ fn an_observer_ends_the_run_before_the_next_pass() {
     for (steps, forwards) in [(0, 0), (2, 2), (9, 4)] {
         let mut model = Scripted::new(&[1, 2, 3, 4, 1], &[1.0; 5]);
         let canvas = Canvas::new(&[1], 4, MASK);
-        let done = generate(&mut model, canvas, &settings(4), &mut Until(steps)).unwrap();
+        let settings = Settings {
+            ending: Ending::AtStop(Vec::new()), // each step reveals something
+            ..settings(4)
+        };
+        let done = generate(&mut model, canvas, &settings, &mut Until(steps)).unwrap();
         assert_eq!((done.forwards, done.is_whole), (forwards, forwards == 4));
         assert_eq!(done.canvas.masked().len(), 4 - forwards);
     }

@@ -1,10 +1,9 @@
 //! `diffucoder generate`: a prompt in, code out.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use diffucoder::session::Task;
 use diffucoder::session::asking::Asking;
-use diffucoder::session::{Conditions, Task};
 
 use crate::cli::args::check::CheckArgs;
 use crate::cli::args::compute::ComputeArgs;
@@ -12,10 +11,10 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::prompt::PromptArgs;
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::values::{Output, at_least_one};
-use crate::cli::json::{Asked, Report};
-use crate::cli::terminal::progress::{self, Observers, Progress};
+use crate::cli::json::Report;
+use crate::cli::runner::{Runner, Shown};
+use crate::cli::terminal::progress;
 use crate::cli::terminal::ui::{self, Ui, Written};
-use crate::cli::trace::{End, Recorder, TraceFile};
 use crate::cli::usage::UsageError;
 
 /// Flags of `generate`.
@@ -86,10 +85,9 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = "--trace records one run, not those of --num-samples or --retries";
         return Err(UsageError::new(message).into());
     }
-    let mut engine = args.compute.open(&args.model, ui)?;
-    let package = Arc::clone(engine.session.package());
+    let engine = args.compute.open(&args.model, ui)?;
     let wish = given.wish(args.raw, args.code);
-    let asking = Asking::new(&package, given.text, wish, &language);
+    let asking = Asking::new(engine.session.package(), given.text, wish, &language);
     if asking.is_continued_in_chat() {
         ui.status("continuing the given text as a file; --ask takes it as a question");
     }
@@ -98,52 +96,40 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let settings = sampling.settings(&engine.session, &task)?;
     check.check_chance(&settings)?;
     let mut seed = settings.seed;
-    let mut job = engine
+    let job = engine
         .session
         .prepare(&task.with(settings))
         .map_err(as_usage)?;
-    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
-    engine.load(ui)?;
+    let shown = Shown {
+        watch: args.watch,
+        trace: args.trace.as_deref(),
+        system: prompt.system(),
+    };
+    let mut runner = Runner::load(engine, job, shown, ui)?;
 
-    let asked = Asked::new(&engine.session, &job, prompt.system());
-    let mut recorder = trace.map(|file| Recorder::new(file, &package, &asked));
     let mut first_problem = None;
     for sample in 0..args.num_samples {
         let draw = |seed: u64| {
-            job.settings.seed = seed;
-            let mut progress = match args.watch {
-                true => Progress::watch(ui, progress::screen(ui)?, &package),
-                false => Progress::bar(ui, "denoising"),
-            };
-            let mut observers = Observers(&mut progress, recorder.as_mut());
-            let mut conditions = Conditions::watched(&mut observers);
-            let outcome = engine.session.run_job(&mut job, &mut conditions)?;
-            progress.finish();
+            let outcome = runner.draw(seed)?;
             let text = asking.result(&outcome.text()).to_string();
             let code = [asking.before.as_bytes(), text.as_bytes()].concat();
             Ok(((outcome, text), code))
         };
         let ((outcome, text), problem) =
             check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
-        let written = match args.output {
-            Output::Text => ui.one_of_many(&args.separated(&text, sample, seed))?,
+        let written = ui.one_of_many(&match args.output {
+            Output::Text => args.separated(&text, sample, seed),
             Output::Json => {
-                let mut report = Report::new(&text, &asked, &engine.session, &job, &outcome);
-                report.parses = check.is_on().then_some(problem.is_none());
-                ui.one_of_many(&format!("{}\n", serde_json::to_string(&report)?))?
+                let mut run = runner.report(&outcome);
+                run.parses = check.is_on().then_some(problem.is_none());
+                format!(
+                    "{}\n",
+                    serde_json::to_string(&Report::new(&text, &outcome, run))?
+                )
             }
-        };
-        if let Some(recorder) = recorder.take() {
-            recorder.finish(End::new(text, &job, &outcome))?;
-        }
-        ui.status(&format!(
-            "{} in {} ({:.1} tokens/s) · {} over {} · seed {seed}",
-            ui::count(outcome.tokens(), "token"),
-            ui::human_time(outcome.work.time),
-            outcome.rate(),
-            ui::count(outcome.work.forwards, "forward"),
-            package.name(),
-        ));
+        })?;
+        runner.end(&text, &outcome)?;
+        runner.status(&ui::count(outcome.tokens(), "token"), &outcome);
         seed = seed.wrapping_add(1);
         first_problem = first_problem.or(problem);
         if written == Written::Closed {

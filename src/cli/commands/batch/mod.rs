@@ -23,7 +23,7 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::Values;
-use crate::cli::json::{Asked, Report};
+use crate::cli::json::{Asked, Report, RunReport};
 use crate::cli::terminal::progress::Progress;
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
@@ -217,8 +217,9 @@ impl Batch<'_> {
             let text = form.result(&outcome.text());
             let result = match self.args.format {
                 LineFormat::Json => {
-                    let report = Report::new(&text, &asked, session, &job, &outcome);
-                    self.args.result(line, sample, &report)?
+                    let run = RunReport::new(&asked, session, &job, &outcome);
+                    self.args
+                        .result(line, sample, &Report::new(&text, &outcome, run))?
                 }
                 LineFormat::Evalplus => {
                     json!({ "task_id": line.id, "solution": form.whole(&text) })

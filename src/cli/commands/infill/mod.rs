@@ -3,12 +3,11 @@
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use diffucoder::infill::Template;
-use diffucoder::session::{Conditions, Hole, Task};
+use diffucoder::session::{Hole, Task};
 use diffucoder::{Error, RequestError, atomic};
 
 use self::output::{Filled, InfillReport, Show};
@@ -18,10 +17,9 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::prompt;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::{Output, at_least_one};
-use crate::cli::json::{Asked, SettingsReport, Timing, Usage};
-use crate::cli::terminal::progress::{self, Observers, Progress};
+use crate::cli::runner::{Runner, Shown};
+use crate::cli::terminal::progress;
 use crate::cli::terminal::ui::{self, Ui};
-use crate::cli::trace::{End, Recorder, TraceFile};
 use crate::cli::usage::UsageError;
 
 mod output;
@@ -95,10 +93,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         progress::screen(ui)?;
     }
     let template = args.template()?;
-    let named = args.file().or(args.prefix_file.as_deref());
-    let check = args.check.check(named)?;
-    let mut engine = args.compute.open(&args.model, ui)?;
-    let package = Arc::clone(engine.session.package());
+    let check = args.check.check(args.named())?;
+    let engine = args.compute.open(&args.model, ui)?;
     let longest = args.sampling.most_new_tokens()?;
     let task = Task::fill(&template, args.length_by.hole(longest));
     let settings = args.sampling.settings(&engine.session, &task)?;
@@ -108,69 +104,46 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         return Err(UsageError::new(message).into());
     }
     let mut seed = settings.seed;
-    let mut job = engine
+    let job = engine
         .session
         .prepare(&task.with(settings))
         .map_err(as_usage)?;
-    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
-    engine.load(ui)?;
-
-    let asked = Asked::new(&engine.session, &job, None);
-    let mut recorder = trace.map(|file| Recorder::new(file, &package, &asked));
+    let shown = Shown {
+        watch: args.watch,
+        trace: args.trace.as_deref(),
+        system: None,
+    };
+    let mut runner = Runner::load(engine, job, shown, ui)?;
     let draw = |seed: u64| {
-        job.settings.seed = seed;
-        let mut progress = match args.watch {
-            true => Progress::watch(ui, progress::screen(ui)?, &package),
-            false => Progress::bar(ui, "denoising"),
-        };
-        let mut observers = Observers(&mut progress, recorder.as_mut());
-        let mut conditions = Conditions::watched(&mut observers);
-        let outcome = engine.session.run_job(&mut job, &mut conditions)?;
-        progress.finish();
-        let filled = Filled::new(&template, outcome);
+        let filled = Filled::new(&template, runner.draw(seed)?);
         let code = filled.bytes.clone();
         Ok((filled, code))
     };
     let (filled, problem) = check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
 
-    let (session, outcome) = (&engine.session, &filled.outcome);
-    if let Some(recorder) = recorder {
-        let text = String::from_utf8_lossy(&filled.bytes).into_owned();
-        recorder.finish(End::new(text, &job, outcome))?;
-    }
+    let outcome = &filled.outcome;
+    let text = String::from_utf8_lossy(&filled.bytes);
+    runner.end(&text, outcome)?;
     // A file that parsed is not replaced by one that does not.
     if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
         atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
     }
-    match (args.output, show) {
-        (Output::Json, _) => {
+    match args.output {
+        Output::Json => {
+            let mut run = runner.report(outcome);
+            run.parses = check.is_on().then_some(problem.is_none());
             let report = InfillReport {
-                text: &String::from_utf8_lossy(&filled.bytes),
+                text: &text,
                 holes: &filled.holes,
-                parses: check.is_on().then_some(problem.is_none()),
-                usage: Usage::new(&job, outcome),
-                timing: Timing::new(session, outcome),
-                model: package.name(),
-                settings: SettingsReport::new(&asked, &job.settings, job.most_new_tokens()),
+                run,
             };
             ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
-        (Output::Text, Show::File) => ui.result_bytes(&filled.bytes)?,
-        (Output::Text, Show::Holes) => ui.result(&output::only_holes(&filled.holes))?,
-        (Output::Text, Show::Diff) => {
-            let name = named.map_or_else(|| "stdin".into(), |path| path.display().to_string());
-            ui.result_bytes(&output::diff(&name, template.bytes(), &filled.bytes)?)?;
-        }
-        (Output::Text, Show::InPlace) => {}
+        Output::Text => args.print(&template, &filled, show, ui)?,
     }
-    ui.status(&format!(
-        "{}, {} in {} · {} over {} · seed {seed}",
-        ui::count(filled.holes.len(), "hole"),
-        ui::count(outcome.tokens(), "token"),
-        ui::human_time(outcome.work.time),
-        ui::count(outcome.work.forwards, "forward"),
-        package.name(),
-    ));
+    let holes = ui::count(filled.holes.len(), "hole");
+    let tokens = ui::count(outcome.tokens(), "token");
+    runner.status(&format!("{holes}, {tokens}"), outcome);
     problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
 
@@ -195,6 +168,32 @@ impl Args {
             (_, true) => Show::Diff,
             _ => Show::File,
         })
+    }
+
+    /// Prints what is to be shown of the result.
+    fn print(
+        &self,
+        template: &Template,
+        filled: &Filled,
+        show: Show,
+        ui: &Ui,
+    ) -> anyhow::Result<()> {
+        match show {
+            Show::File => ui.result_bytes(&filled.bytes)?,
+            Show::Holes => ui.result(&output::only_holes(&filled.holes))?,
+            Show::Diff => {
+                let named = self.named().map(|path| path.display().to_string());
+                let name = named.unwrap_or_else(|| "stdin".into());
+                ui.result_bytes(&output::diff(&name, template.bytes(), &filled.bytes)?)?;
+            }
+            Show::InPlace => {}
+        }
+        Ok(())
+    }
+
+    /// The file that names the language, and the result in a diff.
+    fn named(&self) -> Option<&Path> {
+        self.file().or(self.prefix_file.as_deref())
     }
 
     /// The text, and where its holes are.

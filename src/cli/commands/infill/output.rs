@@ -8,7 +8,7 @@ use diffucoder::text::place::{self, Place};
 use serde::Serialize;
 use similar::TextDiff;
 
-use crate::cli::json::{SettingsReport, Timing, Usage};
+use crate::cli::json::RunReport;
 
 /// What of the result is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +75,8 @@ pub struct InfillReport<'a> {
     /// The whole file. Bytes that are not UTF-8 are U+FFFD.
     pub text: &'a str,
     pub holes: &'a [HoleReport],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parses: Option<bool>,
-    pub usage: Usage,
-    pub timing: Timing,
-    pub model: String,
-    pub settings: SettingsReport,
+    #[serde(flatten)]
+    pub run: RunReport,
 }
 
 /// The texts of the holes, each ending its line.

@@ -1,0 +1,106 @@
+//! A job run for a person: under a bar or as the drawn canvas, and recorded if that is asked for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diffucoder::session::{Conditions, Job, Outcome, Session};
+
+use crate::cli::args::compute::Engine;
+use crate::cli::json::{Asked, RunReport};
+use crate::cli::terminal::progress::{self, Observers, Progress};
+use crate::cli::terminal::ui::{self, Ui};
+use crate::cli::trace::{End, Recorder, TraceFile};
+
+/// What is drawn and recorded of a run.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    /// Draw the canvas while it fills.
+    pub watch: bool,
+    /// Record the first run here.
+    pub trace: Option<&'a Path>,
+    /// The system message of the chat template, where that is used.
+    pub system: Option<&'a str>,
+}
+
+/// A loaded model, and what it is to do.
+pub struct Runner<'a> {
+    ui: &'a Ui,
+    watch: bool,
+    session: Session,
+    job: Job,
+    asked: Asked,
+    recorder: Option<Recorder>,
+}
+
+impl<'a> Runner<'a> {
+    /// Loads the model, once it is known that the trace can be written.
+    ///
+    /// # Errors
+    /// When the trace cannot be written, or the weights cannot be had.
+    pub fn load(
+        mut engine: Engine,
+        job: Job,
+        shown: Shown<'_>,
+        ui: &'a Ui,
+    ) -> anyhow::Result<Self> {
+        let trace = shown.trace.map(TraceFile::create).transpose()?;
+        engine.load(ui)?;
+        let session = engine.session;
+        let asked = Asked::new(&session, &job, shown.system);
+        let recorder = trace.map(|file| Recorder::new(file, session.package(), &asked));
+        Ok(Self {
+            ui,
+            watch: shown.watch,
+            session,
+            job,
+            asked,
+            recorder,
+        })
+    }
+
+    /// Runs with this seed.
+    ///
+    /// # Errors
+    /// When the network fails.
+    pub fn draw(&mut self, seed: u64) -> anyhow::Result<Outcome> {
+        self.job.settings.seed = seed;
+        let package = Arc::clone(self.session.package());
+        let mut progress = match self.watch {
+            true => Progress::watch(self.ui, progress::screen(self.ui)?, &package),
+            false => Progress::bar(self.ui, "denoising"),
+        };
+        let mut observers = Observers(&mut progress, self.recorder.as_mut());
+        let mut conditions = Conditions::watched(&mut observers);
+        let outcome = self.session.run_job(&mut self.job, &mut conditions)?;
+        progress.finish();
+        Ok(outcome)
+    }
+
+    /// Ends the record of a run that made `text`, if there is one.
+    ///
+    /// # Errors
+    /// When any line of it could not be written.
+    pub fn end(&mut self, text: &str, outcome: &Outcome) -> anyhow::Result<()> {
+        match self.recorder.take() {
+            Some(recorder) => recorder.finish(End::new(text.into(), &self.job, outcome)),
+            None => Ok(()),
+        }
+    }
+
+    /// Says what a run did: `what` came out.
+    pub fn status(&self, what: &str, outcome: &Outcome) {
+        self.ui.status(&format!(
+            "{what} in {} ({:.1} tokens/s) · {} over {} · seed {}",
+            ui::human_time(outcome.work.time),
+            outcome.rate(),
+            ui::count(outcome.work.forwards, "forward"),
+            self.session.package().name(),
+            self.job.settings.seed,
+        ));
+    }
+
+    /// Describes a run.
+    pub fn report(&self, outcome: &Outcome) -> RunReport {
+        RunReport::new(&self.asked, &self.session, &self.job, outcome)
+    }
+}
