@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::hole::{Hole, canvas};
 use super::length;
 use super::observer::{Conditions, Ended, Watch};
-use super::task::Hole;
-use crate::diffusion::{Canvas, Denoiser, GenerateError, Piece, Settings, Steps, generate};
+use crate::diffusion::{Canvas, Denoiser, GenerateError, Settings, Steps, generate};
 use crate::error::RequestError;
 
 /// Texts and holes in tokens, one hole fewer than there are texts.
@@ -186,14 +186,4 @@ impl Job {
             _ => canvas,
         }
     }
-}
-
-/// A canvas of texts with holes of these lengths between them, one fewer than there are texts.
-pub(super) fn canvas(texts: &[Vec<u32>], lengths: &[usize], mask_id: u32) -> Canvas {
-    let mut pieces = Vec::with_capacity(texts.len() + lengths.len());
-    for (i, text) in texts.iter().enumerate() {
-        pieces.push(Piece::Text(text));
-        pieces.extend(lengths.get(i).map(|&length| Piece::Hole(length)));
-    }
-    Canvas::of(&pieces, mask_id)
 }

@@ -4,8 +4,7 @@
 //! cannot be filled well. The model is asked once for each of some lengths, and the one is taken at
 //! which it is surest of what belongs there.
 
-use super::job::canvas;
-use super::task::Hole;
+use super::hole::{Hole, canvas};
 use crate::diffusion::{Candidate, Denoiser, GenerateError, Observer, Settings, Step, generate};
 use crate::kernels::Isa;
 

@@ -17,6 +17,7 @@
 
 pub mod asking;
 mod compute;
+mod hole;
 mod job;
 mod length;
 mod observer;
@@ -28,12 +29,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use compute::Compute;
+pub use hole::{Hole, USUAL_HOLE};
 pub use job::{Filling, Job, Work};
 pub use length::trials;
 pub use observer::{Conditions, Observer};
 pub use outcome::{Filled, Finish, Outcome};
 pub use recipe::{Mode, usual_window};
-pub use task::{Hole, Segment, Task, USUAL_HOLE};
+pub use task::{Segment, Task};
 
 use crate::Error;
 use crate::diffusion::Settings;

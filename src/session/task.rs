@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::hole::Hole;
 use super::job::Job;
 use crate::diffusion::Settings;
 use crate::error::{Error, RequestError};
@@ -30,38 +31,8 @@ pub enum Segment<'a> {
     Hole(Hole),
 }
 
-/// The length of a hole, in tokens; never 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hole {
-    /// So many. The text in it may end before.
-    Exactly(usize),
-    /// The length at which the model is surest of what belongs there.
-    Chosen {
-        /// The longest.
-        up_to: usize,
-    },
-    /// As many as the text takes, for a hole that nothing follows.
-    Growing {
-        /// The longest; more than the model's context is all of that.
-        up_to: usize,
-    },
-}
-
-impl Hole {
-    /// Tokens that it can become.
-    pub fn most(self) -> usize {
-        match self {
-            Self::Exactly(tokens) => tokens,
-            Self::Chosen { up_to } | Self::Growing { up_to } => up_to,
-        }
-    }
-}
-
 /// Tokens that [`Task::complete`] writes at most.
 const USUAL_TOKENS: usize = 256;
-/// Tokens that a hole between texts has at most where nobody says how many.
-pub const USUAL_HOLE: usize = 32;
-
 impl<'a> Task<'a> {
     /// The continuation of a text, of up to 256 tokens.
     pub fn complete(text: &'a str) -> Self {
