@@ -78,13 +78,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let given = args.prompt.read()?;
     let check = args.check.check(given.file.as_deref())?;
     let language = args.check.language(given.file.as_deref());
-    if args.watch {
-        progress::screen(ui)?;
-    }
-    if args.trace.is_some() && (args.num_samples > 1 || check.retries() > 0) {
-        let message = "--trace records one run, not those of --num-samples or --retries";
-        return Err(UsageError::new(message).into());
-    }
+    args.check_shown(check.retries(), ui)?;
     let engine = args.compute.open(&args.model, ui)?;
     let wish = given.wish(args.raw, args.code);
     let asking = Asking::new(engine.session.package(), given.text, wish, &language);
@@ -140,6 +134,19 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 }
 
 impl Args {
+    /// Wrong usage where what is to be drawn or recorded cannot be.
+    fn check_shown(&self, retries: u64, ui: &Ui) -> Result<(), UsageError> {
+        if self.watch {
+            progress::screen(ui)?;
+        }
+        match self.trace.is_some() && (self.num_samples > 1 || retries > 0) {
+            true => Err(UsageError::new(
+                "--trace records one run, not those of --num-samples or --retries",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// One of several texts gets a line above that tells it from the others, as in `head`.
     fn separated(&self, text: &str, sample: usize, seed: u64) -> String {
         if self.num_samples == 1 {

@@ -35,6 +35,30 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// A prompt, or the two texts round a hole, which may be `open`.
+    fn of(
+        prompt: Option<String>,
+        prefix: Option<String>,
+        suffix: Option<String>,
+        open: bool,
+    ) -> Result<Self, String> {
+        match (prompt, prefix, suffix) {
+            (Some(prompt), None, None) if !prompt.is_empty() => Ok(Self::Answer { prompt }),
+            (Some(_), None, None) => Err("its prompt is empty".into()),
+            (None, Some(prefix), Some(suffix)) => Ok(Self::Fill {
+                // Nothing follows: a continuation, which ends where the model ends it.
+                is_open: open && !suffix.is_empty(),
+                prefix,
+                suffix,
+            }),
+            (None, None, None) => Err("it has no prompt".into()),
+            (None, _, _) => Err("prefix and suffix go together".into()),
+            (Some(_), _, _) => Err("it has a prompt, and prefix or suffix too".into()),
+        }
+    }
+}
+
 /// Understands lines.
 pub struct Parser {
     format: LineFormat,
@@ -87,19 +111,7 @@ impl Parser {
                 }
             }
         }
-        let request = match (prompt, prefix, suffix) {
-            (Some(prompt), None, None) if !prompt.is_empty() => Request::Answer { prompt },
-            (Some(_), None, None) => return Err("its prompt is empty".into()),
-            (None, Some(prefix), Some(suffix)) => Request::Fill {
-                // Nothing follows: a continuation, which ends where the model ends it.
-                is_open: length.is_none() && !suffix.is_empty(),
-                prefix,
-                suffix,
-            },
-            (None, None, None) => return Err("it has no prompt".into()),
-            (None, _, _) => return Err("prefix and suffix go together".into()),
-            (Some(_), _, _) => return Err("it has a prompt, and prefix or suffix too".into()),
-        };
+        let request = Request::of(prompt, prefix, suffix, length.is_none())?;
         let longest = "max-new-tokens";
         match (&request, length) {
             (_, None) => {}
