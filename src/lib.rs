@@ -3,7 +3,6 @@
 //! [`diffusion`] is the sampler and knows no tensors, [`model`] is the network, [`config`] and
 //! [`weights`] read and check its files.
 
-#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod atomic;
