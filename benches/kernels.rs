@@ -3,6 +3,8 @@
 //! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes 18944x3584`, `--seconds S` (a measurement's share).
 //! Each figure is the best of several passes over weights that no cache holds.
 
+#![allow(clippy::expect_used, clippy::print_stdout)] // a program for developers
+
 use diffucoder::kernels::limits::Meter;
 use diffucoder::kernels::{
     Activations, Format, Isa, PANEL, PackedMatrix, copy_rows, matmul_panels,

@@ -1,8 +1,11 @@
 //! A file that is there whole or not at all.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +45,7 @@ impl AtomicError {
 }
 
 /// Has `write` fill a temporary file beside `path`, makes sure it is on the disk, and gives it that
-/// name. On failure nothing is left behind.
+/// name. On failure nothing is left behind; what a killed run left, the next one removes.
 ///
 /// Without `force` an existing file is refused, before the work and again after it.
 ///
@@ -64,15 +67,62 @@ pub fn write_atomically<T, E: From<AtomicError>>(
         false => Ok(()),
     };
     refuse_existing()?;
-    let (file, temporary) = Temporary::beside(path).map_err(failed)?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let (file, temporary) = temporary_for(path, directory).map_err(failed)?.into_parts();
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let result = write(&mut out)?;
     out.flush().map_err(failed)?;
     out.get_ref().sync_all().map_err(failed)?;
-    drop(out); // Windows renames closed files only
     refuse_existing()?;
-    temporary.rename(path).map_err(failed)?;
+    temporary
+        .persist(path)
+        .map_err(|error| failed(error.error))?;
+    // The name is on the disk once its directory is. Not every system can do this, and the file is
+    // complete either way.
+    if let Ok(directory) = File::open(directory) {
+        let _ = directory.sync_all();
+    }
     Ok(result)
+}
+
+const RANDOM_LETTERS: usize = 6;
+
+/// `.NAME.xxxxxx.part` in `directory`, locked while this process writes it. That tells it from the
+/// temporaries of killed runs for the same file, which are removed first.
+fn temporary_for(path: &Path, directory: &Path) -> io::Result<NamedTempFile<File>> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    let is_temporary = |other: &OsStr| {
+        let random = other
+            .as_encoded_bytes()
+            .strip_prefix(prefix.as_encoded_bytes());
+        let random = random.and_then(|random| random.strip_suffix(b".part"));
+        random.is_some_and(|random| random.len() == RANDOM_LETTERS)
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let unlocked = || File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if is_temporary(&entry.file_name()) && unlocked() {
+            let _ = fs::remove_file(entry.path()); // only tidying: the name is not needed
+        }
+    }
+    // Not the crate's own way to open it, which leaves the file to this user alone.
+    let create = |path: &Path| {
+        let file = File::options().write(true).create_new(true).open(path)?;
+        let _ = file.try_lock(); // some file systems have no locks: nothing is removed there
+        Ok(file)
+    };
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".part")
+        .rand_bytes(RANDOM_LETTERS)
+        .make_in(directory, create)
 }
 
 /// Puts `new` in the place of an existing file that contains `old`, with the permissions that it
@@ -98,47 +148,6 @@ pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> Result<(), AtomicError> {
             }),
         }
     })
-}
-
-/// Removes the file unless it was renamed.
-struct Temporary {
-    path: Option<PathBuf>,
-}
-
-impl Temporary {
-    fn beside(path: &Path) -> io::Result<(File, Self)> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.part", std::process::id()));
-        let path = path.with_file_name(hidden);
-        let file = File::options().write(true).create_new(true).open(&path)?;
-        Ok((file, Self { path: Some(path) }))
-    }
-
-    fn rename(mut self, to: &Path) -> io::Result<()> {
-        if let Some(from) = &self.path {
-            fs::rename(from, to)?;
-        }
-        self.path = None;
-        // The name is on the disk once its directory is. Not every system can do this, and the
-        // file is complete either way.
-        let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Ok(directory) = File::open(directory.unwrap_or(Path::new("."))) {
-            let _ = directory.sync_all();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = fs::remove_file(path);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -190,6 +199,39 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(replace(&directory.path().join("none"), b"", b"").is_err());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    /// A process id names the temporary of a killed run for ever where every run has the same one.
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_a_running_one_is_not_disturbed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.gguf");
+        let part = |name: &str| directory.path().join(name);
+        let (dead, running) = (
+            part(".model.gguf.aaaaaa.part"),
+            part(".model.gguf.bbbbbb.part"),
+        );
+        let strangers = [part(".model.gguf.part"), part(".other.cccccc.part")];
+        for file in strangers.iter().chain([&dead]) {
+            fs::write(file, "half").unwrap();
+        }
+        let lock = File::create(&running).unwrap();
+        lock.lock().unwrap();
+        write(&path, false, "whole").unwrap();
+        assert!(!dead.exists());
+        assert!(running.exists() && strangers.iter().all(|file| file.exists()));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_has_the_permissions_of_any_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let [atomic, plain] = ["atomic", "plain"].map(|name| directory.path().join(name));
+        write(&atomic, false, "text").unwrap();
+        fs::write(&plain, "text").unwrap();
+        let permissions = |path| fs::metadata(path).unwrap().permissions();
+        assert_eq!(permissions(&atomic), permissions(&plain));
     }
 
     #[cfg(unix)]

@@ -45,7 +45,6 @@
 //! checks their headers, [`model`] takes each tensor in the form that suits the machine and packs it
 //! for [`kernels`].
 
-#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod atomic;

@@ -1,7 +1,5 @@
 //! The `diffucoder` command: parse, run, exit code.
 
-#![deny(unsafe_code)]
-
 mod cli;
 
 use std::process::ExitCode;

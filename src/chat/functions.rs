@@ -1,14 +1,20 @@
 //! What transformers adds to Jinja for chat templates: `raise_exception`, `tojson`,
 //! `strftime_now`.
 //!
-//! Source: `transformers`, `utils/chat_template_utils.py`. `strftime_now` is UTC: there is no
-//! local time in the standard library; templates ask for the date.
+//! Source: `transformers`, `utils/chat_template_utils.py`. A departure: `strftime_now` is UTC, so
+//! that a prompt does not depend on where it is written.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{self, Write};
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::{BrokenDownTime, Config, PosixCustom};
+use jiff::tz::Offset;
 use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Error, ErrorKind};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 /// More than any template indents; the JSON is written before its size is charged.
 const MAX_JSON_INDENT: usize = 16;
@@ -30,7 +36,7 @@ pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
     Err(error.with_source(Raised(message)))
 }
 
-/// Python's `json.dumps(value, ensure_ascii=False)`: Jinja's own filter escapes HTML.
+/// Python's `json.dumps(value, ensure_ascii=False)`; MiniJinja's own filter escapes HTML.
 pub(super) fn tojson(value: &Value, args: Rest<Value>, options: Kwargs) -> Result<String, Error> {
     let refuse = |what| {
         Err(Error::new(
@@ -52,160 +58,82 @@ pub(super) fn tojson(value: &Value, args: Rest<Value>, options: Kwargs) -> Resul
     if indent.is_some_and(|indent| indent > MAX_JSON_INDENT) {
         return refuse("indent is too large");
     }
-    let json = minijinja::filters::tojson(
-        value,
-        indent.map(Value::from),
-        Kwargs::from_iter([] as [(&str, Value); 0]),
-    )?;
-    Ok(unescape_html(json.as_str().unwrap_or_default()))
+    let mut json = Vec::new();
+    let written = match indent {
+        None => value.serialize(&mut Serializer::with_formatter(&mut json, Spaced)),
+        Some(indent) => {
+            let indent = " ".repeat(indent);
+            let pretty = PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut json, pretty))
+        }
+    };
+    let failed = |error| Error::new(ErrorKind::InvalidOperation, "tojson").with_source(error);
+    written.map_err(failed)?;
+    Ok(String::from_utf8_lossy(&json).into_owned()) // serde_json writes UTF-8
 }
 
-/// Undoes the four escapes that MiniJinja adds to JSON for HTML.
-fn unescape_html(json: &str) -> String {
-    const ESCAPES: [(&str, char); 4] = [
-        ("u003c", '<'),
-        ("u003e", '>'),
-        ("u0026", '&'),
-        ("u0027", '\''),
-    ];
-    let mut plain = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        let (before, escape) = rest.split_at(at);
-        plain.push_str(before);
-        match ESCAPES
-            .iter()
-            .find(|(code, _)| escape[1..].starts_with(code))
-        {
-            Some((code, c)) => {
-                plain.push(*c);
-                rest = &escape[1 + code.len()..];
-            }
-            None => {
-                // `\\` is one escape: its second half must not begin another.
-                let end = escape
-                    .char_indices()
-                    .nth(2)
-                    .map_or(escape.len(), |(end, _)| end);
-                plain.push_str(&escape[..end]);
-                rest = &escape[end..];
-            }
-        }
+/// JSON on one line with Python's separators, `", "` and `": "`.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
     }
-    plain.push_str(rest);
-    plain
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
 }
 
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    strftime(format, now.map_or(0, |now| now.as_secs()))
+    strftime(format, Offset::UTC.to_datetime(Timestamp::now()))
 }
 
-/// The conversions of `strftime` that templates use, in English.
-fn strftime(format: &str, unix_secs: u64) -> Result<String, Error> {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] = [
-        "Thursday",
-        "Friday",
-        "Saturday",
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-    ];
-    let (days, secs) = (unix_secs / 86_400, unix_secs % 86_400);
-    let (year, month, day) = civil_from_days(days);
-    let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
-    let (hour, minute, second) = (secs / 3600, secs / 60 % 60, secs % 60);
-
-    let mut text = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => text += &year.to_string(),
-            Some('y') => text += &format!("{:02}", year % 100),
-            Some('m') => text += &format!("{month:02}"),
-            Some('d') => text += &format!("{day:02}"),
-            Some('B') => text += month_name,
-            Some('b') => text += &month_name[..3],
-            Some('A') => text += day_name,
-            Some('a') => text += &day_name[..3],
-            Some('H') => text += &format!("{hour:02}"),
-            Some('M') => text += &format!("{minute:02}"),
-            Some('S') => text += &format!("{second:02}"),
-            Some('%') => text.push('%'),
-            other => {
-                let code = other.map_or(String::new(), String::from);
-                let reason = format!("strftime_now: %{code} is not supported");
-                return Err(Error::new(ErrorKind::InvalidOperation, reason));
-            }
-        }
-    }
-    Ok(text)
-}
-
-/// Year, month and day of a day counted from 1970-01-01. Howard Hinnant, "chrono-Compatible
-/// Low-Level Date Algorithms": years begin in March, so that the leap day is the last one.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153; // 0 is March
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let (month, after_new_year) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
+/// Python's `datetime.strftime`, in English. What Python does not have is an error.
+fn strftime(format: &str, time: DateTime) -> Result<String, Error> {
+    // In Python %f has six digits, and a time without a zone writes nothing for the zone.
+    let python = |text: &str| {
+        let text = text.replace("%f", "%6f");
+        text.replace("%z", "").replace("%Z", "")
     };
-    (400 * era + year_of_era + after_new_year, month, day)
+    let format: Vec<String> = format.split("%%").map(python).collect();
+    let config = Config::new().custom(PosixCustom::new());
+    let text = BrokenDownTime::from(time).to_string_with_config(&config, format.join("%%"));
+    let failed = |error| Error::new(ErrorKind::InvalidOperation, "strftime_now").with_source(error);
+    text.map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The right values are Python's, in the C locale.
     #[test]
-    fn dates() {
+    fn dates_are_written_as_python_writes_them() {
+        let at = |format, time: DateTime| strftime(format, time).unwrap();
         let full = "%a %A %d %b %B %m %y %Y %H:%M:%S %%";
-        let at = |secs| strftime(full, secs).unwrap();
-        assert_eq!(at(0), "Thu Thursday 01 Jan January 01 70 1970 00:00:00 %");
+        let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
         assert_eq!(
-            at(951_827_696),
+            at(full, epoch),
+            "Thu Thursday 01 Jan January 01 70 1970 00:00:00 %"
+        );
+        let leap = DateTime::constant(2000, 2, 29, 12, 34, 56, 7_000_000);
+        assert_eq!(
+            at(full, leap),
             "Tue Tuesday 29 Feb February 02 00 2000 12:34:56 %"
         );
         assert_eq!(
-            at(4_107_542_400),
-            "Mon Monday 01 Mar March 03 00 2100 00:00:00 %"
+            at("%c|%x|%X", leap),
+            "Tue Feb 29 12:34:56 2000|02/29/00|12:34:56"
         );
-        assert!(strftime("%Q", 0).is_err());
-        assert!(strftime("%", 0).is_err());
-    }
-
-    #[test]
-    fn html_escapes_are_undone_once() {
-        assert_eq!(
-            unescape_html(r#""\u003c\\u003c\\\u003e\n\u0001é""#),
-            r#""<\\u003c\\>\n\u0001é""#
-        );
-        assert_eq!(unescape_html(r"\"), r"\");
+        assert_eq!(at("%w %u %I %p %f %j", leap), "2 2 12 PM 007000 060");
+        assert_eq!(at("%U %W %G %V", leap), "09 09 2000 09");
+        assert_eq!(at("[%z%Z] %%f %%%f %-d", leap), "[] %f %007000 29");
+        assert!(strftime("%!", epoch).is_err());
+        assert!(strftime("%", epoch).is_err());
     }
 }

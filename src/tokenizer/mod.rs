@@ -15,9 +15,11 @@
 //! `tokenizers` crate. Two are put together differently: unknown ids are shown instead of dropped,
 //! and added tokens keep the ids of their files.
 
-mod bpe;
 mod files;
 mod literal;
+mod pipeline;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
@@ -29,6 +31,7 @@ pub(crate) use self::files::{CHAT_TEMPLATE, CONFIG, SpecialTokens, object, text}
 pub use self::files::{TokenRole, TokenizerFiles};
 pub(crate) use self::literal::Literals;
 use self::literal::Restore;
+pub use self::pipeline::QWEN2_SPLIT;
 
 /// Why a tokenizer cannot be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -145,10 +148,10 @@ impl Tokenizer {
     /// [`TokenizerError::Missing`], [`TokenizerError::Json`], [`TokenizerError::Damaged`] and
     /// [`TokenizerError::Unsupported`], with the file at fault.
     pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self> {
-        let (parts, listed) = match (files.tokenizer_json, files.vocab_json, files.merges_txt) {
-            (Some(json), _, _) => bpe::from_tokenizer_json(json)?,
+        let (pipeline, listed) = match (files.tokenizer_json, files.vocab_json, files.merges_txt) {
+            (Some(json), _, _) => pipeline::from_tokenizer_json(json)?,
             (None, Some(vocab), Some(merges)) => {
-                (bpe::from_vocab_and_merges(vocab, merges)?, Vec::new())
+                (pipeline::from_vocab_and_merges(vocab, merges)?, Vec::new())
             }
             (None, vocab, merges) => {
                 let missing = match (vocab, merges) {
@@ -161,10 +164,10 @@ impl Tokenizer {
         };
         let specials = SpecialTokens::read(files)?;
         let mut tokens = Vec::new();
-        let mut next = parts.model.get_vocab_size() as u32; // the ids below are all taken
+        let mut next = pipeline.model.get_vocab_size() as u32; // the ids below are all taken
         for added in files::added_tokens(listed, files, &specials)? {
             let text = &added.token.content;
-            match parts.model.token_to_id(text) {
+            match pipeline.model.token_to_id(text) {
                 Some(id) if id == added.id => {}
                 Some(id) => {
                     let reason = format!(
@@ -175,7 +178,7 @@ impl Tokenizer {
                 }
                 None if added.id == next => next += 1,
                 None => {
-                    let reason = match parts.model.id_to_token(added.id) {
+                    let reason = match pipeline.model.id_to_token(added.id) {
                         Some(other) => files::shared(added.id, &other, text),
                         None => format!(
                             "{text:?} has the id {}, but no token has {next}: ids must be contiguous",
@@ -190,23 +193,23 @@ impl Tokenizer {
         // A role can be given to a token of the vocabulary; it is then recognised like the others.
         for text in specials.all() {
             let listed = tokens.iter().any(|token| token.content == text);
-            if !listed && parts.model.token_to_id(text).is_some() {
+            if !listed && pipeline.model.token_to_id(text).is_some() {
                 tokens.push(AddedToken::from(text, true));
             }
         }
-        let verbatim = tokens
+        let verbatim: Vec<_> = tokens
             .iter()
             .map(|token| token.clone().normalized(false))
             .collect();
-        let normalizer = parts.normalizer.as_ref();
+        let normalizer = pipeline.normalizer.as_ref();
         Ok(Self {
-            added_verbatim: vocabulary(verbatim, &parts.model, normalizer)?,
-            added: vocabulary(tokens, &parts.model, normalizer)?,
+            added_verbatim: vocabulary(&verbatim, &pipeline.model, normalizer),
+            added: vocabulary(&tokens, &pipeline.model, normalizer),
             no_added: AddedVocabulary::new(),
-            normalizer: parts.normalizer,
-            pre_tokenizer: parts.pre_tokenizer,
-            model: parts.model,
-            decoder: parts.decoder,
+            normalizer: pipeline.normalizer,
+            pre_tokenizer: pipeline.pre_tokenizer,
+            model: pipeline.model,
+            decoder: pipeline.decoder,
             specials,
             vocab_size: next as usize,
         })
@@ -266,8 +269,16 @@ impl Tokenizer {
             words.tokenize(|word| self.model.tokenize(word.get()))?;
             words.into_encoding(None, 0, OffsetType::None)
         };
-        let encoding = encode().map_err(TokenizerError::Library)?;
-        Ok(encoding.get_ids().to_vec())
+        // The split expression is the checkpoint's, and its engine panics where it gives up.
+        match catch_unwind(AssertUnwindSafe(encode)) {
+            Ok(encoding) => Ok(encoding
+                .map_err(TokenizerError::Library)?
+                .get_ids()
+                .to_vec()),
+            Err(_) => Err(TokenizerError::Library(
+                "the split expression takes too long".into(),
+            )),
+        }
     }
 
     /// The text of some ids. Nothing is dropped but what `specials` says: bytes that are not UTF-8
@@ -313,7 +324,9 @@ impl Tokenizer {
         let literal = |text: &str| text.as_bytes().to_vec();
         match (added, self.model.id_to_token(id)) {
             (Some(token), _) => literal(&token.content),
-            (None, Some(symbols)) => bpe::bytes_of(&symbols).unwrap_or_else(|| literal(&symbols)),
+            (None, Some(symbols)) => {
+                pipeline::bytes_of(&symbols).unwrap_or_else(|| literal(&symbols))
+            }
             (None, None) => literal("\u{fffd}"),
         }
     }
@@ -369,13 +382,11 @@ impl Tokenizer {
 }
 
 fn vocabulary(
-    tokens: Vec<AddedToken>,
+    tokens: &[AddedToken],
     model: &BPE,
     normalizer: Option<&NormalizerWrapper>,
-) -> Result<AddedVocabulary> {
+) -> AddedVocabulary {
     let mut added = AddedVocabulary::new();
+    added.add_tokens(tokens, model, normalizer);
     added
-        .add_tokens(tokens, model, normalizer)
-        .map_err(TokenizerError::Library)?;
-    Ok(added)
 }

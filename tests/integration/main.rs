@@ -1,6 +1,9 @@
 //! Tests against files, vectors and the real binary. Fixtures and the scripts that made them are in
 //! `tests/fixtures`.
 
+// clippy.toml allows these in tests, but not in what they share.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod batch;
 mod bench;
 mod checkpoints;

@@ -325,6 +325,26 @@ fn missing_and_unsupported_files() {
     }
 }
 
+/// The split expression is the checkpoint's, and its engine panics at its own limits.
+#[test]
+fn a_split_expression_without_end_is_an_error() {
+    let split = json!({"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": false});
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let json = json!({
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": small().vocab, "merges": []},
+    });
+    let json = json.to_string();
+    let tokenizer = Tokenizer::from_files(&TokenizerFiles {
+        tokenizer_json: Some(json.as_bytes()),
+        ..TokenizerFiles::default()
+    });
+    let tokenizer = tokenizer.unwrap();
+    assert!(tokenizer.encode("xxy").is_ok());
+    let error = tokenizer.encode(&"x".repeat(64)).unwrap_err();
+    assert!(matches!(error, TokenizerError::Library(_)), "{error}");
+}
+
 /// The text with some of its bytes overwritten, removed or doubled.
 fn damaged(text: &[u8], damage: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
     let mut bytes = text.to_vec();

@@ -1,15 +1,17 @@
-//! Byte-level BPE built from checked parts: a vocabulary, its merges, and what surrounds them.
+//! The steps of tokenization (normalizer, pre-tokenizer, model, decoder), checked and handed to the
+//! `tokenizers` crate, which runs them.
 //!
-//! Both layouts end here: `tokenizer.json` and `vocab.json` with `merges.txt`. The second layout
-//! says nothing about the text before BPE, so that is Qwen2's: NFC, its split expression, bytes as
-//! printable characters.
+//! The checks come first because the crate panics on some files and silently drops text with
+//! others. Both layouts end here: `tokenizer.json`, and `vocab.json` with `merges.txt`. The second
+//! layout says nothing about the text before BPE, so that is Qwen2's: NFC, its split expression,
+//! bytes as printable characters.
 //!
 //! Source: `transformers`, `models/qwen2/tokenization_qwen2.py`.
 
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NFC;
@@ -21,15 +23,16 @@ use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDe
 use super::TokenizerError;
 use super::files::{self, Added, MERGES, TOKENIZER_JSON, VOCAB, damaged};
 
-/// Qwen2's words: contractions, letters with one sign before them, single digits, signs with the
-/// line ends after them, line ends, blanks (all but the last before a word).
-const QWEN2_SPLIT: &str = concat!(
+/// The regular expression that cuts Qwen2's text into words: contractions, letters with one sign
+/// before them, single digits, signs with the line ends after them, line ends, blanks (all but the
+/// last before a word).
+pub const QWEN2_SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
-/// A tokenizer but for its added tokens.
-pub(super) struct Parts {
+/// A tokenizer without its added tokens.
+pub(super) struct Pipeline {
     pub normalizer: Option<NormalizerWrapper>,
     pub pre_tokenizer: PreTokenizerWrapper,
     pub model: BPE,
@@ -37,7 +40,10 @@ pub(super) struct Parts {
 }
 
 /// From `vocab.json` and `merges.txt`, with Qwen2's text handling.
-pub(super) fn from_vocab_and_merges(vocab: &[u8], merges: &[u8]) -> Result<Parts, TokenizerError> {
+pub(super) fn from_vocab_and_merges(
+    vocab: &[u8],
+    merges: &[u8],
+) -> Result<Pipeline, TokenizerError> {
     let vocab: Entries = serde_json::from_slice(vocab).map_err(|source| TokenizerError::Json {
         file: VOCAB,
         source,
@@ -46,7 +52,7 @@ pub(super) fn from_vocab_and_merges(vocab: &[u8], merges: &[u8]) -> Result<Parts
     let split = SplitPattern::Regex(QWEN2_SPLIT.to_owned());
     let split = Split::new(split, SplitDelimiterBehavior::Isolated, false)
         .map_err(TokenizerError::Library)?;
-    Ok(Parts {
+    Ok(Pipeline {
         normalizer: Some(NFC.into()),
         pre_tokenizer: Sequence::new(vec![
             split.into(),
@@ -66,7 +72,7 @@ pub(super) fn from_vocab_and_merges(vocab: &[u8], merges: &[u8]) -> Result<Parts
 ///
 /// Truncation, padding and the post-processor are left alone: prompts are encoded whole and
 /// without automatic start or end tokens, as transformers does for a chat.
-pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Parts, Vec<Added>), TokenizerError> {
+pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Pipeline, Vec<Added>), TokenizerError> {
     let file: TokenizerJson = serde_json::from_slice(bytes).map_err(|source| {
         // Another kind of model has other fields: say that, not which field is missing.
         let json: Value = serde_json::from_slice(bytes).unwrap_or_default();
@@ -101,31 +107,39 @@ pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Parts, Vec<Added>), T
         merges: TOKENIZER_JSON,
     };
     let bpe = file.model;
-    let merges = bpe.merges.into_iter().map(|merge| merge.0).collect();
-    let parts = Parts {
+    let merges = bpe.merges.into_iter().enumerate().map(|(index, merge)| {
+        let pair = match merge {
+            Merge::Pair(left, right) => Some((left, right)),
+            Merge::Line(line) => pair(&line),
+        };
+        let reason = || format!("merge {} is not two tokens", index + 1);
+        pair.ok_or_else(|| damaged(TOKENIZER_JSON, reason()))
+    });
+    let merges = merges.collect::<Result<_, _>>()?;
+    let pipeline = Pipeline {
         normalizer,
         pre_tokenizer,
         model: source.build(bpe.vocab, merges, bpe.ignore_merges)?,
         decoder: ByteLevel::default().into(),
     };
-    Ok((parts, added))
+    Ok((pipeline, added))
 }
 
-/// The kinds of what a part of `tokenizer.json` does, one after the other. They are looked at
-/// before the library reads them, because it panics on some that it cannot read.
-fn parts<'a>(part: &'a Value, list: &str) -> Vec<&'a str> {
-    let kind = |part: &'a Value| part["type"].as_str().unwrap_or_default();
-    match part {
+/// The types in a step of `tokenizer.json`, a sequence taken apart. They are looked at before the
+/// library reads them, because it panics on some that it cannot read.
+fn types<'a>(step: &'a Value, list: &str) -> Vec<&'a str> {
+    let kind = |step: &'a Value| step["type"].as_str().unwrap_or_default();
+    match step {
         Value::Null => Vec::new(),
         sequence if kind(sequence) == "Sequence" => {
-            let parts = sequence[list].as_array();
-            parts.into_iter().flatten().map(kind).collect()
+            let steps = sequence[list].as_array();
+            steps.into_iter().flatten().map(kind).collect()
         }
         single => vec![kind(single)],
     }
 }
 
-/// The files that a vocabulary and its merges come from, for messages.
+/// The files that a vocabulary and its merges come from, for error messages.
 struct Source {
     vocab: &'static str,
     merges: &'static str,
@@ -195,7 +209,7 @@ fn byte_symbols() -> impl Iterator<Item = String> {
 }
 
 /// The bytes that a token's symbols stand for; `None` if one stands for no byte.
-pub fn bytes_of(symbols: &str) -> Option<Vec<u8>> {
+pub(super) fn bytes_of(symbols: &str) -> Option<Vec<u8>> {
     // The alphabet has Latin-1's printable characters for themselves, and from U+0100 one for each
     // other byte, in the bytes' order.
     let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
@@ -259,9 +273,9 @@ impl TokenizerJson {
     fn check_supported(&self) -> Result<(), TokenizerError> {
         let bpe = &self.model;
         let affixes = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix];
-        let normalizers = parts(&self.normalizer, "normalizers");
+        let normalizers = types(&self.normalizer, "normalizers");
         let is_unicode_form = |kind| ["NFC", "NFD", "NFKC", "NFKD"].contains(kind);
-        let pre_tokenizers = parts(&self.pre_tokenizer, "pretokenizers");
+        let pre_tokenizers = types(&self.pre_tokenizer, "pretokenizers");
         let byte_level = pre_tokenizers.split_last().is_some_and(|(last, cuts)| {
             *last == "ByteLevel" && cuts.iter().all(|cut| ["Split", "Digits"].contains(cut))
         });
@@ -273,7 +287,7 @@ impl TokenizerJson {
             Err(unsupported("BPE with subword prefixes or suffixes"))
         } else if !normalizers.iter().all(is_unicode_form) {
             Err(unsupported("a normaliser other than a Unicode form"))
-        } else if !byte_level || parts(&self.decoder, "decoders") != ["ByteLevel"] {
+        } else if !byte_level || types(&self.decoder, "decoders") != ["ByteLevel"] {
             Err(unsupported("anything but byte-level BPE"))
         } else {
             Ok(())
@@ -320,35 +334,9 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 /// One merge of `tokenizer.json`: `["a", "b"]`, or `"a b"` in older files.
-struct Merge((String, String));
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MergeVisitor;
-        impl<'de> Visitor<'de> for MergeVisitor {
-            type Value = Merge;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a merge of two tokens")
-            }
-
-            fn visit_str<E: de::Error>(self, line: &str) -> Result<Merge, E> {
-                let bad = || E::invalid_value(de::Unexpected::Str(line), &self);
-                pair(line).map(Merge).ok_or_else(bad)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let (left, right, end) = (
-                    seq.next_element()?,
-                    seq.next_element()?,
-                    seq.next_element::<String>()?,
-                );
-                match (left, right, end) {
-                    (Some(left), Some(right), None) => Ok(Merge((left, right))),
-                    _ => Err(de::Error::custom("a merge is not two tokens")),
-                }
-            }
-        }
-        deserializer.deserialize_any(MergeVisitor)
-    }
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a merge is not two tokens")]
+enum Merge {
+    Pair(String, String),
+    Line(String),
 }
