@@ -1,11 +1,11 @@
 //! Which models the cache holds, for `diffucoder models`.
 
-use super::cache::{RepoCache, at, file_bytes, is_commit};
+use super::cache::{RepoCache, at, file_bytes};
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
 use super::registry;
-use super::spec::{RepoId, check_name};
+use super::spec::{RepoId, check_name, is_commit};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -2,9 +2,9 @@
 
 use super::error::HubError;
 use super::options::HubOptions;
-use super::progress::Progress;
 use super::repo::HubRepo;
 use super::spec::{ModelSpec, check_name};
+use super::transfer::Progress;
 use std::path::{Path, PathBuf};
 
 /// Names and contents of the files that make up the built-in model.
