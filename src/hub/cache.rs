@@ -2,8 +2,8 @@
 //! `models--owner--name/{blobs/<etag>, refs/<revision>, snapshots/<commit>/<file>}`, where a
 //! snapshot's files are links to blobs, and `.no_exist/<commit>/<file>` says that a file is absent.
 //!
-//! A blob under its own name is verified; until then it is called `<etag>.incomplete`, by Python too, which
-//! resumes ours as we resume its. hf-hub knows the names of the folders.
+//! A blob under its own name is verified; until then it is called `<etag>.incomplete`, by Python
+//! too, which resumes ours as we resume its. hf-hub knows the names of the folders.
 //! Source: huggingface_hub, "Understand caching"; `_create_symlink` for systems without links.
 
 use super::error::HubError;
@@ -93,8 +93,8 @@ impl RepoCache {
         let _ = make_parent(&path).map(|()| fs::write(&path, ""));
     }
 
-    /// Keeps other processes, Python's included, from downloading the same blob: the lock is theirs.
-    /// Calls `on_wait` if it has to wait.
+    /// Keeps other processes, Python's included, from downloading the same blob: the lock is
+    /// theirs. Calls `on_wait` if it has to wait.
     pub(super) fn lock(&self, etag: &str, on_wait: impl FnOnce()) -> Result<Arc<File>, HubError> {
         let path = self
             .root
@@ -152,7 +152,8 @@ impl RepoCache {
         fs::rename(self.part(etag), &blob).map_err(at(&blob))
     }
 
-    /// Links the snapshot's file to its blob; where links are not possible, the blob itself moves there.
+    /// Links the snapshot's file to its blob; where links are not possible, the blob itself moves
+    /// there.
     pub(super) fn install(
         &self,
         etag: &str,

@@ -41,7 +41,8 @@ impl CachedModel {
     }
 }
 
-/// The known models and any others with a config.json or a GGUF file, by id. An absent cache is an empty one.
+/// The known models and any others with a config.json or a GGUF file, by id. An absent cache is an
+/// empty one.
 ///
 /// # Errors
 /// `Cache` if the folder cannot be read.

@@ -1,4 +1,5 @@
-//! HTTP as the Hub speaks it: time limits, whom to trust, which redirects to follow, who may see the token.
+//! HTTP as the Hub speaks it: time limits, whom to trust, which redirects to follow, who may see
+//! the token.
 //!
 //! Redirects are followed one by one, because each step decides anew whether the token goes along.
 //! Source: huggingface_hub, `_httpx2_follow_hub_redirects_with_backoff` and `_is_same_or_hub_host`.
@@ -94,7 +95,8 @@ impl Http {
             if here.is_https && !origin.is_https {
                 return Err(redirected(&url, &target, "which is not encrypted"));
             }
-            // The Hub describes a large file itself, and then sends us to the bytes wherever they are.
+            // The Hub describes a large file itself, and then sends us to the bytes wherever they
+            // are.
             let describes = response.headers().contains_key("x-linked-etag");
             if question.stay && (describes || !self.is_hub(&here, &origin)) {
                 let target = Some(target);

@@ -1,6 +1,8 @@
-//! Where and how to fetch: the environment variables of huggingface_hub, read once and passed on as values.
+//! Where and how to fetch: the environment variables of huggingface_hub, read once and passed on as
+//! values.
 //!
-//! Source: huggingface_hub, "Environment variables". Tests build `HubOptions` without any environment.
+//! Source: huggingface_hub, "Environment variables". Tests build `HubOptions` without any
+//! environment.
 
 use super::spec::expand_home;
 use std::ffi::OsString;
@@ -102,7 +104,8 @@ impl HubOptions {
         Self::from_vars(|name| std::env::var_os(name), std::env::home_dir())
     }
 
-    /// The same from any source of variables; an empty variable counts as unset, as it does in Python.
+    /// The same from any source of variables; an empty variable counts as unset, as it does in
+    /// Python.
     pub fn from_vars(var: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Self {
         let value = |name: &str| var(name).filter(|value| !value.is_empty());
         let text = |name: &str| {
@@ -161,7 +164,8 @@ impl HubOptions {
     }
 }
 
-/// `$NAME` and `${NAME}` are replaced by what they stand for, and stay if they are unset: `os.path.expandvars`.
+/// `$NAME` and `${NAME}` are replaced by what they stand for, and stay if they are unset:
+/// `os.path.expandvars`.
 fn expand_variables(path: &Path, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     let Some(text) = path.to_str() else {
         return path.to_owned();

@@ -77,7 +77,8 @@ impl Remote {
     /// The commit behind a revision, and the names of its files.
     ///
     /// # Errors
-    /// `RepoNotFound`, `RevisionNotFound`, `AccessRefused`, `ServerStatus`, and those of `Http::request`.
+    /// `RepoNotFound`, `RevisionNotFound`, `AccessRefused`, `ServerStatus`, and those of
+    /// `Http::request`.
     pub(super) fn resolve(&self, revision: &str) -> Result<(String, Vec<String>), HubError> {
         let escaped = utf8_percent_encode(revision, RESERVED);
         let url = format!(
@@ -248,8 +249,8 @@ impl Remote {
     }
 }
 
-/// An etag as Python's huggingface_hub makes it a blob's name: weak or strong, with or without quotes.
-/// `None` if it cannot be one.
+/// An etag as Python's huggingface_hub makes it a blob's name: weak or strong, with or without
+/// quotes. `None` if it cannot be one.
 fn normalize_etag(etag: &str) -> Option<String> {
     let etag = etag.trim_start_matches(['W', '/']).trim_matches('"');
     let is_safe = |byte: u8| byte.is_ascii_graphic() && !br#"/\:*?"<>|"#.contains(&byte);

@@ -1,7 +1,8 @@
 //! A Hub repository at one commit: files from the cache if they are there, else from the network.
 //!
-//! The revision is resolved once, and everything is asked for by commit after that, so that files from
-//! different versions never mix. What is cached is used without any request, as hf-hub and Python do.
+//! The revision is resolved once, and everything is asked for by commit after that, so that files
+//! from different versions never mix. What is cached is used without any request, as hf-hub and
+//! Python do.
 
 use super::cache::RepoCache;
 use super::cached::is_complete;
@@ -51,8 +52,9 @@ impl HubRepo {
         })
     }
 
-    /// The GGUF file that is the model (see [`gguf::choose`]), or `None` for safetensors. Weights in the cache
-    /// decide if they can: only a choice that they leave open is a question to the Hub.
+    /// The GGUF file that is the model (see [`gguf::choose`]), or `None` for safetensors. Weights
+    /// in the cache decide if they can: only a choice that they leave open is a question to the
+    /// Hub.
     pub(super) fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
         let id = self.id.as_str();
         let cached = self.cache.files(&self.commit);

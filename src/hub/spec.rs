@@ -1,6 +1,8 @@
-//! What follows `--model`: an alias, a folder or a Hub id. Also the check that file names must pass.
+//! What follows `--model`: an alias, a folder or a Hub id. Also the check that file names must
+//! pass.
 //!
-//! The rules for ids are those of huggingface_hub's `validate_repo_id`, with an owner always required.
+//! The rules for ids are those of huggingface_hub's `validate_repo_id`, with an owner always
+//! required.
 
 use super::error::HubError;
 use super::registry::{self, KnownModel, MODELS, Recipe};
@@ -28,8 +30,9 @@ pub struct HubModel {
 }
 
 impl ModelSpec {
-    /// Reads an alias, a path or `owner/name`, in that order; an alias or a Hub id may end in the quantisation of a
-    /// GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path however it looks.
+    /// Reads an alias, a path or `owner/name`, in that order; an alias or a Hub id may end in the
+    /// quantisation of a GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path
+    /// however it looks.
     ///
     /// # Errors
     /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id,
@@ -167,7 +170,8 @@ fn broken_rule(part: &str) -> Option<&'static str> {
     }
 }
 
-/// Passes a file name (from an index, say) only if it stays inside the folder it is joined to, on every system.
+/// Passes a file name (from an index, say) only if it stays inside the folder it is joined to, on
+/// every system.
 ///
 /// # Errors
 /// `UnsafeName`.

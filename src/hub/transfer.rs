@@ -1,4 +1,5 @@
-//! One file from the Hub into the cache: wait for other processes, resume or start over, verify, install.
+//! One file from the Hub into the cache: wait for other processes, resume or start over, verify,
+//! install.
 
 use super::cache::{RepoCache, at, file_bytes, make_parent};
 use super::error::HubError;
@@ -22,7 +23,8 @@ const UNKNOWN_SIZE_LIMIT_BYTES: u64 = 1 << 30;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the variants' descriptions name their fields")]
 pub enum Event<'a> {
-    /// `files` files are about to be downloaded; of their `total_bytes`, `present_bytes` are here already.
+    /// `files` files are about to be downloaded; of their `total_bytes`, `present_bytes` are here
+    /// already.
     Plan {
         files: usize,
         total_bytes: u64,
@@ -30,7 +32,8 @@ pub enum Event<'a> {
     },
     /// Another process is downloading the same file; this one waits for it.
     Waiting { file: &'a str },
-    /// A transfer begins, `at_bytes` in (more than 0 when it resumes). Comes again after a `Retrying`.
+    /// A transfer begins, `at_bytes` in (more than 0 when it resumes). Comes again after a
+    /// `Retrying`.
     Start {
         file: &'a str,
         at_bytes: u64,
@@ -138,7 +141,8 @@ impl Transfer<'_> {
         Ok(path)
     }
 
-    /// Completes what an earlier run, or Python, has left of a blob; checks it and gives it its name.
+    /// Completes what an earlier run, or Python, has left of a blob; checks it and gives it its
+    /// name.
     fn fill(
         self,
         file: &str,
@@ -170,8 +174,8 @@ impl Transfer<'_> {
         self.cache.complete(&found.etag)
     }
 
-    /// Appends the rest to the part, which has `start` good bytes, or writes it anew if the server sends
-    /// the whole; `start` then becomes 0. The content is not checked.
+    /// Appends the rest to the part, which has `start` good bytes, or writes it anew if the server
+    /// sends the whole; `start` then becomes 0. The content is not checked.
     fn carry(
         self,
         file: &str,
