@@ -2,11 +2,13 @@
 //! `models--owner--name/{blobs/<etag>, refs/<revision>, snapshots/<commit>/<file>}`, where a
 //! snapshot's files are links to blobs, and `.no_exist/<commit>/<file>` says that a file is absent.
 //!
-//! Downloads in progress stay apart, in `.incoming`, so that whatever the layout shows is verified.
+//! A blob under its own name is verified; until then it is called `<etag>.incomplete`, by Python
+//! too, which resumes ours as we resume its. hf-hub knows the names of the folders.
 //! Source: huggingface_hub, "Understand caching"; `_create_symlink` for systems without links.
 
 use super::error::HubError;
-use super::spec::RepoId;
+use super::spec::{RepoId, is_commit};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,18 +18,25 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct RepoCache {
     root: PathBuf,
+    id: String,
     name: String,
     folder: PathBuf,
 }
 
 impl RepoCache {
-    pub(super) fn new(root: &Path, repo: &RepoId) -> Self {
-        let name = format!("models--{}", repo.as_str().replace('/', "--"));
+    pub(super) fn new(root: &Path, id: &RepoId) -> Self {
+        let name = Repo::model(id.to_string()).folder_name();
         Self {
             root: root.to_owned(),
+            id: id.to_string(),
             folder: root.join(&name),
             name,
         }
+    }
+
+    fn at_revision(&self, revision: &str) -> CacheRepo {
+        let (id, revision) = (self.id.clone(), revision.to_owned());
+        Cache::new(self.root.clone()).repo(Repo::with_revision(id, RepoType::Model, revision))
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -48,8 +57,9 @@ impl RepoCache {
             return Ok(());
         }
         let path = self.folder.join("refs").join(revision);
-        make_parent(&path)?;
-        fs::write(&path, commit).map_err(at(&path))
+        self.at_revision(revision)
+            .create_ref(commit)
+            .map_err(at(&path))
     }
 
     /// A file that is here; a link whose blob is gone does not count.
@@ -58,7 +68,7 @@ impl RepoCache {
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.folder.join("snapshots").join(commit)
+        self.at_revision("main").pointer_path(commit)
     }
 
     /// Names of the files of a snapshot that are here, those in folders left out.
@@ -83,8 +93,8 @@ impl RepoCache {
         let _ = make_parent(&path).map(|()| fs::write(&path, ""));
     }
 
-    /// Keeps other processes, Python's included, from downloading the same blob: the lock is theirs.
-    /// Calls `on_wait` if it has to wait.
+    /// Keeps other processes, Python's included, from downloading the same blob: the lock is
+    /// theirs. Calls `on_wait` if it has to wait.
     pub(super) fn lock(&self, etag: &str, on_wait: impl FnOnce()) -> Result<Arc<File>, HubError> {
         let path = self
             .root
@@ -112,49 +122,46 @@ impl RepoCache {
         }
     }
 
-    /// Where one blob is downloaded to. The name is short because Windows limits paths.
-    pub(super) fn incoming(&self, etag: &str) -> Incoming {
-        let dir = self
-            .folder
-            .join(".incoming")
-            .join(etag.get(..16).unwrap_or(etag));
-        let blobs = dir.join(&self.name).join("blobs");
-        Incoming {
-            part: blobs.join(format!("{etag}.part")),
-            blob: blobs.join(etag),
-            dir,
-        }
+    fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Where a blob grows until it is verified.
+    pub(super) fn part(&self, etag: &str) -> PathBuf {
+        self.blob(&format!("{etag}.incomplete"))
     }
 
     /// A blob that is already here because another revision has the same file.
-    pub(super) fn has_blob(&self, etag: &str, size_bytes: u64) -> bool {
-        file_bytes(&self.folder.join("blobs").join(etag)) == Some(size_bytes)
+    pub(super) fn has_blob(&self, etag: &str, size_bytes: Option<u64>) -> bool {
+        let found = file_bytes(&self.blob(etag));
+        found.is_some_and(|found| size_bytes.is_none_or(|size| size == found))
     }
 
     /// Bytes of this blob that need no download.
     pub(super) fn present_bytes(&self, etag: &str, size_bytes: u64) -> u64 {
-        let incoming = self.incoming(etag);
-        let staged = file_bytes(&incoming.blob).or_else(|| file_bytes(&incoming.part));
-        if self.has_blob(etag, size_bytes) {
+        if self.has_blob(etag, Some(size_bytes)) {
             return size_bytes;
         }
-        staged.filter(|bytes| *bytes <= size_bytes).unwrap_or(0)
+        let part = file_bytes(&self.part(etag));
+        part.filter(|bytes| *bytes <= size_bytes).unwrap_or(0)
     }
 
-    /// Moves a verified blob into place (unless it is there) and links the snapshot's file to it.
+    /// Gives a verified part its name as a blob.
+    pub(super) fn complete(&self, etag: &str) -> Result<(), HubError> {
+        let blob = self.blob(etag);
+        fs::rename(self.part(etag), &blob).map_err(at(&blob))
+    }
+
+    /// Links the snapshot's file to its blob; where links are not possible, the blob itself moves
+    /// there.
     pub(super) fn install(
         &self,
         etag: &str,
         commit: &str,
         file: &str,
     ) -> Result<PathBuf, HubError> {
-        let (incoming, blob) = (self.incoming(etag), self.folder.join("blobs").join(etag));
         let pointer = self.snapshot(commit).join(file);
-        make_parent(&blob)?;
         make_parent(&pointer)?;
-        if incoming.blob.exists() {
-            fs::rename(&incoming.blob, &blob).map_err(at(&blob))?;
-        }
         match fs::remove_file(&pointer) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(at(&pointer)(error));
@@ -163,9 +170,10 @@ impl RepoCache {
         }
         let to_folder = "../".repeat(file.split('/').count() + 1);
         if symlink(&format!("{to_folder}blobs/{etag}"), &pointer).is_err() {
-            fs::rename(&blob, &pointer).map_err(at(&pointer))?;
+            fs::rename(self.blob(etag), &pointer).map_err(at(&pointer))?;
         }
-        incoming.discard()?;
+        // What an earlier download of the same blob may have left.
+        let _ = fs::remove_file(self.part(etag));
         Ok(pointer)
     }
 
@@ -187,32 +195,6 @@ impl RepoCache {
             _ => Ok(()),
         }
     }
-}
-
-/// The places of one download in progress; hf-hub decides their names below `dir`.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) dir: PathBuf,
-    pub(super) part: PathBuf,
-    pub(super) blob: PathBuf,
-}
-
-impl Incoming {
-    pub(super) fn discard(&self) -> Result<(), HubError> {
-        match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&self.dir)(error)),
-            _ => {
-                // Goes only once it is empty.
-                let _ = self.dir.parent().map(fs::remove_dir);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// A git commit, or the longer kind that git is moving to.
-pub(super) fn is_commit(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 pub(super) fn file_bytes(path: &Path) -> Option<u64> {

@@ -1,11 +1,11 @@
 //! Which models the cache holds, for `diffucoder models`.
 
-use super::cache::{RepoCache, at, file_bytes, is_commit};
+use super::cache::{RepoCache, at, file_bytes};
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
 use super::registry;
-use super::spec::{RepoId, check_name};
+use super::spec::{RepoId, check_name, is_commit};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ impl CachedModel {
     }
 }
 
-/// The known models and any others with a config.json or a GGUF file, by id. An absent cache is an empty one.
+/// The known models and any others with a config.json or a GGUF file, by id. An absent cache is an
+/// empty one.
 ///
 /// # Errors
 /// `Cache` if the folder cannot be read.

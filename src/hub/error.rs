@@ -1,6 +1,5 @@
 //! What can go wrong between a model's name and its files, told apart by what the user can do.
 
-use super::registry::MODELS;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -15,6 +14,7 @@ pub enum HubError {
     UnknownModel {
         name: String,
         suggestion: Option<&'static str>,
+        known: Vec<&'static str>,
     },
     #[error("`{id}` cannot be a model on the Hub: {reason}")]
     BadModelId { id: String, reason: &'static str },
@@ -68,6 +68,20 @@ pub enum HubError {
         model_is_cached: bool,
         source: Box<ureq::Error>,
     },
+    #[error("the certificate of {host} cannot be verified: {reason}")]
+    Untrusted { host: String, reason: String },
+    #[error("{variable} names {}, from which no certificates can be read", path.display())]
+    CaSource {
+        variable: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{url} redirects to {to}, {how}")]
+    Redirected {
+        url: String,
+        to: String,
+        how: &'static str,
+    },
     #[error("{url} answered with status {status}")]
     ServerStatus { url: String, status: u16 },
     #[error("{url} did not answer as a model hub does: {what}")]
@@ -106,8 +120,10 @@ impl HubError {
     /// The next thing to try.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::UnknownModel { suggestion, .. } => {
-                let aliases = MODELS.map(|model| model.alias).join(", ");
+            Self::UnknownModel {
+                suggestion, known, ..
+            } => {
+                let aliases = known.join(", ");
                 let known =
                     format!("known models: {aliases}; on the Hub: owner/name; a folder: ./name");
                 return Some(match suggestion {
@@ -171,6 +187,18 @@ impl HubError {
             } => "the model is in the cache: add --offline to use it as it is",
             Self::Unreachable { .. } => {
                 "check the network and HTTPS_PROXY; `--model tiny` needs no download"
+            }
+            Self::Untrusted { .. } => {
+                "if a proxy opens TLS here, let SSL_CERT_FILE (or REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE) name a file with \
+                 its CA's certificate, or add that to the system's store"
+            }
+            Self::CaSource { variable, .. } => {
+                return Some(format!(
+                    "let {variable} name a file of certificates in PEM form, or unset it"
+                ));
+            }
+            Self::Redirected { .. } => {
+                "set HF_ENDPOINT to the address where the model hub itself answers"
             }
             Self::ServerStatus { status: 429, .. } => "wait a few minutes, or set HF_TOKEN",
             Self::ServerStatus { .. } => "try again later; what has arrived is kept",

@@ -1,12 +1,13 @@
 //! Which file of a repository is the model, where it holds GGUF files.
 //!
-//! Converters spell the same quantisation `-q4_k_m.gguf`, `.Q4_K_M.gguf` or `-Q4_K_M.gguf`, so letter case and
-//! the sign before it do not matter.
+//! Converters spell the same quantisation `-q4_k_m.gguf`, `.Q4_K_M.gguf` or `-Q4_K_M.gguf`, so
+//! letter case and the sign before it do not matter.
 
 use super::error::HubError;
 
-/// The GGUF file that `wanted` names among the repository's `files`: by its name, or by the quantisation that its
-/// name ends in. Without a wish it is the only one of a repository without safetensors, or `None`: safetensors.
+/// The GGUF file that `wanted` names among the repository's `files`: by its name, or by the
+/// quantisation that its name ends in. Without a wish it is the only one of a repository without
+/// safetensors, or `None`: safetensors.
 ///
 /// # Errors
 /// `NoSuchGguf` and `ChooseGguf`, which list what there is.

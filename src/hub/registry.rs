@@ -2,7 +2,7 @@
 //!
 //! Temperatures and prompt styles are the authors' (model cards; arXiv 2506.20639).
 
-use super::spec::ModelSpec;
+use strsim::levenshtein;
 
 /// How a prompt reaches the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +56,14 @@ pub const DEFAULT_ALIAS: &str = "diffucoder";
 const APPLE: &str = "apple-amlr (research use only)";
 const SIZE_7B_BYTES: u64 = 15_200_000_000;
 
-const fn chat(temperature: f64) -> Recipe {
+pub(super) const fn chat(temperature: f64) -> Recipe {
     Recipe {
         prompt: PromptStyle::Chat,
         temperature,
     }
 }
 
-const fn raw(temperature: f64) -> Recipe {
+pub(super) const fn raw(temperature: f64) -> Recipe {
     Recipe {
         prompt: PromptStyle::Raw,
         temperature,
@@ -149,26 +149,6 @@ pub fn in_repo(id: &str) -> Option<&'static KnownModel> {
     })
 }
 
-/// The recipe for any model: from the table, or guessed from the last component of its name.
-pub fn recipe(spec: &ModelSpec) -> Recipe {
-    let last = match spec {
-        ModelSpec::BuiltIn(model) => return model.recipe,
-        ModelSpec::Hub(model) => match in_repo(model.id.as_str()) {
-            Some(known) => return known.recipe,
-            None => model.id.name().to_owned(),
-        },
-        ModelSpec::Local(path) => path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
-    };
-    let is_base = last
-        .split(|c: char| !c.is_alphanumeric())
-        .any(|word| word.eq_ignore_ascii_case("base"));
-    if is_base { raw(0.2) } else { chat(0.3) }
-}
-
 /// The alias that a mistyped name, or a Hub name without its owner, most likely meant.
 pub fn suggest(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
@@ -177,29 +157,13 @@ pub fn suggest(name: &str) -> Option<&'static str> {
             .hub_id
             .and_then(|id| id.split('/').next_back())
             .unwrap_or(model.alias);
-        edit_distance(&name, model.alias).min(edit_distance(&name, &repo_name.to_lowercase()))
+        levenshtein(&name, model.alias).min(levenshtein(&name, &repo_name.to_lowercase()))
     };
     let (distance, model) = MODELS
         .iter()
         .map(|model| (distance_of(model), model))
         .min_by_key(|(distance, _)| *distance)?;
     (distance <= 1 + name.chars().count() / 5).then_some(model.alias)
-}
-
-/// Levenshtein's distance, one row of the table at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -227,27 +191,6 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(suggest(typed), meant, "{typed}");
-        }
-    }
-
-    #[test]
-    fn unknown_models_get_a_recipe_from_their_name() {
-        for (typed, expected) in [
-            ("./models/My-BASE-7B", raw(0.2)),
-            ("./base/finetune", chat(0.3)),
-            ("./database", chat(0.3)),
-            ("someone/Dream_base", raw(0.2)),
-            ("someone/Coder", chat(0.3)),
-            ("Apple/DiffuCoder-7B-cpGRPO", chat(0.4)),
-            ("mungert/diffucoder-7b-cpgrpo-gguf:q8_0", chat(0.4)),
-            ("someone/Dream-Base-GGUF:q8_0", raw(0.2)),
-            ("tiny", raw(0.2)),
-        ] {
-            assert_eq!(
-                recipe(&ModelSpec::parse(typed).expect(typed)),
-                expected,
-                "{typed}"
-            );
         }
     }
 }

@@ -1,30 +1,31 @@
 //! Questions to the Hub: which commit, which files, where a file's bytes are.
 //!
-//! Asked with our own agent, which has time limits, before hf-hub gets to work: hf-hub 0.5 panics on
-//! some malformed answers and puts whatever the headers say into paths, so they are checked here first.
-//! Source: huggingface_hub's `get_hf_file_metadata` and `hf_raise_for_status`.
+//! Whatever a header says may end up in a path, so it is checked here.
+//! Source: huggingface_hub's `get_hf_file_metadata`, `http_get` and `hf_raise_for_status`.
 
-use super::cache::is_commit;
 use super::error::HubError;
-use super::options::{HubOptions, Token};
-use super::spec::RepoId;
+use super::http::{Answer, Http, Question, bad_answer, redirected, without_query};
+use super::options::HubOptions;
+use super::spec::{RepoId, is_commit};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use ureq::http::{Response, Uri};
-use ureq::{Agent, Body};
+use std::io::Read;
+use ureq::http::Method;
 
 const DESCRIPTION_LIMIT_BYTES: u64 = 16 << 20;
-const MAX_REDIRECTS: u32 = 8;
+/// All but unreserved characters (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
 /// One repository, asked over the network.
 #[derive(Debug)]
 pub(super) struct Remote {
     repo: RepoId,
-    endpoint: String,
-    token: Option<Token>,
-    /// Follows no redirect by itself.
-    agent: Agent,
-    /// Follows them all, so it is never given the token.
-    stranger: Agent,
+    http: Http,
 }
 
 /// What of the Hub's description of a repository is of use here.
@@ -43,74 +44,73 @@ struct Sibling {
 /// One file as the Hub describes it, every part checked.
 #[derive(Debug)]
 pub(super) struct RemoteFile {
-    /// The sha256 of files in large storage, 40 digits of git for the others.
+    /// Its blob's name: the sha256 of files in large storage, git's hash of the others.
     pub(super) etag: String,
-    pub(super) size_bytes: u64,
+    /// `None` if the server does not tell, as when it compresses what it sends.
+    pub(super) size_bytes: Option<u64>,
     /// Where the bytes are: on the Hub, or at a signed address elsewhere.
     url: String,
-    send_token: bool,
-    /// Whether anyone may read it.
-    pub(super) is_public: bool,
+    needs_token: bool,
+}
+
+impl RemoteFile {
+    /// Whether the etag tells right bytes from wrong ones.
+    pub(super) fn has_checksum(&self) -> bool {
+        matches!(self.etag.len(), 40 | 64) && self.etag.bytes().all(|b| b.is_ascii_hexdigit())
+    }
 }
 
 impl Remote {
     /// # Errors
     /// `BadEndpoint`.
     pub(super) fn new(repo: &RepoId, options: &HubOptions) -> Result<Self, HubError> {
-        let endpoint = options.endpoint.clone();
-        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(HubError::BadEndpoint { endpoint });
-        }
-        let agent = |max_redirects| -> Agent {
-            Agent::config_builder()
-                .http_status_as_error(false)
-                .max_redirects(max_redirects)
-                .user_agent(concat!("diffucoder/", env!("CARGO_PKG_VERSION")))
-                .accept_encoding("identity")
-                .timeout_resolve(Some(options.patience.connect))
-                .timeout_connect(Some(options.patience.connect))
-                .timeout_recv_response(Some(options.patience.stall))
-                .timeout_per_read(Some(options.patience.stall))
-                .build()
-                .into()
-        };
-        let (token, repo) = (options.token.clone(), repo.clone());
         Ok(Self {
-            repo,
-            endpoint,
-            token,
-            agent: agent(0),
-            stranger: agent(MAX_REDIRECTS),
+            repo: repo.clone(),
+            http: Http::new(options)?,
         })
+    }
+
+    pub(super) fn repo(&self) -> &RepoId {
+        &self.repo
     }
 
     /// The commit behind a revision, and the names of its files.
     ///
     /// # Errors
-    /// `RepoNotFound`, `RevisionNotFound`, `AccessRefused`, `Unreachable`, `ServerStatus`, `BadAnswer`.
+    /// `RepoNotFound`, `RevisionNotFound`, `AccessRefused`, `ServerStatus`, and those of
+    /// `Http::request`.
     pub(super) fn resolve(&self, revision: &str) -> Result<(String, Vec<String>), HubError> {
-        let path = format!("api/models/{}/revision/{}", self.repo, escape(revision, ""));
-        let url = format!("{}/{path}", self.endpoint);
-        let (url, mut response) = self.ask(&url, self.token.as_ref(), None)?;
-        if !response.status().is_success() {
-            return Err(self.refusal(&url, &response, revision, None));
+        let escaped = utf8_percent_encode(revision, RESERVED);
+        let url = format!(
+            "{}/api/models/{}/revision/{escaped}",
+            self.http.endpoint, self.repo
+        );
+        let answer = self.http.request(Question {
+            method: &Method::GET,
+            url: &url,
+            with_token: true,
+            from: 0,
+            stay: true,
+        })?;
+        if let Some(target) = &answer.target {
+            return Err(redirected(&answer.url, target, "which is not the Hub"));
         }
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(DESCRIPTION_LIMIT_BYTES)
-            .read_to_vec();
-        let body = body.map_err(|error| request_error(&url, error))?;
-        match serde_json::from_slice::<Description>(&body) {
-            Ok(description) if is_commit(&description.sha) => {
-                let siblings = description.siblings.into_iter();
-                Ok((
-                    description.sha,
-                    siblings.map(|file| file.rfilename).collect(),
-                ))
-            }
+        if answer.status() != 200 {
+            return Err(self.refusal(&answer, revision, None));
+        }
+        let (url, mut json) = (answer.url.clone(), Vec::new());
+        let read = answer
+            .into_reader()?
+            .take(DESCRIPTION_LIMIT_BYTES)
+            .read_to_end(&mut json);
+        read.map_err(|error| bad_answer(&url, error))?;
+        match serde_json::from_slice::<Description>(&json) {
+            Ok(Description { sha, siblings }) if is_commit(&sha) => Ok((
+                sha,
+                siblings.into_iter().map(|file| file.rfilename).collect(),
+            )),
             Ok(_) => Err(bad_answer(&url, "the commit is malformed")),
-            Err(error) => Err(bad_answer(&url, &error.to_string())),
+            Err(error) => Err(bad_answer(&url, error)),
         }
     }
 
@@ -120,136 +120,120 @@ impl Remote {
     /// # Errors
     /// Those of `resolve`, and `FileNotFound`.
     pub(super) fn file(&self, commit: &str, file: &str) -> Result<RemoteFile, HubError> {
-        let path = format!("{}/resolve/{commit}/{}", self.repo, escape(file, "/"));
-        let url = format!("{}/{path}", self.endpoint);
-        let (mut at, mut response) = self.ask(&url, None, Some("bytes=0-0"))?;
-        let needs_token =
-            self.token.is_some() && matches!(response.status().as_u16(), 401 | 403 | 404 | 429);
-        if needs_token {
-            (at, response) = self.ask(&url, self.token.as_ref(), Some("bytes=0-0"))?;
-        }
-        let status = response.status();
-        if !status.is_success() && !status.is_redirection() {
-            return Err(self.refusal(&at, &response, commit, Some(file)));
-        }
-        if header(&response, "x-repo-commit") != Some(commit) {
-            return Err(bad_answer(&at, "x-repo-commit is not the commit asked for"));
-        }
-        let etag = header(&response, "x-linked-etag")
-            .or(header(&response, "etag"))
-            .unwrap_or_default();
-        let etag = etag.trim_matches('"').to_owned();
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if !(1..=128).contains(&etag.len()) || !etag.bytes().all(is_plain) {
-            return Err(bad_answer(&at, "the etag is missing or malformed"));
-        }
-        let size = match header(&response, "x-linked-size") {
-            Some(size) => size.parse().ok(),
-            None => total_bytes(&response),
+        let escaped = utf8_percent_encode(file, RESERVED_IN_PATH);
+        let url = format!(
+            "{}/{}/resolve/{commit}/{escaped}",
+            self.http.endpoint, self.repo
+        );
+        let mut question = Question {
+            method: &Method::HEAD,
+            url: &url,
+            with_token: false,
+            from: 0,
+            stay: true,
         };
-        let size_bytes = size.ok_or_else(|| bad_answer(&at, "the size is missing or malformed"))?;
-        let url = if status.is_redirection() {
-            self.location(&at, &response)?
-        } else {
-            at
-        };
-        let send_token = needs_token && url.starts_with(&format!("{}/", self.endpoint));
-        Ok(RemoteFile {
-            etag,
-            size_bytes,
-            url,
-            send_token,
-            is_public: !needs_token,
-        })
+        let mut answer = self.http.request(question)?;
+        if matches!(answer.status(), 405 | 501) {
+            // The answer's head says the same; its body is not read.
+            question.method = &Method::GET;
+            answer = self.http.request(question)?;
+        }
+        if self.http.token.is_some() && matches!(answer.status(), 401 | 403 | 404 | 429) {
+            question.with_token = true;
+            answer = self.http.request(question)?;
+        }
+        if answer.status() != 200 && answer.target.is_none() {
+            return Err(self.refusal(&answer, commit, Some(file)));
+        }
+        self.describe(&answer, commit, question.with_token)
     }
 
-    /// The bytes from `from` on, and whether they are that: a server that ignores ranges sends all.
+    fn describe(
+        &self,
+        answer: &Answer,
+        commit: &str,
+        needs_token: bool,
+    ) -> Result<RemoteFile, HubError> {
+        let bad = |what| bad_answer(&answer.url, what);
+        let linked_etag = answer.header("x-linked-etag");
+        match (answer.header("x-repo-commit"), &answer.target) {
+            (Some(found), _) if found == commit => {}
+            // Without the Hub's headers it is not the Hub who sends us on.
+            (None, Some(target)) => {
+                return Err(redirected(&answer.url, target, "which is not the Hub"));
+            }
+            _ => return Err(bad("x-repo-commit is not the commit asked for")),
+        }
+        let etag = linked_etag
+            .or(answer.header("etag"))
+            .and_then(normalize_etag);
+        let size_bytes = match answer.header("x-linked-size") {
+            Some(size) => Some(size.parse().map_err(|_| bad("the size is malformed"))?),
+            None => answer.total_bytes(),
+        };
+        let found = RemoteFile {
+            etag: etag.ok_or_else(|| bad("the etag is missing or malformed"))?,
+            size_bytes,
+            url: answer.target.as_ref().unwrap_or(&answer.url).clone(),
+            needs_token,
+        };
+        if found.size_bytes.is_none() && !found.has_checksum() {
+            return Err(bad("neither a size nor a checksum is given"));
+        }
+        Ok(found)
+    }
+
+    /// The bytes from the returned position on: `from`, or 0 from a server that resumes nothing.
     ///
     /// # Errors
-    /// `Unreachable`, `AccessRefused`, `ServerStatus`, `BadAnswer`.
+    /// `AccessRefused`, `ServerStatus`, `BadAnswer`, and those of `Http::request`.
     pub(super) fn open(
         &self,
         file: &RemoteFile,
         from: u64,
-    ) -> Result<(Response<Body>, bool), HubError> {
-        let wanted = format!("bytes={from}-");
-        let (agent, token) = match file.send_token {
-            true => (&self.agent, self.token.as_ref()),
-            false => (&self.stranger, None),
-        };
-        let response = send(agent, &file.url, token, Some(&wanted))?;
-        let range = header(&response, "content-range").unwrap_or_default();
-        let is_partial = response.status() == 206 && range.starts_with(&format!("bytes {from}-"));
-        match response.status().as_u16() {
-            206 if !is_partial => Err(bad_answer(
-                &file.url,
+    ) -> Result<(Box<dyn Read>, u64), HubError> {
+        let answer = self.http.request(Question {
+            method: &Method::GET,
+            url: &file.url,
+            with_token: file.needs_token,
+            from,
+            stay: false,
+        })?;
+        let starts_at = [from, 0].into_iter().find(|at| answer.starts_at(*at));
+        match (
+            answer.status(),
+            starts_at,
+            file.size_bytes,
+            answer.total_bytes(),
+        ) {
+            (_, Some(_), Some(size), Some(total)) if size != total => Err(bad_answer(
+                &answer.url,
+                format_args!("{total} bytes instead of {size}"),
+            )),
+            (_, Some(at), ..) => Ok((answer.into_reader()?, at)),
+            (206 | 416, ..) if from > 0 => self.open(file, 0),
+            (206, ..) => Err(bad_answer(
+                &answer.url,
                 "content-range is not what was asked for",
             )),
-            200 | 206 => Ok((response, is_partial)),
-            _ => Err(self.refusal(&file.url, &response, "", None)),
-        }
-    }
-
-    /// Follows redirects within the Hub, as Python and hf-hub do, and says where it ended.
-    fn ask(
-        &self,
-        url: &str,
-        token: Option<&Token>,
-        range: Option<&str>,
-    ) -> Result<(String, Response<Body>), HubError> {
-        let mut url = url.to_owned();
-        for _ in 0..=MAX_REDIRECTS {
-            let response = send(&self.agent, &url, token, range)?;
-            if !response.status().is_redirection() || !is_relative(&response) {
-                return Ok((url, response));
-            }
-            url = self.location(&url, &response)?;
-        }
-        Err(bad_answer(&url, "too many redirects"))
-    }
-
-    /// Where a redirect points, as a whole address.
-    fn location(&self, url: &str, response: &Response<Body>) -> Result<String, HubError> {
-        let location = header(response, "location").unwrap_or_default();
-        let secure = self.endpoint.starts_with("https://");
-        if location.parse::<Uri>().is_err() {
-            Err(bad_answer(url, "it redirects nowhere"))
-        } else if is_relative(response) {
-            let origin = url
-                .match_indices('/')
-                .nth(2)
-                .map_or(url, |(end, _)| &url[..end]);
-            Ok(format!("{origin}{location}"))
-        } else if location.starts_with("https://") || (location.starts_with("http://") && !secure) {
-            Ok(location.to_owned())
-        } else {
-            Err(bad_answer(url, "it redirects nowhere"))
+            _ => Err(self.refusal(&answer, "", None)),
         }
     }
 
     /// The Hub names its reason in a header: it answers 401 for repositories that do not exist.
-    fn refusal(
-        &self,
-        url: &str,
-        response: &Response<Body>,
-        revision: &str,
-        file: Option<&str>,
-    ) -> HubError {
-        let (endpoint, repo) = (self.endpoint.clone(), self.repo.to_string());
-        let revision = revision.to_owned();
-        let status = response.status().as_u16();
-        match (status, header(response, "x-error-code"), file) {
+    fn refusal(&self, answer: &Answer, revision: &str, file: Option<&str>) -> HubError {
+        let (endpoint, repo) = (self.http.endpoint.clone(), self.repo.to_string());
+        let (revision, status) = (revision.to_owned(), answer.status());
+        let is_hub = self.http.is_endpoint(&answer.url);
+        match (status, answer.header("x-error-code"), file) {
             (_, Some("RepoNotFound"), _) => HubError::RepoNotFound { endpoint, repo },
             (_, Some("RevisionNotFound"), _) => HubError::RevisionNotFound { repo, revision },
-            (401 | 403, _, _) => {
-                let had_token = self.token.is_some();
-                HubError::AccessRefused {
-                    endpoint,
-                    repo,
-                    status,
-                    had_token,
-                }
-            }
+            (401 | 403, _, _) if is_hub => HubError::AccessRefused {
+                endpoint,
+                repo,
+                status,
+                had_token: self.http.token.is_some(),
+            },
             (404, _, Some(file)) => HubError::FileNotFound {
                 repo,
                 revision,
@@ -258,99 +242,20 @@ impl Remote {
             (404, _, None) if revision == "main" => HubError::RepoNotFound { endpoint, repo },
             (404, _, None) if !revision.is_empty() => HubError::RevisionNotFound { repo, revision },
             _ => HubError::ServerStatus {
-                url: without_query(url),
+                url: without_query(&answer.url).to_owned(),
                 status,
             },
         }
     }
 }
 
-fn send(
-    agent: &Agent,
-    url: &str,
-    token: Option<&Token>,
-    range: Option<&str>,
-) -> Result<Response<Body>, HubError> {
-    let mut request = agent.get(url);
-    if let Some(range) = range {
-        request = request.header("Range", range);
-    }
-    if let Some(token) = token {
-        request = request.header("Authorization", token.bearer());
-    }
-    request.call().map_err(|error| request_error(url, error))
-}
-
-/// A request that got no answer, or none that is HTTP.
-pub(super) fn request_error(url: &str, error: ureq::Error) -> HubError {
-    use ureq::Error as E;
-    let is_answer = matches!(
-        error,
-        E::Http(_)
-            | E::BadUri(_)
-            | E::Protocol(_)
-            | E::LargeResponseHeader(..)
-            | E::TooManyRedirects
-            | E::RedirectFailed
-            | E::BodyExceedsLimit(_)
-    );
-    if is_answer {
-        return bad_answer(url, &error.to_string());
-    }
-    let host = url.split('/').nth(2).unwrap_or(url).to_owned();
-    HubError::Unreachable {
-        host,
-        model_is_cached: false,
-        source: Box::new(error),
-    }
-}
-
-pub(super) fn bad_answer(url: &str, what: &str) -> HubError {
-    HubError::BadAnswer {
-        url: without_query(url),
-        what: what.to_owned(),
-    }
-}
-
-/// Signatures of signed addresses are nobody's business.
-fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or(url).to_owned()
-}
-
-fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
-    response.headers().get(name)?.to_str().ok()
-}
-
-fn is_relative(response: &Response<Body>) -> bool {
-    header(response, "location")
-        .is_some_and(|location| location.starts_with('/') && !location.starts_with("//"))
-}
-
-/// The whole file's size, from the answer to a question for part of it.
-fn total_bytes(response: &Response<Body>) -> Option<u64> {
-    match response.status().as_u16() {
-        206 => header(response, "content-range")?
-            .rsplit('/')
-            .next()?
-            .parse()
-            .ok(),
-        200 => header(response, "content-length")?.parse().ok(),
-        _ => None,
-    }
-}
-
-/// Percent-encodes all but unreserved characters and those in `keep`.
-pub(super) fn escape(text: &str, keep: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) {
-            escaped.push(c);
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
+/// An etag as Python's huggingface_hub makes it a blob's name: weak or strong, with or without
+/// quotes. `None` if it cannot be one.
+fn normalize_etag(etag: &str) -> Option<String> {
+    let etag = etag.trim_start_matches(['W', '/']).trim_matches('"');
+    let is_safe = |byte: u8| byte.is_ascii_graphic() && !br#"/\:*?"<>|"#.contains(&byte);
+    let is_name = (1..=128).contains(&etag.len()) && !etag.starts_with('.');
+    (is_name && etag.bytes().all(is_safe)).then(|| etag.to_owned())
 }
 
 #[cfg(test)]
@@ -359,18 +264,29 @@ mod tests {
 
     #[test]
     fn names_are_escaped_for_addresses() {
+        let escape = |text, set| utf8_percent_encode(text, set).to_string();
         assert_eq!(
-            escape("sub/model 1#é.gguf", "/"),
-            "sub/model%201%23%C3%A9.gguf"
+            escape("sub/model 1#é~.gguf", RESERVED_IN_PATH),
+            "sub/model%201%23%C3%A9~.gguf"
         );
-        assert_eq!(escape("refs/pr/1", ""), "refs%2Fpr%2F1");
+        assert_eq!(escape("refs/pr/1", RESERVED), "refs%2Fpr%2F1");
     }
 
     #[test]
-    fn signatures_stay_out_of_messages() {
-        assert_eq!(
-            without_query("https://cdn/x?Signature=abc"),
-            "https://cdn/x"
-        );
+    fn etags_come_in_pythons_forms() {
+        for etag in [
+            "abc-1.2_3",
+            "\"abc-1.2_3\"",
+            "W/\"abc-1.2_3\"",
+            "W/abc-1.2_3",
+        ] {
+            assert_eq!(normalize_etag(etag).as_deref(), Some("abc-1.2_3"), "{etag}");
+        }
+        for etag in [
+            "", "\"\"", "W/\"\"", "\"../x\"", "\"..\"", "a/b", r"a\b", "a b", "C:x",
+        ] {
+            assert_eq!(normalize_etag(etag), None, "{etag}");
+        }
+        assert_eq!(normalize_etag(&"a".repeat(129)), None);
     }
 }

@@ -1,17 +1,17 @@
 //! A Hub repository at one commit: files from the cache if they are there, else from the network.
 //!
-//! The revision is resolved once, and everything is asked for by commit after that, so that files from
-//! different versions never mix. What is cached is used without any request, as hf-hub and Python do.
+//! The revision is resolved once, and everything is asked for by commit after that, so that files
+//! from different versions never mix. What is cached is used without any request, as hf-hub and
+//! Python do.
 
 use super::cache::RepoCache;
 use super::cached::is_complete;
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
-use super::progress::{Event, Progress};
 use super::remote::Remote;
 use super::spec::{RepoId, check_name};
-use super::transfer;
+use super::transfer::{Event, Progress, Transfer};
 use std::path::PathBuf;
 
 /// See the header of this file.
@@ -21,9 +21,9 @@ pub(super) struct HubRepo {
     pub(super) commit: String,
     /// Names of the files at that commit, if the Hub was asked.
     files: Option<Vec<String>>,
-    pub(super) cache: RepoCache,
-    pub(super) options: HubOptions,
-    pub(super) remote: Remote,
+    cache: RepoCache,
+    options: HubOptions,
+    remote: Remote,
 }
 
 impl HubRepo {
@@ -52,8 +52,9 @@ impl HubRepo {
         })
     }
 
-    /// The GGUF file that is the model (see [`gguf::choose`]), or `None` for safetensors. Weights in the cache
-    /// decide if they can: only a choice that they leave open is a question to the Hub.
+    /// The GGUF file that is the model (see [`gguf::choose`]), or `None` for safetensors. Weights
+    /// in the cache decide if they can: only a choice that they leave open is a question to the
+    /// Hub.
     pub(super) fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
         let id = self.id.as_str();
         let cached = self.cache.files(&self.commit);
@@ -122,8 +123,9 @@ impl HubRepo {
                 .remote
                 .file(&self.commit, file)
                 .map_err(|error| self.explain(error))?;
-            total_bytes = total_bytes.saturating_add(found.size_bytes);
-            present_bytes += self.cache.present_bytes(&found.etag, found.size_bytes);
+            let size_bytes = found.size_bytes.unwrap_or(0);
+            total_bytes = total_bytes.saturating_add(size_bytes);
+            present_bytes += self.cache.present_bytes(&found.etag, size_bytes);
         }
         if !missing.is_empty() {
             let files = missing.len();
@@ -142,7 +144,15 @@ impl HubRepo {
     }
 
     fn download(&self, file: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
-        transfer::download(self, file, progress).map_err(|error| self.explain(error))
+        let transfer = Transfer {
+            remote: &self.remote,
+            cache: &self.cache,
+            commit: &self.commit,
+            options: &self.options,
+        };
+        transfer
+            .download(file, progress)
+            .map_err(|error| self.explain(error))
     }
 
     /// Why a file cannot be had: the repository lacks it, or, offline, the cache does.

@@ -2,9 +2,9 @@
 
 use super::error::HubError;
 use super::options::HubOptions;
-use super::progress::Progress;
 use super::repo::HubRepo;
 use super::spec::{ModelSpec, check_name};
+use super::transfer::Progress;
 use std::path::{Path, PathBuf};
 
 /// Names and contents of the files that make up the built-in model.
@@ -31,8 +31,8 @@ enum Source {
 }
 
 impl Snapshot {
-    /// Finds the model. For the Hub this resolves the revision, over the network only if the cache cannot;
-    /// `builtin` are the files of the built-in model.
+    /// Finds the model. For the Hub this resolves the revision, over the network only if the cache
+    /// cannot; `builtin` are the files of the built-in model.
     ///
     /// # Errors
     /// Says that the folder is missing or no model, or why the repository cannot be had.
@@ -70,7 +70,8 @@ impl Snapshot {
         snapshot.required("config.json", &mut ()).map(|_| snapshot)
     }
 
-    /// A small file that the model may lack. Offline, a file that is not in the cache counts as lacking.
+    /// A small file that the model may lack. Offline, a file that is not in the cache counts as
+    /// lacking.
     ///
     /// # Errors
     /// `UnsafeName`, or why the download failed.
@@ -109,7 +110,8 @@ impl Snapshot {
         }
     }
 
-    /// The weights, in the order of `names`: asks sizes, checks the disk, then downloads, resumes and verifies.
+    /// The weights, in the order of `names`: asks sizes, checks the disk, then downloads, resumes
+    /// and verifies.
     ///
     /// # Errors
     /// Those of `required`, and `NotEnoughDisk` before the first byte.
@@ -131,11 +133,13 @@ impl Snapshot {
         }
     }
 
-    /// The GGUF file that is the model of a Hub repository, by its name or its quantisation; `None` where the
-    /// model is safetensors. Asks the Hub for its list of files unless the cache can tell.
+    /// The GGUF file that is the model of a Hub repository, by its name or its quantisation; `None`
+    /// where the model is safetensors. Asks the Hub for its list of files unless the cache can
+    /// tell.
     ///
     /// # Errors
-    /// `ChooseGguf` or `NoSuchGguf` with the files that there are, or why the Hub could not be asked.
+    /// `ChooseGguf` or `NoSuchGguf` with the files that there are, or why the Hub could not be
+    /// asked.
     pub fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
         match &self.0 {
             Source::Hub(repo) => repo.gguf(wanted),
@@ -164,7 +168,8 @@ impl Snapshot {
         }
     }
 
-    /// The model's name and version in a few words: `owner/name@0123abcd`, a folder, or a built-in name.
+    /// The model's name and version in a few words: `owner/name@0123abcd`, a folder, or a built-in
+    /// name.
     pub fn describe(&self) -> String {
         match &self.0 {
             Source::Embedded { name, .. } => format!("{name} (built in)"),

@@ -1,9 +1,11 @@
-//! What follows `--model`: an alias, a folder or a Hub id. Also the check that file names must pass.
+//! What follows `--model`: an alias, a folder or a Hub id. Also the check that file names must
+//! pass.
 //!
-//! The rules for ids are those of huggingface_hub's `validate_repo_id`, with an owner always required.
+//! The rules for ids are those of huggingface_hub's `validate_repo_id`, with an owner always
+//! required.
 
 use super::error::HubError;
-use super::registry::{self, KnownModel};
+use super::registry::{self, KnownModel, MODELS, Recipe};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +30,9 @@ pub struct HubModel {
 }
 
 impl ModelSpec {
-    /// Reads an alias, a path or `owner/name`, in that order; an alias or a Hub id may end in the quantisation of a
-    /// GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path however it looks.
+    /// Reads an alias, a path or `owner/name`, in that order; an alias or a Hub id may end in the
+    /// quantisation of a GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path
+    /// however it looks.
     ///
     /// # Errors
     /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id,
@@ -60,7 +63,28 @@ impl ModelSpec {
         Err(HubError::UnknownModel {
             name: text.to_owned(),
             suggestion: registry::suggest(name),
+            known: MODELS.map(|model| model.alias).to_vec(),
         })
+    }
+
+    /// The recipe: from the table, or guessed from the last component of the model's name.
+    pub fn recipe(&self) -> Recipe {
+        let last = match self {
+            Self::BuiltIn(model) => return model.recipe,
+            Self::Hub(model) => match registry::in_repo(model.id.as_str()) {
+                Some(known) => return known.recipe,
+                None => model.id.name().into(),
+            },
+            Self::Local(path) => path.file_name().unwrap_or_default().to_string_lossy(),
+        };
+        let is_base = last
+            .split(|c: char| !c.is_alphanumeric())
+            .any(|word| word.eq_ignore_ascii_case("base"));
+        if is_base {
+            registry::raw(0.2)
+        } else {
+            registry::chat(0.3)
+        }
     }
 
     fn hub(id: &str, gguf: Option<&str>) -> Result<Self, HubError> {
@@ -146,7 +170,8 @@ fn broken_rule(part: &str) -> Option<&'static str> {
     }
 }
 
-/// Passes a file name (from an index, say) only if it stays inside the folder it is joined to, on every system.
+/// Passes a file name (from an index, say) only if it stays inside the folder it is joined to, on
+/// every system.
 ///
 /// # Errors
 /// `UnsafeName`.
@@ -161,8 +186,14 @@ pub(super) fn check_name(name: &str) -> Result<(), HubError> {
     Ok(())
 }
 
+/// A git commit, or the longer kind that git is moving to.
+pub(super) fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::registry::{chat, raw};
     use super::*;
 
     #[test]
@@ -196,6 +227,27 @@ mod tests {
         assert!(
             matches!(ModelSpec::parse("tiny"), Ok(ModelSpec::BuiltIn(model)) if model.alias == "tiny")
         );
+    }
+
+    #[test]
+    fn unknown_models_get_a_recipe_from_their_name() {
+        for (typed, expected) in [
+            ("./models/My-BASE-7B", raw(0.2)),
+            ("./base/finetune", chat(0.3)),
+            ("./database", chat(0.3)),
+            ("someone/Dream_base", raw(0.2)),
+            ("someone/Coder", chat(0.3)),
+            ("Apple/DiffuCoder-7B-cpGRPO", chat(0.4)),
+            ("mungert/diffucoder-7b-cpgrpo-gguf:q8_0", chat(0.4)),
+            ("someone/Dream-Base-GGUF:q8_0", raw(0.2)),
+            ("tiny", raw(0.2)),
+        ] {
+            assert_eq!(
+                ModelSpec::parse(typed).expect(typed).recipe(),
+                expected,
+                "{typed}"
+            );
+        }
     }
 
     #[test]

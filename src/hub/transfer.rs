@@ -1,16 +1,14 @@
-//! One file from the Hub into the cache: wait for other processes, resume or start over, verify, install.
-//!
-//! `carry` moves the bytes; here is decided from where on, how often, and whether they are the right ones.
+//! One file from the Hub into the cache: wait for other processes, resume or start over, verify,
+//! install.
 
-use super::cache::{Incoming, at, file_bytes, make_parent};
-use super::carry::Carrier;
+use super::cache::{RepoCache, at, file_bytes, make_parent};
 use super::error::HubError;
-use super::progress::{Event, Progress};
+use super::options::HubOptions;
 use super::remote::{Remote, RemoteFile};
-use super::repo::HubRepo;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +16,62 @@ use std::time::Duration;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// A transfer that got this much further is a new one as far as retries are concerned.
 const FRESH_START_BYTES: u64 = 16 << 20;
+/// Only small text files come without a size.
+const UNKNOWN_SIZE_LIMIT_BYTES: u64 = 1 << 30;
+
+/// One step of a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants' descriptions name their fields")]
+pub enum Event<'a> {
+    /// `files` files are about to be downloaded; of their `total_bytes`, `present_bytes` are here
+    /// already.
+    Plan {
+        files: usize,
+        total_bytes: u64,
+        present_bytes: u64,
+    },
+    /// Another process is downloading the same file; this one waits for it.
+    Waiting { file: &'a str },
+    /// A transfer begins, `at_bytes` in (more than 0 when it resumes). Comes again after a
+    /// `Retrying`.
+    Start {
+        file: &'a str,
+        at_bytes: u64,
+        size_bytes: u64,
+    },
+    /// The transfer now stands at `at_bytes`.
+    At { file: &'a str, at_bytes: u64 },
+    /// The transfer broke off and is tried again.
+    Retrying {
+        file: &'a str,
+        attempt: u32,
+        reason: &'a str,
+    },
+    /// All bytes are here and are being checked.
+    Verifying { file: &'a str, size_bytes: u64 },
+    /// The file is verified and in the cache.
+    Done { file: &'a str },
+}
+
+/// Receives the steps of a download.
+pub trait Progress {
+    /// Called on the thread that asked for the file, for transfers at least a few times a second.
+    fn on(&mut self, event: Event<'_>);
+}
+
+/// Ignores everything.
+impl Progress for () {
+    fn on(&mut self, _event: Event<'_>) {}
+}
+
+/// What moving files of one commit into the cache takes.
+#[derive(Clone, Copy)]
+pub(super) struct Transfer<'a> {
+    pub(super) remote: &'a Remote,
+    pub(super) cache: &'a RepoCache,
+    pub(super) commit: &'a str,
+    pub(super) options: &'a HubOptions,
+}
 
 /// How far the attempts at one file have come.
 #[derive(Default)]
@@ -27,153 +81,201 @@ struct Effort {
     failures: u32,
 }
 
-/// Downloads one file, trying again where that may help.
-///
-/// # Errors
-/// `BrokenTransfer`, `Cache`, and those of `Remote::file`.
-pub(super) fn download(
-    repo: &HubRepo,
-    file: &str,
-    progress: &mut dyn Progress,
-) -> Result<PathBuf, HubError> {
-    let patience = repo.options.patience;
-    let mut effort = Effort::default();
-    loop {
-        let error = match attempt(repo, file, &mut effort, progress) {
-            Ok(path) => return Ok(path),
-            Err(error) => error,
-        };
-        if effort.gained_bytes >= FRESH_START_BYTES {
-            effort.failures = 0;
-        }
-        effort.failures += 1;
-        if effort.failures > patience.retries || !error.may_pass(effort.hub_answered) {
-            return Err(error);
-        }
-        let (attempt, reason) = (effort.failures, &error.to_string());
-        progress.on(Event::Retrying {
-            file,
-            attempt,
-            reason,
-        });
-        let backoff = patience.backoff.saturating_mul(1 << (attempt - 1).min(10));
-        thread::sleep(backoff.min(LONGEST_BACKOFF));
-    }
-}
-
-fn attempt(
-    repo: &HubRepo,
-    file: &str,
-    effort: &mut Effort,
-    progress: &mut dyn Progress,
-) -> Result<PathBuf, HubError> {
-    effort.gained_bytes = 0;
-    let found = &repo.remote.file(&repo.commit, file)?;
-    effort.hub_answered = true;
-    let lock = repo
-        .cache
-        .lock(&found.etag, || progress.on(Event::Waiting { file }))?;
-    if let Some(path) = repo.cache.find(&repo.commit, file) {
-        return Ok(path);
-    }
-    let (size_bytes, incoming) = (found.size_bytes, &repo.cache.incoming(&found.etag));
-    if repo.cache.has_blob(&found.etag, size_bytes) {
-        incoming.discard()?;
-    } else {
-        make_parent(&incoming.part)?;
-        let from = prepare(&repo.remote, incoming, found)?;
-        let carrier = Carrier {
-            repo,
-            file,
-            found,
-            incoming,
-        };
-        if !incoming.blob.exists() {
-            progress.on(Event::Start {
+impl Transfer<'_> {
+    /// Downloads one file, trying again where that may help.
+    ///
+    /// # Errors
+    /// `BrokenTransfer`, `Cache`, and those of `Remote::file`.
+    pub(super) fn download(
+        self,
+        file: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<PathBuf, HubError> {
+        let patience = self.options.patience;
+        let mut effort = Effort::default();
+        loop {
+            let error = match self.attempt(file, &mut effort, progress) {
+                Ok(path) => return Ok(path),
+                Err(error) => error,
+            };
+            if effort.gained_bytes >= FRESH_START_BYTES {
+                effort.failures = 0;
+            }
+            effort.failures += 1;
+            if effort.failures > patience.retries || !error.may_pass(effort.hub_answered) {
+                return Err(error);
+            }
+            let (attempt, reason) = (effort.failures, &error.to_string());
+            progress.on(Event::Retrying {
                 file,
-                at_bytes: from,
-                size_bytes,
+                attempt,
+                reason,
             });
-            let carried = carrier.carry(from, &lock, progress);
-            let arrived = file_bytes(&incoming.part).unwrap_or(0);
-            effort.gained_bytes = arrived.saturating_sub(from);
+            let backoff = patience.backoff.saturating_mul(1 << (attempt - 1).min(10));
+            thread::sleep(backoff.min(LONGEST_BACKOFF));
+        }
+    }
+
+    fn attempt(
+        self,
+        file: &str,
+        effort: &mut Effort,
+        progress: &mut dyn Progress,
+    ) -> Result<PathBuf, HubError> {
+        effort.gained_bytes = 0;
+        let found = self.remote.file(self.commit, file)?;
+        effort.hub_answered = true;
+        let _lock = self
+            .cache
+            .lock(&found.etag, || progress.on(Event::Waiting { file }))?;
+        if let Some(path) = self.cache.find(self.commit, file) {
+            return Ok(path);
+        }
+        if !self.cache.has_blob(&found.etag, found.size_bytes) {
+            self.fill(file, &found, effort, progress)?;
+        }
+        let path = self.cache.install(&found.etag, self.commit, file)?;
+        // Only now, as a ref without a snapshot is a damaged cache to Python.
+        self.cache.remember(self.options.revision(), self.commit)?;
+        progress.on(Event::Done { file });
+        Ok(path)
+    }
+
+    /// Completes what an earlier run, or Python, has left of a blob; checks it and gives it its
+    /// name.
+    fn fill(
+        self,
+        file: &str,
+        found: &RemoteFile,
+        effort: &mut Effort,
+        progress: &mut dyn Progress,
+    ) -> Result<(), HubError> {
+        let part = &self.cache.part(&found.etag);
+        make_parent(part)?;
+        let left = file_bytes(part).unwrap_or(0);
+        let from = if found.size_bytes.is_some_and(|size| left > size) {
+            0
+        } else {
+            left
+        };
+        let mut start = from;
+        if found.size_bytes != Some(from) || !part.exists() {
+            let carried = self.carry(file, found, part, &mut start, progress);
+            effort.gained_bytes = file_bytes(part).unwrap_or(0).saturating_sub(start);
             carried?;
         }
+        let size_bytes = file_bytes(part).unwrap_or(0);
         progress.on(Event::Verifying { file, size_bytes });
-        if let Err(reason) = verify(&incoming.blob, found) {
-            incoming.discard()?;
+        if let Err(reason) = verify(part, found) {
+            fs::remove_file(part).map_err(at(part))?;
             // What an earlier run left may be to blame, but not for a transfer that was whole.
-            return Err(carrier.broken(reason, from > 0));
+            return Err(self.broken(file, reason, start > 0));
+        }
+        self.cache.complete(&found.etag)
+    }
+
+    /// Appends the rest to the part, which has `start` good bytes, or writes it anew if the server
+    /// sends the whole; `start` then becomes 0. The content is not checked.
+    fn carry(
+        self,
+        file: &str,
+        found: &RemoteFile,
+        part: &Path,
+        start: &mut u64,
+        progress: &mut dyn Progress,
+    ) -> Result<(), HubError> {
+        let opened = self.remote.open(found, *start);
+        let (mut body, at_bytes) = opened.map_err(|error| match error {
+            // Losing the network half-way is a broken transfer.
+            HubError::Unreachable { source, .. } => self.broken(file, source.to_string(), true),
+            error => error,
+        })?;
+        *start = at_bytes;
+        let size_bytes = found.size_bytes.unwrap_or(0).max(at_bytes);
+        progress.on(Event::Start {
+            file,
+            at_bytes,
+            size_bytes,
+        });
+        let out = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(part);
+        let mut out = out.map_err(at(part))?;
+        out.set_len(at_bytes).map_err(at(part))?;
+        out.seek(SeekFrom::End(0)).map_err(at(part))?;
+        let (mut at_bytes, mut buffer) = (at_bytes, vec![0; 1 << 16]);
+        let limit = found.size_bytes.unwrap_or(UNKNOWN_SIZE_LIMIT_BYTES);
+        while at_bytes <= limit {
+            match body.read(&mut buffer) {
+                Ok(0) if found.size_bytes.is_some_and(|size| at_bytes < size) => {
+                    let reason = "the connection was closed early".to_owned();
+                    return Err(self.broken(file, reason, true));
+                }
+                Ok(0) => break,
+                Ok(read) => {
+                    out.write_all(&buffer[..read]).map_err(at(part))?;
+                    at_bytes += read as u64;
+                    progress.on(Event::At { file, at_bytes });
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(file, error.to_string(), true)),
+            }
+        }
+        Ok(())
+    }
+
+    fn broken(self, file: &str, reason: String, can_retry: bool) -> HubError {
+        HubError::BrokenTransfer {
+            repo: self.remote.repo().to_string(),
+            file: file.to_owned(),
+            reason,
+            can_retry,
         }
     }
-    let path = repo.cache.install(&found.etag, &repo.commit, file)?;
-    // Only now, as a ref without a snapshot is a damaged cache to Python.
-    repo.cache.remember(repo.options.revision(), &repo.commit)?;
-    progress.on(Event::Done { file });
-    Ok(path)
 }
 
-/// Leaves either a whole blob, or a part that can be resumed, or nothing; says where to start.
-fn prepare(remote: &Remote, incoming: &Incoming, found: &RemoteFile) -> Result<u64, HubError> {
-    let Incoming { part, blob, .. } = incoming;
-    if let Some(whole) = file_bytes(blob) {
-        return Ok(whole);
+/// Compares a blob with what the Hub said of it: the size, and the checksum where the etag is one.
+fn verify(part: &Path, found: &RemoteFile) -> Result<(), String> {
+    let size = file_bytes(part).unwrap_or(0);
+    if let Some(expected) = found.size_bytes.filter(|expected| *expected != size) {
+        return Err(format!("{size} bytes arrived instead of {expected}"));
     }
-    let Some(from) = file_bytes(part).filter(|from| *from > 0) else {
-        return Ok(0);
+    let sums = match found.etag.len() {
+        _ if !found.has_checksum() => return Ok(()),
+        // Git's hash; or, from some mirrors, that of the bytes alone.
+        40 => hash(
+            part,
+            [Sha1::new_with_prefix(format!("blob {size}\0")), Sha1::new()],
+        ),
+        _ => hash(part, [Sha256::new()]),
     };
-    if from == found.size_bytes {
-        // hf-hub would ask for what comes after the end, and fail from then on.
-        fs::rename(part, blob).map_err(at(blob))?;
-        return Ok(from);
-    }
-    // hf-hub appends whatever comes, so ask first whether the rest would come and not the whole.
-    let resumes = from < found.size_bytes
-        && match remote.open(found, from) {
-            Ok((_, is_partial)) => is_partial,
-            Err(HubError::ServerStatus { status: 416, .. }) => false,
-            Err(error) => return Err(error),
-        };
-    if resumes {
-        return Ok(from);
-    }
-    fs::remove_file(part).map_err(at(part))?;
-    Ok(0)
-}
-
-/// Compares a blob with what the Hub said of it: the size always, the sha256 where the etag is one.
-fn verify(blob: &Path, found: &RemoteFile) -> Result<(), String> {
-    let size = file_bytes(blob).unwrap_or(0);
-    if size != found.size_bytes {
-        return Err(format!(
-            "{size} bytes arrived instead of {}",
-            found.size_bytes
-        ));
-    }
-    let is_sha256 = found.etag.len() == 64 && found.etag.bytes().all(|b| b.is_ascii_hexdigit());
-    if !is_sha256 {
-        return Ok(());
-    }
-    match sha256(blob) {
-        Ok(sum) if sum.eq_ignore_ascii_case(&found.etag) => Ok(()),
+    match sums {
+        Ok(sums) if sums.contains(&found.etag.to_lowercase()) => Ok(()),
         Ok(_) => Err("its checksum is wrong".to_owned()),
         Err(error) => Err(format!("it cannot be read back: {error}")),
     }
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
-    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
-    let mut buffer = vec![0; 1 << 20];
+/// A file's checksums, in hexadecimal.
+fn hash<D: Digest>(path: &Path, hashers: impl IntoIterator<Item = D>) -> io::Result<Vec<String>> {
+    let mut hashers: Vec<D> = hashers.into_iter().collect();
+    let (mut file, mut buffer) = (File::open(path)?, vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer)? {
-            0 => {
-                return Ok(hasher
-                    .finalize()
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect());
-            }
-            read => hasher.update(&buffer[..read]),
+            0 => break,
+            read => hashers
+                .iter_mut()
+                .for_each(|hasher| hasher.update(&buffer[..read])),
         }
     }
+    let hex = |hasher: D| {
+        hasher
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    };
+    Ok(hashers.into_iter().map(hex).collect())
 }

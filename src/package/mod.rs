@@ -13,7 +13,7 @@ use std::{fs, io};
 
 use crate::chat::{ChatTemplate, Message};
 use crate::error::Error;
-use crate::hub::registry::{self, PromptStyle, Recipe};
+use crate::hub::registry::{PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::model::config::{Config, ConfigError};
 use crate::model::quantize::QuantizeError;
@@ -91,7 +91,7 @@ impl Package {
         options: &HubOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        let recipe = registry::recipe(spec);
+        let recipe = spec.recipe();
         match spec {
             ModelSpec::Local(path) if is_gguf(path) => {
                 let file = ModelFile::Path(path.clone());

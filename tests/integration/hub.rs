@@ -2,17 +2,19 @@
 //!
 //! Every test has its own server and cache, and no test touches the environment.
 
-use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO, git_hash, sha256};
 use diffucoder::hub::{
-    Event, HubError, HubOptions, ModelFile, ModelSpec, Patience, Progress, Snapshot, Token, cached,
+    CaSource, Event, HubError, HubOptions, ModelFile, ModelSpec, Patience, Progress, Snapshot,
+    Token, cached,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const SHARD: &str = "model.safetensors";
 const TOKEN: &str = "hf_secret";
+const CONFIG: &[u8] = br#"{"model_type":"Dream"}"#;
 
 fn weights() -> Vec<u8> {
     (0..30_000_u32)
@@ -28,10 +30,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let hub = HubServer::start(&[
-            ("config.json", br#"{"model_type":"Dream"}"#),
+        Self::with(HubServer::start(&[
+            ("config.json", CONFIG),
             (SHARD, &weights()),
-        ]);
+        ]))
+    }
+
+    fn with(hub: HubServer) -> Self {
         let home = tempfile::tempdir().unwrap();
         let mut options = HubOptions::new(home.path().join("hub"));
         options.endpoint.clone_from(&hub.endpoint);
@@ -59,11 +64,18 @@ impl World {
 
     /// Where an interrupted download lies.
     fn part(&self) -> PathBuf {
-        let sum = sha256(&weights());
-        let incoming = self.folder().join(".incoming").join(&sum[..16]);
-        incoming
-            .join("models--some-one--Model-7B/blobs")
-            .join(format!("{sum}.part"))
+        let name = format!("{}.incomplete", sha256(&weights()));
+        self.folder().join("blobs").join(name)
+    }
+
+    fn blobs(&self) -> usize {
+        let entries = fs::read_dir(self.folder().join("blobs"));
+        entries.map_or(0, Iterator::count)
+    }
+
+    fn config(&self) -> Result<Vec<u8>, HubError> {
+        let config = self.open()?.required("config.json", &mut ())?;
+        Ok(fs::read(path(&config)).unwrap())
     }
 
     fn leave_part(&self, bytes: &[u8]) {
@@ -355,7 +367,7 @@ fn leftover_parts_of_any_size_do_no_harm() {
         (weights(), 0),
         (oversized, 1),
         (wrong, 1),
-        (vec![7; 1000], 3),
+        (vec![7; 1000], 2),
         (vec![], 1),
     ] {
         for token in [None, Some(TOKEN)] {
@@ -389,6 +401,7 @@ fn a_server_that_ignores_ranges_sends_the_whole_file_once() {
         });
         world.leave_part(&weights()[..1000]);
         assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+        assert_eq!(world.hub.transfers(), ["bytes=1000-"]);
     }
 }
 
@@ -413,7 +426,7 @@ fn wrong_bytes_never_reach_the_cache() {
             "a whole transfer is not repeated"
         );
         assert!(!world.part().exists());
-        assert!(!world.folder().join("blobs").exists());
+        assert_eq!(world.blobs(), 0);
         assert!(!world.folder().join("snapshots").exists());
     }
 }
@@ -441,20 +454,23 @@ fn a_busy_hub_is_asked_again() {
 
 #[test]
 fn a_transfer_that_stalls_is_given_up() {
-    for token in [None, Some(TOKEN)] {
+    for (stalls, token) in [(true, None), (false, None), (true, Some(TOKEN))] {
         let mut world = World::new();
         world.options.token = token.and_then(Token::new);
         world.options.patience.stall = Duration::from_millis(300);
         world.options.patience.retries = 0;
         world.hub.set(Faults {
-            stalls: true,
+            stalls,
+            stalls_half_way: !stalls,
             token,
             ..Faults::default()
         });
-        let start = Instant::now();
         let error = world.fetch(&mut ()).unwrap_err();
         assert!(matches!(error, HubError::BrokenTransfer { .. }), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        if !stalls {
+            let arrived = fs::metadata(world.part()).unwrap().len();
+            assert_eq!(arrived, weights().len() as u64 / 2);
+        }
     }
 }
 
@@ -671,25 +687,16 @@ fn names_that_leave_the_folder_are_refused() {
 
 #[test]
 fn malformed_answers_are_errors_and_write_nothing() {
-    let changes: [(&str, Option<&str>); 15] = [
+    let changes: [(&str, Option<&str>); 11] = [
         ("location", None),
         ("location", Some("")),
-        ("location", Some("//evil.example/x")),
         ("location", Some("file:///etc/passwd")),
-        ("location", Some("*")),
         ("location", Some("http://[broken")),
-        (
-            "location",
-            Some(
-                "/some-one/Model-7B/resolve/0123456789abcdef0123456789abcdef01234567/model.safetensors",
-            ),
-        ),
         ("x-linked-etag", Some("\"../../../../escaped\"")),
-        ("x-linked-etag", Some("W/\"weak\"")),
+        ("x-linked-etag", Some("W/\"..\"")),
         ("x-linked-etag", Some("\"\"")),
-        ("x-repo-commit", None),
+        ("x-linked-etag", Some("\"a\tb\"")),
         ("x-repo-commit", Some("../../../../escaped")),
-        ("x-linked-size", None),
         ("x-linked-size", Some("-1")),
         ("x-linked-size", Some("huge")),
     ];
@@ -967,4 +974,303 @@ fn the_cache_is_listed() {
     fs::remove_dir_all(&base).unwrap();
     python_snapshot(&base, COMMIT, &complete);
     assert!(cached(&world.options).unwrap()[0].is_complete);
+}
+
+#[test]
+fn a_server_that_refuses_ranges_is_asked_for_the_whole() {
+    let world = World::new();
+    world.hub.set(Faults {
+        refuses_ranges: true,
+        ..Faults::default()
+    });
+    world.leave_part(&weights()[..1000]);
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+    assert_eq!(world.hub.transfers(), ["bytes=1000-", "whole"]);
+}
+
+#[test]
+fn what_a_server_compresses_unasked_is_unpacked() {
+    for (encoding, ignores_ranges) in [("gzip", false), ("GZIP", true), ("x-gzip", true)] {
+        let world = World::new();
+        world.hub.set(Faults {
+            encoding: Some(encoding),
+            ignores_ranges,
+            ..Faults::default()
+        });
+        world.leave_part(&weights()[..1000]);
+        assert_eq!(world.config().unwrap(), CONFIG);
+        assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+    }
+    let world = World::new();
+    world.hub.set(Faults {
+        encoding: Some("br"),
+        ..Faults::default()
+    });
+    let error = world.config().unwrap_err();
+    assert!(matches!(error, HubError::BadAnswer { .. }), "{error:?}");
+    assert!(error.to_string().contains("br"), "{error}");
+    assert_eq!(world.blobs(), 0);
+}
+
+#[test]
+fn no_length_is_needed_where_a_checksum_is() {
+    for without_length in [false, true] {
+        let world = World::new();
+        world.hub.set(Faults {
+            chunked: true,
+            without_length,
+            header: Some(("x-linked-size", None)),
+            ..Faults::default()
+        });
+        assert_eq!(world.config().unwrap(), CONFIG);
+        assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+    }
+    let world = World::new();
+    world.hub.set(Faults {
+        chunked: true,
+        header: Some(("etag", Some("\"5e-1a2b\"".to_owned()))),
+        ..Faults::default()
+    });
+    let error = world.config().unwrap_err();
+    assert!(
+        error.to_string().contains("neither a size nor a checksum"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_cut_without_any_size_is_noticed() {
+    let world = World::new();
+    world.hub.set(Faults {
+        without_length: true,
+        cut: Some((100_000, 1)),
+        header: Some(("x-linked-size", None)),
+        ..Faults::default()
+    });
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(
+        error.to_string().ends_with("its checksum is wrong"),
+        "{error}"
+    );
+    assert_eq!(world.blobs(), 0);
+}
+
+#[test]
+fn a_size_other_than_the_declared_one_is_refused_before_the_first_byte() {
+    let world = World::new();
+    world.hub.set(Faults {
+        header: Some(("x-linked-size", Some("119999".to_owned()))),
+        ..Faults::default()
+    });
+    let error = world.fetch(&mut ()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("120000 bytes instead of 119999"),
+        "{error}"
+    );
+    assert!(!world.part().exists());
+}
+
+#[test]
+fn an_empty_file_is_a_file() {
+    let world = World::with(HubServer::start(&[("config.json", b""), (SHARD, b"")]));
+    assert_eq!(world.config().unwrap(), b"");
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), b"");
+}
+
+#[test]
+fn a_hub_without_head_is_asked_otherwise() {
+    let world = World::new();
+    world.hub.set(Faults {
+        no_head: true,
+        ..Faults::default()
+    });
+    assert_eq!(world.config().unwrap(), CONFIG);
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+}
+
+#[test]
+fn text_files_are_checked_by_their_git_hash() {
+    let etags = [
+        (git_hash(CONFIG), true),
+        (git_hash(CONFIG).to_uppercase(), true),
+        (git_hash(br#"{"model_type":"dream"}"#), false),
+        // Not a hash: the length has to do.
+        ("5e1a-22.gz".to_owned(), true),
+    ];
+    for (etag, is_right) in etags {
+        for form in ["\"{}\"", "W/\"{}\"", "{}", "W/{}"] {
+            let world = World::new();
+            world.hub.set(Faults {
+                header: Some(("etag", Some(form.replace("{}", &etag)))),
+                ..Faults::default()
+            });
+            match world.config() {
+                Ok(bytes) => assert!(is_right && bytes == CONFIG, "{etag}"),
+                Err(error) => {
+                    assert!(!is_right, "{etag}: {error}");
+                    assert!(
+                        error.to_string().ends_with("its checksum is wrong"),
+                        "{error}"
+                    );
+                }
+            }
+            assert_eq!(
+                world.folder().join("blobs").join(&etag).exists(),
+                is_right,
+                "{etag}"
+            );
+            assert_eq!(world.blobs(), usize::from(is_right));
+        }
+    }
+}
+
+#[test]
+fn redirects_within_the_hub_are_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        for location in ["{hub}/real{path}", "/real{path}"] {
+            let world = World::new().with_token();
+            world.hub.set(Faults {
+                moved: Some((status, location)),
+                token: Some(TOKEN),
+                ..Faults::default()
+            });
+            assert_eq!(world.config().unwrap(), CONFIG);
+            assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+            let seen = world.hub.seen();
+            assert!(
+                seen.iter()
+                    .all(|seen| !seen.on_cdn || seen.authorization.is_none())
+            );
+        }
+    }
+    // The address of the bytes may leave out what it has in common with its own.
+    let world = World::new();
+    let cdn = HubServer::start(&[(SHARD, &weights())]);
+    let (_, host) = cdn.endpoint.split_once(':').unwrap();
+    let location = format!("{host}/{REPO}/resolve/{COMMIT}/{SHARD}");
+    world.hub.set(Faults {
+        header: Some(("location", Some(location))),
+        ..Faults::default()
+    });
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+}
+
+#[test]
+fn redirects_that_lead_nowhere_say_where() {
+    for (location, message) in [
+        ("{cdn}/login?next=secret", "/login, which is not the Hub"),
+        ("{path}", ", in a circle"),
+        ("{hub}{path}", ", in a circle"),
+    ] {
+        let world = World::new().with_token();
+        let snapshot = world.open().unwrap();
+        let asked = world.hub.seen().len();
+        world.hub.set(Faults {
+            moved: Some((307, location)),
+            ..Faults::default()
+        });
+        for error in [
+            world.open().map(drop),
+            snapshot.required("config.json", &mut ()).map(drop),
+            snapshot.fetch(&[SHARD.to_owned()], &mut ()).map(drop),
+        ] {
+            let error = error.unwrap_err();
+            assert!(matches!(error, HubError::Redirected { .. }), "{error:?}");
+            assert!(error.to_string().ends_with(message), "{error}");
+            assert!(hint(&error).contains("HF_ENDPOINT"));
+        }
+        assert!(
+            world.hub.seen()[asked..]
+                .iter()
+                .all(|seen| !seen.path.contains("login"))
+        );
+    }
+}
+
+#[test]
+fn the_token_is_not_shown_to_the_host_of_a_redirect() {
+    let elsewhere = HubServer::start(&[(SHARD, &weights())]);
+    let world = World::new().with_token();
+    let location = format!("{}/{REPO}/resolve/{COMMIT}/{SHARD}", elsewhere.endpoint);
+    world.hub.set(Faults {
+        token: Some(TOKEN),
+        header: Some(("location", Some(location))),
+        ..Faults::default()
+    });
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+    assert!(!elsewhere.seen().is_empty());
+    assert!(
+        elsewhere
+            .seen()
+            .iter()
+            .all(|seen| seen.authorization.is_none())
+    );
+}
+
+#[test]
+fn an_authority_of_ones_own_is_trusted_if_a_variable_names_it() {
+    let folder = crate::fixture("hub");
+    let source = |variable, path: &Path| CaSource {
+        variable,
+        paths: vec![path.to_owned()],
+    };
+    let mut world = World::with(HubServer::start_tls(&[
+        ("config.json", CONFIG),
+        (SHARD, &weights()),
+    ]));
+    let error = world.open().unwrap_err();
+    assert!(matches!(error, HubError::Untrusted { .. }), "{error:?}");
+    for variable in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        assert!(hint(&error).contains(variable), "{}", hint(&error));
+    }
+    for path in [folder.join("ca.pem"), folder.clone()] {
+        world.options.ca_sources = vec![source("SSL_CERT_FILE", &path)];
+        assert_eq!(world.config().unwrap(), CONFIG);
+    }
+    assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
+
+    let missing = folder.join("missing.pem");
+    for path in [
+        &missing,
+        &folder.join("server.key"),
+        &folder.join("certificates.sh"),
+    ] {
+        world.options.ca_sources = vec![source("CURL_CA_BUNDLE", path)];
+        world.options.revision = Some("refs/pr/9".to_owned());
+        let error = world.open().unwrap_err();
+        assert!(matches!(error, HubError::CaSource { .. }), "{error:?}");
+        assert!(
+            error.to_string().starts_with("CURL_CA_BUNDLE names "),
+            "{error}"
+        );
+        assert!(hint(&error).contains("CURL_CA_BUNDLE"));
+    }
+    // One good place of several is enough.
+    world.options.ca_sources = vec![CaSource {
+        variable: "SSL_CERT_DIR",
+        paths: vec![missing, folder],
+    }];
+    let error = world.open().unwrap_err();
+    assert!(
+        matches!(error, HubError::RevisionNotFound { .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn the_bytes_of_a_large_file_may_be_on_the_hubs_own_host() {
+    let copy = "bytes.bin";
+    let files: [(&str, &[u8]); 2] = [(SHARD, &weights()), (copy, &weights())];
+    let world = World::with(HubServer::start(&files));
+    world.hub.set(Faults {
+        header: Some(("location", Some(format!("{copy}?signed=1")))),
+        ..Faults::default()
+    });
+    let file = world.fetch(&mut ()).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), weights());
+    assert!(world.hub.transfers().is_empty());
+    #[cfg(unix)]
+    assert!(fs::read_link(file).unwrap().ends_with(sha256(&weights())));
 }
