@@ -168,6 +168,11 @@ pub enum Quantisation {
     To(Format),
 }
 
+impl Quantisation {
+    /// The formats that weights are quantised to when they are loaded.
+    pub const FORMATS: [Format; 3] = [Format::Q8_0, Format::Q4_0, Format::Q4K];
+}
+
 impl FromStr for Quantisation {
     type Err = String;
 
@@ -175,10 +180,11 @@ impl FromStr for Quantisation {
         match text {
             "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
-            "q8_0" => Ok(Self::To(Format::Q8_0)),
-            "q4_0" => Ok(Self::To(Format::Q4_0)),
-            "q4_k" => Ok(Self::To(Format::Q4K)),
-            _ => Err("expected auto, none, q8_0, q4_0 or q4_k".into()),
+            _ => Self::FORMATS
+                .into_iter()
+                .find(|format| format.to_string() == text)
+                .map(Self::To)
+                .ok_or_else(|| "expected auto, none, q8_0, q4_0 or q4_k".into()),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::files::{self, Added, MERGES, TOKENIZER_JSON, VOCAB, damaged};
 
 /// Qwen2's words: contractions, letters with one sign before them, single digits, signs with the
 /// line ends after them, line ends, blanks (all but the last before a word).
-const QWEN2_SPLIT: &str = concat!(
+pub(crate) const QWEN2_SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );

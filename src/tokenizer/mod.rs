@@ -25,6 +25,7 @@ use tokenizers::{
     OffsetType, PreTokenizer, PreTokenizerWrapper,
 };
 
+pub(crate) use self::bpe::QWEN2_SPLIT;
 pub(crate) use self::files::{CHAT_TEMPLATE, CONFIG, SpecialTokens, object, text};
 pub use self::files::{TokenRole, TokenizerFiles};
 pub(crate) use self::literal::Literals;

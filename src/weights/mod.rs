@@ -1,6 +1,7 @@
 //! Tensor name to weight: where the network's numbers come from.
 
 mod checkpoint;
+mod formats;
 pub mod gguf;
 mod safetensors;
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Checkpoint, Place, Stored, StoredTensor, ggml};
+pub use self::checkpoint::{Checkpoint, Extent, Stored, StoredTensor};
 pub use self::safetensors::Index;
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.
