@@ -148,7 +148,7 @@ impl<'a> Loader<'a> {
             (Storage::Quantised(format), Stored::Float(_))
                 if k.is_multiple_of(format.block_inputs()) =>
             {
-                quantise(stored, format, n, k)
+                quantize(stored, format, n, k)
             }
             (Storage::Quantised(_) | Storage::AsStored, Stored::Blocks(_)) => {
                 match stored.stored.format() {
@@ -167,7 +167,7 @@ impl<'a> Loader<'a> {
 }
 
 /// A few rows at a time on each thread, so that the tensor is never all there as float32.
-fn quantise(
+fn quantize(
     stored: &StoredTensor,
     format: Format,
     n: usize,

@@ -1,9 +1,10 @@
-//! The network: a Qwen2.5 transformer without its causal mask ("Dream" architecture), ids to logits.
+//! The network: a Qwen2.5 transformer without its causal mask ("Dream" architecture), ids to
+//! logits.
 //!
 //! Sources: Dream's `modeling_dream.py` and DiffuCoder (arXiv 2506.20639). There is no batch
 //! dimension: one canvas at a time. Keys and values of computed positions are kept, and a pass
-//! computes the rows it is told to; the last layer and the head run only for the rows whose logits are
-//! asked for, which is exact, because nothing after them mixes positions.
+//! computes the rows it is told to; the last layer and the head run only for the rows whose logits
+//! are asked for, which is exact, because nothing after them mixes positions.
 //!
 //! There are two implementations: `native` for the CPU, with kernels of our own, and `tensor` on
 //! candle for GPUs. Both are weights, which passes only read, and a state for each canvas: its keys
@@ -38,14 +39,14 @@ pub struct Model {
 }
 
 enum Network {
-    Native(Arc<native::Weights>, native::State),
+    Native(Arc<native::Weights>, Box<native::State>),
     Tensor(Arc<tensor::Weights>, tensor::State),
 }
 
 impl Network {
     fn native(weights: Arc<native::Weights>) -> Self {
         let state = native::State::new(&weights);
-        Self::Native(weights, state)
+        Self::Native(weights, Box::new(state))
     }
 
     fn tensor(weights: Arc<tensor::Weights>) -> Self {
@@ -102,7 +103,8 @@ impl Model {
         })
     }
 
-    /// The implementation that GPUs get, on any device, for weights that are floating-point numbers.
+    /// The implementation that GPUs get, on any device, for weights that are floating-point
+    /// numbers.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -120,8 +122,8 @@ impl Model {
         })
     }
 
-    /// Another canvas over the same weights: nothing is loaded again, and neither knows of the other's
-    /// keys and values, so that both can run at the same time.
+    /// Another canvas over the same weights: nothing is loaded again, and neither knows of the
+    /// other's keys and values, so that both can run at the same time.
     pub fn beside(&self) -> Self {
         let network = match &self.network {
             Network::Native(weights, _) => Network::native(Arc::clone(weights)),
@@ -172,11 +174,13 @@ struct Rows {
 }
 
 impl Rows {
-    /// The positions whose keys and values are wanted anew, and those whose output predicts something.
+    /// The positions whose keys and values are wanted anew, and those whose output predicts
+    /// something.
     ///
     /// The published models are fine-tuned from autoregressive ones and keep their offset: what the
-    /// head says at position i is about position i + 1. Position 0 has no position before it and keeps
-    /// its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's `generation_utils.py`).
+    /// head says at position i is about position i + 1. Position 0 has no position before it and
+    /// keeps its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's
+    /// `generation_utils.py`).
     fn of(pass: &Pass<'_>, shift: usize) -> Self {
         let sources = pass.predict.iter().map(|p| p.saturating_sub(shift));
         let mut positions: Vec<usize> = pass

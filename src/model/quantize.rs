@@ -57,7 +57,7 @@ pub enum QuantizeError {
         #[source]
         source: Box<candle_core::Error>,
     },
-    /// The source is quantised already: doing it twice adds the errors.
+    /// The source is quantized already: doing it twice adds the errors.
     #[error("{name} is a GGUF file, which is quantised already")]
     Quantised {
         /// The source.
@@ -112,8 +112,8 @@ struct Planned {
 /// in all.
 ///
 /// # Errors
-/// [`QuantizeError`]; nothing is left behind, and an existing file is replaced only with `force`, as
-/// the last step.
+/// [`QuantizeError`]; nothing is left behind, and an existing file is replaced only with `force`,
+/// as the last step.
 pub fn quantize(
     config: &Config,
     description: &Description<'_>,

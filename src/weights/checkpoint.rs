@@ -34,7 +34,7 @@ pub struct Extent {
 pub enum Stored {
     /// As plain floating-point numbers.
     Float(DType),
-    /// In llama.cpp's quantised blocks.
+    /// In llama.cpp's quantized blocks.
     Blocks(GgmlDType),
     /// In a type that weights are not stored in.
     Other(String),
@@ -96,9 +96,9 @@ impl Checkpoint {
             .map(|(_, extent)| extent.shape.clone())
     }
 
-    /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they are, the rest
-    /// becomes float32, and `table`, of which a canvas needs a few rows, stays in the file unless it is also the
-    /// head.
+    /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they
+    /// are, the rest becomes float32, and `table`, of which a canvas needs a few rows, stays in the
+    /// file unless it is also the head.
     pub fn bytes_as_stored(&self, table: &str, is_tied: bool) -> u64 {
         let loaded = self
             .extents
@@ -224,14 +224,14 @@ impl StoredTensor {
         &self.shape
     }
 
-    /// Gives the memory of the mapped pages back after their contents were copied; whoever reads them again reads
-    /// the file again.
+    /// Gives the memory of the mapped pages back after their contents were copied; whoever reads
+    /// them again reads the file again.
     pub fn release(&self) {
         self.bytes.release(self.range.clone());
     }
 
-    /// Some consecutive rows of a matrix, or the whole of a vector (its only row), as float32 on the
-    /// CPU.
+    /// Some consecutive rows of a matrix, or the whole of a vector (its only row), as float32 on
+    /// the CPU.
     ///
     /// # Errors
     /// When the rows do not exist.
@@ -262,7 +262,7 @@ impl StoredTensor {
             .to_device(device)
     }
 
-    /// The quantised blocks on `device`, for those who compute with them.
+    /// The quantized blocks on `device`, for those who compute with them.
     ///
     /// # Errors
     /// When the numbers are not in blocks, or memory runs out.

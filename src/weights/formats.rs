@@ -1,5 +1,5 @@
-//! The types that numbers are stored in, between their three lists: the block formats that there are
-//! kernels for, ggml's types, and the tensor library's.
+//! The types that numbers are stored in, between their three lists: the block formats that there
+//! are kernels for, ggml's types, and the tensor library's.
 
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;

@@ -48,8 +48,9 @@ impl Bytes {
     fn release(&self, bytes: Range<usize>) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self {
-            // SAFETY: the map is of a file, shared and never written to: a page that is dropped and touched again
-            // has the file's contents, as before. An error means that it is kept, which is harmless.
+            // SAFETY: the map is of a file, shared and never written to: a page that is dropped and
+            // touched again has the file's contents, as before. An error means that it is kept,
+            // which is harmless.
             let dropped = unsafe {
                 map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,

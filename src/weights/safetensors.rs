@@ -1,7 +1,7 @@
 //! Checkpoints in safetensors, one file or several, opened and cross-checked.
 //!
-//! Headers are checked against the shard index, each other and the file lengths before any tensor is
-//! read. Format: <https://huggingface.co/docs/safetensors>.
+//! Headers are checked against the shard index, each other and the file lengths before any tensor
+//! is read. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::BTreeMap;
 

@@ -114,7 +114,8 @@ struct Stated {
     max_position_embeddings: usize,
 }
 
-/// The base of the rotary frequencies where a file names none: Qwen2Config's default, and llama.cpp's.
+/// The base of the rotary frequencies where a file names none: Qwen2Config's default, and
+/// llama.cpp's.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 impl Stated {

@@ -1,9 +1,10 @@
 //! The network on the CPU: our own kernels over plain slices, in buffers that are kept.
 //!
-//! Keys and values of every position stay from one pass to the next, so that a pass costs the rows it
-//! computes and not the canvas. Each layer is: norm and quantise; queries, keys and values; rotate and
-//! store; attend; project and add; norm and quantise; gate and up; silu, multiply and quantise; down
-//! and add. Every thread works on its own part of each, and no part depends on how many there are.
+//! Keys and values of every position stay from one pass to the next, so that a pass costs the rows
+//! it computes and not the canvas. Each layer is: norm and quantize; queries, keys and values;
+//! rotate and store; attend; project and add; norm and quantize; gate and up; silu, multiply and
+//! quantize; down and add. Every thread works on its own part of each, and no part depends on how
+//! many there are.
 
 mod buffers;
 mod linear;
@@ -96,8 +97,8 @@ impl Weights {
         })
     }
 
-    /// Computes `rows` of the canvas `ids`, stores their keys and values, and makes `logits` the head's
-    /// output at `rows.outputs`, `[outputs, V]`.
+    /// Computes `rows` of the canvas `ids`, stores their keys and values, and makes `logits` the
+    /// head's output at `rows.outputs`, `[outputs, V]`.
     pub fn forward(
         &self,
         state: &mut State,

@@ -1,4 +1,5 @@
-//! The network on candle's tensors: for GPUs, and the other implementation that ours is tested against.
+//! The network on candle's tensors: for GPUs, and the other implementation that ours is tested
+//! against.
 
 mod attention;
 mod linear;
@@ -69,8 +70,8 @@ impl Weights {
         })
     }
 
-    /// Computes `rows` of the canvas `ids`, stores their keys and values, and gives the head's output at
-    /// `rows.outputs`. `[outputs, V]`
+    /// Computes `rows` of the canvas `ids`, stores their keys and values, and gives the head's
+    /// output at `rows.outputs`. `[outputs, V]`
     pub fn forward(&self, state: &mut State, ids: &[u32], rows: &Rows) -> Result<Tensor> {
         let indices = |numbers: &[usize]| {
             let numbers: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();

@@ -2,8 +2,9 @@
 //!
 //! [`GgufFile`] reads and checks a mapped file, [`GgufWriter`] streams one. [`GgufTokenizer`] turns
 //! the tokenizer in the metadata into a checkpoint's files, [`export`] is the way back. What the
-//! network's own keys and tensor names mean is the business of the model. Files come from strangers: nothing in them is used as a size, an offset or a count
-//! before it has been checked against the bytes that are there.
+//! network's own keys and tensor names mean is the business of the model. Files come from
+//! strangers: nothing in them is used as a size, an offset or a count before it has been checked
+//! against the bytes that are there.
 //!
 //! Source: the GGUF specification (`docs/gguf.md` in ggml-org/ggml).
 

@@ -12,8 +12,8 @@ impl Checkpoint {
     /// Opens the tensors of a GGUF file, under the names that `checkpoint_name` gives them.
     ///
     /// # Errors
-    /// [`WeightsError::Gguf`] when the file is broken, [`WeightsError::Extra`] when it holds a tensor
-    /// that has no such name.
+    /// [`WeightsError::Gguf`] when the file is broken, [`WeightsError::Extra`] when it holds a
+    /// tensor that has no such name.
     pub fn open_gguf(
         file: &str,
         bytes: Bytes,
