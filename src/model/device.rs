@@ -104,7 +104,7 @@ pub enum DeviceError {
         /// What would fit.
         remedy: String,
     },
-    /// Weights are quantised for the CPU's kernels.
+    /// Weights are quantized for the CPU's kernels.
     #[error("--quant quantises for the CPU, not for a GPU")]
     QuantisesOnCpu,
 }
@@ -157,7 +157,7 @@ fn best_device() -> Device {
     gpu.unwrap_or(Device::Cpu)
 }
 
-/// A quantisation asked for, of weights that are stored as floating-point numbers.
+/// A quantization asked for, of weights that are stored as floating-point numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantisation {
     /// None, or on the CPU as little as the memory asks for.
@@ -168,6 +168,11 @@ pub enum Quantisation {
     To(Format),
 }
 
+impl Quantisation {
+    /// The formats that weights are quantized to when they are loaded.
+    pub const FORMATS: [Format; 3] = [Format::Q8_0, Format::Q4_0, Format::Q4K];
+}
+
 impl FromStr for Quantisation {
     type Err = String;
 
@@ -175,10 +180,11 @@ impl FromStr for Quantisation {
         match text {
             "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
-            "q8_0" => Ok(Self::To(Format::Q8_0)),
-            "q4_0" => Ok(Self::To(Format::Q4_0)),
-            "q4_k" => Ok(Self::To(Format::Q4K)),
-            _ => Err("expected auto, none, q8_0, q4_0 or q4_k".into()),
+            _ => Self::FORMATS
+                .into_iter()
+                .find(|format| format.to_string() == text)
+                .map(Self::To)
+                .ok_or_else(|| "expected auto, none, q8_0, q4_0 or q4_k".into()),
         }
     }
 }
@@ -188,9 +194,9 @@ impl FromStr for Quantisation {
 pub enum Storage {
     /// As floating-point numbers of this type.
     Dense(DType),
-    /// Matrices quantised to this format, the rest as float32.
+    /// Matrices quantized to this format, the rest as float32.
     Quantised(Format),
-    /// As the file has them: quantised matrices stay so, the rest is float32.
+    /// As the file has them: quantized matrices stay so, the rest is float32.
     AsStored,
 }
 
@@ -203,7 +209,8 @@ impl Storage {
         }
     }
 
-    /// How to hold `parameters` weights on `device`, of which `free_bytes` are free if that is known.
+    /// How to hold `parameters` weights on `device`, of which `free_bytes` are free if that is
+    /// known.
     ///
     /// On a GPU that is bf16, the type the models were trained in: Qwen2.5's activations overflow
     /// f16. On the CPU it is f32, exact, where that fits, else 8-bit or 4-bit blocks.
@@ -284,7 +291,7 @@ impl Storage {
     }
 }
 
-/// The error, with the largest quantisation that would fit; `get` is how to have it.
+/// The error, with the largest quantization that would fit; `get` is how to have it.
 fn too_large(
     needed_bytes: u64,
     form: String,
@@ -323,8 +330,8 @@ pub fn free_memory_bytes(device: &Device) -> Option<u64> {
     }
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    // Files that are kept in memory count as used in a container, but make room when it is needed: a model
-    // that was just read would not fit a second time.
+    // Files that are kept in memory count as used in a container, but make room when it is needed:
+    // a model that was just read would not fit a second time.
     let container = system
         .cgroup_limits()
         .map(|limits| limits.total_memory.saturating_sub(limits.rss));

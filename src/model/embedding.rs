@@ -7,8 +7,8 @@ use crate::weights::StoredTensor;
 pub(super) enum Embedding {
     /// In memory. `[V, D]`
     Table(Tensor),
-    /// In the mapped file, from which each canvas takes its rows: half a gigabyte at 7B that need not
-    /// be in memory twice.
+    /// In the mapped file, from which each canvas takes its rows: half a gigabyte at 7B that need
+    /// not be in memory twice.
     Stored(StoredTensor),
 }
 

@@ -1,20 +1,27 @@
 //! Hands the checkpoint's tensors to the network as it is built, in the form that suits the device.
+//! Which there are, and of which shapes, is in the table of `arch`.
+
+use std::collections::HashMap;
 
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::RmsNorm;
 use rayon::prelude::*;
 
+use super::arch::{self, EMBED_TOKENS, LM_HEAD};
+use super::config::Config;
+use super::device::Storage;
 use super::embedding::Embedding;
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
 use crate::kernels::{Format, PackedMatrix};
-use crate::model::device::Storage;
-use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError, ggml};
+use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
 
 /// A checkpoint with the form that its tensors are wanted in.
 pub(super) struct Loader<'a> {
     checkpoint: Checkpoint,
+    shapes: HashMap<String, Vec<usize>>, // of every tensor of the network
+    config: &'a Config,
     target: &'a Target,
     on_load: OnLoad<'a>,
     loaded_bytes: usize,
@@ -24,74 +31,67 @@ pub(super) struct Loader<'a> {
 type Result<T> = std::result::Result<T, WeightsError>;
 
 impl<'a> Loader<'a> {
-    pub fn new(checkpoint: Checkpoint, target: &'a Target, on_load: OnLoad<'a>) -> Self {
-        let total_bytes = checkpoint.stored_bytes();
+    pub fn new(
+        config: &'a Config,
+        checkpoint: Checkpoint,
+        target: &'a Target,
+        on_load: OnLoad<'a>,
+    ) -> Self {
+        let shapes = arch::tensors(config).map(|tensor| (tensor.name, tensor.shape));
         Self {
-            checkpoint,
+            shapes: shapes.collect(),
+            config,
             target,
             on_load,
             loaded_bytes: 0,
-            total_bytes,
+            total_bytes: checkpoint.stored_bytes(),
+            checkpoint,
         }
     }
 
     /// The embedding table `[V, D]`.
-    pub fn embedding(&mut self, name: &str, rows: usize, width: usize) -> Result<Embedding> {
-        let stored = self.stored(name, &[rows, width])?;
+    pub fn embedding(&mut self) -> Result<Embedding> {
+        let stored = self.stored(EMBED_TOKENS)?;
         match self.target.storage {
             // A table of which a canvas needs a few rows is left where it is.
             Storage::Quantised(_) | Storage::AsStored => Ok(Embedding::Stored(stored)),
-            Storage::Dense(_) => Ok(Embedding::Table(self.load(name, &stored)?)),
+            Storage::Dense(_) => Ok(Embedding::Table(self.load(EMBED_TOKENS, &stored)?)),
         }
     }
 
-    /// `{name}.weight` `[outputs, inputs]`.
-    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Affine> {
-        let name = format!("{name}.weight");
-        let stored = self.stored(&name, &[outputs, inputs])?;
-        let weight = self.weight(&name, &stored, outputs, inputs)?;
-        Ok(Affine { weight, bias: None })
-    }
-
-    /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
-    pub fn linear_with_bias(
-        &mut self,
-        name: &str,
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Affine> {
+    /// `{name}.weight` `[outputs, inputs]` and, where the network has one, `{name}.bias` `[outputs]`.
+    pub fn linear(&mut self, name: &str) -> Result<Affine> {
+        let bias = format!("{name}.bias");
         let weight = format!("{name}.weight");
-        let stored = self.stored(&weight, &[outputs, inputs])?;
-        let weight = self.weight(&weight, &stored, outputs, inputs)?;
-        let bias = Some(self.tensor(&format!("{name}.bias"), &[outputs])?);
+        let stored = self.stored(&weight)?;
+        let weight = self.weight(&weight, &stored)?;
+        let has_bias = self.shapes.contains_key(&bias);
+        let bias = has_bias.then(|| self.tensor(&bias)).transpose()?;
         Ok(Affine { weight, bias })
     }
 
-    /// A head that shares the embedding table `[V, D]`.
-    pub fn tied(
-        &mut self,
-        name: &str,
-        table: &Embedding,
-        rows: usize,
-        width: usize,
-    ) -> Result<Affine> {
-        let weight = match table {
-            Embedding::Table(table) => Weight::Dense(table.clone()),
-            Embedding::Stored(stored) => self.weight(name, stored, rows, width)?,
+    /// The output head `[V, D]`, which may be the embedding `table`.
+    pub fn head(&mut self, table: &Embedding) -> Result<Affine> {
+        let weight = match (self.config.tie_word_embeddings, table) {
+            (false, _) => {
+                let stored = self.stored(LM_HEAD)?;
+                self.weight(LM_HEAD, &stored)?
+            }
+            (true, Embedding::Table(table)) => Weight::Dense(table.clone()),
+            (true, Embedding::Stored(stored)) => self.weight(EMBED_TOKENS, stored)?,
         };
         Ok(Affine { weight, bias: None })
     }
 
-    pub fn norm(&mut self, name: &str, size: usize, eps: f64) -> Result<RmsNorm> {
-        Ok(RmsNorm::new(
-            self.tensor(&format!("{name}.weight"), &[size])?,
-            eps,
-        ))
+    /// `{name}.weight` `[D]` for the tensor library.
+    pub fn norm(&mut self, name: &str) -> Result<RmsNorm> {
+        let weight = self.tensor(&format!("{name}.weight"))?;
+        Ok(RmsNorm::new(weight, self.config.rms_norm_eps))
     }
 
-    /// A vector `[size]` as plain numbers.
-    pub fn vector(&mut self, name: &str, size: usize) -> Result<Vec<f32>> {
-        let stored = self.stored(name, &[size])?;
+    /// A vector as plain numbers.
+    pub fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
+        let stored = self.stored(name)?;
         let numbers = stored.load(DType::F32, &Device::Cpu);
         numbers
             .and_then(|numbers| numbers.to_vec1())
@@ -103,16 +103,16 @@ impl<'a> Loader<'a> {
         built.map_err(|source| self.checkpoint.failed(name, source))
     }
 
-    /// Ends the loading: every tensor must have been asked for. A tied head may be there all the same.
-    pub fn finish(mut self, is_tied: bool) -> Result<()> {
-        if is_tied {
-            self.checkpoint.ignore("lm_head.weight"); // some exports write the shared table twice
+    /// Ends the loading: every tensor must have been asked for.
+    pub fn finish(mut self) -> Result<()> {
+        if let Some(name) = arch::spare_tensor(self.config) {
+            self.checkpoint.ignore(name);
         }
         self.checkpoint.finish()
     }
 
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let stored = self.stored(name, shape)?;
+    fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        let stored = self.stored(name)?;
         self.load(name, &stored)
     }
 
@@ -123,7 +123,9 @@ impl<'a> Loader<'a> {
         loaded.map_err(|source| self.checkpoint.failed(name, source))
     }
 
-    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
+    fn stored(&mut self, name: &str) -> Result<StoredTensor> {
+        // A tensor that is not in the table would be refused: none has the shape [].
+        let shape = self.shapes.get(name).map_or(&[][..], Vec::as_slice);
         let stored = self.checkpoint.take_stored(name, shape)?;
         self.loaded_bytes += stored.bytes().len();
         (self.on_load)(self.loaded_bytes, self.total_bytes);
@@ -131,20 +133,26 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix in the form that products are fastest in.
-    fn weight(&self, name: &str, stored: &StoredTensor, n: usize, k: usize) -> Result<Weight> {
+    fn weight(&self, name: &str, stored: &StoredTensor) -> Result<Weight> {
+        let weight = self.matrix(stored);
+        stored.release();
+        weight.map_err(|source| self.checkpoint.failed(name, source))
+    }
+
+    fn matrix(&self, stored: &StoredTensor) -> candle_core::Result<Weight> {
         let device = &self.target.device;
-        let weight = match (self.target.storage, &stored.stored) {
+        let &[n, k] = stored.shape() else {
+            candle_core::bail!("not a matrix: {:?}", stored.shape())
+        };
+        match (self.target.storage, &stored.stored) {
             (Storage::Quantised(format), Stored::Float(_))
                 if k.is_multiple_of(format.block_inputs()) =>
             {
-                self.quantise(stored, format, n, k)
+                quantize(stored, format, n, k)
             }
-            (Storage::Quantised(_) | Storage::AsStored, Stored::Blocks(kind)) => {
-                match Format::ALL
-                    .into_iter()
-                    .find(|&format| ggml(format) == *kind)
-                {
-                    Some(format) if device.is_cpu() => self.pack(format, stored.bytes(), n, k),
+            (Storage::Quantised(_) | Storage::AsStored, Stored::Blocks(_)) => {
+                match stored.stored.format() {
+                    Some(format) if device.is_cpu() => pack(format, stored.bytes(), n, k),
                     _ => stored
                         .load_blocks(device)
                         .and_then(QMatMul::from_qtensor)
@@ -154,37 +162,28 @@ impl<'a> Loader<'a> {
             _ => stored
                 .load(self.target.storage.dtype(), device)
                 .map(Weight::Dense),
-        };
-        stored.release();
-        weight.map_err(|source| self.checkpoint.failed(name, source))
+        }
     }
+}
 
-    /// A few rows at a time on each thread, so that the tensor is never all there as float32.
-    fn quantise(
-        &self,
-        stored: &StoredTensor,
-        format: Format,
-        n: usize,
-        k: usize,
-    ) -> candle_core::Result<Weight> {
-        const ROWS: usize = 64;
-        let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
-            let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
-            let blocks = QTensor::quantize(&rows, ggml(format))?;
-            Ok(blocks.data()?.into_owned())
-        });
-        let blocks = parts.collect::<candle_core::Result<Vec<_>>>()?.concat();
-        self.pack(format, &blocks, n, k)
-    }
+/// A few rows at a time on each thread, so that the tensor is never all there as float32.
+fn quantize(
+    stored: &StoredTensor,
+    format: Format,
+    n: usize,
+    k: usize,
+) -> candle_core::Result<Weight> {
+    const ROWS: usize = 64;
+    let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
+        let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
+        let blocks = QTensor::quantize(&rows, format.into())?;
+        Ok(blocks.data()?.into_owned())
+    });
+    let blocks = parts.collect::<candle_core::Result<Vec<_>>>()?.concat();
+    pack(format, &blocks, n, k)
+}
 
-    fn pack(
-        &self,
-        format: Format,
-        blocks: &[u8],
-        n: usize,
-        k: usize,
-    ) -> candle_core::Result<Weight> {
-        let packed = PackedMatrix::pack(format, blocks, n, k).map_err(candle_core::Error::wrap)?;
-        Ok(Weight::Packed(packed))
-    }
+fn pack(format: Format, blocks: &[u8], n: usize, k: usize) -> candle_core::Result<Weight> {
+    let packed = PackedMatrix::pack(format, blocks, n, k).map_err(candle_core::Error::wrap)?;
+    Ok(Weight::Packed(packed))
 }

@@ -1,13 +1,16 @@
-//! The network: a Qwen2.5 transformer without its causal mask ("Dream" architecture), ids to logits.
+//! The network: a Qwen2.5 transformer without its causal mask ("Dream" architecture), ids to
+//! logits.
 //!
 //! Sources: Dream's `modeling_dream.py` and DiffuCoder (arXiv 2506.20639). There is no batch
 //! dimension: one canvas at a time. Keys and values of computed positions are kept, and a pass
-//! computes the rows it is told to; the last layer and the head run only for the rows whose logits are
-//! asked for, which is exact, because nothing after them mixes positions.
+//! computes the rows it is told to; the last layer and the head run only for the rows whose logits
+//! are asked for, which is exact, because nothing after them mixes positions.
 //!
 //! There are two implementations: `native` for the CPU, with kernels of our own, and `tensor` on
-//! candle for GPUs.
+//! candle for GPUs. Both are weights, which passes only read, and a state for each canvas: its keys
+//! and values, and room to compute in. What differs between models is a matter of [`arch`].
 
+pub mod arch;
 pub mod config;
 pub mod device;
 mod embedding;
@@ -18,27 +21,38 @@ pub mod synthetic;
 mod tensor;
 mod weight;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result};
 
+use self::config::Config;
+use self::device::Storage;
+use self::loader::Loader;
 use crate::diffusion::{Denoiser, Pass};
 use crate::kernels::Isa;
-use crate::model::config::Config;
-use crate::model::device::Storage;
 use crate::weights::{Checkpoint, WeightsError};
-use loader::Loader;
 
-/// Name of the embedding table `[V, D]`.
-pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
-
-/// A loaded network, ready to predict.
+/// Loaded weights and the state of one canvas, ready to predict. [`Self::beside`] makes another.
 pub struct Model {
     network: Network,
     shift_logits: bool,
 }
 
 enum Network {
-    Native(Box<native::Network>),
-    Tensor(Box<tensor::Network>),
+    Native(Arc<native::Weights>, Box<native::State>),
+    Tensor(Arc<tensor::Weights>, tensor::State),
+}
+
+impl Network {
+    fn native(weights: Arc<native::Weights>) -> Self {
+        let state = native::State::new(&weights);
+        Self::Native(weights, Box::new(state))
+    }
+
+    fn tensor(weights: Arc<tensor::Weights>) -> Self {
+        let state = tensor::State::new(&weights);
+        Self::Tensor(weights, state)
+    }
 }
 
 /// Where a network runs and how it holds its weights.
@@ -81,15 +95,16 @@ impl Model {
         if !target.device.is_cpu() {
             return Self::load_on_tensors(config, checkpoint, target, on_load);
         }
-        let loader = Loader::new(checkpoint, target, on_load);
-        let network = native::Network::load(config, target.isa, loader)?;
+        let loader = Loader::new(config, checkpoint, target, on_load);
+        let weights = native::Weights::load(config, target.isa, loader)?;
         Ok(Self {
-            network: Network::Native(Box::new(network)),
+            network: Network::native(Arc::new(weights)),
             shift_logits: config.shift_logits,
         })
     }
 
-    /// The implementation that GPUs get, on any device, for weights that are floating-point numbers.
+    /// The implementation that GPUs get, on any device, for weights that are floating-point
+    /// numbers.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -99,17 +114,25 @@ impl Model {
         target: &Target,
         on_load: OnLoad<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let loader = Loader::new(checkpoint, target, on_load);
-        let network = tensor::Network::load(config, target, loader)?;
+        let loader = Loader::new(config, checkpoint, target, on_load);
+        let weights = tensor::Weights::load(config, target, loader)?;
         Ok(Self {
-            network: Network::Tensor(Box::new(network)),
+            network: Network::tensor(Arc::new(weights)),
             shift_logits: config.shift_logits,
         })
     }
 
-    /// stub
+    /// Another canvas over the same weights: nothing is loaded again, and neither knows of the
+    /// other's keys and values, so that both can run at the same time.
     pub fn beside(&self) -> Self {
-        todo!()
+        let network = match &self.network {
+            Network::Native(weights, _) => Network::native(Arc::clone(weights)),
+            Network::Tensor(weights, _) => Network::tensor(Arc::clone(weights)),
+        };
+        Self {
+            network,
+            shift_logits: self.shift_logits,
+        }
     }
 
     /// Output of the head at each position of the canvas `ids`, not shifted. `[T, V]`
@@ -131,9 +154,10 @@ impl Model {
     fn run(&mut self, pass: &Pass<'_>, shift: usize, logits: &mut Vec<f32>) -> Result<usize> {
         let rows = Rows::of(pass, shift);
         match &mut self.network {
-            Network::Native(network) => network.forward(pass.ids, &rows, logits)?,
-            Network::Tensor(network) => {
-                let output = network.forward(pass.ids, &rows)?.to_dtype(DType::F32)?;
+            Network::Native(weights, state) => weights.forward(state, pass.ids, &rows, logits)?,
+            Network::Tensor(weights, state) => {
+                let output = weights.forward(state, pass.ids, &rows)?;
+                let output = output.to_dtype(DType::F32)?;
                 *logits = output.flatten_all()?.to_vec1()?;
             }
         }
@@ -150,11 +174,13 @@ struct Rows {
 }
 
 impl Rows {
-    /// The positions whose keys and values are wanted anew, and those whose output predicts something.
+    /// The positions whose keys and values are wanted anew, and those whose output predicts
+    /// something.
     ///
     /// The published models are fine-tuned from autoregressive ones and keep their offset: what the
-    /// head says at position i is about position i + 1. Position 0 has no position before it and keeps
-    /// its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's `generation_utils.py`).
+    /// head says at position i is about position i + 1. Position 0 has no position before it and
+    /// keeps its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's
+    /// `generation_utils.py`).
     fn of(pass: &Pass<'_>, shift: usize) -> Self {
         let sources = pass.predict.iter().map(|p| p.saturating_sub(shift));
         let mut positions: Vec<usize> = pass
@@ -187,4 +213,85 @@ fn inv_freq(config: &Config) -> Vec<f32> {
     (0..e / 2)
         .map(|i| (1.0 / theta.powf(2.0 * i as f64 / e as f64)) as f32)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Format;
+
+    fn config() -> Config {
+        let json = serde_json::json!({
+            "model_type": "Dream", "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "vocab_size": 50, "rms_norm_eps": 1e-6, "max_position_embeddings": 256,
+        });
+        Config::from_json(json.to_string().as_bytes()).unwrap()
+    }
+
+    /// Both networks, and ours with quantized weights.
+    fn models() -> Vec<Model> {
+        let config = config();
+        let dense = Target::cpu(DType::F32);
+        let stored = Target {
+            storage: Storage::AsStored,
+            ..dense.clone()
+        };
+        let random = |format| Checkpoint::synthetic(&config, format).unwrap();
+        let on_load = &mut |_, _| ();
+        vec![
+            Model::load(&config, random(None), &dense, on_load).unwrap(),
+            Model::load(&config, random(Some(Format::Q8_0)), &stored, on_load).unwrap(),
+            Model::load_on_tensors(&config, random(None), &dense, on_load).unwrap(),
+        ]
+    }
+
+    /// One of ten passes over the canvas of a seed, which grows once; later ones refresh three
+    /// positions and use the keys and values that the passes before them left.
+    fn pass(model: &mut Model, seed: usize, number: usize) -> Vec<f32> {
+        let len = 20 + 30 * seed + if number < 5 { 0 } else { 40 };
+        let ids: Vec<u32> = (0..len)
+            .map(|at| ((at * (seed + 3) + at / 7 + number) % 50) as u32)
+            .collect();
+        let all: Vec<usize> = (0..len).collect();
+        let refresh = match number % 5 {
+            0 => &all[..],
+            start => &all[start..start + 3],
+        };
+        let pass = Pass {
+            ids: &ids,
+            refresh,
+            predict: &[1, len / 2, len - 1],
+        };
+        let mut logits = Vec::new();
+        model.forward(&pass, &mut logits).unwrap();
+        logits
+    }
+
+    fn run(model: &mut Model, seed: usize) -> Vec<Vec<f32>> {
+        (0..10).map(|number| pass(model, seed, number)).collect()
+    }
+
+    #[test]
+    fn two_canvases_over_one_set_of_weights_are_as_each_alone() {
+        for (mut first, mut other) in models().into_iter().zip(models()) {
+            let alone = [run(&mut first.beside(), 0), run(&mut other, 1)];
+            assert_ne!(alone[0], alone[1]);
+
+            let mut second = first.beside();
+            let interleaved: Vec<_> = (0..10)
+                .map(|number| [pass(&mut first, 0, number), pass(&mut second, 1, number)])
+                .collect();
+            for (number, [a, b]) in interleaved.iter().enumerate() {
+                assert_eq!((a, b), (&alone[0][number], &alone[1][number]), "{number}");
+            }
+
+            let at_once = std::thread::scope(|scope| {
+                let threads = [(first.beside(), 0), (first.beside(), 1)]
+                    .map(|(mut model, seed)| scope.spawn(move || run(&mut model, seed)));
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(at_once, alone);
+        }
+    }
 }

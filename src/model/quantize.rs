@@ -1,22 +1,23 @@
 //! A checkpoint to a smaller GGUF file, a piece of a tensor at a time.
 //!
-//! Matrices become blocks of the asked format; the output head, where an error costs most, gets 6 bits
-//! when the rest gets 4, as in llama.cpp's mixes; norms and biases stay float32. The file is one that
-//! llama.cpp loads (architecture `dream`).
+//! Matrices become blocks of the asked format; the output head, where an error costs most, gets 6
+//! bits when the rest gets 4, as in llama.cpp's mixes; norms and biases stay float32. The file is
+//! one that llama.cpp loads.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::QTensor;
 use rayon::prelude::*;
 
-use crate::error::Error;
-use crate::package::Package;
-use crate::weights::gguf::export::{Description, ExportError, metadata};
+use super::arch;
+use super::config::{Config, metadata};
+use crate::kernels::Format;
+use crate::weights::gguf::export::{Description, ExportError};
 use crate::weights::gguf::{
-    AtomicError, GgmlType, GgufWriteError, GgufWriter, TensorDescription, names, write_atomically,
+    AtomicError, GgmlType, GgufWriteError, GgufWriter, TensorDescription, write_atomically,
 };
 use crate::weights::{Checkpoint, StoredTensor, WeightsError};
 
@@ -25,17 +26,6 @@ const PIECE: usize = 1 << 20;
 
 /// Pieces that are converted together, whatever the number of threads.
 const PIECES: usize = 16;
-
-/// A format to quantise to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum To {
-    /// 8 bits in blocks of 32.
-    Q8_0,
-    /// 4 bits in blocks of 32.
-    Q4_0,
-    /// 4 bits in blocks of 256, with scales and minimums of 6 bits.
-    Q4K,
-}
 
 /// Why a file could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +57,7 @@ pub enum QuantizeError {
         #[source]
         source: Box<candle_core::Error>,
     },
-    /// The source is quantised already: doing it twice adds the errors.
+    /// The source is quantized already: doing it twice adds the errors.
     #[error("{name} is a GGUF file, which is quantised already")]
     Quantised {
         /// The source.
@@ -110,72 +100,31 @@ struct Kind {
     power: f64,
 }
 
-/// Writes the model of `package`, whose weights are `weights`, as `to` into `file`.
-/// `on_tensor` is told the bytes of the source read so far and in all.
+/// A tensor of the file, and where its numbers come from.
+struct Planned {
+    tensor: TensorDescription,
+    format: Option<Format>, // `None` is float32
+    source: StoredTensor,
+}
+
+/// Writes the model that `config` and `description` tell of, whose weights are `weights`, as
+/// `description.weights` into `file`. `on_tensor` is told the bytes of the source read so far and
+/// in all.
 ///
 /// # Errors
-/// [`QuantizeError`]; nothing is left behind, and an existing file is replaced only with `force`, as
-/// the last step.
+/// [`QuantizeError`]; nothing is left behind, and an existing file is replaced only with `force`,
+/// as the last step.
 pub fn quantize(
-    package: &Package,
-    mut weights: Checkpoint,
-    to: To,
+    config: &Config,
+    description: &Description<'_>,
+    weights: Checkpoint,
     (file, force): (&Path, bool),
     on_tensor: &mut dyn FnMut(usize, usize),
-) -> Result<BTreeMap<String, KindReport>, Error> {
-    if package.is_gguf() {
-        return Err(QuantizeError::Quantised {
-            name: package.name(),
-        }
-        .into());
-    }
-    let config = &package.config;
-    let mut tensors = Vec::new();
-    for name in names::in_order(config.num_hidden_layers, config.tie_word_embeddings) {
-        let stored = take(&mut weights, &name)?;
-        let head = if config.tie_word_embeddings {
-            "token_embd.weight"
-        } else {
-            "output.weight"
-        };
-        let ggml_type = to.kind(name == head, stored.shape());
-        let dims = stored.shape().iter().rev().copied().collect();
-        tensors.push((
-            TensorDescription {
-                name,
-                dims,
-                ggml_type,
-            },
-            stored,
-        ));
-    }
-    if config.tie_word_embeddings {
-        weights.ignore("lm_head.weight");
-    }
-    weights.finish()?;
-
-    let vocabulary = package.vocabulary()?;
-    let name = package.name();
-    let keys = metadata(
-        config,
-        &Description {
-            name: &name,
-            weights: to.ggml_type(),
-            vocabulary: &vocabulary,
-            bos_token_id: None,
-            eos_token_id: config.eos_token_ids.first().copied(),
-            eot_token_id: package.tokenizer.token_to_id("<|im_end|>"),
-            pad_token_id: config.pad_token_id,
-            mask_token_id: package.mask_id,
-            chat_template: package
-                .chat_template
-                .as_ref()
-                .map(|template| template.source()),
-            shift_logits: config.shift_logits,
-        },
-    );
-    let descriptions: Vec<_> = tensors.iter().map(|(tensor, _)| tensor.clone()).collect();
-    let total = tensors.iter().map(|(_, stored)| stored.bytes().len()).sum();
+) -> Result<BTreeMap<String, KindReport>, QuantizeError> {
+    let planned = plan(config, description.weights, weights)?;
+    let keys = metadata(config, description);
+    let descriptions: Vec<_> = planned.iter().map(|each| each.tensor.clone()).collect();
+    let total = planned.iter().map(|each| each.source.bytes().len()).sum();
     let mut read = 0;
     let kinds = write_atomically(file, force, |out| {
         let failed = |source| QuantizeError::Write {
@@ -184,15 +133,14 @@ pub fn quantize(
         };
         let mut writer = GgufWriter::new(out, &keys, &descriptions).map_err(failed)?;
         let mut kinds = BTreeMap::new();
-        for (tensor, stored) in &tensors {
-            append(&mut writer, tensor, stored, &mut kinds, file)?;
-            read += stored.bytes().len();
+        for each in &planned {
+            append(&mut writer, each, &mut kinds, file)?;
+            read += each.source.bytes().len();
             on_tensor(read, total);
         }
         writer.finish().map_err(failed)?;
         Ok::<_, QuantizeError>(kinds)
-    })
-    .map_err(Error::from)?;
+    })?;
     let report = |kind: Kind| KindReport {
         stored_as: kind.stored_as,
         bytes: kind.bytes,
@@ -204,20 +152,56 @@ pub fn quantize(
         .collect())
 }
 
-fn take(weights: &mut Checkpoint, name: &str) -> Result<StoredTensor, WeightsError> {
-    let checkpoint_name = names::to_checkpoint(name).unwrap_or_default();
-    let shape = weights.shape(&checkpoint_name).unwrap_or_default();
-    weights.take_stored(&checkpoint_name, &shape)
+/// Every tensor of the network, in the order of the computation.
+fn plan(
+    config: &Config,
+    to: Option<Format>,
+    mut weights: Checkpoint,
+) -> Result<Vec<Planned>, WeightsError> {
+    let mut planned = Vec::new();
+    for tensor in arch::tensors(config) {
+        let source = weights.take_stored(&tensor.name, &tensor.shape)?;
+        let is_head = tensor.name == config.head_name();
+        let format = to.and_then(|to| choose(to, is_head, &tensor.shape));
+        planned.push(Planned {
+            tensor: TensorDescription {
+                name: tensor.gguf_name,
+                dims: tensor.shape.into_iter().rev().collect(),
+                ggml_type: format.map_or(GgmlType::F32, GgmlType::from),
+            },
+            format,
+            source,
+        });
+    }
+    if let Some(name) = arch::spare_tensor(config) {
+        weights.ignore(name);
+    }
+    weights.finish()?;
+    Ok(planned)
+}
+
+/// The format of a tensor: the smallest wanted one whose blocks its rows fill.
+fn choose(to: Format, is_head: bool, shape: &[usize]) -> Option<Format> {
+    let &[_, columns] = shape else {
+        return None;
+    };
+    let wanted = match to {
+        Format::Q4_0 | Format::Q4K if is_head => Format::Q6K,
+        format => format,
+    };
+    [wanted, Format::Q8_0]
+        .into_iter()
+        .find(|format| columns.is_multiple_of(format.block_inputs()))
 }
 
 /// Converts a tensor piece by piece into the file, and adds up the error.
 fn append<W: Write>(
     writer: &mut GgufWriter<W>,
-    tensor: &TensorDescription,
-    stored: &StoredTensor,
+    planned: &Planned,
     kinds: &mut BTreeMap<String, Kind>,
     file: &Path,
 ) -> Result<(), QuantizeError> {
+    let tensor = &planned.tensor;
     let kind = kinds.entry(kind_name(&tensor.name)).or_insert(Kind {
         stored_as: tensor.ggml_type,
         bytes: 0,
@@ -228,11 +212,11 @@ fn append<W: Write>(
         tensor: tensor.name.clone(),
         source: Box::new(source),
     };
-    let pieces: Vec<_> = pieces(stored).collect();
+    let pieces: Vec<_> = pieces(&planned.source).collect();
     for together in pieces.chunks(PIECES) {
         let converted = together.par_iter().map(|piece| {
-            let numbers = stored.part(piece.clone())?;
-            convert(&numbers, tensor.ggml_type)
+            let numbers = planned.source.part(piece.clone())?;
+            convert(&numbers, planned.format)
         });
         let converted: Vec<_> = converted
             .collect::<candle_core::Result<_>>()
@@ -264,20 +248,14 @@ fn pieces(stored: &StoredTensor) -> impl Iterator<Item = std::ops::Range<usize>>
 }
 
 /// The stored form, and the sums of squares of the change and of the numbers.
-fn convert(numbers: &Tensor, to: GgmlType) -> candle_core::Result<(Vec<u8>, f64, f64)> {
+fn convert(numbers: &Tensor, to: Option<Format>) -> candle_core::Result<(Vec<u8>, f64, f64)> {
     let before: Vec<f32> = numbers.flatten_all()?.to_vec1()?;
     let power = before.iter().map(|&x| f64::from(x).powi(2)).sum();
-    let blocks = match to {
-        GgmlType::Q8_0 => GgmlDType::Q8_0,
-        GgmlType::Q4_0 => GgmlDType::Q4_0,
-        GgmlType::Q4_K => GgmlDType::Q4K,
-        GgmlType::Q6_K => GgmlDType::Q6K,
-        _ => {
-            let bytes = before.iter().flat_map(|x| x.to_le_bytes()).collect();
-            return Ok((bytes, 0.0, power));
-        }
+    let Some(format) = to else {
+        let bytes = before.iter().flat_map(|x| x.to_le_bytes()).collect();
+        return Ok((bytes, 0.0, power));
     };
-    let quantised = QTensor::quantize(numbers, blocks)?;
+    let quantised = QTensor::quantize(numbers, format.into())?;
     let after: Vec<f32> = quantised
         .dequantize(numbers.device())?
         .flatten_all()?
@@ -294,29 +272,4 @@ fn kind_name(tensor: &str) -> String {
         .and_then(|rest| rest.split_once('.'));
     let name = name.map_or(tensor, |(_, rest)| rest);
     name.strip_suffix(".weight").unwrap_or(name).to_string()
-}
-
-impl To {
-    fn ggml_type(self) -> GgmlType {
-        match self {
-            Self::Q8_0 => GgmlType::Q8_0,
-            Self::Q4_0 => GgmlType::Q4_0,
-            Self::Q4K => GgmlType::Q4_K,
-        }
-    }
-
-    /// The type of a tensor: the smallest wanted one whose blocks its rows fill.
-    fn kind(self, is_head: bool, shape: &[usize]) -> GgmlType {
-        let &[_, columns] = shape else {
-            return GgmlType::F32;
-        };
-        let wanted = match self {
-            Self::Q4_0 | Self::Q4K if is_head => GgmlType::Q6_K,
-            _ => self.ggml_type(),
-        };
-        [wanted, GgmlType::Q8_0]
-            .into_iter()
-            .find(|kind| columns.is_multiple_of(kind.block_len()))
-            .unwrap_or(GgmlType::F32)
-    }
 }

@@ -1,82 +1,46 @@
 //! Random weights in a model's real shapes, for measuring without its files.
 //!
-//! All tensors of a kind share one piece of random blocks, so that making them takes no time; packing copies it
-//! for each, so that what a network then reads is as large as a real model. Scales are such that activations stay
-//! finite; the text is nonsense.
+//! All tensors of a kind share one piece of random blocks, so that making them takes no time;
+//! packing copies it for each, so that what a network then reads is as large as a real model.
+//! Scales are such that activations stay finite; the text is nonsense.
 
 use std::collections::HashMap;
 
 use candle_core::DType;
 
 use crate::kernels::Format;
+use crate::model::arch::{self, TensorSpec};
 use crate::model::config::Config;
-use crate::weights::{Bytes, Checkpoint, Place, Stored, WeightsError, ggml};
+use crate::weights::{Bytes, Checkpoint, Extent, Stored, WeightsError};
 
 /// Spread of the weights.
 const DEVIATION: f32 = 0.02;
 
 impl Checkpoint {
-    /// A checkpoint of random weights: matrices in blocks of `format`, or bfloat16 where that is `None` or the
-    /// blocks do not divide the inputs.
+    /// A checkpoint of random weights: matrices in blocks of `format`, or bfloat16 where that is
+    /// `None` or the blocks do not divide the inputs.
     ///
     /// # Errors
     /// None that a valid configuration causes.
     pub fn synthetic(config: &Config, format: Option<Format>) -> Result<Self, WeightsError> {
-        let (d, f, e) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.head_dim,
-        );
-        let (q, kv) = (
-            config.num_attention_heads * e,
-            config.num_key_value_heads * e,
-        );
-        let mut shapes = vec![
-            (
-                "model.embed_tokens.weight".to_owned(),
-                vec![config.vocab_size, d],
-            ),
-            ("model.norm.weight".to_owned(), vec![d]),
-        ];
-        if !config.tie_word_embeddings {
-            shapes.push(("lm_head.weight".to_owned(), vec![config.vocab_size, d]));
-        }
-        for layer in 0..config.num_hidden_layers {
-            for (name, shape) in [
-                ("input_layernorm.weight", vec![d]),
-                ("self_attn.q_proj.weight", vec![q, d]),
-                ("self_attn.q_proj.bias", vec![q]),
-                ("self_attn.k_proj.weight", vec![kv, d]),
-                ("self_attn.k_proj.bias", vec![kv]),
-                ("self_attn.v_proj.weight", vec![kv, d]),
-                ("self_attn.v_proj.bias", vec![kv]),
-                ("self_attn.o_proj.weight", vec![d, q]),
-                ("post_attention_layernorm.weight", vec![d]),
-                ("mlp.gate_proj.weight", vec![f, d]),
-                ("mlp.up_proj.weight", vec![f, d]),
-                ("mlp.down_proj.weight", vec![d, f]),
-            ] {
-                shapes.push((format!("model.layers.{layer}.{name}"), shape));
-            }
-        }
-
+        let tensors: Vec<_> = arch::tensors(config).collect();
         let mut pool = Pool::default();
-        for (name, shape) in &shapes {
-            pool.reserve(Kind::of(name, shape, format), shape);
+        for tensor in &tensors {
+            pool.reserve(Kind::of(tensor, format), &tensor.shape);
         }
         let (bytes, starts) = pool.fill();
-        let places = shapes.into_iter().map(|(name, shape)| {
-            let kind = Kind::of(&name, &shape, format);
+        let extents = tensors.into_iter().map(|tensor| {
+            let kind = Kind::of(&tensor, format);
             let start = starts[&kind];
-            let place = Place {
-                range: start..start + kind.bytes(&shape),
+            let extent = Extent {
+                range: start..start + kind.bytes(&tensor.shape),
                 stored: kind.stored(),
-                shape,
+                shape: tensor.shape,
             };
-            (name, place)
+            (tensor.name, extent)
         });
         let mut checkpoint = Self::empty();
-        checkpoint.add_file("random weights".to_owned(), Bytes::Owned(bytes), places)?;
+        checkpoint.add_file("random weights".to_owned(), Bytes::Owned(bytes), extents)?;
         Ok(checkpoint)
     }
 }
@@ -91,13 +55,13 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(name: &str, shape: &[usize], format: Option<Format>) -> Self {
-        match (shape, format) {
+    fn of(tensor: &TensorSpec, format: Option<Format>) -> Self {
+        match (&tensor.shape[..], format) {
             (&[_, k], Some(format)) if k.is_multiple_of(format.block_inputs()) => {
                 Self::Blocks(format)
             }
             (&[_, _], _) => Self::Halves,
-            _ if name.ends_with("bias") => Self::Zeros,
+            _ if tensor.name.ends_with("bias") => Self::Zeros,
             _ => Self::Ones,
         }
     }
@@ -106,7 +70,7 @@ impl Kind {
         match self {
             Self::Ones | Self::Zeros => Stored::Float(DType::F32),
             Self::Halves => Stored::Float(DType::BF16),
-            Self::Blocks(format) => Stored::Blocks(ggml(format)),
+            Self::Blocks(format) => Stored::Blocks(format.into()),
         }
     }
 
@@ -163,8 +127,8 @@ fn random_halves(count: usize) -> impl Iterator<Item = u8> {
 pub fn random_blocks(format: Format, count: usize, deviation: f32) -> Vec<u8> {
     let mut random = Random(1);
     let mut bytes = vec![0u8; count * format.block_bytes()];
-    // Where the scales of a block lie, and how many deviations they are; Q4_K's minimum centres its quants, of
-    // which the average is 7.5, as are the 6-bit scales and minimums with each other.
+    // Where the scales of a block lie, and how many deviations they are; Q4_K's minimum centres its
+    // quants, of which the average is 7.5, as are the 6-bit scales and minimums with each other.
     let scales: &[(usize, f32)] = match format {
         Format::Q4_0 => &[(0, 1.0 / 4.6)],
         Format::Q8_0 => &[(0, 1.0 / 74.0)],
@@ -206,7 +170,7 @@ mod tests {
             let count = 64 * 256 / format.block_inputs();
             let blocks = random_blocks(format, count, 0.5);
             let tensor = candle_core::quantized::ggml_file::qtensor_from_ggml(
-                ggml(format),
+                format.into(),
                 &blocks,
                 shape.to_vec(),
                 &Device::Cpu,

@@ -9,9 +9,9 @@ use crate::kernels::PackedMatrix;
 pub(super) enum Weight {
     /// Floating-point numbers.
     Dense(Tensor),
-    /// Quantised blocks, packed for our own kernels.
+    /// Quantized blocks, packed for our own kernels.
     Packed(PackedMatrix),
-    /// Quantised blocks in the tensor library's keeping: GPUs, and formats without a kernel here.
+    /// Quantized blocks in the tensor library's keeping: GPUs, and formats without a kernel here.
     Blocks(QMatMul),
 }
 

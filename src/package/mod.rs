@@ -6,7 +6,7 @@
 pub mod builtin;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::Path;
 use std::{fs, io};
@@ -15,12 +15,14 @@ use crate::chat::{ChatTemplate, Message};
 use crate::error::Error;
 use crate::hub::registry::{PromptStyle, Recipe};
 use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
+use crate::kernels::Format;
+use crate::model::arch::{self, EMBED_TOKENS};
 use crate::model::config::{Config, ConfigError};
-use crate::model::quantize::QuantizeError;
-use crate::model::{EMBED_TOKENS, Model, OnLoad, Target};
+use crate::model::quantize::{KindReport, QuantizeError, quantize};
+use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
-use crate::weights::gguf::export::Vocabulary;
-use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer, read_config};
+use crate::weights::gguf::export::{Description, Vocabulary};
+use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
@@ -153,9 +155,9 @@ impl Package {
         };
         let bytes = bytes(&file)?;
         let header = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
-        let mut config = read_config(&header).map_err(failed)?;
+        let mut config = Config::from_gguf(&header).map_err(failed)?;
         let tokenizer = GgufTokenizer::read(&header, config.vocab_size).map_err(failed)?;
-        config.shift_logits = tokenizer.shift_logits;
+        config.shift_logits = tokenizer.shift_logits.unwrap_or(config.shift_logits);
         config.mask_token_id = tokenizer.mask_token_id;
         config.eos_token_ids.clone_from(&tokenizer.eos_token_ids);
         config.pad_token_id = tokenizer.pad_token_id;
@@ -239,6 +241,45 @@ impl Package {
         Ok(vocabulary.map_err(QuantizeError::from)?)
     }
 
+    /// Writes the model, whose weights are `weights`, as `to` into a GGUF file, and says what became
+    /// of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
+    ///
+    /// # Errors
+    /// When the model is a GGUF file already, its tokenizer has no place in one, or the file cannot
+    /// be written: an existing one is replaced only with `force`.
+    pub fn quantize(
+        &self,
+        weights: Checkpoint,
+        to: Format,
+        (file, force): (&Path, bool),
+        on_tensor: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, KindReport>, Error> {
+        let name = self.name();
+        if self.is_gguf() {
+            return Err(QuantizeError::Quantised { name }.into());
+        }
+        let description = Description {
+            name: &name,
+            weights: Some(to),
+            vocabulary: &self.vocabulary()?,
+            bos_token_id: None,
+            eos_token_id: self.config.eos_token_ids.first().copied(),
+            eot_token_id: self.tokenizer.token_to_id("<|im_end|>"),
+            pad_token_id: self.config.pad_token_id,
+            mask_token_id: self.mask_id,
+            chat_template: self.chat_template.as_ref().map(ChatTemplate::source),
+            shift_logits: self.config.shift_logits,
+        };
+        let written = quantize(
+            &self.config,
+            &description,
+            weights,
+            (file, force),
+            on_tensor,
+        );
+        Ok(written?)
+    }
+
     /// Whether this model takes its prompts in a chat template.
     pub fn is_chat(&self) -> bool {
         self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some()
@@ -275,7 +316,11 @@ impl Package {
         let snapshot = match &self.source {
             Source::Snapshot(snapshot) => snapshot,
             Source::Gguf { file, name } => {
-                return Ok(Checkpoint::open_gguf(name, bytes(file)?)?);
+                return Ok(Checkpoint::open_gguf(
+                    name,
+                    bytes(file)?,
+                    arch::checkpoint_name,
+                )?);
             }
         };
         let index = match snapshot.optional(INDEX, progress)? {

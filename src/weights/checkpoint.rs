@@ -11,17 +11,16 @@ use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
 use candle_core::{DType, Device, Tensor};
 
 use super::{Bytes, WeightsError};
-use crate::kernels::Format;
 
 /// Checked headers over mapped files.
 pub struct Checkpoint {
     files: Vec<(String, Arc<Bytes>)>,
-    places: HashMap<String, (usize, Place)>, // tensor -> file, place
+    extents: HashMap<String, (usize, Extent)>, // tensor -> file, extent
     taken: HashSet<String>,
 }
 
 /// Where a tensor lies in its file.
-pub struct Place {
+pub struct Extent {
     /// Its bytes.
     pub range: Range<usize>,
     /// How its numbers are stored.
@@ -35,20 +34,10 @@ pub struct Place {
 pub enum Stored {
     /// As plain floating-point numbers.
     Float(DType),
-    /// In llama.cpp's quantised blocks.
+    /// In llama.cpp's quantized blocks.
     Blocks(GgmlDType),
     /// In a type that weights are not stored in.
     Other(String),
-}
-
-/// The tensor library's name of a format that there are kernels for.
-pub fn ggml(format: Format) -> GgmlDType {
-    match format {
-        Format::Q4_0 => GgmlDType::Q4_0,
-        Format::Q8_0 => GgmlDType::Q8_0,
-        Format::Q4K => GgmlDType::Q4K,
-        Format::Q6K => GgmlDType::Q6K,
-    }
 }
 
 /// A tensor as it is stored: a part of a mapped file.
@@ -66,7 +55,7 @@ impl Checkpoint {
     pub fn empty() -> Self {
         Self {
             files: Vec::new(),
-            places: HashMap::new(),
+            extents: HashMap::new(),
             taken: HashSet::new(),
         }
     }
@@ -79,12 +68,12 @@ impl Checkpoint {
         &mut self,
         file: String,
         bytes: Bytes,
-        places: impl Iterator<Item = (String, Place)>,
+        extents: impl Iterator<Item = (String, Extent)>,
     ) -> Result<(), WeightsError> {
         let number = self.files.len();
         self.files.push((file, Arc::new(bytes)));
-        for (tensor, place) in places {
-            if let Some((other, _)) = self.places.insert(tensor.clone(), (number, place)) {
+        for (tensor, extent) in extents {
+            if let Some((other, _)) = self.extents.insert(tensor.clone(), (number, extent)) {
                 return Err(WeightsError::Duplicate {
                     tensor,
                     first: self.files[other].0.clone(),
@@ -97,36 +86,36 @@ impl Checkpoint {
 
     /// Whether some file holds this tensor.
     pub fn contains(&self, tensor: &str) -> bool {
-        self.places.contains_key(tensor)
+        self.extents.contains_key(tensor)
     }
 
     /// Shape of a tensor, if some file holds it.
     pub fn shape(&self, tensor: &str) -> Option<Vec<usize>> {
-        self.places
+        self.extents
             .get(tensor)
-            .map(|(_, place)| place.shape.clone())
+            .map(|(_, extent)| extent.shape.clone())
     }
 
-    /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they are, the rest
-    /// becomes float32, and `table`, of which a canvas needs a few rows, stays in the file unless it is also the
-    /// head.
+    /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they
+    /// are, the rest becomes float32, and `table`, of which a canvas needs a few rows, stays in the
+    /// file unless it is also the head.
     pub fn bytes_as_stored(&self, table: &str, is_tied: bool) -> u64 {
         let loaded = self
-            .places
+            .extents
             .iter()
             .filter(|(name, _)| is_tied || *name != table);
-        let bytes = loaded.map(|(_, (_, place))| match place.stored {
-            Stored::Float(_) => 4 * place.shape.iter().product::<usize>() as u64,
-            _ => place.range.len() as u64,
+        let bytes = loaded.map(|(_, (_, extent))| match extent.stored {
+            Stored::Float(_) => 4 * extent.shape.iter().product::<usize>() as u64,
+            _ => extent.range.len() as u64,
         });
         bytes.sum()
     }
 
     /// Bytes of all tensors together, as stored.
     pub fn stored_bytes(&self) -> usize {
-        self.places
+        self.extents
             .values()
-            .map(|(_, place)| place.range.len())
+            .map(|(_, extent)| extent.range.len())
             .sum()
     }
 
@@ -139,7 +128,7 @@ impl Checkpoint {
         tensor: &str,
         shape: &[usize],
     ) -> Result<StoredTensor, WeightsError> {
-        let (number, place) = self.places.get(tensor).ok_or_else(|| {
+        let (number, extent) = self.extents.get(tensor).ok_or_else(|| {
             let files: Vec<&str> = self.files.iter().map(|(file, _)| file.as_str()).collect();
             WeightsError::Missing {
                 tensor: tensor.into(),
@@ -148,8 +137,8 @@ impl Checkpoint {
         })?;
         let (file, bytes) = &self.files[*number];
         let (file, tensor) = (file.clone(), tensor.to_string());
-        if place.shape != shape {
-            let (found, expected) = (place.shape.clone(), shape.to_vec());
+        if extent.shape != shape {
+            let (found, expected) = (extent.shape.clone(), shape.to_vec());
             return Err(WeightsError::Shape {
                 file,
                 tensor,
@@ -157,7 +146,7 @@ impl Checkpoint {
                 expected,
             });
         }
-        if let Stored::Other(found) = &place.stored {
+        if let Stored::Other(found) = &extent.stored {
             return Err(WeightsError::Dtype {
                 file,
                 tensor,
@@ -166,10 +155,10 @@ impl Checkpoint {
         }
         self.taken.insert(tensor);
         Ok(StoredTensor {
-            stored: place.stored.clone(),
-            shape: place.shape.clone(),
+            stored: extent.stored.clone(),
+            shape: extent.shape.clone(),
             bytes: Arc::clone(bytes),
-            range: place.range.clone(),
+            range: extent.range.clone(),
         })
     }
 
@@ -192,7 +181,7 @@ impl Checkpoint {
 
     /// The error of a tensor that is as it should be and cannot be loaded all the same.
     pub fn failed(&self, tensor: &str, source: candle_core::Error) -> WeightsError {
-        let number = self.places.get(tensor).map_or(0, |(number, _)| *number);
+        let number = self.extents.get(tensor).map_or(0, |(number, _)| *number);
         WeightsError::Load {
             file: self.files[number].0.clone(),
             tensor: tensor.into(),
@@ -211,7 +200,7 @@ impl Checkpoint {
     /// [`WeightsError::Extra`] when a tensor was neither taken nor ignored.
     pub fn finish(self) -> Result<(), WeightsError> {
         let extra = self
-            .places
+            .extents
             .iter()
             .filter(|(tensor, _)| !self.taken.contains(*tensor));
         match extra.min_by_key(|(tensor, _)| *tensor) {
@@ -235,14 +224,14 @@ impl StoredTensor {
         &self.shape
     }
 
-    /// Gives the memory of the mapped pages back after their contents were copied; whoever reads them again reads
-    /// the file again.
+    /// Gives the memory of the mapped pages back after their contents were copied; whoever reads
+    /// them again reads the file again.
     pub fn release(&self) {
         self.bytes.release(self.range.clone());
     }
 
-    /// Some consecutive rows of a matrix, or the whole of a vector (its only row), as float32 on the
-    /// CPU.
+    /// Some consecutive rows of a matrix, or the whole of a vector (its only row), as float32 on
+    /// the CPU.
     ///
     /// # Errors
     /// When the rows do not exist.
@@ -273,7 +262,7 @@ impl StoredTensor {
             .to_device(device)
     }
 
-    /// The quantised blocks on `device`, for those who compute with them.
+    /// The quantized blocks on `device`, for those who compute with them.
     ///
     /// # Errors
     /// When the numbers are not in blocks, or memory runs out.

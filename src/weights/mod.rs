@@ -1,6 +1,7 @@
 //! Tensor name to weight: where the network's numbers come from.
 
 mod checkpoint;
+mod formats;
 pub mod gguf;
 mod safetensors;
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Checkpoint, Place, Stored, StoredTensor, ggml};
+pub use self::checkpoint::{Checkpoint, Extent, Stored, StoredTensor};
 pub use self::safetensors::Index;
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.
@@ -47,8 +48,9 @@ impl Bytes {
     fn release(&self, bytes: Range<usize>) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self {
-            // SAFETY: the map is of a file, shared and never written to: a page that is dropped and touched again
-            // has the file's contents, as before. An error means that it is kept, which is harmless.
+            // SAFETY: the map is of a file, shared and never written to: a page that is dropped and
+            // touched again has the file's contents, as before. An error means that it is kept,
+            // which is harmless.
             let dropped = unsafe {
                 map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,

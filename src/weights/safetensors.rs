@@ -1,7 +1,7 @@
 //! Checkpoints in safetensors, one file or several, opened and cross-checked.
 //!
-//! Headers are checked against the shard index, each other and the file lengths before any tensor is
-//! read. Format: <https://huggingface.co/docs/safetensors>.
+//! Headers are checked against the shard index, each other and the file lengths before any tensor
+//! is read. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 
-use super::checkpoint::{Checkpoint, Place, Stored};
+use super::checkpoint::{Checkpoint, Extent, Stored};
 use super::{Bytes, WeightsError};
 
 /// `model.safetensors.index.json`: which shard holds which tensor.
@@ -95,14 +95,14 @@ fn add_shard(
     for tensor in tensors.keys() {
         check_against_index(&file, tensor, index)?;
     }
-    let places = tensors
+    let extents = tensors
         .into_iter()
-        .map(|(tensor, info)| (tensor, place(data_start, info)));
-    checkpoint.add_file(file, bytes, places)
+        .map(|(tensor, info)| (tensor, extent(data_start, info)));
+    checkpoint.add_file(file, bytes, extents)
 }
 
-fn place(data_start: usize, info: &TensorInfo) -> Place {
-    Place {
+fn extent(data_start: usize, info: &TensorInfo) -> Extent {
+    Extent {
         range: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
         stored: match info.dtype {
             Dtype::F32 => Stored::Float(DType::F32),

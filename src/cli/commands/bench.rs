@@ -279,14 +279,6 @@ fn token_ids(count: usize, config: &Config) -> Vec<u32> {
     (0..count).map(|i| (i * 7919 % text) as u32).collect()
 }
 
-/// Weights that a row is multiplied with: all matrices but the embedding table, of which it is one row.
-fn multiplied_weights(config: &Config) -> usize {
-    let (d, e) = (config.hidden_size, config.head_dim);
-    let heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads;
-    let layer = d * heads * e + 3 * d * config.intermediate_size;
-    config.num_hidden_layers * layer + config.vocab_size * d
-}
-
 impl Report {
     fn new(
         config: &Config,
@@ -295,7 +287,7 @@ impl Report {
         generate: Option<Generated>,
         load_time: Duration,
     ) -> Self {
-        let weights = multiplied_weights(config) as f64;
+        let weights = config.multiplied_weights() as f64;
         let forward = passes.iter().map(|&(rows, time)| {
             let tops = 2.0 * weights * rows as f64 / time.as_secs_f64() / 1e12;
             Forward {
@@ -360,15 +352,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_are_those_of_the_parameters() {
-        let config = Shape::DiffuCoder7B.config().unwrap();
-        let (d, v, layers) = (3584, 152_064, 28);
-        // All parameters but the table, the norms and the biases.
-        let vectors = layers * (2 * d + d + 2 * 512) + d;
-        assert_eq!(
-            multiplied_weights(&config),
-            config.parameters() - v * d - vectors
-        );
-        assert!(Shape::Tiny.config().is_ok());
+    fn shapes_are_valid() {
+        for shape in [Shape::DiffuCoder7B, Shape::Tiny] {
+            assert!(shape.config().is_ok());
+        }
     }
 }

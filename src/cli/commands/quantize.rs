@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::ui::{Ui, human_bytes};
-use diffucoder::model::quantize::{self, KindReport, To};
+use diffucoder::kernels;
+use diffucoder::model::quantize::KindReport;
 use diffucoder::package::Package;
 
 /// Flags of `quantize`.
@@ -50,13 +51,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let package = Package::open(&spec, &options, &mut download)?;
     let weights = package.fetch_weights(&mut download)?;
     let to = match args.to {
-        Format::Q8_0 => To::Q8_0,
-        Format::Q4_0 => To::Q4_0,
-        Format::Q4K => To::Q4K,
+        Format::Q8_0 => kernels::Format::Q8_0,
+        Format::Q4_0 => kernels::Format::Q4_0,
+        Format::Q4K => kernels::Format::Q4K,
     };
     let bar = ui.byte_bar("quantising", 0);
     let place = (args.output.as_path(), args.force);
-    let report = quantize::quantize(&package, weights, to, place, &mut |done, total| {
+    let report = package.quantize(weights, to, place, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

@@ -1,9 +1,9 @@
 //! Matrix products on the CPU: the only place here that knows how weights are stored.
 //!
-//! A product's input is quantised (or copied) once, in whatever form its matrices want, from a source
-//! that makes each number on the way: norms and activations cost no pass of their own. Matrices that
-//! share an input are one product. Its result is `[panel, row, 16]`, as the kernels write it, and is
-//! read from there.
+//! A product's input is quantized (or copied) once, in whatever form its matrices want, from a
+//! source that makes each number on the way: norms and activations cost no pass of their own.
+//! Matrices that share an input are one product. Its result is `[panel, row, 16]`, as the kernels
+//! write it, and is read from there.
 
 use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Result, Tensor};
@@ -18,11 +18,11 @@ use crate::kernels::{
 };
 
 enum Matrix {
-    /// Quantised blocks in our own format.
+    /// Quantized blocks in our own format.
     Packed(PackedMatrix),
     /// Floating-point numbers.
     Dense(DenseMatrix),
-    /// Quantised blocks of a format without a kernel here.
+    /// Quantized blocks of a format without a kernel here.
     Blocks { weight: QMatMul, n: usize, k: usize },
 }
 
@@ -77,7 +77,8 @@ impl Product {
         self.matrices[0].k()
     }
 
-    /// Blocks of quantised inputs that share a scale: as few as one of the matrices wants. None without quantised matrices.
+    /// Blocks of quantized inputs that share a scale: as few as one of the matrices wants. None
+    /// without quantized matrices.
     fn scale_group(&self) -> Option<usize> {
         let groups = self.matrices.iter().filter_map(|matrix| match matrix {
             Matrix::Packed(matrix) => Some(matrix.format().scale_group()),

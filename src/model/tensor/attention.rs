@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
-use super::super::{Loader, Rows};
+use super::super::Loader;
 use super::linear::{Linear, matmul};
 use super::rope::Rotation;
 use crate::model::config::Config;
@@ -17,10 +17,22 @@ pub(super) struct Attention {
     heads: usize,    // H
     kv_heads: usize, // G
     head_dim: usize, // E
-    cache: Option<Cache>,
 }
 
-/// Keys and values of the positions that were computed so far.
+/// Where the rows of a pass are.
+pub(super) struct At<'a> {
+    /// Their positions. `[R]`
+    pub positions: &'a [usize],
+    /// The rotations of these.
+    pub rotation: Rotation,
+    /// The length of the canvas, T.
+    pub len: usize,
+}
+
+/// Keys and values of the positions of a canvas that were computed so far.
+#[derive(Default)]
+pub(super) struct KeyValues(Option<Cache>);
+
 struct Cache {
     keys: Tensor,   // [G, C, E]
     values: Tensor, // [G, C, E]
@@ -32,37 +44,34 @@ impl Attention {
         name: &str,
         loader: &mut Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let (d, e) = (config.hidden_size, config.head_dim);
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let (q, kv) = (heads * e, kv_heads * e);
+        let mut linear = |proj: &str| loader.linear(&format!("{name}.{proj}")).map(Linear::new);
         Ok(Self {
-            q_proj: Linear::new(loader.linear_with_bias(&format!("{name}.q_proj"), q, d)?),
-            k_proj: Linear::new(loader.linear_with_bias(&format!("{name}.k_proj"), kv, d)?),
-            v_proj: Linear::new(loader.linear_with_bias(&format!("{name}.v_proj"), kv, d)?),
-            o_proj: Linear::new(loader.linear(&format!("{name}.o_proj"), d, q)?),
-            heads,
-            kv_heads,
-            head_dim: e,
-            cache: None,
+            q_proj: linear("q_proj")?,
+            k_proj: linear("k_proj")?,
+            v_proj: linear("v_proj")?,
+            o_proj: linear("o_proj")?,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
         })
     }
 
-    /// Stores keys and values of all of `xs` `[R, D]`, and lets those in `kept`, or all, attend to the
-    /// positions `0..len`. `[kept, D]`
+    /// Stores keys and values of all of `xs` `[R, D]`, and lets those in `kept`, or all, attend to
+    /// the whole canvas. `[kept, D]`
     pub fn forward(
-        &mut self,
+        &self,
+        key_values: &mut KeyValues,
         xs: &Tensor,
-        rows: &Rows,
+        at: &At<'_>,
         kept: Option<&Tensor>,
-        rotation: &Rotation,
-        len: usize,
     ) -> Result<Tensor> {
+        let rotation = &at.rotation;
         let (g, e) = (self.kv_heads, self.head_dim);
         let per_group = self.heads / g;
 
         let k = split_heads(&self.k_proj.forward(xs)?, g, e)?; // [G, R, E]
         let v = split_heads(&self.v_proj.forward(xs)?, g, e)?.contiguous()?; // [G, R, E]
-        let (k, v) = self.store(&rotation.apply(&k)?, &v, rows, len)?; // [G, T, E]
+        let (k, v) = key_values.store(&rotation.apply(&k)?, &v, at)?; // [G, T, E]
 
         let (xs, rotation) = match kept {
             Some(kept) => (xs.index_select(kept, 0)?, rotation.at(kept)?),
@@ -79,17 +88,15 @@ impl Attention {
         let out = out.reshape((self.heads, r, e))?.transpose(0, 1)?; // [R, H, E]
         self.o_proj.forward(&out.reshape((r, self.heads * e))?)
     }
+}
 
-    /// Puts the rows' keys and values `[G, R, E]` into the cache; gives those of `0..len`, `[G, T, E]`.
-    fn store(
-        &mut self,
-        k: &Tensor,
-        v: &Tensor,
-        rows: &Rows,
-        len: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let shape = (self.kv_heads, len.next_multiple_of(64), self.head_dim);
-        let cache = match self.cache.take() {
+impl KeyValues {
+    /// Puts the rows' keys and values `[G, R, E]` in; gives those of the whole canvas, `[G, T, E]`.
+    fn store(&mut self, k: &Tensor, v: &Tensor, at: &At<'_>) -> Result<(Tensor, Tensor)> {
+        let (g, _, e) = k.dims3()?;
+        let len = at.len;
+        let shape = (g, len.next_multiple_of(64), e);
+        let cache = match self.0.take() {
             Some(cache) if cache.keys.dim(1)? >= len => cache,
             old => {
                 let cache = Cache {
@@ -103,10 +110,10 @@ impl Attention {
                 cache
             }
         };
-        let cache = self.cache.insert(cache);
+        let cache = self.0.insert(cache);
         // A run of positions side by side is one copy.
         let mut row = 0;
-        for run in rows.positions.chunk_by(|a, b| a + 1 == *b) {
+        for run in at.positions.chunk_by(|a, b| a + 1 == *b) {
             let part = |xs: &Tensor| xs.narrow(1, row, run.len())?.contiguous();
             cache.keys.slice_set(&part(k)?, 1, run[0])?;
             cache.values.slice_set(&part(v)?, 1, run[0])?;

@@ -4,7 +4,6 @@ use candle_core::{Result, Tensor};
 
 use super::super::Loader;
 use super::linear::Linear;
-use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 pub(super) struct Mlp {
@@ -14,16 +13,12 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    pub fn load(
-        config: &Config,
-        name: &str,
-        loader: &mut Loader<'_>,
-    ) -> std::result::Result<Self, WeightsError> {
-        let (d, f) = (config.hidden_size, config.intermediate_size);
+    pub fn load(name: &str, loader: &mut Loader<'_>) -> std::result::Result<Self, WeightsError> {
+        let mut linear = |proj: &str| loader.linear(&format!("{name}.{proj}")).map(Linear::new);
         Ok(Self {
-            gate_proj: Linear::new(loader.linear(&format!("{name}.gate_proj"), f, d)?),
-            up_proj: Linear::new(loader.linear(&format!("{name}.up_proj"), f, d)?),
-            down_proj: Linear::new(loader.linear(&format!("{name}.down_proj"), d, f)?),
+            gate_proj: linear("gate_proj")?,
+            up_proj: linear("up_proj")?,
+            down_proj: linear("down_proj")?,
         })
     }
 

@@ -3,8 +3,6 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
-use crate::model::config::Config;
-
 /// Makes the rotations of a canvas, and keeps them while its length stays.
 pub(super) struct Rope {
     inv_freq: Vec<f32>, // [E / 2]
@@ -19,9 +17,9 @@ pub(super) struct Rotation {
 }
 
 impl Rope {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(inv_freq: Vec<f32>) -> Self {
         Self {
-            inv_freq: super::super::inv_freq(config),
+            inv_freq,
             current: None,
         }
     }

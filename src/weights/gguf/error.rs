@@ -66,11 +66,13 @@ pub enum GgufError {
         /// What is supported.
         expected: String,
     },
-    /// A network that is not a Dream-style masked-diffusion transformer.
+    /// A network that cannot be run.
     #[error("architecture {found:?} is not supported")]
     UnknownArchitecture {
         /// The value of general.architecture.
         found: String,
+        /// Those that can be run.
+        known: String,
     },
     /// The network needs a tensor that the file has not.
     #[error("tensor {tensor} is missing")]
@@ -107,11 +109,9 @@ impl GgufError {
             | Self::Shape { .. } => {
                 Some("try another conversion of the model, or one made with a newer tool".into())
             }
-            Self::UnknownArchitecture { .. } => Some(
-                "only masked-diffusion models of the Dream family run here: `dream`, or `qwen2` \
-                 with a mask token"
-                    .into(),
-            ),
+            Self::UnknownArchitecture { known, .. } => Some(format!(
+                "only masked-diffusion models of the architectures {known} run here, with a mask token"
+            )),
         }
     }
 }

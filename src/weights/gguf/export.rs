@@ -1,4 +1,4 @@
-//! The metadata of a `dream` file that llama.cpp loads, from a checkpoint's shape and tokenizer.
+//! The metadata of a file that llama.cpp loads, from a description of the model and its tokenizer.
 //!
 //! llama.cpp wants a token for every row of the embedding table, with a type; spare rows are
 //! fillers of type "unused". It has no NFC, and tells words apart by the name of a known
@@ -14,8 +14,9 @@ use super::tokenizer::{
     ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, SHIFT_LOGITS, TEMPLATE, TOKEN_TYPE,
     TOKENS, TokenType, filler,
 };
-use super::{Array, GgmlType, Value};
-use crate::model::config::Config;
+use super::{Array, Value};
+use crate::kernels::Format;
+use crate::tokenizer::QWEN2_SPLIT;
 
 /// Why a checkpoint's tokenizer cannot be put into a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +62,6 @@ impl ExportError {
         }
     }
 }
-
-/// The expression that splits text into words, as tokenizer.json files spell it.
-const QWEN2_EXPRESSION: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 const VOCAB_JSON: &str = "vocab.json";
 const MERGES_TXT: &str = "merges.txt";
@@ -227,13 +225,13 @@ impl Vocabulary {
     }
 }
 
-/// What goes into the metadata besides the shape.
+/// What goes into the metadata besides the network's shape.
 #[derive(Clone, Debug)]
 pub struct Description<'a> {
     /// The model's name.
     pub name: &'a str,
-    /// The type of most of the weights.
-    pub weights: GgmlType,
+    /// The format of most of the weights; `None` is float32.
+    pub weights: Option<Format>,
     /// Tokens and merges.
     pub vocabulary: &'a Vocabulary,
     /// Start of text.
@@ -252,87 +250,66 @@ pub struct Description<'a> {
     pub shift_logits: bool,
 }
 
-const ARCHITECTURE: &str = "dream";
-
-/// The keys of a file, in the order that llama.cpp's converter writes them.
-pub fn metadata<'a>(config: &Config, description: &Description<'a>) -> Vec<(String, Value<'a>)> {
-    let vocabulary = description.vocabulary;
-    // The sizes were bounded when the shape was read.
-    let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
-    let mut keys: Vec<(String, Value<'a>)> = vec![
-        ("general.architecture".into(), ARCHITECTURE.into()),
-        ("general.type".into(), "model".into()),
-        ("general.name".into(), description.name.into()),
-    ];
-    let float = |value: f64| Value::F32(value as f32);
-    for (name, value) in [
-        ("block_count", size(config.num_hidden_layers)),
-        ("context_length", size(config.max_position_embeddings)),
-        ("embedding_length", size(config.hidden_size)),
-        ("feed_forward_length", size(config.intermediate_size)),
-        ("attention.head_count", size(config.num_attention_heads)),
-        ("attention.head_count_kv", size(config.num_key_value_heads)),
-        ("rope.freq_base", float(config.rope_theta)),
-        (
-            "attention.layer_norm_rms_epsilon",
-            float(config.rms_norm_eps),
-        ),
-        ("vocab_size", size(config.vocab_size)),
-        ("attention.causal", Value::Bool(false)),
-    ] {
-        keys.push((format!("{ARCHITECTURE}.{name}"), value));
-    }
-    if config.head_dim * config.num_attention_heads != config.hidden_size {
-        for name in ["attention.key_length", "attention.value_length"] {
-            keys.push((format!("{ARCHITECTURE}.{name}"), size(config.head_dim)));
+impl<'a> Description<'a> {
+    /// The keys of a file, in the order that llama.cpp's converter writes them. The keys of the
+    /// `network` are without the name of its `architecture`, which all of them begin with.
+    pub fn metadata(
+        &self,
+        architecture: &'static str,
+        network: Vec<(&str, Value<'a>)>,
+    ) -> Vec<(String, Value<'a>)> {
+        let vocabulary = self.vocabulary;
+        let mut keys: Vec<(String, Value<'a>)> = vec![
+            ("general.architecture".into(), architecture.into()),
+            ("general.type".into(), "model".into()),
+            ("general.name".into(), self.name.into()),
+        ];
+        let network = network.into_iter();
+        keys.extend(network.map(|(key, value)| (format!("{architecture}.{key}"), value)));
+        let file_type = Value::U32(file_type(self.weights));
+        keys.extend([
+            ("general.quantization_version".into(), Value::U32(2)),
+            ("general.file_type".into(), file_type),
+            (MODEL.into(), "gpt2".into()),
+            (PRE.into(), "qwen2".into()),
+            (
+                TOKENS.into(),
+                Value::Array(Array::of_strings(vocabulary.tokens())),
+            ),
+            (
+                TOKEN_TYPE.into(),
+                Value::Array(Array::of_i32(vocabulary.types())),
+            ),
+            (
+                MERGES.into(),
+                Value::Array(Array::of_strings(&vocabulary.merges)),
+            ),
+        ]);
+        for (key, id) in [
+            (BOS, self.bos_token_id),
+            (EOS, self.eos_token_id),
+            (EOT, self.eot_token_id),
+            (PAD, self.pad_token_id),
+            (MASK, Some(self.mask_token_id)),
+        ] {
+            keys.extend(id.map(|id| (key.into(), Value::U32(id))));
         }
+        keys.push((ADD_BOS.into(), Value::Bool(false)));
+        let template = self.chat_template;
+        keys.extend(template.map(|template| (TEMPLATE.into(), template.into())));
+        keys.push((SHIFT_LOGITS.into(), Value::Bool(self.shift_logits)));
+        keys
     }
-    let file_type = Value::U32(file_type(description.weights));
-    keys.extend([
-        ("general.quantization_version".into(), Value::U32(2)),
-        ("general.file_type".into(), file_type),
-        (MODEL.into(), "gpt2".into()),
-        (PRE.into(), "qwen2".into()),
-        (
-            TOKENS.into(),
-            Value::Array(Array::of_strings(vocabulary.tokens())),
-        ),
-        (
-            TOKEN_TYPE.into(),
-            Value::Array(Array::of_i32(vocabulary.types())),
-        ),
-        (
-            MERGES.into(),
-            Value::Array(Array::of_strings(&vocabulary.merges)),
-        ),
-    ]);
-    for (key, id) in [
-        (BOS, description.bos_token_id),
-        (EOS, description.eos_token_id),
-        (EOT, description.eot_token_id),
-        (PAD, description.pad_token_id),
-        (MASK, Some(description.mask_token_id)),
-    ] {
-        keys.extend(id.map(|id| (key.into(), Value::U32(id))));
-    }
-    keys.push((ADD_BOS.into(), Value::Bool(false)));
-    let template = description.chat_template;
-    keys.extend(template.map(|template| (TEMPLATE.into(), template.into())));
-    keys.push((SHIFT_LOGITS.into(), Value::Bool(description.shift_logits)));
-    keys
 }
 
-/// llama.cpp's number for a file that is mostly of this type; 1024 is its "guessed".
-fn file_type(weights: GgmlType) -> u32 {
+/// llama.cpp's number for a file that is mostly of this format.
+fn file_type(weights: Option<Format>) -> u32 {
     match weights {
-        GgmlType::F32 => 0,
-        GgmlType::F16 => 1,
-        GgmlType::Q4_0 => 2,
-        GgmlType::Q8_0 => 7,
-        GgmlType::Q4_K => 14, // Q4_K_S: without Q6_K or Q5_K among the layers
-        GgmlType::Q6_K => 18,
-        GgmlType::BF16 => 32,
-        _ => 1024,
+        None => 0,
+        Some(Format::Q4_0) => 2,
+        Some(Format::Q8_0) => 7,
+        Some(Format::Q4K) => 14, // Q4_K_S: without Q6_K or Q5_K among the layers
+        Some(Format::Q6K) => 18,
     }
 }
 
@@ -344,7 +321,7 @@ fn splits_as_qwen2(tokenizer_json: &Json) -> bool {
     let [split, byte_level] = parts.map_or(&[][..], Vec::as_slice) else {
         return false;
     };
-    split.pointer("/pattern/Regex").and_then(Json::as_str) == Some(QWEN2_EXPRESSION)
+    split.pointer("/pattern/Regex").and_then(Json::as_str) == Some(QWEN2_SPLIT)
         && split.get("behavior").is_some_and(|how| how == "Isolated")
         && split.get("invert").is_none_or(|invert| invert == false)
         && byte_level

@@ -1,20 +1,18 @@
 //! GGUF: one file with a model's weights, shape and tokenizer.
 //!
-//! [`GgufFile`] reads and checks a mapped file, [`GgufWriter`] streams one. Between them and the
-//! rest of the program stand [`read_config`] (metadata to config.json's numbers), [`names`]
-//! (tensor names both ways), [`GgufTokenizer`] (metadata to tokenizer files) and [`export`] (the
-//! way back). Files come from strangers: nothing in them is used as a size, an offset or a count
-//! before it has been checked against the bytes that are there.
+//! [`GgufFile`] reads and checks a mapped file, [`GgufWriter`] streams one. [`GgufTokenizer`] turns
+//! the tokenizer in the metadata into a checkpoint's files, [`export`] is the way back. What the
+//! network's own keys and tensor names mean is the business of the model. Files come from
+//! strangers: nothing in them is used as a size, an offset or a count before it has been checked
+//! against the bytes that are there.
 //!
 //! Source: the GGUF specification (`docs/gguf.md` in ggml-org/ggml).
 
 mod cursor;
 mod error;
 pub mod export;
-pub mod names;
 mod open;
 mod reader;
-mod shape;
 mod tokenizer;
 mod types;
 mod value;
@@ -22,7 +20,6 @@ mod writer;
 
 pub use self::error::GgufError;
 pub use self::reader::{GgufFile, TensorInfo};
-pub use self::shape::read_config;
 pub use self::tokenizer::GgufTokenizer;
 pub use self::types::GgmlType;
 pub use self::value::{Array, Value, ValueType};

@@ -31,7 +31,7 @@ pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 pub(super) const SHIFT_LOGITS: &str = "diffusion.shift_logits";
 
 /// Names under which llama.cpp keeps Qwen2's way of splitting text into words.
-const QWEN2_SPLIT: [&str; 2] = ["qwen2", "deepseek-r1-qwen"];
+const SPLIT_NAMES: [&str; 2] = ["qwen2", "deepseek-r1-qwen"];
 /// The mask of the whole family, for files made before there was a key for it.
 const MASK_TOKEN: &str = "<|mask|>";
 
@@ -91,8 +91,8 @@ pub struct GgufTokenizer {
     pub pad_token_id: Option<u32>,
     /// The mask.
     pub mask_token_id: Option<u32>,
-    /// Whether the prediction for a position is the output of the one before.
-    pub shift_logits: bool,
+    /// Whether the prediction for a position is the output of the one before, if the file says.
+    pub shift_logits: Option<bool>,
 }
 
 impl GgufTokenizer {
@@ -107,8 +107,8 @@ impl GgufTokenizer {
             "\"gpt2\" (byte-level BPE)".into()
         })?;
         let pre = file.str(PRE)?;
-        check(PRE, pre, QWEN2_SPLIT.contains(&pre), || {
-            QWEN2_SPLIT.map(|name| format!("{name:?}")).join(" or ")
+        check(PRE, pre, SPLIT_NAMES.contains(&pre), || {
+            SPLIT_NAMES.map(|name| format!("{name:?}")).join(" or ")
         })?;
         let tokens: Vec<&str> = file.strings(TOKENS)?.collect();
         let fits = !tokens.is_empty() && tokens.len() <= rows;
@@ -140,7 +140,7 @@ impl GgufTokenizer {
             eos_token_ids: roles.ends(),
             pad_token_id: roles.pad,
             mask_token_id: roles.mask,
-            shift_logits: file.bool_if_any(SHIFT_LOGITS)?.unwrap_or(true),
+            shift_logits: file.bool_if_any(SHIFT_LOGITS)?,
         })
     }
 }

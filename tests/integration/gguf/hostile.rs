@@ -1,6 +1,7 @@
 //! Files made to break the reader: errors, never a panic.
 
-use diffucoder::weights::gguf::{GgufError, GgufFile, GgufTokenizer, read_config};
+use diffucoder::model::config::Config;
+use diffucoder::weights::gguf::{GgufError, GgufFile, GgufTokenizer};
 
 use super::{TINY, tiny};
 
@@ -229,7 +230,7 @@ fn damaged_headers_never_panic() {
             };
         }
         let read = GgufFile::parse(&bytes).and_then(|file| {
-            let shape = read_config(&file)?;
+            let shape = Config::from_gguf(&file)?;
             for tensor in file.tensors() {
                 let _ = (file.data(tensor).len(), tensor.elements());
             }

@@ -1,17 +1,19 @@
 //! Networks from GGUF files: the same numbers as from the checkpoint they came from, and quantised
 //! ones within what 4 and 8 bits allow.
 
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::Denoiser;
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::{Format, Isa};
+use diffucoder::model::arch;
+use diffucoder::model::config::metadata;
 use diffucoder::model::device::Storage;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::weights::Checkpoint;
-use diffucoder::weights::gguf::export::{Description, Vocabulary, metadata};
-use diffucoder::weights::gguf::{GgmlType, GgufWriter, TensorDescription, names};
+use diffucoder::weights::gguf::export::{Description, Vocabulary};
+use diffucoder::weights::gguf::{GgmlType, GgufWriter, TensorDescription};
 use serde_json::Value as Json;
 
 use crate::command::diffucoder;
@@ -50,8 +52,8 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
         / norm(&mut expected.iter().map(|&x| f64::from(x)))
 }
 
-/// The golden checkpoint as a GGUF file whose matrices are stored as `kind` (`None`: float32).
-fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
+/// The golden checkpoint as a GGUF file whose matrices are stored as `format` (`None`: float32).
+fn golden_as_gguf(format: Option<Format>, file: &std::path::Path) {
     let package = open(&fixture("golden/model"));
     let config = &package.config;
     let tokenizer = std::fs::read(fixture("golden/model/tokenizer.json")).unwrap();
@@ -60,7 +62,7 @@ fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
         config,
         &Description {
             name: "golden",
-            weights: kind.map_or(GgmlType::F32, |(kind, _)| kind),
+            weights: format,
             vocabulary: &vocabulary,
             bos_token_id: Some(259),
             eos_token_id: Some(256),
@@ -73,14 +75,17 @@ fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
     );
     let mut tensors = Vec::new();
     let mut data = Vec::new();
-    for name in names::in_order(config.num_hidden_layers, false) {
-        let tensor = golden_tensor(&names::to_checkpoint(&name).unwrap());
+    for arch::TensorSpec {
+        name, gguf_name, ..
+    } in arch::tensors(config)
+    {
+        let tensor = golden_tensor(&name);
         let dims: Vec<usize> = tensor.dims().iter().rev().copied().collect();
-        let blocks = kind.filter(|_| dims.len() == 2 && dims[0].is_multiple_of(32));
+        let blocks = format.filter(|_| dims.len() == 2 && dims[0].is_multiple_of(32));
         let (ggml_type, bytes) = match blocks {
-            Some((kind, quantised)) => {
-                let blocks = QTensor::quantize(&tensor, quantised).unwrap();
-                (kind, blocks.data().unwrap().into_owned())
+            Some(format) => {
+                let blocks = QTensor::quantize(&tensor, format.into()).unwrap();
+                (format.into(), blocks.data().unwrap().into_owned())
             }
             None => {
                 let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
@@ -91,11 +96,11 @@ fn golden_as_gguf(kind: Option<(GgmlType, GgmlDType)>, file: &std::path::Path) {
             }
         };
         tensors.push(TensorDescription {
-            name: name.clone(),
+            name: gguf_name.clone(),
             dims,
             ggml_type,
         });
-        data.push((name, bytes));
+        data.push((gguf_name, bytes));
     }
     let mut writer = GgufWriter::new(Vec::new(), &keys, &tensors).unwrap();
     for (name, bytes) in &data {
@@ -140,12 +145,9 @@ fn a_float_gguf_equals_its_checkpoint() {
 #[test]
 fn packed_kernels_compute_what_the_blocks_say() {
     let folder = tempfile::tempdir().unwrap();
-    for (kind, quantised) in [
-        (GgmlType::Q8_0, GgmlDType::Q8_0),
-        (GgmlType::Q4_0, GgmlDType::Q4_0),
-    ] {
-        let file = folder.path().join(format!("{kind:?}.gguf"));
-        golden_as_gguf(Some((kind, quantised)), &file);
+    for format in [Format::Q8_0, Format::Q4_0] {
+        let file = folder.path().join(format!("{format}.gguf"));
+        golden_as_gguf(Some(format), &file);
         let package = open(&file);
         // The same weights as float32: what is left is the rounding of activations to 8 bits,
         // about 0.6 % a product in blocks with a peak 2.5 times their mean, thirteen products deep.
@@ -156,8 +158,8 @@ fn packed_kernels_compute_what_the_blocks_say() {
             &mut load(&package, Storage::AsStored, Isa::detect()),
         );
         let error = relative_error(&found, &expected);
-        assert!(error < 0.06, "{kind:?}: {error}");
-        assert!(error > 1e-5, "{kind:?} did not go through the kernels");
+        assert!(error < 0.06, "{format}: {error}");
+        assert!(error > 1e-5, "{format} did not go through the kernels");
         for isa in Isa::available() {
             let other = logits(&package, &mut load(&package, Storage::AsStored, isa));
             assert_eq!(other, found, "{isa} differs");
@@ -292,5 +294,12 @@ fn a_broken_gguf_is_refused_by_name() {
             "{stderr}"
         );
     }
-    assert!(Checkpoint::open_gguf("f", diffucoder::weights::Bytes::Static(b"GGUF")).is_err());
+    assert!(
+        Checkpoint::open_gguf(
+            "f",
+            diffucoder::weights::Bytes::Static(b"GGUF"),
+            arch::checkpoint_name
+        )
+        .is_err()
+    );
 }

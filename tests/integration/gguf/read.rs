@@ -1,9 +1,9 @@
 //! A file of the Python package: shape, names, tokenizer, and metadata that is refused.
 
+use diffucoder::model::arch::{self, DREAM};
 use diffucoder::model::config::Config;
 use diffucoder::weights::gguf::{
-    Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, TensorDescription, Value, names,
-    read_config,
+    Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, TensorDescription, Value,
 };
 use serde_json::json;
 
@@ -36,8 +36,9 @@ fn a_file_of_the_python_package() {
 fn its_shape_and_names() {
     let file = tiny();
     assert_eq!(
-        read_config(&file).unwrap(),
+        Config::from_gguf(&file).unwrap(),
         Config {
+            family: &DREAM,
             hidden_size: 64,
             intermediate_size: 256,
             num_hidden_layers: 2,
@@ -56,7 +57,8 @@ fn its_shape_and_names() {
         }
     );
     let found: Vec<&str> = file.tensors().iter().map(|tensor| tensor.name).collect();
-    let mut expected = names::in_order(2, false);
+    let config = Config::from_gguf(&file).unwrap();
+    let mut expected: Vec<_> = arch::tensors(&config).map(|t| t.gguf_name).collect();
     assert_eq!(found.len(), expected.len());
     expected.retain(|name| !found.contains(&name.as_str()));
     assert!(expected.is_empty(), "{expected:?}");
@@ -72,7 +74,7 @@ fn its_tokenizer_as_files() {
         (tokenizer.bos_token_id, tokenizer.pad_token_id),
         (Some(261), Some(261))
     );
-    assert!(tokenizer.shift_logits);
+    assert_eq!(tokenizer.shift_logits, None); // the file does not say
     let vocab = parse_json(&tokenizer.vocab_json);
     // Up to the gap at 265, which no text leads to.
     assert_eq!(vocab.as_object().unwrap().len(), 266);
@@ -272,7 +274,7 @@ fn metadata_that_makes_no_sense_is_refused_by_key() {
         let bytes = with_keys(&[(key, value)]);
         let file = GgufFile::parse(&bytes).unwrap();
         let read =
-            read_config(&file).and_then(|shape| GgufTokenizer::read(&file, shape.vocab_size));
+            Config::from_gguf(&file).and_then(|shape| GgufTokenizer::read(&file, shape.vocab_size));
         let error = read.expect_err(key);
         assert!(error.to_string().contains(says), "{key}: {error}");
         assert!(error.hint().is_some());
@@ -292,14 +294,14 @@ fn what_a_file_may_leave_out() {
         ("diffusion.shift_logits", Some(Value::Bool(false))),
     ]);
     let file = GgufFile::parse(&bytes).unwrap();
-    let shape = read_config(&file).unwrap();
+    let shape = Config::from_gguf(&file).unwrap();
     assert!(shape.tie_word_embeddings); // no output.weight
     assert_eq!((shape.num_key_value_heads, shape.rope_theta), (4, 10_000.0));
     let tokenizer = GgufTokenizer::read(&file, shape.vocab_size).unwrap();
     assert_eq!(tokenizer.mask_token_id, Some(266)); // by its name
     assert_eq!(tokenizer.bos_token_id, None);
     assert_eq!(tokenizer.eos_token_ids, [261, 263]);
-    assert!(!tokenizer.shift_logits);
+    assert_eq!(tokenizer.shift_logits, Some(false));
     let config = parse_json(&tokenizer.tokenizer_config_json);
     assert_eq!(tokenizer.pad_token_id, Some(279)); // a spare row: an id, but no text
     assert_eq!(
@@ -324,8 +326,8 @@ fn a_qwen2_file_has_its_own_keys() {
             .map(|(key, value)| (key.as_str(), Some(value.clone()))),
     );
     let bytes = with_keys(&changes);
-    let shape = read_config(&GgufFile::parse(&bytes).unwrap()).unwrap();
-    let dream = read_config(&source).unwrap();
+    let shape = Config::from_gguf(&GgufFile::parse(&bytes).unwrap()).unwrap();
+    let dream = Config::from_gguf(&source).unwrap();
     assert_eq!(
         (shape.num_hidden_layers, shape.rope_theta),
         (dream.num_hidden_layers, dream.rope_theta)

@@ -1,10 +1,10 @@
 //! What is written reads back, and what nobody could read is not written.
 
-use diffucoder::model::config::Config;
-use diffucoder::weights::gguf::export::{Description, Vocabulary, metadata};
+use diffucoder::kernels::Format;
+use diffucoder::model::config::{Config, metadata};
+use diffucoder::weights::gguf::export::{Description, Vocabulary};
 use diffucoder::weights::gguf::{
     GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, TensorDescription, Value,
-    read_config,
 };
 use serde_json::{Value as Json, json};
 
@@ -14,7 +14,7 @@ use super::{parse_json, tiny};
 fn our_file(config: &Config, vocabulary: &Vocabulary) -> Vec<u8> {
     let description = Description {
         name: "ours",
-        weights: GgmlType::Q8_0,
+        weights: Some(Format::Q8_0),
         vocabulary,
         bos_token_id: None,
         eos_token_id: Some(261),
@@ -55,7 +55,7 @@ fn our_file(config: &Config, vocabulary: &Vocabulary) -> Vec<u8> {
 #[test]
 fn what_is_written_reads_back() {
     let source = tiny();
-    let shape = read_config(&source).unwrap();
+    let shape = Config::from_gguf(&source).unwrap();
     let files = GgufTokenizer::read(&source, 280).unwrap();
     let vocabulary = Vocabulary::from_vocab_and_merges(
         280,
@@ -71,7 +71,7 @@ fn what_is_written_reads_back() {
         std::fs::write(path, &bytes).unwrap();
     }
     let file = GgufFile::parse(&bytes).unwrap();
-    assert_eq!(read_config(&file).unwrap(), shape);
+    assert_eq!(Config::from_gguf(&file).unwrap(), shape);
     for (ours, theirs) in file.tensors().iter().zip(source.tensors()) {
         assert_eq!((ours.name, &ours.dims), (theirs.name, &theirs.dims));
         assert_eq!(file.data(ours), source.data(theirs), "{}", ours.name);

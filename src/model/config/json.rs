@@ -1,0 +1,238 @@
+//! config.json and generation_config.json.
+//!
+//! Sampling values in generation_config.json are library defaults (`origin`, temperature 0) and not
+//! the authors' recipe, so only its token ids are used.
+
+use serde::Deserialize;
+
+use super::{Config, ConfigError, Stated, check};
+use crate::model::arch::Family;
+
+#[derive(Deserialize)]
+struct RawConfig {
+    model_type: String,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    vocab_size: usize,
+    rms_norm_eps: f64,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<serde_json::Value>,
+    tie_word_embeddings: Option<bool>,
+    max_position_embeddings: usize,
+    #[serde(default = "default_hidden_act")]
+    hidden_act: String,
+    #[serde(default)]
+    use_sliding_window: bool,
+    #[serde(flatten)]
+    tokens: TokenIds,
+}
+
+fn default_hidden_act() -> String {
+    "silu".into()
+}
+
+/// Special token ids, as both JSON files spell them.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+struct TokenIds {
+    mask_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+    pad_token_id: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![id],
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks config.json.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key at fault.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let raw: RawConfig = parse("config.json", json)?;
+        let Some(family) = Family::of_model_type(&raw.model_type) else {
+            let found = raw.model_type;
+            return Err(ConfigError::UnknownArchitecture { found });
+        };
+        let stated = Stated {
+            family,
+            hidden_size: raw.hidden_size,
+            intermediate_size: raw.intermediate_size,
+            num_hidden_layers: raw.num_hidden_layers,
+            num_attention_heads: raw.num_attention_heads,
+            num_key_value_heads: raw.num_key_value_heads,
+            head_dim: raw.head_dim,
+            vocab_size: raw.vocab_size,
+            rms_norm_eps: raw.rms_norm_eps,
+            rope_theta: raw.rope_theta,
+            tie_word_embeddings: raw
+                .tie_word_embeddings
+                .unwrap_or(family.tie_word_embeddings),
+            max_position_embeddings: raw.max_position_embeddings,
+        };
+        let mut config = stated.check(|key| key)?;
+        check(
+            "hidden_act",
+            &raw.hidden_act,
+            raw.hidden_act == "silu",
+            || "\"silu\"".into(),
+        )?;
+        let scaling = raw.rope_scaling.unwrap_or_default();
+        check("rope_scaling", &scaling, scaling.is_null(), || {
+            "null".into()
+        })?;
+        check(
+            "use_sliding_window",
+            raw.use_sliding_window,
+            !raw.use_sliding_window,
+            || "false".into(),
+        )?;
+        config.add_token_ids(raw.tokens)?;
+        Ok(config)
+    }
+
+    /// Adds the token ids of generation_config.json where config.json has none, and its
+    /// end-of-text ids to those of config.json.
+    ///
+    /// # Errors
+    /// When the JSON is malformed or an id is not below `vocab_size`.
+    pub fn add_generation_config(&mut self, json: &[u8]) -> Result<(), ConfigError> {
+        self.add_token_ids(parse("generation_config.json", json)?)
+    }
+
+    fn add_token_ids(&mut self, ids: TokenIds) -> Result<(), ConfigError> {
+        self.mask_token_id = self.mask_token_id.or(ids.mask_token_id);
+        self.pad_token_id = self.pad_token_id.or(ids.pad_token_id);
+        for id in ids
+            .eos_token_id
+            .map(OneOrMany::into_vec)
+            .unwrap_or_default()
+        {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
+        self.check_token_ids()
+    }
+
+    fn check_token_ids(&self) -> Result<(), ConfigError> {
+        let eos = self.eos_token_ids.iter().map(|&id| ("eos_token_id", id));
+        let mask = self.mask_token_id.map(|id| ("mask_token_id", id));
+        let pad = self.pad_token_id.map(|id| ("pad_token_id", id));
+        for (key, id) in eos.chain(mask).chain(pad) {
+            check(key, id, (id as usize) < self.vocab_size, || {
+                format!("below vocab_size ({})", self.vocab_size)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(file: &'static str, json: &'a [u8]) -> Result<T, ConfigError> {
+    serde_json::from_slice(json).map_err(|source| ConfigError::Malformed { file, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn diffucoder() -> serde_json::Value {
+        serde_json::json!({
+            "model_type": "Dream", "hidden_size": 3584, "intermediate_size": 18944,
+            "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+            "vocab_size": 152064, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+            "rope_scaling": null, "tie_word_embeddings": false, "max_position_embeddings": 131072,
+            "mask_token_id": 151666, "eos_token_id": 151643, "pad_token_id": 151643,
+        })
+    }
+
+    fn read(json: &serde_json::Value) -> Result<Config, ConfigError> {
+        Config::from_json(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn diffucoder_7b() {
+        let config = read(&diffucoder()).unwrap();
+        assert_eq!((config.head_dim, config.num_key_value_heads), (128, 4));
+        assert_eq!(config.eos_token_ids, [151643]);
+    }
+
+    #[test]
+    fn what_is_refused_names_its_key() {
+        for (key, value, says) in [
+            ("hidden_size", 0.into(), "hidden_size is 0"),
+            (
+                "hidden_size",
+                3585.into(),
+                "a multiple of num_attention_heads (28)",
+            ),
+            ("vocab_size", u64::MAX.into(), "vocab_size"),
+            (
+                "num_key_value_heads",
+                3.into(),
+                "a divisor of num_attention_heads (28)",
+            ),
+            ("num_key_value_heads", 0.into(), "num_key_value_heads is 0"),
+            ("num_hidden_layers", 4_000_000.into(), "from 1 to 1024"),
+            ("rms_norm_eps", (-1.0).into(), "rms_norm_eps"),
+            ("rope_theta", 0.0.into(), "rope_theta is 0"),
+            (
+                "rope_scaling",
+                serde_json::json!({"type": "yarn"}),
+                "rope_scaling",
+            ),
+            ("hidden_act", "gelu".into(), "hidden_act is gelu"),
+            ("use_sliding_window", true.into(), "use_sliding_window"),
+            ("model_type", "llama".into(), "\"llama\" is not supported"),
+            ("mask_token_id", 152064.into(), "below vocab_size (152064)"),
+            (
+                "eos_token_id",
+                serde_json::json!([1, 999_999]),
+                "eos_token_id is 999999",
+            ),
+            ("head_dim", 127.into(), "head_dim is 127"),
+            ("hidden_size", "wide".into(), "config.json"),
+        ] {
+            let mut json = diffucoder();
+            json[key] = value;
+            let error = read(&json).unwrap_err().to_string();
+            assert!(error.contains(says), "{key}: {error}");
+        }
+        assert!(matches!(
+            Config::from_json(b"{"),
+            Err(ConfigError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn generation_config_adds_ids_and_nothing_else() {
+        let mut config = read(&diffucoder()).unwrap();
+        config.mask_token_id = None;
+        let json = br#"{"mask_token_id": 9, "pad_token_id": 3, "eos_token_id": [151643, 7], "temperature": 0.0}"#;
+        config.add_generation_config(json).unwrap();
+        assert_eq!(config.mask_token_id, Some(9));
+        assert_eq!(config.pad_token_id, Some(151643));
+        assert_eq!(config.eos_token_ids, [151643, 7]);
+        assert!(
+            config
+                .add_generation_config(br#"{"mask_token_id": -1}"#)
+                .is_err()
+        );
+    }
+}

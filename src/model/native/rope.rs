@@ -1,0 +1,35 @@
+//! Rotary position embedding, the half-rotation kind (`rotate_half` in the reference).
+
+/// The angles of the longest canvas so far.
+pub(super) struct Rope {
+    inv_freq: Vec<f32>,     // [E / 2]
+    cos_sin: Vec<[f32; 2]>, // [positions, E / 2]
+}
+
+impl Rope {
+    pub fn new(inv_freq: Vec<f32>) -> Self {
+        Self {
+            inv_freq,
+            cos_sin: Vec::new(),
+        }
+    }
+
+    /// Makes the angles of the positions `0..len`, in float32 as the reference does.
+    pub fn reserve(&mut self, len: usize) {
+        for position in self.cos_sin.len() / self.inv_freq.len()..len {
+            let angles = self.inv_freq.iter().map(|freq| position as f32 * freq);
+            self.cos_sin
+                .extend(angles.map(|angle| [angle.cos(), angle.sin()]));
+        }
+    }
+
+    /// Rotates a head `[E]` and scales it.
+    pub fn rotate(&self, position: usize, scale: f32, head: &mut [f32]) {
+        let half = self.inv_freq.len();
+        let (first, second) = head.split_at_mut(half);
+        let angles = &self.cos_sin[position * half..][..half];
+        for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(angles) {
+            (*a, *b) = (scale * (*a * cos - *b * sin), scale * (*b * cos + *a * sin));
+        }
+    }
+}
