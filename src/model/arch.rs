@@ -10,7 +10,6 @@
 
 use self::Size::{D, F, Kv, Q, V};
 use self::When::{Always, QkvBias, Untied};
-use crate::model::config::Config;
 
 /// What all models of a kind have in common and their files do not always say.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,29 +97,21 @@ pub(super) const GGUF_LM_HEAD: &str = "output.weight";
 const CHECKPOINT_LAYER: &str = "model.layers.";
 const GGUF_LAYER: &str = "blk.";
 
-/// A tensor of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Name in checkpoints.
-    pub name: String,
-    /// Name in GGUF files.
-    pub gguf_name: String,
-    /// Rows first.
-    pub shape: Vec<usize>,
-}
-
 /// A line of the table.
-struct Row {
+pub(super) struct Row {
     name: &'static str,      // in checkpoints, behind `model.layers.N.` in a layer
     gguf_name: &'static str, // behind `blk.N.` in a layer
-    shape: &'static [Size],
-    when: When,
-    in_layer: bool,
+    /// Rows first.
+    pub shape: &'static [Size],
+    /// Which models have it.
+    pub when: When,
+    /// Whether each layer has one.
+    pub in_layer: bool,
 }
 
 /// A dimension of a tensor.
 #[derive(Clone, Copy)]
-enum Size {
+pub(super) enum Size {
     D,  // residual stream
     F,  // feed-forward layer
     V,  // vocabulary
@@ -129,7 +120,7 @@ enum Size {
 }
 
 /// Which models have a tensor.
-enum When {
+pub(super) enum When {
     Always,
     QkvBias,
     Untied,
@@ -169,7 +160,7 @@ const fn layer(
 
 /// All tensors, in the order of the computation.
 #[rustfmt::skip] // one line each
-static TENSORS: [Row; 15] = [
+pub(super) static TENSORS: [Row; 15] = [
     once(EMBED_TOKENS, GGUF_EMBED_TOKENS, &[V, D], Always),
     layer("input_layernorm.weight", "attn_norm.weight", &[D], Always),
     layer("self_attn.q_proj.weight", "attn_q.weight", &[Q, D], Always),
@@ -186,28 +177,6 @@ static TENSORS: [Row; 15] = [
     once("model.norm.weight", "output_norm.weight", &[D], Always),
     once(LM_HEAD, GGUF_LM_HEAD, &[V, D], Untied),
 ];
-
-/// The tensors of a model, in the order of the computation.
-pub fn tensors(config: &Config) -> impl Iterator<Item = TensorSpec> {
-    let parts = TENSORS.chunk_by(|a, b| a.in_layer == b.in_layer);
-    parts.flat_map(move |rows| {
-        let repeats = if rows[0].in_layer {
-            config.num_hidden_layers
-        } else {
-            1
-        };
-        (0..repeats).flat_map(move |layer| {
-            let rows = rows.iter().filter(move |row| row.when.holds(config));
-            rows.map(move |row| row.spec(config, layer))
-        })
-    })
-}
-
-/// The tensor that a checkpoint may hold though the network does without: some exports write a
-/// shared table twice.
-pub(super) fn spare_tensor(config: &Config) -> Option<&'static str> {
-    config.tie_word_embeddings.then_some(LM_HEAD)
-}
 
 /// The checkpoint's name of a GGUF tensor: `blk.3.attn_q.weight` is
 /// `model.layers.3.self_attn.q_proj.weight`. `None` for a tensor that no network here has.
@@ -229,19 +198,21 @@ pub fn checkpoint_name(gguf: &str) -> Option<String> {
             .filter(|n: &usize| n.to_string() == digits)?,
         None => 0,
     };
-    Some(row.name_in(CHECKPOINT_LAYER, layer, row.name))
+    Some(row.name(layer))
 }
 
 impl Row {
-    fn spec(&self, config: &Config, layer: usize) -> TensorSpec {
-        TensorSpec {
-            name: self.name_in(CHECKPOINT_LAYER, layer, self.name),
-            gguf_name: self.name_in(GGUF_LAYER, layer, self.gguf_name),
-            shape: self.shape.iter().map(|size| size.of(config)).collect(),
-        }
+    /// Its name in checkpoints.
+    pub fn name(&self, layer: usize) -> String {
+        self.in_layer_of(CHECKPOINT_LAYER, layer, self.name)
     }
 
-    fn name_in(&self, prefix: &str, layer: usize, name: &str) -> String {
+    /// Its name in GGUF files.
+    pub fn gguf_name(&self, layer: usize) -> String {
+        self.in_layer_of(GGUF_LAYER, layer, self.gguf_name)
+    }
+
+    fn in_layer_of(&self, prefix: &str, layer: usize, name: &str) -> String {
         match self.in_layer {
             true => format!("{prefix}{layer}.{name}"),
             false => name.into(),
@@ -249,152 +220,9 @@ impl Row {
     }
 }
 
-impl Size {
-    fn of(self, config: &Config) -> usize {
-        match self {
-            D => config.hidden_size,
-            F => config.intermediate_size,
-            V => config.vocab_size,
-            Q => config.num_attention_heads * config.head_dim,
-            Kv => config.num_key_value_heads * config.head_dim,
-        }
-    }
-}
-
-impl When {
-    fn holds(&self, config: &Config) -> bool {
-        match self {
-            Always => true,
-            QkvBias => config.family.qkv_bias,
-            Untied => !config.tie_word_embeddings,
-        }
-    }
-}
-
-impl Config {
-    /// Number of parameters, for size estimates.
-    pub fn parameters(&self) -> usize {
-        tensors(self).map(|tensor| tensor.elements()).sum()
-    }
-
-    /// Weights that each row of a pass is multiplied with: all matrices, but of the embedding table
-    /// it takes one row, unless that is the output head too.
-    pub fn multiplied_weights(&self) -> usize {
-        tensors(self)
-            .filter(|tensor| tensor.shape.len() == 2)
-            .filter(|tensor| self.tie_word_embeddings || tensor.name != EMBED_TOKENS)
-            .map(|tensor| tensor.elements())
-            .sum()
-    }
-
-    /// The tensor that the output head is multiplied with, by its name in checkpoints.
-    pub fn head_name(&self) -> &'static str {
-        if self.tie_word_embeddings {
-            EMBED_TOKENS
-        } else {
-            LM_HEAD
-        }
-    }
-}
-
-impl TensorSpec {
-    fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(tied: bool) -> Config {
-        let json = serde_json::json!({
-            "model_type": "Dream", "hidden_size": 3584, "intermediate_size": 18944,
-            "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
-            "vocab_size": 152064, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
-            "tie_word_embeddings": tied, "max_position_embeddings": 131072,
-        });
-        Config::from_json(json.to_string().as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn names_lead_back() {
-        let tensors: Vec<_> = tensors(&config(false)).collect();
-        assert_eq!(tensors.len(), 3 + 28 * 12);
-        for tensor in &tensors {
-            assert_eq!(
-                checkpoint_name(&tensor.gguf_name).as_ref(),
-                Some(&tensor.name)
-            );
-        }
-        assert_eq!(
-            checkpoint_name("blk.27.attn_output.weight").unwrap(),
-            "model.layers.27.self_attn.o_proj.weight"
-        );
-        for name in [
-            "",
-            "blk.",
-            "blk.1",
-            "blk.+1.attn_q.weight",
-            "blk.01.attn_q.weight",
-            "blk.1.attn_q.scale",
-            "blk.1.attn_output.bias",
-            "blk.1.output.weight",
-            "attn_q.weight",
-            "rope_freqs.weight",
-            "blk.99999999999999999999.attn_q.weight",
-            "model.norm.weight",
-        ] {
-            assert_eq!(checkpoint_name(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn tensors_follow_the_computation_and_the_configuration() {
-        let names = |config: &Config| -> Vec<String> { tensors(config).map(|t| t.name).collect() };
-        let untied = names(&config(false));
-        assert_eq!(untied[0], EMBED_TOKENS);
-        assert_eq!(untied[1], "model.layers.0.input_layernorm.weight");
-        assert_eq!(untied[28 * 12], "model.layers.27.mlp.down_proj.weight");
-        assert_eq!(untied[28 * 12 + 1..], ["model.norm.weight", LM_HEAD]);
-        assert_eq!(names(&config(true)), untied[..28 * 12 + 2]);
-
-        static UNBIASED: Family = Family {
-            qkv_bias: false,
-            ..family()
-        };
-        let unbiased = names(&Config {
-            family: &UNBIASED,
-            ..config(false)
-        });
-        assert_eq!(unbiased.len(), untied.len() - 28 * 3);
-        assert!(!unbiased.iter().any(|name| name.ends_with("bias")));
-    }
-
-    const fn family() -> Family {
-        Family {
-            model_types: &[],
-            gguf_architecture: "",
-            gguf_aliases: &[],
-            attention: Attention::Full,
-            qkv_bias: true,
-            tie_word_embeddings: false,
-            shift_logits: true,
-        }
-    }
-
-    #[test]
-    fn parameters_of_diffucoder_7b() {
-        let (d, v, layers) = (3584, 152_064, 28);
-        let (untied, tied) = (config(false), config(true));
-        assert_eq!(untied.parameters(), 7_615_616_512); // 15.2 GB in bf16
-        assert_eq!(tied.parameters(), untied.parameters() - v * d);
-        // All parameters but the table, the norms and the biases.
-        let vectors = layers * (2 * d + d + 2 * 512) + d;
-        let multiplied = untied.parameters() - v * d - vectors;
-        assert_eq!(untied.multiplied_weights(), multiplied);
-        assert_eq!(tied.multiplied_weights(), multiplied);
-    }
 
     #[test]
     fn families_by_name() {

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::RmsNorm;
 use rayon::prelude::*;
 
-use super::arch::{self, EMBED_TOKENS, LM_HEAD};
+use super::arch::{EMBED_TOKENS, LM_HEAD};
 use super::config::Config;
 use super::device::Storage;
 use super::embedding::Embedding;
@@ -37,7 +37,7 @@ impl<'a> Loader<'a> {
         target: &'a Target,
         on_load: OnLoad<'a>,
     ) -> Self {
-        let shapes = arch::tensors(config).map(|tensor| (tensor.name, tensor.shape));
+        let shapes = config.tensors().map(|tensor| (tensor.name, tensor.shape));
         Self {
             shapes: shapes.collect(),
             config,
@@ -105,7 +105,7 @@ impl<'a> Loader<'a> {
 
     /// Ends the loading: every tensor must have been asked for.
     pub fn finish(mut self) -> Result<()> {
-        if let Some(name) = arch::spare_tensor(self.config) {
+        if let Some(name) = self.config.spare_tensor() {
             self.checkpoint.ignore(name);
         }
         self.checkpoint.finish()

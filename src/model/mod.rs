@@ -19,6 +19,7 @@ mod native;
 pub mod quantize;
 pub mod synthetic;
 mod tensor;
+pub mod tensors;
 mod weight;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::weights::{Checkpoint, WeightsError};
 pub struct Model {
     network: Network,
     shift_logits: bool,
+    cached_ids: Vec<Option<u32>>, // tokens with which keys and values were computed
 }
 
 enum Network {
@@ -100,6 +102,7 @@ impl Model {
         Ok(Self {
             network: Network::native(Arc::new(weights)),
             shift_logits: config.shift_logits,
+            cached_ids: Vec::new(),
         })
     }
 
@@ -119,6 +122,7 @@ impl Model {
         Ok(Self {
             network: Network::tensor(Arc::new(weights)),
             shift_logits: config.shift_logits,
+            cached_ids: Vec::new(),
         })
     }
 
@@ -132,6 +136,7 @@ impl Model {
         Self {
             network,
             shift_logits: self.shift_logits,
+            cached_ids: Vec::new(),
         }
     }
 
@@ -153,6 +158,11 @@ impl Model {
 
     fn run(&mut self, pass: &Pass<'_>, shift: usize, logits: &mut Vec<f32>) -> Result<usize> {
         let rows = Rows::of(pass, shift);
+        let longest = self.cached_ids.len().max(pass.ids.len());
+        self.cached_ids.resize(longest, None);
+        for &position in &rows.positions {
+            self.cached_ids[position] = None; // until the pass is done
+        }
         match &mut self.network {
             Network::Native(weights, state) => weights.forward(state, pass.ids, &rows, logits)?,
             Network::Tensor(weights, state) => {
@@ -160,6 +170,9 @@ impl Model {
                 let output = output.to_dtype(DType::F32)?;
                 *logits = output.flatten_all()?.to_vec1()?;
             }
+        }
+        for &position in &rows.positions {
+            self.cached_ids[position] = Some(pass.ids[position]);
         }
         Ok(rows.positions.len())
     }
@@ -204,6 +217,10 @@ impl Denoiser for Model {
 
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize> {
         self.run(pass, usize::from(self.shift_logits), logits)
+    }
+
+    fn cached_ids(&self) -> &[Option<u32>] {
+        &self.cached_ids
     }
 }
 

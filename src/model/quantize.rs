@@ -12,7 +12,6 @@ use candle_core::Tensor;
 use candle_core::quantized::QTensor;
 use rayon::prelude::*;
 
-use super::arch;
 use super::config::{Config, metadata};
 use crate::kernels::Format;
 use crate::weights::gguf::export::{Description, ExportError};
@@ -159,7 +158,7 @@ fn plan(
     mut weights: Checkpoint,
 ) -> Result<Vec<Planned>, WeightsError> {
     let mut planned = Vec::new();
-    for tensor in arch::tensors(config) {
+    for tensor in config.tensors() {
         let source = weights.take_stored(&tensor.name, &tensor.shape)?;
         let is_head = tensor.name == config.head_name();
         let format = to.and_then(|to| choose(to, is_head, &tensor.shape));
@@ -173,7 +172,7 @@ fn plan(
             source,
         });
     }
-    if let Some(name) = arch::spare_tensor(config) {
+    if let Some(name) = config.spare_tensor() {
         weights.ignore(name);
     }
     weights.finish()?;

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use candle_core::DType;
 
 use crate::kernels::Format;
-use crate::model::arch::{self, TensorSpec};
 use crate::model::config::Config;
+use crate::model::tensors::TensorSpec;
 use crate::weights::{Bytes, Checkpoint, Extent, Stored, WeightsError};
 
 /// Spread of the weights.
@@ -23,7 +23,7 @@ impl Checkpoint {
     /// # Errors
     /// None that a valid configuration causes.
     pub fn synthetic(config: &Config, format: Option<Format>) -> Result<Self, WeightsError> {
-        let tensors: Vec<_> = arch::tensors(config).collect();
+        let tensors: Vec<_> = config.tensors().collect();
         let mut pool = Pool::default();
         for tensor in &tensors {
             pool.reserve(Kind::of(tensor, format), &tensor.shape);

@@ -6,9 +6,10 @@ use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::Denoiser;
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::{Format, Isa};
-use diffucoder::model::arch;
 use diffucoder::model::config::metadata;
 use diffucoder::model::device::Storage;
+use diffucoder::model::arch;
+use diffucoder::model::tensors::TensorSpec;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::weights::Checkpoint;
@@ -75,9 +76,9 @@ fn golden_as_gguf(format: Option<Format>, file: &std::path::Path) {
     );
     let mut tensors = Vec::new();
     let mut data = Vec::new();
-    for arch::TensorSpec {
+    for TensorSpec {
         name, gguf_name, ..
-    } in arch::tensors(config)
+    } in config.tensors()
     {
         let tensor = golden_tensor(&name);
         let dims: Vec<usize> = tensor.dims().iter().rev().copied().collect();

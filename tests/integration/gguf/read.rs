@@ -1,6 +1,6 @@
 //! A file of the Python package: shape, names, tokenizer, and metadata that is refused.
 
-use diffucoder::model::arch::{self, DREAM};
+use diffucoder::model::arch::DREAM;
 use diffucoder::model::config::Config;
 use diffucoder::weights::gguf::{
     Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, TensorDescription, Value,
@@ -58,7 +58,7 @@ fn its_shape_and_names() {
     );
     let found: Vec<&str> = file.tensors().iter().map(|tensor| tensor.name).collect();
     let config = Config::from_gguf(&file).unwrap();
-    let mut expected: Vec<_> = arch::tensors(&config).map(|t| t.gguf_name).collect();
+    let mut expected: Vec<_> = config.tensors().map(|t| t.gguf_name).collect();
     assert_eq!(found.len(), expected.len());
     expected.retain(|name| !found.contains(&name.as_str()));
     assert!(expected.is_empty(), "{expected:?}");
