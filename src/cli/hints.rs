@@ -109,7 +109,9 @@ mod tests {
                     is_attribute =
                         punct.as_char() == '#' || (follows_hash && punct.as_char() == '!');
                 }
-                TokenTree::Group(group) if follows_hash && group.to_string() == "[cfg(test)]" => {
+                TokenTree::Group(group)
+                    if follows_hash && group.to_string().replace(' ', "") == "[cfg(test)]" =>
+                {
                     // The item that it stands before, to its body or semicolon.
                     let is_end = |token: &TokenTree| match token {
                         TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
