@@ -54,8 +54,7 @@ impl Defaults {
     pub fn load(cli: &Command, typed: &ArgMatches) -> anyhow::Result<Self> {
         let mut defaults = Self::default();
         let name = typed.subcommand_name().unwrap_or_default();
-        let has_settable =
-            |command: &Command| command.get_arguments().any(|arg| can_have_default(arg));
+        let has_settable = |command: &Command| command.get_arguments().any(can_have_default);
         if name != "config" && !cli.find_subcommand(name).is_some_and(has_settable) {
             return Ok(defaults);
         }
