@@ -37,8 +37,7 @@ impl AtomicError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Exists { .. } => Some("give another name, or --force to replace it".into()),
-            Self::Io { .. } => None,
+            Self::Exists { .. } | Self::Io { .. } => None,
             Self::Changed { .. } => Some("run it again on the new contents".into()),
         }
     }

@@ -46,19 +46,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the user can do about it.
+    /// What the user can do about it, where that does not depend on the program round the library.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Hub(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Tokenizer(error) => error.hint(),
             Self::Chat(error) => error.hint(),
-            Self::Device(error) => error.hint(),
             Self::Weights(error) => error.hint(),
             Self::Quantize(error) => error.hint(),
             Self::Write(error) => error.hint(),
-            Self::Request(_) => None,
-            Self::Generate(error) => error.hint(),
+            Self::Device(_) | Self::Request(_) | Self::Generate(_) => None,
         }
     }
 }

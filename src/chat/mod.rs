@@ -74,8 +74,7 @@ impl ChatError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Tokenizer(error) => error.hint(),
-            Self::Thread(_) | Self::NoStandIn => None,
-            _ => Some("--raw gives the prompt to the model without the chat template".into()),
+            _ => None,
         }
     }
 }

@@ -1,11 +1,10 @@
-//! The command line: clap types, one file a command, and the exit codes.
-//!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (`--check`),
-//! 130 interrupted.
+//! The command line: clap types, one file a command, and what is shown of failures.
 
 mod args;
 mod commands;
 mod defaults;
+mod exit;
+mod hints;
 mod json;
 mod runner;
 mod terminal;
@@ -17,9 +16,10 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use args::{check, sampling};
+use args::sampling;
 use commands::{batch, bench, config, doctor, generate, infill, models, quantize, report, shell};
 use defaults::{Defaults, layers};
+use exit::Exit;
 use terminal::ui::{self, Ui};
 use usage::UsageError;
 
@@ -87,62 +87,47 @@ enum Command {
 
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    match run(&matches) {
-        Ok(()) => ExitCode::SUCCESS,
+    let exit = match run() {
+        Ok(()) => Exit::Done,
         Err(error) => {
-            let usage = error.downcast_ref::<UsageError>();
-            let unparsed = error.downcast_ref::<check::DoesNotParse>();
-            let failure = error.downcast_ref::<diffucoder::Error>();
-            let (code, hint) = match (usage, unparsed) {
-                (Some(usage), _) => (2, usage.hint.clone()),
-                (None, Some(unparsed)) => (3, unparsed.hint()),
-                (None, None) => (1, failure.and_then(diffucoder::Error::hint)),
-            };
+            let (exit, hint) = exit::of(&error);
             ui::print_error(&error, hint.as_deref());
-            ExitCode::from(code)
+            exit
         }
-    }
+    };
+    exit.into()
 }
 
-fn run(typed: &ArgMatches) -> anyhow::Result<()> {
+fn run() -> anyhow::Result<()> {
     ui::exit_on_interrupt()?;
     let command = Cli::command();
-    let name = typed.subcommand_name().unwrap_or_default();
-    let takes_defaults = name == "config"
-        || command
-            .find_subcommand(name)
-            .is_some_and(defaults::has_settable);
-    let defaults = match takes_defaults {
-        true => {
-            let file = typed.get_one::<PathBuf>("config");
-            Defaults::load(&command, file.map(PathBuf::as_path))?
-        }
-        false => Defaults::default(),
+    let typed = command.clone().get_matches();
+    let defaults = Defaults::load(&command, &typed)?;
+    // The arguments say where defaults are and which of them step back, and only clap can tell
+    // `--config FILE` from a prompt that looks like it: so they are parsed again, if there are any.
+    let matches = match defaults.is_empty() {
+        true => typed.clone(),
+        false => defaults.apply(command.clone(), &typed).get_matches(),
     };
-    run_with(&defaults, &command, typed).map_err(|error| match error.downcast::<UsageError>() {
-        Ok(error) => defaults.blame(error, &command, typed).into(),
+    dispatch(&defaults, &command, &matches).map_err(|error| match error.downcast::<UsageError>() {
+        Ok(error) => defaults.blame(error, &command, &typed).into(),
         Err(error) => error,
     })
 }
 
-fn run_with(
+fn dispatch(
     defaults: &Defaults,
     command: &clap::Command,
-    typed: &ArgMatches,
+    matches: &ArgMatches,
 ) -> anyhow::Result<()> {
-    // The values were checked, so this parses as what was typed did.
-    let matches = defaults.apply(command.clone(), typed).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     let ui = Ui::new(cli.quiet);
     match cli.command {
         Command::Generate(args) => generate::run(&args, &ui),
         Command::Infill(args) => infill::run(&args, &ui),
         Command::Batch(args) => {
             let sampling = sampling::SamplingArgs::augment_args(clap::Command::new("sampling"));
-            let matches = matches
-                .subcommand()
-                .map_or(&matches, |(_, matches)| matches);
+            let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
             let given = layers::given(&sampling, matches, &defaults.values());
             batch::run(&args, given, &ui)
         }

@@ -89,18 +89,6 @@ pub enum GenerateError<E: std::error::Error + 'static> {
     },
 }
 
-impl<E: std::error::Error + 'static> GenerateError<E> {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Model(_) => None,
-            Self::NotFinite { .. } => {
-                Some("the weights are damaged, or --dtype f16 overflows: try f32 or bf16".into())
-            }
-        }
-    }
-}
-
 /// Fills the masks of `canvas`.
 ///
 /// # Errors

@@ -147,19 +147,6 @@ impl HubError {
                     "accept the licence at {endpoint}/{repo}, then {token}"
                 ));
             }
-            Self::NoConversion { alias } => {
-                return Some(format!(
-                    "make one: diffucoder quantize --model {alias} --to q4_k -o {alias}-q4_k.gguf"
-                ));
-            }
-            Self::ChooseGguf { files, .. } => {
-                return Some(format!("choose one with --file: {}", files.join(", ")));
-            }
-            Self::NoSuchGguf { files, .. } if !files.is_empty() => {
-                let files = files.join(", ");
-                return Some(format!("it has {files}: give one whole name with --file"));
-            }
-            Self::NoSuchGguf { .. } => "leave --file out",
             Self::BadModelId { .. } => "on the Hub: owner/name; put ./ before a folder",
             Self::BadRevision { .. } => "give a name such as main or v1.0, or a commit's 40 digits",
             Self::BadEndpoint { .. } => {
@@ -179,15 +166,7 @@ impl HubError {
             Self::RepoNotFound { .. } => {
                 "check the spelling; if it is private, set HF_TOKEN to a token that may read it"
             }
-            Self::RevisionNotFound { .. } => "leave --revision out for the newest version",
             Self::FileNotFound { .. } => "the model may be in a form that this program cannot read",
-            Self::Unreachable {
-                model_is_cached: true,
-                ..
-            } => "the model is in the cache: add --offline to use it as it is",
-            Self::Unreachable { .. } => {
-                "check the network and HTTPS_PROXY; `--model tiny` needs no download"
-            }
             Self::Untrusted { .. } => {
                 "if a proxy opens TLS here, let SSL_CERT_FILE (or REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE) name a file with \
                  its CA's certificate, or add that to the system's store"
@@ -200,12 +179,16 @@ impl HubError {
             Self::Redirected { .. } => {
                 "set HF_ENDPOINT to the address where the model hub itself answers"
             }
+            // What to do about these is up to the program: it knows which file and version it wants.
+            Self::NoConversion { .. }
+            | Self::ChooseGguf { .. }
+            | Self::NoSuchGguf { .. }
+            | Self::RevisionNotFound { .. }
+            | Self::Unreachable { .. }
+            | Self::NotCached { .. } => return None,
             Self::ServerStatus { status: 429, .. } => "wait a few minutes, or set HF_TOKEN",
             Self::ServerStatus { .. } => "try again later; what has arrived is kept",
             Self::BadAnswer { .. } => "check HF_ENDPOINT and any proxy between here and the Hub",
-            Self::NotCached { .. } => {
-                "run once without --offline to download it; `--model tiny` needs no download"
-            }
             Self::BrokenTransfer { .. } => {
                 "run the same command again: it resumes what has arrived"
             }

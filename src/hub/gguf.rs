@@ -64,8 +64,12 @@ mod tests {
 
     fn chosen(files: &[&str], wanted: Option<&str>) -> Result<Option<String>, String> {
         let files: Vec<String> = files.iter().map(ToString::to_string).collect();
-        choose("o/r", &files, wanted)
-            .map_err(|error| format!("{error}; {}", error.hint().unwrap_or_default()))
+        choose("o/r", &files, wanted).map_err(|error| match &error {
+            HubError::ChooseGguf { files, .. } | HubError::NoSuchGguf { files, .. } => {
+                format!("{error}: {files:?}")
+            }
+            _ => error.to_string(),
+        })
     }
 
     #[test]
@@ -85,15 +89,15 @@ mod tests {
         }
         assert_eq!(
             chosen(&files, Some("q4_k_m")),
-            Err("o/r has no single GGUF file q4_k_m; \
-                it has M.Q4_K_M.gguf, M.i1-Q4_K_M.gguf: give one whole name with --file"
+            Err("o/r has no single GGUF file q4_k_m: \
+                [\"M.Q4_K_M.gguf\", \"M.i1-Q4_K_M.gguf\"]"
                 .into())
         );
         // Not the end of a longer name: k_m is no quantisation.
         assert!(chosen(&["M-Q4_K_M.gguf"], Some("4_k_m")).is_err());
         assert_eq!(
             chosen(&["model.safetensors"], Some("q8_0")),
-            Err("o/r has no GGUF file; leave --file out".into())
+            Err("o/r has no GGUF file: []".into())
         );
     }
 
@@ -106,7 +110,7 @@ mod tests {
         }
         assert_eq!(
             chosen(&["b.gguf", "a.gguf"], None),
-            Err("o/r holds 2 GGUF files; choose one with --file: a.gguf, b.gguf".into())
+            Err("o/r holds 2 GGUF files: [\"a.gguf\", \"b.gguf\"]".into())
         );
     }
 }

@@ -93,34 +93,32 @@ pub enum DeviceError {
         source: Box<candle_core::Error>,
     },
     /// The weights are larger than the free memory.
-    #[error("the weights need {needed_gb:.1} GB of memory as {form}, and {free_gb:.1} GB are free")]
+    #[error(
+        "the weights need {:.1} GB of memory as {}, and {:.1} GB are free",
+        *needed_bytes as f64 / 1e9, storage.in_words(), *free_bytes as f64 / 1e9
+    )]
     TooLarge {
-        /// 10^9 bytes the weights take.
-        needed_gb: f64,
-        /// 10^9 bytes free.
-        free_gb: f64,
-        /// Their form.
-        form: String,
-        /// What would fit.
-        remedy: String,
+        /// What the weights take.
+        needed_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+        /// The smallest form that was asked for.
+        storage: Storage,
+        /// The largest quantized form that would fit.
+        fitting: Option<Quantized>,
     },
     /// Weights are quantized for the CPU's kernels.
-    #[error("--quant quantises for the CPU, not for a GPU")]
+    #[error("weights are quantized for the CPU, not for a GPU")]
     QuantisesOnCpu,
 }
 
-impl DeviceError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NotCompiled { feature, .. } => Some(format!(
-                "build with `cargo build --release --features {feature}`, or leave --device at auto"
-            )),
-            Self::Unavailable { .. } => Some("--device cpu always works".into()),
-            Self::TooLarge { remedy, .. } => Some(remedy.clone()),
-            Self::QuantisesOnCpu => Some("--dtype bf16 or f16 halves the memory on a GPU".into()),
-        }
-    }
+/// A quantized form of a model's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantized {
+    /// Format of the blocks.
+    pub format: Format,
+    /// Memory that the weights take.
+    pub bytes: u64,
 }
 
 impl DeviceChoice {
@@ -244,16 +242,9 @@ impl Storage {
         match candidates.iter().find(|storage| fits(storage)) {
             Some(storage) => Ok(*storage),
             None => {
-                let (needed_bytes, form) = candidates.last().map_or((0, String::new()), |last| {
-                    (last.bytes(parameters), last.to_string())
-                });
-                Err(too_large(
-                    needed_bytes,
-                    form,
-                    parameters,
-                    free_bytes,
-                    "--quant",
-                ))
+                let smallest = candidates[candidates.len() - 1];
+                let needed_bytes = smallest.bytes(parameters);
+                Err(smallest.too_large(needed_bytes, parameters, free_bytes))
             }
         }
     }
@@ -270,14 +261,39 @@ impl Storage {
         if free_bytes.is_none_or(|free| needed_bytes < free) {
             return Ok(Self::AsStored);
         }
-        let form = "they are stored".to_owned();
-        Err(too_large(
+        Err(Self::AsStored.too_large(needed_bytes, parameters, free_bytes))
+    }
+
+    /// The error that `needed_bytes` for `parameters` weights in this form are not free.
+    fn too_large(
+        self,
+        needed_bytes: u64,
+        parameters: usize,
+        free_bytes: Option<u64>,
+    ) -> DeviceError {
+        let free_bytes = free_bytes.unwrap_or_default();
+        let quantized = |format| Quantized {
+            format,
+            bytes: Self::Quantised(format).bytes(parameters),
+        };
+        let fits = |form: &Quantized| form.bytes < free_bytes && form.bytes < needed_bytes;
+        DeviceError::TooLarge {
             needed_bytes,
-            form,
-            parameters,
             free_bytes,
-            "a GGUF file in",
-        ))
+            storage: self,
+            fitting: [Format::Q8_0, Format::Q4_0]
+                .map(quantized)
+                .into_iter()
+                .find(fits),
+        }
+    }
+
+    /// What follows "as" in a sentence about the weights.
+    fn in_words(self) -> String {
+        match self {
+            Self::AsStored => "they are stored".into(),
+            Self::Dense(_) | Self::Quantised(_) => self.to_string(),
+        }
     }
 
     /// Memory that `parameters` weights take.
@@ -288,28 +304,6 @@ impl Storage {
             Self::AsStored => 0,
         };
         bytes as u64
-    }
-}
-
-/// The error, with the largest quantization that would fit; `get` is how to have it.
-fn too_large(
-    needed_bytes: u64,
-    form: String,
-    parameters: usize,
-    free_bytes: Option<u64>,
-    get: &str,
-) -> DeviceError {
-    let free = free_bytes.unwrap_or_default();
-    let smaller = [Format::Q8_0, Format::Q4_0].into_iter().find_map(|format| {
-        let bytes = Storage::Quantised(format).bytes(parameters);
-        let fits = bytes < free && bytes < needed_bytes;
-        fits.then(|| format!("{get} {format} takes {:.1} GB", bytes as f64 / 1e9))
-    });
-    DeviceError::TooLarge {
-        needed_gb: needed_bytes as f64 / 1e9,
-        free_gb: free as f64 / 1e9,
-        form,
-        remedy: smaller.unwrap_or_else(|| "--model tiny needs almost nothing".into()),
     }
 }
 
@@ -359,16 +353,19 @@ mod tests {
             (DeviceChoice::Cuda(0), "cuda"),
             (DeviceChoice::Metal, "metal"),
         ] {
-            let error = choice.open().unwrap_err();
-            assert!(
-                error
-                    .hint()
-                    .unwrap()
-                    .contains(&format!("--features {feature}")),
-                "{error}"
-            );
+            match choice.open().unwrap_err() {
+                DeviceError::NotCompiled { feature: named, .. } => assert_eq!(named, feature),
+                error => panic!("{error}"),
+            }
         }
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+    }
+
+    fn fitting(error: &DeviceError) -> Option<(Format, u64)> {
+        match error {
+            DeviceError::TooLarge { fitting, .. } => fitting.map(|form| (form.format, form.bytes)),
+            error => panic!("{error}"),
+        }
     }
 
     #[test]
@@ -392,9 +389,9 @@ mod tests {
             error.to_string(),
             "the weights need 28.0 GB of memory as f32, and 21.5 GB are free"
         );
-        assert_eq!(error.hint().unwrap(), "--quant q8_0 takes 7.4 GB");
+        assert_eq!(fitting(&error), Some((Format::Q8_0, 7_437_500_000)));
         let error = choose(Precision::Auto, Quantisation::Auto, Some(3)).unwrap_err();
-        assert_eq!(error.hint().unwrap(), "--model tiny needs almost nothing");
+        assert_eq!(fitting(&error), None);
     }
 
     #[test]
@@ -406,6 +403,6 @@ mod tests {
             error.to_string(),
             "the weights need 8.0 GB of memory as they are stored, and 6.0 GB are free"
         );
-        assert_eq!(error.hint().unwrap(), "a GGUF file in q4_0 takes 3.9 GB");
+        assert_eq!(fitting(&error), Some((Format::Q4_0, 3_937_500_000)));
     }
 }

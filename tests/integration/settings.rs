@@ -143,6 +143,17 @@ fn mistakes_are_named_with_file_and_line() {
     assert!(steps(&[]).contains("hint: --steps comes from "));
     assert!(steps(&[]).contains("c.toml:2; -n/"));
     assert!(!steps(&["--steps", "30"]).contains("comes from"));
+    // So is the model, which the message calls by its name and not by its flag.
+    let output = diffucoder(&["generate", "-p", "x", "--revision", "v1"])
+        .env("DIFFUCODER_MODEL", "tiny")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: --revision is for models on the Hub, which tiny is not\n\
+         hint: --model comes from DIFFUCODER_MODEL\n"
+    );
     let output = diffucoder(&["config", "--config", "no-such-file"])
         .output()
         .unwrap();

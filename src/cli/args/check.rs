@@ -68,8 +68,9 @@ impl CheckArgs {
         if !cfg!(feature = "check") {
             return Err(UsageError::with_hint(
                 "this build of diffucoder has no parsers for --check",
-                "build it with them: cargo install --path . --features check (needs a C compiler)",
-            ));
+                "build it with them: `cargo install --path . --features check` (needs a C compiler)",
+            )
+            .about(&["check"]));
         }
         let name = self.language(file);
         let language = Language::named(&name).ok_or_else(|| {
@@ -78,6 +79,7 @@ impl CheckArgs {
                 format!("--check has no parser for {name}"),
                 format!("it has some for {names}"),
             )
+            .about(&["check", "language"])
         })?;
         Ok(Check {
             language: Some(language),
@@ -110,7 +112,8 @@ impl Check {
             false => Err(UsageError::with_hint(
                 "--retries would draw the same text again: at temperature 0 there is no chance",
                 "raise --temperature or --alg-temp",
-            )),
+            )
+            .about(&["retries", "temperature"])),
         }
     }
 

@@ -3,13 +3,15 @@
 use diffucoder::hub::registry::DEFAULT_ALIAS;
 use diffucoder::hub::{HubOptions, ModelSpec};
 
+use crate::cli::hints::hint;
 use crate::cli::usage::UsageError;
 
 /// Which model, and where from.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or a .gguf
-    /// file. An alias or id may end in the quantisation of one of its GGUF files: diffucoder:q4_k_m
+    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or a
+    /// .gguf file. An alias or id may end in the quantisation of one of its GGUF files:
+    /// diffucoder:q4_k_m
     #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
     model: String,
     /// GGUF file of the model on the Hub, in any letter case
@@ -34,9 +36,12 @@ impl ModelArgs {
 
     /// What `--model` names. A name that cannot be one is wrong usage.
     pub fn spec(&self) -> Result<ModelSpec, UsageError> {
-        let mut spec = ModelSpec::parse(&self.model).map_err(|error| UsageError {
-            message: format!("--model: {error}"),
-            hint: error.hint(),
+        let mut spec = ModelSpec::parse(&self.model).map_err(|error| {
+            let refused = UsageError::new(format!("--model: {error}")).about(&["model"]);
+            UsageError {
+                hint: hint(&error.into()),
+                ..refused
+            }
         })?;
         if let Some(file) = &self.file {
             let message = match &mut spec {
@@ -50,14 +55,14 @@ impl ModelArgs {
                     self.model
                 ),
             };
-            return Err(UsageError::new(message));
+            return Err(UsageError::new(message).about(&["file", "model"]));
         }
         if self.revision.is_some() && !matches!(spec, ModelSpec::Hub(_)) {
             let message = format!(
                 "--revision is for models on the Hub, which {} is not",
                 self.model
             );
-            return Err(UsageError::new(message));
+            return Err(UsageError::new(message).about(&["revision", "model"]));
         }
         Ok(spec)
     }

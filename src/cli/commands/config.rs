@@ -4,8 +4,9 @@ use clap::Command;
 use serde::Serialize;
 
 use crate::cli::args::values::Output;
+use crate::cli::defaults::layers::is_switch;
 use crate::cli::defaults::{Defaults, all_settable};
-use crate::cli::terminal::table::table;
+use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::Ui;
 
 /// Flags of `config`.
@@ -40,11 +41,11 @@ pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::
     let row = |arg: &clap::Arg| {
         let name = arg.get_long().unwrap_or_default();
         let (value, source) = match defaults.of(name) {
-            Some((value, source)) => (Some(value.to_string()), source.to_string()),
+            Some(entry) => (Some(entry.value.clone()), entry.source.clone()),
             None => {
                 let built_in = arg.get_default_values().first();
                 let value = built_in.map(|value| value.to_string_lossy().into_owned());
-                let off = crate::cli::defaults::layers::is_switch(arg).then(|| "false".to_string());
+                let off = is_switch(arg).then(|| "false".to_string());
                 (value.or(off), "built in".to_string())
             }
         };
@@ -66,8 +67,10 @@ pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::
                     row.source,
                 ]
             });
-            let lines: Vec<[String; 3]> = std::iter::once(header).chain(cells).collect();
-            ui.result(&table(&lines))?;
+            ui.result(&table(
+                [Align::Left; 3],
+                std::iter::once(header).chain(cells),
+            ))?;
         }
     }
     for variable in &defaults.unknown {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::args::values::Output;
+use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
 use diffucoder::hub::registry::{KnownModel, MODELS, in_repo};
@@ -46,12 +47,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let known = MODELS.iter().flat_map(|model| {
         let whole = Row::known(model, model.hub_id.and_then(find));
         let conversion = model.conversion.as_ref();
-        let quantised = conversion.into_iter().flat_map(move |conversion| {
+        let quantized = conversion.into_iter().flat_map(move |conversion| {
             let row =
-                move |file| Row::quantised(model, conversion.hub_id, file, find(conversion.hub_id));
+                move |file| Row::quantized(model, conversion.hub_id, file, find(conversion.hub_id));
             conversion.files.iter().map(row)
         });
-        std::iter::once(whole).chain(quantised)
+        std::iter::once(whole).chain(quantized)
     });
     let is_other = |found: &&CachedModel| in_repo(found.id.as_str()).is_none();
     let others = in_cache.iter().filter(is_other).map(Row::other);
@@ -59,7 +60,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
         Output::Text => {
-            ui.result(&table(&rows))?;
+            ui.result(&text(&rows))?;
             ui.status(&format!("cache: {}", options.cache_dir.display()));
         }
     }
@@ -84,7 +85,7 @@ impl Row {
     }
 
     /// One GGUF file of a conversion.
-    fn quantised(
+    fn quantized(
         model: &KnownModel,
         hub_id: &str,
         &(quantisation, download_bytes): &(&str, u64),
@@ -123,7 +124,7 @@ fn completeness(found: &CachedModel) -> &'static str {
     }
 }
 
-fn table(rows: &[Row]) -> String {
+fn text(rows: &[Row]) -> String {
     let header = ["MODEL", "SIZE", "LICENCE", "CACHED", "HUB ID"].map(str::to_string);
     let cells = rows.iter().map(|row| {
         [
@@ -137,6 +138,5 @@ fn table(rows: &[Row]) -> String {
             row.id.clone().unwrap_or_else(|| "-".into()),
         ]
     });
-    let lines: Vec<[String; 5]> = std::iter::once(header).chain(cells).collect();
-    crate::cli::terminal::table::table(&lines)
+    table([Align::Left; 5], std::iter::once(header).chain(cells))
 }

@@ -13,8 +13,10 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command};
 use etcetera::BaseStrategy;
+use toml::de::{DeTable, DeValue};
 
 use self::layers::{Values, find, is_switch};
+use crate::cli::hints::hint;
 use crate::cli::usage::UsageError;
 use diffucoder::hub::ModelSpec;
 
@@ -36,22 +38,28 @@ pub struct Defaults {
 
 /// One default.
 #[derive(Debug)]
-struct Entry {
+pub struct Entry {
     name: String,
-    value: String,
+    pub value: String,
     /// For a person: `config.toml:3` or the variable.
-    source: String,
+    pub source: String,
 }
 
 impl Defaults {
-    /// Reads environment and file, and checks every value against the flags of `cli`.
+    /// Reads environment and file, and checks every value against the flags of `cli`. None are
+    /// read for a command that was typed and has no use for them.
     ///
     /// # Errors
     /// Wrong usage with variable or file and line, or a file that cannot be read.
-    pub fn load(cli: &Command, file: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn load(cli: &Command, typed: &ArgMatches) -> anyhow::Result<Self> {
         let mut defaults = Self::default();
+        let name = typed.subcommand_name().unwrap_or_default();
+        let has_settable = |command: &Command| command.get_arguments().any(can_have_default);
+        if name != "config" && !cli.find_subcommand(name).is_some_and(has_settable) {
+            return Ok(defaults);
+        }
         defaults.read_environment(cli)?;
-        let named = file.map(Path::to_path_buf).or_else(|| {
+        let named = typed.get_one::<PathBuf>("config").cloned().or_else(|| {
             env::var_os("DIFFUCODER_CONFIG")
                 .filter(|v| !v.is_empty())
                 .map(Into::into)
@@ -101,7 +109,7 @@ impl Defaults {
             let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
             format!("{}:{line}", path.display())
         };
-        let table = toml::de::DeTable::parse(text).map_err(|error| {
+        let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             UsageError::new(format!("{}: {}", place(at), error.message()))
         })?;
@@ -110,7 +118,6 @@ impl Defaults {
             if settable(cli, &name).is_none() {
                 return Err(unknown_key(cli, &name, &source));
             }
-            use toml::de::DeValue;
             let value = match value.get_ref() {
                 DeValue::String(text) => text.to_string(),
                 DeValue::Integer(number) => number.to_string(),
@@ -130,6 +137,11 @@ impl Defaults {
             });
         }
         Ok(())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.in_file.is_empty() && self.in_environment.is_empty()
     }
 
     /// The command line with these as its defaults, for the arguments that `matches` holds.
@@ -158,23 +170,18 @@ impl Defaults {
         layers::with_defaults(command, &values(&self.in_file), &above)
     }
 
-    /// Wrong usage, with where the flags that it names came from if they were not typed.
+    /// Wrong usage, with where the flags that it is about came from if they were not typed.
     pub fn blame(&self, mut error: UsageError, cli: &Command, matches: &ArgMatches) -> UsageError {
         let (name, matches) = matches.subcommand().unwrap_or(("", matches));
         let command = cli.find_subcommand(name).unwrap_or(cli);
         let typed = layers::given(command, matches, &Values::new());
-        let mut names: Vec<&str> = error
-            .message
-            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
-            .filter_map(|word| word.strip_prefix("--"))
-            .filter(|name| !typed.contains_key(*name))
-            .collect();
-        names.dedup();
-        let sources: Vec<String> = names
-            .into_iter()
-            .filter_map(|name| Some(format!("--{name} comes from {}", self.of(name)?.1)))
-            .collect();
-        let hints = sources.into_iter().chain(error.hint.take());
+        let untyped = error
+            .flags
+            .iter()
+            .filter(|name| !typed.contains_key(**name));
+        let sources = untyped
+            .filter_map(|name| Some(format!("--{name} comes from {}", self.of(name)?.source)));
+        let hints = sources.chain(error.hint.take());
         error.hint = Some(hints.collect::<Vec<_>>().join("; ")).filter(|hint| !hint.is_empty());
         error
     }
@@ -186,10 +193,9 @@ impl Defaults {
     }
 
     /// What a flag that is not typed gets, and from where.
-    pub fn of(&self, name: &str) -> Option<(&str, &str)> {
-        let both = self.in_environment.iter().chain(&self.in_file);
-        let entry = both.into_iter().find(|entry| entry.name == name)?;
-        Some((&entry.value, &entry.source))
+    pub fn of(&self, name: &str) -> Option<&Entry> {
+        let mut both = self.in_environment.iter().chain(&self.in_file);
+        both.find(|entry| entry.name == name)
     }
 }
 
@@ -204,11 +210,6 @@ pub fn all_settable(cli: &Command) -> Vec<&Arg> {
         }
     }
     flags
-}
-
-/// Whether a command has flags that can have defaults.
-pub fn has_settable(command: &Command) -> bool {
-    command.get_arguments().any(can_have_default)
 }
 
 fn can_have_default(arg: &Arg) -> bool {
@@ -236,9 +237,10 @@ fn check(cli: &Command, name: &str, value: &str, source: &str) -> Result<String,
     if name == "model"
         && let Err(error) = ModelSpec::parse(value)
     {
+        let refused = UsageError::new(format!("{source}: {error}"));
         return Err(UsageError {
-            message: format!("{source}: {error}"),
-            hint: error.hint(),
+            hint: hint(&error.into()),
+            ..refused
         });
     }
     let mut commands = cli.get_subcommands();

@@ -117,12 +117,13 @@ impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
 pub fn screen(ui: &Ui) -> Result<Screen, UsageError> {
     if ui.is_quiet() {
         let message = "--watch draws on the terminal, which --quiet forbids";
-        return Err(UsageError::new(message));
+        return Err(UsageError::new(message).about(&["watch", "quiet"]));
     }
     Screen::open().ok_or_else(|| {
         UsageError::with_hint(
             "--watch draws on stderr, which is not a terminal here",
             "leave stderr at the terminal, or record the run with --trace FILE.jsonl",
         )
+        .about(&["watch"])
     })
 }

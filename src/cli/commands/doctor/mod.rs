@@ -5,16 +5,19 @@ use sysinfo::System;
 
 use crate::cli::args::compute;
 use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::hints;
+use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
 use diffucoder::hub::{CachedModel, HubOptions, cached};
 use diffucoder::kernels::limits::{Limits, Meter};
 use diffucoder::kernels::{Format, Isa};
-use diffucoder::model::device::{DeviceChoice, free_memory_bytes};
+use diffucoder::model::device::{DeviceChoice, DeviceError, free_memory_bytes};
 
 /// Weights of the 7B models.
 const PARAMETERS: f64 = 7.6e9;
-/// Positions that a pass of the default mode computes, in the mean of 256 tokens at two a pass (`bench --generate`).
+/// Positions that a pass of the default mode computes, in the mean of 256 tokens at two a pass
+/// (`bench --generate`).
 const ROWS: f64 = 9.3;
 /// Tokens that such a pass reveals, by how sure the model is.
 const TOKENS: [f64; 2] = [1.0, 3.0];
@@ -150,9 +153,8 @@ impl Findings {
             ),
             ("advice", self.advice.clone()),
         ];
-        lines
-            .map(|(what, text)| format!("{what:<11} {text}\n"))
-            .concat()
+        let lines = lines.map(|(what, text)| [what.to_string(), text]);
+        table([Align::Left; 2], lines)
     }
 }
 
@@ -170,8 +172,8 @@ impl From<&CachedModel> for Cached {
 fn gpu(choice: DeviceChoice) -> String {
     match choice.open() {
         Ok(_) => "ready".into(),
-        Err(error @ diffucoder::model::device::DeviceError::NotCompiled { .. }) => {
-            format!("not in this build ({})", error.hint().unwrap_or_default())
+        Err(error @ DeviceError::NotCompiled { .. }) => {
+            format!("not in this build ({})", hints::device(&error))
         }
         Err(error) => format!("{:#}", anyhow::Error::from(error)),
     }
@@ -198,8 +200,8 @@ fn advice(free_bytes: Option<u64>, limits: Limits) -> String {
     let pass = compute.max(bytes(format) / limits.read_bytes_per_s);
     let [slowest, fastest] = TOKENS.map(|tokens| tokens / pass);
     format!(
-        "`--model diffucoder --quant {format}` ({} of memory): about {pass:.2} s for each forward pass, {slowest:.1} \
-         to {fastest:.1} tokens/s",
+        "`--model diffucoder --quant {format}` ({} of memory): about {pass:.2} s for each forward \
+         pass, {slowest:.1} to {fastest:.1} tokens/s",
         human_bytes(bytes(format) as u64),
     )
 }
@@ -212,8 +214,8 @@ fn features() -> Vec<&'static str> {
         };
     }
     #[cfg(target_arch = "x86_64")]
-    let all = detected!(is_x86_feature_detected, "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw"
-        "avx512vnni" "avx512bf16");
+    let all = detected!(is_x86_feature_detected, "avx2" "fma" "f16c" "avxvnni" "avx512f"
+        "avx512bw" "avx512vnni" "avx512bf16");
     #[cfg(target_arch = "aarch64")]
     let all = detected!(is_aarch64_feature_detected, "neon" "dotprod" "i8mm" "bf16" "sve");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

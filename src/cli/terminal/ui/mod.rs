@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-pub use screen::{Line, Screen, Size};
+use crate::cli::exit::Exit;
+pub use screen::{Screen, Size, StyledLine};
 
 /// All progress bars, reachable from the interrupt handler so that it can wipe them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -172,7 +173,8 @@ pub fn style_of(color: anstyle::AnsiColor) -> anstyle::Style {
     color.on_default().bold()
 }
 
-/// Makes Ctrl-C wipe the progress bars, give the cursor back and exit with 130, at once, whatever is being computed.
+/// Makes Ctrl-C wipe the progress bars, give the cursor back and exit at once, whatever is being
+/// computed.
 ///
 /// # Errors
 /// When the system refuses the handler.
@@ -182,7 +184,7 @@ pub fn exit_on_interrupt() -> Result<(), ctrlc::Error> {
             let _ = bars.clear();
         }
         let _stderr = screen::restore(); // held to the end: no frame comes after it
-        std::process::exit(130);
+        std::process::exit(Exit::Interrupted as i32);
     })
 }
 

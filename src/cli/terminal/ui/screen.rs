@@ -28,8 +28,8 @@ pub struct Size {
     pub columns: usize,
 }
 
-/// A line, and the columns that it takes.
-pub struct Line {
+/// Text with its escape sequences, and the columns that it takes.
+pub struct StyledLine {
     pub text: String,
     pub columns: usize,
 }
@@ -59,7 +59,7 @@ impl Screen {
     }
 
     /// Replaces the block. Lines must fit the columns.
-    pub fn draw(&mut self, lines: Vec<Line>, columns: usize) {
+    pub fn draw(&mut self, lines: Vec<StyledLine>, columns: usize) {
         let mut out = if DRAWING.swap(true, Ordering::SeqCst) {
             String::new()
         } else {

@@ -20,23 +20,33 @@ pub enum Look {
     Behind,
 }
 
+/// Characters in a row that look the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    pub look: Look,
+    pub text: String,
+}
+
 /// One line of the terminal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    pub runs: Vec<(Look, String)>,
+    pub runs: Vec<Run>,
     pub columns: usize,
 }
 
 impl Row {
     /// Whether something in it was revealed just now.
     pub fn is_new(&self) -> bool {
-        self.runs.iter().any(|(look, _)| *look == Look::New)
+        self.runs.iter().any(|run| run.look == Look::New)
     }
 
     fn push(&mut self, look: Look, shown: char, columns: usize) {
         match self.runs.last_mut() {
-            Some((last, text)) if *last == look => text.push(shown),
-            _ => self.runs.push((look, shown.to_string())),
+            Some(last) if last.look == look => last.text.push(shown),
+            _ => self.runs.push(Run {
+                look,
+                text: shown.to_string(),
+            }),
         }
         self.columns += columns;
     }
@@ -108,7 +118,7 @@ mod tests {
         for row in &rows {
             assert!(row.columns <= columns);
         }
-        let text = |row: Row| row.runs.into_iter().map(|(_, text)| text).collect();
+        let text = |row: Row| row.runs.into_iter().map(|run| run.text).collect();
         rows.into_iter().map(text).collect()
     }
 
@@ -143,9 +153,13 @@ mod tests {
             [(Look::Text, "ab"), (Look::New, "c\n"), (Look::Mask, "·")],
             2,
         );
-        assert_eq!(rows[0].runs, [(Look::Text, "ab".to_string())]);
-        assert_eq!(rows[1].runs, [(Look::New, "c↵".to_string())]);
-        assert_eq!(rows[2].runs, [(Look::Mask, "·".to_string())]);
+        let run = |look, text: &str| Run {
+            look,
+            text: text.into(),
+        };
+        assert_eq!(rows[0].runs, [run(Look::Text, "ab")]);
+        assert_eq!(rows[1].runs, [run(Look::New, "c↵")]);
+        assert_eq!(rows[2].runs, [run(Look::Mask, "·")]);
         assert_eq!([false, true, false], [0, 1, 2].map(|at| rows[at].is_new()));
     }
 }

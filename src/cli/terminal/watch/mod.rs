@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::cli::terminal::cells::cells;
-use crate::cli::terminal::ui::{Line, Screen, Size, style_of};
+use crate::cli::terminal::ui::{Screen, Size, StyledLine, style_of};
 use diffucoder::diffusion::{Canvas, Step};
 use diffucoder::package::Package;
-use layout::{Look, Row, rows};
+use layout::{Look, Row, Run, rows};
 
 /// Time between frames: faster than this the eye sees nothing.
 const FRAME: Duration = Duration::from_millis(40);
@@ -63,7 +63,7 @@ impl<'a> Watch<'a> {
         let room = size.rows - 1; // the last line says how far it is
         self.scroll(&rows, room);
         let shown = rows.iter().skip(self.top).take(room);
-        let mut lines: Vec<Line> = shown.map(|row| self.line(row)).collect();
+        let mut lines: Vec<StyledLine> = shown.map(|row| self.line(row)).collect();
         lines.push(self.status(canvas, done, size, rows.len() > room));
         self.screen.draw(lines, size.columns);
         self.drawn = Some(Instant::now());
@@ -78,7 +78,8 @@ impl<'a> Watch<'a> {
             .iter()
             .map(|&id| (id != canvas.mask_id()).then(|| tokenizer.token_bytes(id)))
             .collect();
-        let (stop_ids, start) = (&self.package.stop_ids, canvas.prompt_len());
+        let stop_ids = &self.package.stop_ids;
+        let start = canvas.prompt_len();
         let is_behind = |position: usize| {
             let hole = canvas
                 .holes()
@@ -111,23 +112,23 @@ impl<'a> Watch<'a> {
         self.top = self.top.min(rows.len().saturating_sub(room));
     }
 
-    fn line(&self, row: &Row) -> Line {
-        let paint = |(look, text): &(Look, String)| {
-            let style = match look {
+    fn line(&self, row: &Row) -> StyledLine {
+        let paint = |run: &Run| {
+            let style = match run.look {
                 _ if !self.screen.colours() => anstyle::Style::new(),
                 Look::Text => anstyle::Style::new(),
                 Look::New => style_of(anstyle::AnsiColor::Green).invert(),
                 Look::Mask | Look::Behind => anstyle::Style::new().dimmed(),
             };
-            format!("{style}{text}{style:#}")
+            format!("{style}{}{style:#}", run.text)
         };
-        Line {
+        StyledLine {
             text: row.runs.iter().map(paint).collect(),
             columns: row.columns,
         }
     }
 
-    fn status(&self, canvas: &Canvas, done: usize, size: Size, is_higher: bool) -> Line {
+    fn status(&self, canvas: &Canvas, done: usize, size: Size, is_higher: bool) -> StyledLine {
         let revealed = canvas.reveal_step().iter().flatten().count();
         let secs = self.started.elapsed().as_secs_f64().max(1e-3);
         let part = if is_higher {
@@ -142,7 +143,7 @@ impl<'a> Watch<'a> {
         );
         // All of these characters are one column wide.
         let text: String = text.chars().take(size.columns).collect();
-        Line {
+        StyledLine {
             columns: text.chars().count(),
             text,
         }
