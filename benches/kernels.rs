@@ -94,7 +94,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
         .collect();
     let mut x = Activations::new();
     let group = matrices[0].format().scale_group();
-    x.quantise(isa, &values, k, group);
+    x.quantize(isa, &values, k, group);
     let mut out = vec![0f32; panels * rows * PANEL];
     // Enough matrices for the pass, but no more work than the time allows.
     let work = rows * n * k;
@@ -112,7 +112,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
             }
         });
     }) / used as f64;
-    let quantise = best(seconds / 8.0, || x.quantise(isa, &values, k, group));
+    let quantise = best(seconds / 8.0, || x.quantize(isa, &values, k, group));
     let mut y = vec![0f32; rows * n];
     let copy = best(seconds / 8.0, || {
         let part = rows.div_ceil(threads);

@@ -5,8 +5,9 @@
 //! with a running maximum and sum (online softmax; Milakov and Gimelshein, arXiv 1805.02867; Dao et
 //! al., arXiv 2205.14135).
 
-use super::Isa;
-use super::portable::{self, LANES, Lanes, Portable, exp, sum};
+use super::isa::{self, Isa, Portable};
+use super::packed::LANES;
+use super::portable::{Lanes, exp, sum};
 
 /// Keys of a block: their scores for a tile of queries stay in the first-level cache.
 const BLOCK_PANELS: usize = 8;
@@ -100,7 +101,7 @@ impl HeadKeyValues {
             "not whole queries"
         );
         let head = self;
-        portable::run(
+        isa::run(
             isa,
             Attend {
                 head,

@@ -1,11 +1,12 @@
 //! Products with weights that are floating-point numbers, stored as f32, f16 or bf16.
 //!
-//! The weights lie in panels as the quantised ones do ([`super::packed`]): 16 columns of the product
+//! The weights lie in panels as the quantized ones do ([`super::packed`]): 16 columns of the product
 //! side by side for each input. A tile of rows keeps its sums in registers, one fused product and sum
 //! an input, in the order of the inputs.
 
-use super::portable::{self, LANES, Lanes, Portable};
-use super::{Isa, PANEL};
+use super::isa::{self, Isa, Portable};
+use super::packed::{LANES, PANEL};
+use super::portable::Lanes;
 use std::fmt;
 use std::ops::Range;
 
@@ -171,7 +172,7 @@ fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
             }
         }
     }
-    run_product(
+    isa::run(
         isa,
         Product {
             k,
@@ -185,10 +186,6 @@ fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
 
 /// Rows whose sums are kept in registers at once.
 const TILE: usize = 8;
-
-fn run_product(isa: Isa, product: impl Portable) {
-    portable::run(isa, product);
-}
 
 /// One panel, `R` rows; `x` is `[R, k]`.
 #[inline(always)]

@@ -3,7 +3,8 @@
 //! Every figure of speed is worth something only beside these. They are measured where they are needed, because
 //! machines vary and share their cores with others.
 
-use crate::kernels::{Isa, peak_ops};
+use super::isa::Isa;
+use super::matmul::peak_ops;
 use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};

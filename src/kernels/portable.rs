@@ -5,49 +5,27 @@
 //! instruction set has. Nothing in it may be reordered (Rust never does), and products and sums are
 //! fused where [`f32::mul_add`] says so: every instruction set gives the same bits.
 
-use super::{BLOCK, Isa, Kind};
-
-/// Lanes of an array that becomes one 512-bit register, or more that are narrower.
-pub const LANES: usize = 16;
+use super::isa::{Isa, Portable, run};
+use super::packed::{BLOCK, LANES};
 
 /// A register's worth of numbers.
 pub type Lanes = [f32; LANES];
 
-/// Code without instructions of its own. `run` must be `#[inline(always)]`, and all that it calls.
-pub(super) trait Portable {
-    fn run(self);
-}
-
-/// Runs `code` with the registers and fused products of `isa`.
-#[allow(unsafe_code)]
-pub(super) fn run(isa: Isa, code: impl Portable) {
-    match isa.0 {
-        // SAFETY: an `Isa` of this kind exists only where `Kind::detected` found every feature that
-        // the function enables.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 | Kind::AvxVnni => unsafe { super::avx2::run(code) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni => unsafe { super::avx512::run(code) },
-        _ => code.run(),
-    }
-}
-
 /// Rows of numbers that are made on the way to a product: an operation without storing its result.
-pub trait Source: Sync {
+pub trait LazyRows: Sync {
     /// Writes the numbers of `row` from `first` on, 32 or, at the end of a row, fewer. To be `#[inline(always)]`,
     /// with all that it calls, as it is compiled for each instruction set; a closure cannot be made to.
     fn write(&self, row: usize, first: usize, values: &mut [f32]);
 }
 
 /// Writes a whole row.
-pub fn write_row(isa: Isa, source: &impl Source, row: usize, values: &mut [f32]) {
+pub fn write_row(isa: Isa, source: &impl LazyRows, row: usize, values: &mut [f32]) {
     struct Row<'a, S> {
         source: &'a S,
         row: usize,
         values: &'a mut [f32],
     }
-    impl<S: Source> Portable for Row<'_, S> {
+    impl<S: LazyRows> Portable for Row<'_, S> {
         #[inline(always)]
         fn run(self) {
             for (block, values) in self.values.chunks_mut(BLOCK).enumerate() {

@@ -111,7 +111,7 @@ pub(super) fn activations(rows: usize, k: usize, seed: u64) -> Vec<f32> {
 }
 
 /// The values of a matrix, straight from the formats' description.
-pub(super) fn dequantise(format: Format, bytes: &[u8]) -> Vec<f64> {
+pub(super) fn dequantize(format: Format, bytes: &[u8]) -> Vec<f64> {
     let half = |block: &[u8], at: usize| {
         f64::from(packed::half_to_f32(u16::from_le_bytes([
             block[at],

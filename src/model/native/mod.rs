@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use self::linear::{Input, Output, Product, share};
 use super::embedding::Embedding;
 use super::{EMBED_TOKENS, Loader, Rows};
-use crate::kernels::{Isa, KeyValues, LANES, PANEL, Source, copy_rows, rms_scales, silu};
+use crate::kernels::{Isa, KeyValues, LANES, LazyRows, PANEL, copy_rows, rms_scales, silu};
 use crate::model::config::Config;
 use crate::weights::WeightsError;
 
@@ -284,7 +284,7 @@ struct Normed<'a> {
     weight: &'a [f32],   // [D]
 }
 
-impl Source for Normed<'_> {
+impl LazyRows for Normed<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, values: &mut [f32]) {
         let xs = &self.residual[row * self.weight.len() + first..];
@@ -301,7 +301,7 @@ struct Attended<'a> {
     group: usize, // H/G·E
 }
 
-impl Source for Attended<'_> {
+impl LazyRows for Attended<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, mut values: &mut [f32]) {
         let mut column = first;
@@ -322,7 +322,7 @@ struct Gated<'a> {
     up: usize, // first column of up
 }
 
-impl Source for Gated<'_> {
+impl LazyRows for Gated<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, values: &mut [f32]) {
         for (i, values) in values.chunks_mut(PANEL).enumerate() {
