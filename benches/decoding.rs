@@ -2,12 +2,13 @@
 //! (signature and docstring of functions from projects that it was not trained on).
 //!
 //! For each mode: tokens a forward, rows a token, seconds, the share of texts that Python parses
-//! together with their prompt, and the negative log-likelihood of the text when its tokens are revealed
-//! one by one, surest position first, with everything computed anew (nats a token: how likely the exact
-//! sampler finds what the mode wrote). A text that did not end counts up to its last whole line.
+//! together with their prompt, and the negative log-likelihood of the text when its tokens are
+//! revealed one by one, surest position first, with everything computed anew (nats a token: how
+//! likely the exact sampler finds what the mode wrote). A text that did not end counts up to its
+//! last whole line.
 //!
-//! With `--remask P`, tokens of the finished text that were less probable than P when they were revealed are
-//! masked once more and filled again.
+//! With `--remask P`, tokens of the finished text that were less probable than P when they were
+//! revealed are masked once more and filled again.
 //!
 //! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME]
 //! [--no-nll] [--remask P]`
@@ -140,7 +141,8 @@ impl Observer for Sure {
     }
 }
 
-/// The canvas up to the end of `text` and its stop token, with the tokens of `text` masked that were less sure than `least`.
+/// The canvas up to the end of `text` and its stop token, with the tokens of `text` masked that
+/// were less sure than `least`.
 fn remasked(ids: &[u32], text: Range<usize>, sure: &[f32], least: f32, mask_id: u32) -> Canvas {
     let end = ids.len().min(text.end + 1);
     let pieces: Vec<Piece<'_>> = (0..end)

@@ -1,7 +1,9 @@
-//! Speed of the int8 kernels against this machine's own limits, on the shapes of a 7B model: `cargo bench --bench kernels -- [options]`.
+//! Speed of the int8 kernels against this machine's own limits, on the shapes of a 7B model: `cargo
+//! bench --bench kernels -- [options]`.
 //!
-//! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes 18944x3584`, `--seconds S` (a measurement's share).
-//! Each figure is the best of several passes over weights that no cache holds.
+//! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes
+//! 18944x3584`, `--seconds S` (a measurement's share). Each figure is the best of several passes
+//! over weights that no cache holds.
 
 use diffucoder::kernels::limits::Meter;
 use diffucoder::kernels::{

@@ -1,12 +1,14 @@
-//! What quantised weights change: the model's own output against float32 weights, on the built-in model and
-//! on the random checkpoint of the golden vectors.
+//! What quantised weights change: the model's own output against float32 weights, on the built-in
+//! model and on the random checkpoint of the golden vectors.
 //!
-//! A canvas of masks behind each held-out prompt is filled as the float32 model does it (greedy, one token a
-//! step, surest first). At each step both models predict every mask:
+//! A canvas of masks behind each held-out prompt is filled as the float32 model does it (greedy,
+//! one token a step, surest first). At each step both models predict every mask:
 //!
-//! - KL: Kullback-Leibler divergence of the quantised model's probabilities from float32's, nats a mask;
+//! - KL: Kullback-Leibler divergence of the quantised model's probabilities from float32's, nats a
+//!   mask;
 //! - top-1: share of masks for which both find the same token most probable;
-//! - changed: share of steps at which the quantised model would have written another token in that place.
+//! - changed: share of steps at which the quantised model would have written another token in that
+//!   place.
 //!
 //! `cargo bench --bench quantisation -- [--prompts N] [--new-tokens N]`
 

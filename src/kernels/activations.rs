@@ -1,10 +1,12 @@
 //! Activations, quantized to 8 bits in blocks of 32: `x ≈ scale * q`, with `q` in -127..=127.
 //!
-//! A few blocks in a row, a group, share their scale: the products of its blocks are added up first and scaled together, which saves a
-//! multiplication a block. How many, says [`Format::scale_group`].
+//! A few blocks in a row, a group, share their scale: the products of its blocks are added up first
+//! and scaled together, which saves a multiplication a block. How many, says
+//! [`Format::scale_group`].
 //!
-//! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs for one block of weights is contiguous. Beside
-//! its 32 quants each block keeps what the weights' offsets need (see [`super::packed`]), one cache line in all.
+//! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs
+//! for one block of weights is contiguous. Beside its 32 quants each block keeps what the weights'
+//! offsets need (see [`super::packed`]), one cache line in all.
 
 use super::format::{BlockFormat, Format};
 use super::isa::{self, Isa, Portable};
@@ -44,6 +46,10 @@ impl Block {
 
     /// Where the dot products of each part of a block of weights start: at what the offset of their
     /// quants would take off later.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "NEON takes signed weights")
+    )]
     #[inline(always)]
     pub fn start<F: BlockFormat>(&self) -> [i32; 2] {
         match F::FORMAT {
@@ -118,8 +124,9 @@ struct Scale {
 }
 
 impl Scale {
-    /// A 127th of the largest value of a group, given as [`largest`] does. A group with a value that is not finite gets a scale of NaN, so that
-    /// its products are NaN too; one whose scale would be subnormal counts as zero.
+    /// A 127th of the largest value of a group, given as [`largest`] does. A group with a value
+    /// that is not finite gets a scale of NaN, so that its products are NaN too; one whose scale
+    /// would be subnormal counts as zero.
     #[inline(always)]
     fn of(largest: u32) -> Self {
         let most = f32::from_bits(largest);
@@ -134,7 +141,8 @@ impl Scale {
     }
 }
 
-/// The largest absolute value, as its bits: they are ordered as the values are, and those not finite come last.
+/// The largest absolute value, as its bits: they are ordered as the values are, and those not
+/// finite come last.
 #[inline(always)]
 fn largest(values: &[f32; BLOCK]) -> u32 {
     let mut most = [0; LANES];
@@ -187,14 +195,16 @@ impl Activations {
     /// Replaces the content by `values`, `[rows, k]`, with a scale for each `group` blocks.
     ///
     /// # Panics
-    /// If `k` is not a positive multiple of 32, `group` is not in `1..=`[`Self::MAX_GROUP`] or `values` not whole rows.
+    /// If `k` is not a positive multiple of 32, `group` is not in `1..=`[`Self::MAX_GROUP`] or
+    /// `values` not whole rows.
     pub fn quantize(&mut self, isa: Isa, values: &[f32], k: usize, group: usize) {
         self.resize(values.len() / k, k, group);
         self.parts_mut(k / BLOCK)
             .for_each(|part| part.quantize(isa, values));
     }
 
-    /// Makes room for `[rows, k]`, in groups of `group` blocks; the content is unspecified until every part is quantized.
+    /// Makes room for `[rows, k]`, in groups of `group` blocks; the content is unspecified until
+    /// every part is quantized.
     ///
     /// # Panics
     /// If `k` is not a positive multiple of 32, or `group` not in `1..=`[`Self::MAX_GROUP`].
@@ -212,7 +222,8 @@ impl Activations {
         self.blocks.resize(len.max(self.blocks.len()), Block::ZERO);
     }
 
-    /// Disjoint parts, each of up to 32 rows and about `blocks` blocks of 32 inputs, whole groups: for threads to quantize.
+    /// Disjoint parts, each of up to 32 rows and about `blocks` blocks of 32 inputs, whole groups:
+    /// for threads to quantize.
     pub fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = ActivationsPart<'_>> {
         let (rows, k, group) = (self.rows, self.k, self.group);
         let blocks = blocks.next_multiple_of(group);
@@ -311,7 +322,8 @@ impl<S: LazyRows> Portable for Quantize<'_, S> {
         let Self { part, source } = self;
         let rows = part.tile_rows;
         let mut values = [[0.0; BLOCK]; Activations::MAX_GROUP];
-        // In the order in which they are written, which is about that of a panel-major product as well.
+        // In the order in which they are written, which is about that of a panel-major product as
+        // well.
         for (g, group) in part.blocks.chunks_mut(rows * part.group).enumerate() {
             let first_input = part.first_input + g * part.group * BLOCK;
             let count = group.len() / rows;

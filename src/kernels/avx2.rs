@@ -1,11 +1,13 @@
 //! AVX2 and AVX-VNNI: 8 columns x 4 inputs an instruction, so a panel is two halves.
 //!
-//! AVX2 has no 32-bit dot product of bytes. Its 16-bit one saturates at 32767, which nothing here reaches:
+//! AVX2 has no 32-bit dot product of bytes. Its 16-bit one saturates at 32767, which nothing here
+//! reaches:
 //! - nibbles: a pair adds up to at most `2 * 15 * 127 = 3810`, the 8 pairs of a block to 30480;
 //! - Q6_K: a pair to at most `2 * 63 * 127 = 16002`, two pairs to 32004;
 //! - Q8_0: bytes are split into nibbles, summed apart.
 //!
-//! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the first-level cache.
+//! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the
+//! first-level cache.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
 use super::format::{BlockFormat, Format, with_format};
@@ -47,6 +49,16 @@ macro_rules! matmul {
         }
 
         /// One panel and a tile of rows; `x` is `[block, row]`.
+        ///
+        /// ```text
+        /// for each block b of 32 inputs:
+        ///     for each half of the panel:
+        ///         w = unpack block b of the half        8 registers
+        ///         for each pair of rows, then a last row:
+        ///             part[row] = fma(w · x[row], scale of w, part[row])
+        ///             where b is the last of its group of blocks:
+        ///                 total[row] = fma(part[row], scale of x[row], total[row])
+        /// ```
         #[inline]
         #[target_feature(enable = $features)]
         fn tile<F: BlockFormat>(
@@ -109,6 +121,7 @@ struct Weights {
 }
 
 impl Weights {
+    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn unpack<F: BlockFormat, const SPLIT: bool>(panel: Panel<'_>, b: usize, half: usize) -> Self {

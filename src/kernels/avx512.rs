@@ -1,9 +1,11 @@
 //! AVX-512 with VNNI: 16 columns x 4 inputs an instruction.
 //!
-//! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With more, arithmetic is: two panels share each
-//! broadcast of activations, one unpacked block of weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
-//! cache. Rows go 8 at a time: some cores start two dot products a cycle and finish one in six, so that it takes a dozen chains to keep them busy.
-//! A block costs a row and panel 8 dot products, one conversion and one or two fused multiply-adds; a group of blocks one more.
+//! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With
+//! more, arithmetic is: two panels share each broadcast of activations, one unpacked block of
+//! weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
+//! cache. Rows go 8 at a time: some cores start two dot products a cycle and finish one in six, so
+//! that it takes a dozen chains to keep them busy. A block costs a row and panel 8 dot products,
+//! one conversion and one or two fused multiply-adds; a group of blocks one more.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
 use super::format::{BlockFormat, Format, with_format};
@@ -127,6 +129,19 @@ fn few_rows<F: BlockFormat, const R: usize>(
 }
 
 /// `P` panels and a tile of rows; `x` is `[block, row]`.
+///
+/// ```text
+/// for each block b of 32 inputs:
+///     w = unpack block b of each panel                     8 registers a panel
+///     for each group of R = 8, 4, 2, 1 rows:
+///         for each part of the block with its own scale:
+///             dots[r][p] = start of row r
+///             for each word t of 4 inputs of the part:
+///                 dots[r][p] += w[p][t] · x[r][t]          R * P independent chains
+///             part[r][p] = fma(dots[r][p], scale of w[p], part[r][p])
+///     where b is the last of its group of blocks:
+///         total[r][p] = fma(part[r][p], scale of x[r], total[r][p])
+/// ```
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn many_rows<F: BlockFormat, const P: usize>(
@@ -151,7 +166,8 @@ fn many_rows<F: BlockFormat, const P: usize>(
     }
 }
 
-/// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products interleave. Returns the rows left.
+/// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products
+/// interleave. Returns the rows left.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
@@ -171,7 +187,8 @@ fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
     (x_rest, sums_rest)
 }
 
-/// A part of a block that has a scale of its own, for `P` panels and `R` rows: the whole block, or of Q6_K a half.
+/// A part of a block that has a scale of its own, for `P` panels and `R` rows: the whole block, or
+/// of Q6_K a half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn half_of_rows<F: BlockFormat, const P: usize, const R: usize, const HALF: usize>(
@@ -232,6 +249,7 @@ struct Weights {
 }
 
 impl Weights {
+    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
@@ -301,7 +319,8 @@ impl Weights {
         }
     }
 
-    /// Adds the dot products of a block, or of its half, to the sums of a row's group, as [`super::scalar`] defines.
+    /// Adds the dot products of a block, or of its half, to the sums of a row's group, as
+    /// [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn add<F: BlockFormat, const HALF: usize>(

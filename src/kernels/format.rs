@@ -1,10 +1,10 @@
-//! Block formats, as llama.cpp defines them: [`Format`] names one at run time, [`BlockFormat`] is one
-//! that a kernel is compiled for.
+//! Block formats, as llama.cpp defines them: [`Format`] names one at run time, [`BlockFormat`] is
+//! one that a kernel is compiled for.
 //!
-//! Where formats differ, a kernel matches [`BlockFormat::FORMAT`], never with a `_` and never by `==`:
-//! the compiler keeps the one arm, and a format added here does not compile before every kernel
-//! handles it. (The arms are not methods of the trait because a safe function that enables features
-//! cannot implement one.)
+//! Where formats differ, a kernel matches [`BlockFormat::FORMAT`], never with a `_` and never by
+//! `==`: the compiler keeps the one arm, and a format added here does not compile before every
+//! kernel handles it. (The arms are not methods of the trait because a safe function that enables
+//! features cannot implement one.)
 
 use std::fmt;
 
@@ -31,7 +31,8 @@ pub(super) trait BlockFormat {
     const FORMAT: Format;
     const LAYOUT: Layout;
 
-    /// The part of a block, with a scale of its own, that the `word`-th 4 of its 32 inputs belong to.
+    /// The part of a block, with a scale of its own, that the `word`-th 4 of its 32 inputs belong
+    /// to.
     #[inline(always)]
     fn part(word: usize) -> usize {
         word * Self::LAYOUT.parts / 8

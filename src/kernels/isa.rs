@@ -1,7 +1,8 @@
-//! Instruction sets: which ones there are, which of them this CPU has, and plain Rust compiled for each.
+//! Instruction sets: which ones there are, which of them this CPU has, and plain Rust compiled for
+//! each.
 //!
-//! An [`Isa`] is a proof: only detection makes one, so that whoever holds one may call functions that
-//! enable its features.
+//! An [`Isa`] is a proof: only detection makes one, so that whoever holds one may call functions
+//! that enable its features.
 //!
 //! A new instruction set is a line of the table below and a file of kernels. The compiler then asks
 //! for its arms in [`run`] and in `matmul.rs`.

@@ -15,8 +15,8 @@ macro_rules! dispatch {
     ($isa:expr, $function:ident($($argument:expr),*)) => {
         match $isa.kind() {
             Kind::Scalar => scalar::$function($($argument),*),
-            // SAFETY: an `Isa` of this kind exists only where detection found every feature that the
-            // kernels enable.
+            // SAFETY: an `Isa` of this kind exists only where detection found every feature that
+            // the kernels enable.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::$function($($argument),*) },
             // SAFETY: as above.
@@ -35,11 +35,12 @@ macro_rules! dispatch {
     };
 }
 
-/// Multiplies the rows of `x` with some panels of `w`: element `[panel, row, column]` of `out` is the
-/// product of that row with weight row `16 * (panels.start + panel) + column`.
+/// Multiplies the rows of `x` with some panels of `w`: element `[panel, row, column]` of `out` is
+/// the product of that row with weight row `16 * (panels.start + panel) + column`.
 ///
 /// # Panics
-/// If the inner sizes differ, the panels do not exist or `out` is not `panels.len() * x.rows() * 16` long.
+/// If the inner sizes differ, the panels do not exist or `out` is not `panels.len() * x.rows() *
+/// 16` long.
 #[allow(unsafe_code)]
 pub fn matmul_panels(
     isa: Isa,
@@ -67,8 +68,8 @@ pub fn matmul_panels(
 }
 
 /// The machine's limit: runs `rounds` of nothing but the instruction set's dot products, from
-/// registers, and returns the operations done (two for each product of 8-bit numbers). Time it on as
-/// many threads as the products use.
+/// registers, and returns the operations done (two for each product of 8-bit numbers). Time it on
+/// as many threads as the products use.
 #[allow(unsafe_code)]
 pub fn peak_ops(isa: Isa, rounds: u64) -> u64 {
     dispatch!(isa, peak_ops(rounds))
@@ -87,7 +88,8 @@ pub fn copy_rows(product: &[f32], rows: usize, n: usize, first_row: usize, out: 
     );
     assert_eq!(out.len() % n, 0, "the output is not whole rows");
     let (product, _) = product.as_chunks::<PANEL>();
-    // A few rows at a time: each panel's part of them is contiguous, and so is what is written to each.
+    // A few rows at a time: each panel's part of them is contiguous, and so is what is written to
+    // each.
     const ROWS: usize = 16;
     for (first, out) in (first_row..).step_by(ROWS).zip(out.chunks_mut(ROWS * n)) {
         for (panel, product) in product.chunks_exact(rows).enumerate() {

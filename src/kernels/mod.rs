@@ -2,10 +2,10 @@
 //! integers.
 //!
 //! `Y[rows, n] = X[rows, k] · W[n, k]ᵀ`, where `W` arrives in llama.cpp's block formats and `X` as
-//! `f32`. Both sides become small integers, `W` with a scale per block of 32 inputs, `X` with one for
-//! up to 4 blocks; a block's dot product is an exact `i32`, and the blocks are added up in `f32` in
-//! the order that `scalar` defines. Every version adds them in that order with the same fused
-//! operations, so all of them give the same bits.
+//! `f32`. Both sides become small integers, `W` with a scale per block of 32 inputs, `X` with one
+//! for up to 4 blocks; a block's dot product is an exact `i32`, and the blocks are added up in
+//! `f32` in the order that `scalar` defines. Every version adds them in that order with the same
+//! fused operations, so all of them give the same bits.
 //!
 //! - [`PackedMatrix`] holds the weights as the kernels read them: panels of 16 columns, rearranged
 //!   once at load.

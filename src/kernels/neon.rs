@@ -1,7 +1,9 @@
-//! NEON with dot products, and with matrix products (i8mm): 4 columns an instruction, so a panel is four quarters.
+//! NEON with dot products, and with matrix products (i8mm): 4 columns an instruction, so a panel is
+//! four quarters.
 //!
-//! One quarter of a block of weights, unpacked and with its offset taken off (both sides are signed here), serves every row of a tile; the `f32`
-//! sums live in the first-level cache. The three instructions whose intrinsics are not stable yet are inline assembly.
+//! One quarter of a block of weights, unpacked and with its offset taken off (both sides are signed
+//! here), serves every row of a tile; the `f32` sums live in the first-level cache. The three
+//! instructions whose intrinsics are not stable yet are inline assembly.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
 use super::format::{BlockFormat, Format, with_format};
@@ -44,6 +46,16 @@ macro_rules! matmul {
         }
 
         /// One panel and a tile of rows; `x` is `[block, row]`.
+        ///
+        /// ```text
+        /// for each block b of 32 inputs:
+        ///     for each quarter of the panel:
+        ///         w = unpack block b of the quarter        8 registers
+        ///         for each pair of rows, then a last row:
+        ///             part[row] = fma(w · x[row], scale of w, part[row])
+        ///             where b is the last of its group of blocks:
+        ///                 total[row] = fma(part[row], scale of x[row], total[row])
+        /// ```
         #[inline]
         #[target_feature(enable = $features)]
         fn tile<F: BlockFormat>(
@@ -148,7 +160,8 @@ pub(super) mod i8mm {
 
     matmul!("neon,dotprod,i8mm");
 
-    /// From 4 inputs of 4 columns to 8 inputs of 2 columns: element `2t` has columns 0 and 1, `2t + 1` columns 2 and 3, of inputs `8t..`.
+    /// From 4 inputs of 4 columns to 8 inputs of 2 columns: element `2t` has columns 0 and 1, `2t +
+    /// 1` columns 2 and 3, of inputs `8t..`.
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
     fn arrange(quants: [int8x16_t; 8]) -> [int8x16_t; 8] {
@@ -259,6 +272,7 @@ struct Weights {
 }
 
 impl Weights {
+    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "neon")]
     fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize, quarter: usize) -> Self {

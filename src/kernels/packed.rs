@@ -1,8 +1,10 @@
 //! Weights, from llama.cpp's block formats into panels.
 //!
-//! A panel is 16 columns of the product (16 rows of the weight matrix). For each block of 32 inputs it holds a few [`Line`]s, each with one
-//! 32-bit word a column, and a word holds 4 inputs: what a dot-product instruction takes from each side. Quants stay unsigned, without the offset
-//! (8, 128, 32) that makes them signed: the kernels start their sums at `-offset * sum(activations)` instead.
+//! A panel is 16 columns of the product (16 rows of the weight matrix). For each block of 32 inputs
+//! it holds a few [`Line`]s, each with one 32-bit word a column, and a word holds 4 inputs: what a
+//! dot-product instruction takes from each side. Quants stay unsigned, without the offset (8, 128,
+//! 32) that makes them signed: the kernels start their sums at `-offset * sum(activations)`
+//! instead.
 //!
 //! | format | lines of a block | scales of a block, per column | of a super-block of 256 |
 //! |---|---|---|---|
@@ -11,7 +13,8 @@
 //! | Q4_K | 4, as Q4_0 | 6-bit scale, 6-bit minimum in the high byte | f16 scale, f16 minimum |
 //! | Q6_K | 4, as Q4_0, then 2 of high bits: bits `2u..` of line `i` belong to inputs `16i+4u..` | i8 scales of both halves | f16 scale |
 //!
-//! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product with few rows is bound by reading them.
+//! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product
+//! with few rows is bound by reading them.
 
 #[cfg(target_arch = "x86_64")]
 use super::format::BlockFormat;
@@ -82,7 +85,8 @@ pub(super) struct Line(pub [u32; PANEL]);
 #[repr(C, align(32))]
 pub(super) struct Scales(pub [u16; PANEL]);
 
-/// A weight matrix `[n, k]` in panels of 16 columns of the product; missing columns of the last panel are zero.
+/// A weight matrix `[n, k]` in panels of 16 columns of the product; missing columns of the last
+/// panel are zero.
 pub struct PackedMatrix {
     format: Format,
     n: usize,
@@ -108,9 +112,9 @@ pub(super) struct Panel<'a> {
 
 #[cfg(target_arch = "x86_64")]
 impl Panel<'_> {
-    /// Asks the second-level cache for the lines 8 KiB behind those of block `b`: the hardware looks
-    /// ahead no further than the end of a page. Closer, or into the first level, was slower with few
-    /// rows.
+    /// Asks the second-level cache for the lines 8 KiB behind those of block `b`: the hardware
+    /// looks ahead no further than the end of a page. Closer, or into the first level, was slower
+    /// with few rows.
     #[inline]
     #[allow(unsafe_code)]
     pub fn prefetch<F: BlockFormat>(self, b: usize) {
@@ -335,7 +339,8 @@ fn pack_q6_k(columns: Columns<'_>, block: usize) -> PackedQ6K {
     (lines, (scales, supers))
 }
 
-/// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper two of the last four stored apart.
+/// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper
+/// two of the last four stored apart.
 fn q4_k_scales(packed: &[u8; 12], s: usize) -> u16 {
     let (scale, min) = if s < 4 {
         (packed[s] & 63, packed[s + 4] & 63)

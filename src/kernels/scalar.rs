@@ -1,6 +1,8 @@
-//! The definition of the product: slow, obvious, and what every other version must equal to the bit.
+//! The definition of the product: slow, obvious, and what every other version must equal to the
+//! bit.
 //!
-//! For each output, blocks of 32 inputs in order, from `part = 0`; `dot` is exact in `i32`, `fma` rounds once:
+//! For each output, blocks of 32 inputs in order, from `part = 0`; `dot` is exact in `i32`, `fma`
+//! rounds once:
 //!
 //! | format | weight | a block adds |
 //! |---|---|---|
@@ -8,8 +10,9 @@
 //! | Q4_K | `(d * s) * q - (dmin * m)` | `part = fma(dot, d * s, part)`, then `part = fma(-(dmin * m), sum, part)` |
 //! | Q6_K | `(d * s) * (q - 32)` | for each half: `part = fma(dot, d * s, part)` |
 //!
-//! with `sum` of the block's quants of activations. `d * s` and `dmin * m` are exact. At the end of a group of blocks, `scale` being its own:
-//! `acc = fma(part, scale, acc)` from `acc = 0`, and `part = 0`.
+//! with `sum` of the block's quants of activations. `d * s` and `dmin * m` are exact. At the end of
+//! a group of blocks, `scale` being its own: `acc = fma(part, scale, acc)` from `acc = 0`, and
+//! `part = 0`.
 
 use super::activations::{Activations, Block};
 use super::format::Format;

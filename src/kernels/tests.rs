@@ -1,4 +1,5 @@
-//! Every version against the scalar one, to the bit; the scalar one against plain arithmetic on the formats.
+//! Every version against the scalar one, to the bit; the scalar one against plain arithmetic on the
+//! formats.
 
 mod blocks;
 
@@ -124,8 +125,9 @@ fn ranges_of_panels_are_parts_of_the_product() {
     }
 }
 
-/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(2g + n)`: up to two additions for each of the `g` blocks of
-/// its group, one for each of the `n` groups. Weights and quantized activations are exact in `f64`.
+/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(2g + n)`: up
+/// to two additions for each of the `g` blocks of its group, one for each of the `n` groups.
+/// Weights and quantized activations are exact in `f64`.
 #[test]
 fn scalar_is_the_product_of_the_dequantized_values() {
     let (n, rows) = (19, 3);
