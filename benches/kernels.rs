@@ -66,12 +66,12 @@ fn main() {
         let gb_s = bytes as f64 / times.product / 1e9;
         println!(
             "{:5} {:>11} {rows:>4} {:>10.1} {tops:>7.3} {:>6.1}% {gb_s:>7.2} {:>6.1}% {:>9.1} {:>8.1}",
-            format.to_string(),
+            format.name(),
             format!("{n}x{k}"),
             times.product * 1e6,
             100.0 * 1e12 * tops / limits.int8_ops_per_s,
             100.0 * 1e9 * gb_s / limits.read_bytes_per_s,
-            times.quantise * 1e6,
+            times.quantize * 1e6,
             times.copy * 1e6,
         );
     }
@@ -79,7 +79,7 @@ fn main() {
 
 struct Times {
     product: f64,
-    quantise: f64,
+    quantize: f64,
     copy: f64,
 }
 
@@ -114,7 +114,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
             }
         });
     }) / used as f64;
-    let quantise = best(seconds / 8.0, || x.quantize(isa, &values, k, group));
+    let quantize = best(seconds / 8.0, || x.quantize(isa, &values, k, group));
     let mut y = vec![0f32; rows * n];
     let copy = best(seconds / 8.0, || {
         let part = rows.div_ceil(threads);
@@ -127,7 +127,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
     });
     Times {
         product,
-        quantise,
+        quantize,
         copy,
     }
 }
@@ -177,11 +177,8 @@ fn options() -> Options {
                     .collect()
             }
             "--formats" => {
-                let names = value();
-                options.formats = Format::ALL
-                    .into_iter()
-                    .filter(|f| names.split(',').any(|n| n == f.to_string()))
-                    .collect();
+                let format = |name| Format::named(name).expect("a block format");
+                options.formats = value().split(',').map(format).collect();
             }
             "--shapes" => {
                 let shape = |text: &str| {
