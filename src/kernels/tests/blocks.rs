@@ -85,7 +85,9 @@ pub(super) fn matrix(format: Format, n: usize, k: usize, fill: Fill, seed: u64) 
                     bits => bits,
                 },
                 // Between 2^-10 and 2^-5, either sign.
-                _ => (random.next() as u16 & 0x83ff) | ((5 + (random.next() % 5) as u16) << 10),
+                Fill::Random | Fill::Quants(_) | Fill::Zero => {
+                    (random.next() as u16 & 0x83ff) | ((5 + (random.next() % 5) as u16) << 10)
+                }
             };
             block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
         }
