@@ -2,9 +2,10 @@
 //! (signature and docstring of functions from projects that it was not trained on).
 //!
 //! For each mode: tokens a forward, rows a token, seconds, the share of texts that Python parses
-//! together with their prompt, and the negative log-likelihood of the text when its tokens are revealed
-//! one by one, surest position first, with everything computed anew (nats a token: how likely the exact
-//! sampler finds what the mode wrote). A text that did not end counts up to its last whole line.
+//! together with their prompt, and the negative log-likelihood of the text when its tokens are
+//! revealed one by one, surest position first, with everything computed anew (nats a token: how
+//! likely the exact sampler finds what the mode wrote). A text that did not end counts up to its
+//! last whole line.
 //!
 //! With `--remask N`, each token of the finished text is masked by itself and predicted again, N times.
 //!

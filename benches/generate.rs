@@ -1,5 +1,5 @@
-//! Time of a denoising step on the built-in model: the forward pass, and the sampling around it; and what
-//! sampling a position takes with a large vocabulary.
+//! Time of a denoising step on the built-in model: the forward pass, and the sampling around it;
+//! and what sampling a position takes with a large vocabulary.
 //!
 //! Prints each figure beside the limit measured in the same run: the rate of a large float32 matrix
 //! product by the same kernels, where nothing but arithmetic counts.
@@ -112,7 +112,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Time that the sampler takes for one predicted position of a large model, all threads working on many.
+/// Time that the sampler takes for one predicted position of a large model, all threads working on
+/// many.
 fn sampling_of_a_row(settings: &Settings) -> anyhow::Result<Duration> {
     let mut random = 1u64;
     // About normal, as logits are: a sum of uniform numbers.

@@ -1,5 +1,5 @@
-//! How often the length of a hole is found, and by which way, beside always the same length: on single lines cut out of a folder
-//! of Python files that the model has not seen.
+//! How often the length of a hole is found, and by which way, beside always the same length: on
+//! single lines cut out of a folder of Python files that the model has not seen.
 //!
 //! `cargo bench --bench infill -- FOLDER [HOLES]`, on the built-in model.
 

@@ -1,7 +1,9 @@
-//! Speed of the int8 kernels against this machine's own limits, on the shapes of a 7B model: `cargo bench --bench kernels -- [options]`.
+//! Speed of the int8 kernels against this machine's own limits, on the shapes of a 7B model: `cargo
+//! bench --bench kernels -- [options]`.
 //!
-//! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes 18944x3584`, `--seconds S` (a measurement's share).
-//! Each figure is the best of several passes over weights that no cache holds.
+//! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes
+//! 18944x3584`, `--seconds S` (a measurement's share). Each figure is the best of several passes
+//! over weights that no cache holds.
 
 #![allow(clippy::expect_used, clippy::print_stdout)] // a program for developers
 
@@ -66,12 +68,12 @@ fn main() {
         let gb_s = bytes as f64 / times.product / 1e9;
         println!(
             "{:5} {:>11} {rows:>4} {:>10.1} {tops:>7.3} {:>6.1}% {gb_s:>7.2} {:>6.1}% {:>9.1} {:>8.1}",
-            format.to_string(),
+            format.name(),
             format!("{n}x{k}"),
             times.product * 1e6,
             100.0 * 1e12 * tops / limits.int8_ops_per_s,
             100.0 * 1e9 * gb_s / limits.read_bytes_per_s,
-            times.quantise * 1e6,
+            times.quantize * 1e6,
             times.copy * 1e6,
         );
     }
@@ -79,7 +81,7 @@ fn main() {
 
 struct Times {
     product: f64,
-    quantise: f64,
+    quantize: f64,
     copy: f64,
 }
 
@@ -96,7 +98,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
         .collect();
     let mut x = Activations::new();
     let group = matrices[0].format().scale_group();
-    x.quantise(isa, &values, k, group);
+    x.quantize(isa, &values, k, group);
     let mut out = vec![0f32; panels * rows * PANEL];
     // Enough matrices for the pass, but no more work than the time allows.
     let work = rows * n * k;
@@ -114,7 +116,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
             }
         });
     }) / used as f64;
-    let quantise = best(seconds / 8.0, || x.quantise(isa, &values, k, group));
+    let quantize = best(seconds / 8.0, || x.quantize(isa, &values, k, group));
     let mut y = vec![0f32; rows * n];
     let copy = best(seconds / 8.0, || {
         let part = rows.div_ceil(threads);
@@ -127,7 +129,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
     });
     Times {
         product,
-        quantise,
+        quantize,
         copy,
     }
 }
@@ -177,11 +179,8 @@ fn options() -> Options {
                     .collect()
             }
             "--formats" => {
-                let names = value();
-                options.formats = Format::ALL
-                    .into_iter()
-                    .filter(|f| names.split(',').any(|n| n == f.to_string()))
-                    .collect();
+                let format = |name| Format::named(name).expect("a block format");
+                options.formats = value().split(',').map(format).collect();
             }
             "--shapes" => {
                 let shape = |text: &str| {

@@ -1,8 +1,9 @@
-//! The order of the reveals against the temperature, as in the paper (arXiv 2506.20639, figures 3 and 5): local
-//! and global AR-ness of the built-in model's texts on held-out prompts, one token a step on a whole canvas.
+//! The order of the reveals against the temperature, as in the paper (arXiv 2506.20639, figures 3
+//! and 5): local and global AR-ness of the built-in model's texts on held-out prompts, one token a
+//! step on a whole canvas.
 //!
-//! Two ways to order: by the probabilities that tokens are drawn from, as the reference does, and by
-//! untempered ones (`--order-temperature 1`). Only the text is counted, up to its end.
+//! Two ways to order: by the probabilities that tokens are drawn from, as the reference does, and
+//! by untempered ones (`--order-temperature 1`). Only the text is counted, up to its end.
 //!
 //! `cargo bench --bench order -- [--prompts N] [--new-tokens N] [--svg FILE]`
 

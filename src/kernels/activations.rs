@@ -1,18 +1,22 @@
-//! Activations, quantised to 8 bits in blocks of 32: `x ≈ scale * q`, with `q` in -127..=127.
+//! Activations, quantized to 8 bits in blocks of 32: `x ≈ scale * q`, with `q` in -127..=127.
 //!
-//! A few blocks in a row, a group, share their scale: the products of its blocks are added up first and scaled together, which saves a
-//! multiplication a block. How many, says [`super::Format::scale_group`].
+//! A few blocks in a row, a group, share their scale: the products of its blocks are added up first
+//! and scaled together, which saves a multiplication a block. How many, says
+//! [`Format::scale_group`].
 //!
-//! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs for one block of weights is contiguous. Beside
-//! its 32 quants each block keeps what the weights' offsets need (see [`super::packed`]), one cache line in all.
+//! Rows lie in tiles of up to 32, and a tile's rows are interleaved by block: what a kernel needs
+//! for one block of weights is contiguous. Beside its 32 quants each block keeps what the weights'
+//! offsets need (see [`super::packed`]), one cache line in all.
 
-use super::portable::{self, LANES, Portable, Source};
-use super::{BLOCK, Isa};
+use super::format::{BlockFormat, Format};
+use super::isa::{self, Isa, Portable};
+use super::packed::{BLOCK, LANES};
+use super::portable::LazyRows;
 
 /// Most rows that a kernel runs over one unpacked block of weights.
 pub(super) const TILE: usize = 32;
 
-/// 32 quantised activations of one row.
+/// 32 quantized activations of one row.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Block {
@@ -40,6 +44,22 @@ impl Block {
         minus_32: [0; 2],
     };
 
+    /// Where the dot products of each part of a block of weights start: at what the offset of their
+    /// quants would take off later.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "NEON takes signed weights")
+    )]
+    #[inline(always)]
+    pub fn start<F: BlockFormat>(&self) -> [i32; 2] {
+        match F::FORMAT {
+            Format::Q4_0 => [self.minus_8, 0],
+            Format::Q8_0 => [self.minus_128, 0],
+            Format::Q4K => [0; 2],
+            Format::Q6K => self.minus_32,
+        }
+    }
+
     /// The 32 quants in order.
     pub fn quants(&self) -> [i8; BLOCK] {
         let mut quants = [0; BLOCK];
@@ -49,9 +69,9 @@ impl Block {
         quants
     }
 
-    /// Quantises to whole multiples of `scale`, given as its inverse too, ties to even.
+    /// Quantizes to whole multiples of `scale`, given as its inverse too, ties to even.
     #[inline(always)]
-    fn quantise(values: &[f32; BLOCK], Scale { scale, inverse }: Scale) -> Self {
+    fn quantize(values: &[f32; BLOCK], Scale { scale, inverse }: Scale) -> Self {
         if inverse == 0.0 {
             return Self {
                 scale,
@@ -104,8 +124,9 @@ struct Scale {
 }
 
 impl Scale {
-    /// A 127th of the largest value of a group, given as [`largest`] does. A group with a value that is not finite gets a scale of NaN, so that
-    /// its products are NaN too; one whose scale would be subnormal counts as zero.
+    /// A 127th of the largest value of a group, given as [`largest`] does. A group with a value
+    /// that is not finite gets a scale of NaN, so that its products are NaN too; one whose scale
+    /// would be subnormal counts as zero.
     #[inline(always)]
     fn of(largest: u32) -> Self {
         let most = f32::from_bits(largest);
@@ -120,7 +141,8 @@ impl Scale {
     }
 }
 
-/// The largest absolute value, as its bits: they are ordered as the values are, and those not finite come last.
+/// The largest absolute value, as its bits: they are ordered as the values are, and those not
+/// finite come last.
 #[inline(always)]
 fn largest(values: &[f32; BLOCK]) -> u32 {
     let mut most = [0; LANES];
@@ -132,7 +154,7 @@ fn largest(values: &[f32; BLOCK]) -> u32 {
     most.into_iter().fold(0, u32::max)
 }
 
-/// Quantised rows `[rows, k]`. Reuse one: it allocates only to grow.
+/// Quantized rows `[rows, k]`. Reuse one: it allocates only to grow.
 #[derive(Default)]
 pub struct Activations {
     rows: usize,
@@ -163,8 +185,8 @@ impl Activations {
 
     /// Where this block of a row stands in its group.
     #[inline(always)]
-    pub(super) fn place(&self, block: usize) -> Place {
-        Place {
+    pub(super) fn group_position(&self, block: usize) -> GroupPosition {
+        GroupPosition {
             begins: block.is_multiple_of(self.group),
             ends: (block + 1).is_multiple_of(self.group) || block + 1 == self.k / BLOCK,
         }
@@ -173,14 +195,16 @@ impl Activations {
     /// Replaces the content by `values`, `[rows, k]`, with a scale for each `group` blocks.
     ///
     /// # Panics
-    /// If `k` is not a positive multiple of 32, `group` is not in `1..=`[`Self::MAX_GROUP`] or `values` not whole rows.
-    pub fn quantise(&mut self, isa: Isa, values: &[f32], k: usize, group: usize) {
+    /// If `k` is not a positive multiple of 32, `group` is not in `1..=`[`Self::MAX_GROUP`] or
+    /// `values` not whole rows.
+    pub fn quantize(&mut self, isa: Isa, values: &[f32], k: usize, group: usize) {
         self.resize(values.len() / k, k, group);
         self.parts_mut(k / BLOCK)
-            .for_each(|part| part.quantise(isa, values));
+            .for_each(|part| part.quantize(isa, values));
     }
 
-    /// Makes room for `[rows, k]`, in groups of `group` blocks; the content is unspecified until every part is quantised.
+    /// Makes room for `[rows, k]`, in groups of `group` blocks; the content is unspecified until
+    /// every part is quantized.
     ///
     /// # Panics
     /// If `k` is not a positive multiple of 32, or `group` not in `1..=`[`Self::MAX_GROUP`].
@@ -198,7 +222,8 @@ impl Activations {
         self.blocks.resize(len.max(self.blocks.len()), Block::ZERO);
     }
 
-    /// Disjoint parts, each of up to 32 rows and about `blocks` blocks of 32 inputs, whole groups: for threads to quantise.
+    /// Disjoint parts, each of up to 32 rows and about `blocks` blocks of 32 inputs, whole groups:
+    /// for threads to quantize.
     pub fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = ActivationsPart<'_>> {
         let (rows, k, group) = (self.rows, self.k, self.group);
         let blocks = blocks.next_multiple_of(group);
@@ -235,7 +260,7 @@ impl Activations {
 
 /// Where a block stands in its group.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct GroupPosition {
     pub begins: bool,
     pub ends: bool,
 }
@@ -257,19 +282,19 @@ impl ActivationsPart<'_> {
     ///
     /// # Panics
     /// If `values` is not `[rows, k]`.
-    pub fn quantise(self, isa: Isa, values: &[f32]) {
+    pub fn quantize(self, isa: Isa, values: &[f32]) {
         assert_eq!(
             values.len(),
             self.rows * self.k,
             "the values have the wrong length"
         );
         let k = self.k;
-        self.quantise_from(isa, &Stored { values, k });
+        self.quantize_from(isa, &Stored { values, k });
     }
 
     /// Fills this part.
-    pub fn quantise_from(self, isa: Isa, source: &impl Source) {
-        portable::run(isa, Quantise { part: self, source });
+    pub fn quantize_from(self, isa: Isa, source: &impl LazyRows) {
+        isa::run(isa, Quantize { part: self, source });
     }
 }
 
@@ -279,25 +304,26 @@ struct Stored<'a> {
     k: usize,
 }
 
-impl Source for Stored<'_> {
+impl LazyRows for Stored<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, values: &mut [f32]) {
         values.copy_from_slice(&self.values[row * self.k + first..][..values.len()]);
     }
 }
 
-struct Quantise<'a, S> {
+struct Quantize<'a, S> {
     part: ActivationsPart<'a>,
     source: &'a S,
 }
 
-impl<S: Source> Portable for Quantise<'_, S> {
+impl<S: LazyRows> Portable for Quantize<'_, S> {
     #[inline(always)]
     fn run(self) {
         let Self { part, source } = self;
         let rows = part.tile_rows;
         let mut values = [[0.0; BLOCK]; Activations::MAX_GROUP];
-        // In the order in which they are written, which is about that of a panel-major product as well.
+        // In the order in which they are written, which is about that of a panel-major product as
+        // well.
         for (g, group) in part.blocks.chunks_mut(rows * part.group).enumerate() {
             let first_input = part.first_input + g * part.group * BLOCK;
             let count = group.len() / rows;
@@ -309,7 +335,7 @@ impl<S: Source> Portable for Quantise<'_, S> {
                 }
                 let scale = Scale::of(most);
                 for (b, values) in values.iter().enumerate().take(count) {
-                    group[b * rows + row] = Block::quantise(values, scale);
+                    group[b * rows + row] = Block::quantize(values, scale);
                 }
             }
         }

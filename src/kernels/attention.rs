@@ -1,12 +1,13 @@
 //! Attention of some queries to cached keys and values, one head at a time, and the cache itself.
 //!
-//! Keys lie in panels of 16 positions, so that a register holds the scores of 16 keys and nothing is
-//! added up across lanes. Scores never leave the registers' neighbourhood: keys are taken in blocks,
-//! with a running maximum and sum (online softmax; Milakov and Gimelshein, arXiv 1805.02867; Dao et
-//! al., arXiv 2205.14135).
+//! Keys lie in panels of 16 positions, so that a register holds the scores of 16 keys and nothing
+//! is added up across lanes. Scores never leave the registers' neighbourhood: keys are taken in
+//! blocks, with a running maximum and sum (online softmax; Milakov and Gimelshein, arXiv
+//! 1805.02867; Dao et al., arXiv 2205.14135).
 
-use super::Isa;
-use super::portable::{self, LANES, Lanes, Portable, exp, sum};
+use super::isa::{self, Isa, Portable};
+use super::packed::LANES;
+use super::portable::{Lanes, exp, sum};
 
 /// Keys of a block: their scores for a tile of queries stay in the first-level cache.
 const BLOCK_PANELS: usize = 8;
@@ -84,8 +85,8 @@ impl HeadKeyValues {
         line[..e].copy_from_slice(value);
     }
 
-    /// The weighted values of each query, `softmax(q · kᵀ) · v` over the positions `0..len`. Queries
-    /// are scaled already; `queries` and `out` are `[queries, E]`.
+    /// The weighted values of each query, `softmax(q · kᵀ) · v` over the positions `0..len`.
+    /// Queries are scaled already; `queries` and `out` are `[queries, E]`.
     ///
     /// # Panics
     /// If fewer than `len` positions are there, `len` is 0, or the lengths do not match.
@@ -100,7 +101,7 @@ impl HeadKeyValues {
             "not whole queries"
         );
         let head = self;
-        portable::run(
+        isa::run(
             isa,
             Attend {
                 head,

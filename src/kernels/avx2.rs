@@ -1,17 +1,17 @@
 //! AVX2 and AVX-VNNI: 8 columns x 4 inputs an instruction, so a panel is two halves.
 //!
-//! AVX2 has no 32-bit dot product of bytes. Its 16-bit one saturates at 32767, which nothing here reaches:
+//! AVX2 has no 32-bit dot product of bytes. Its 16-bit one saturates at 32767, which nothing here
+//! reaches:
 //! - nibbles: a pair adds up to at most `2 * 15 * 127 = 3810`, the 8 pairs of a block to 30480;
 //! - Q6_K: a pair to at most `2 * 63 * 127 = 16002`, two pairs to 32004;
 //! - Q8_0: bytes are split into nibbles, summed apart.
 //!
-//! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the first-level cache.
+//! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the
+//! first-level cache.
 
-use super::PANEL;
-use super::activations::{Activations, Block, Place, TILE};
-use super::packed::constants::*;
-use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
-use super::portable::Portable;
+use super::activations::{Activations, Block, GroupPosition, TILE};
+use super::format::{BlockFormat, Format, with_format};
+use super::packed::{Line, PANEL, PackedMatrix, Panel, Scales};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -26,16 +26,11 @@ macro_rules! matmul {
             panels: Range<usize>,
             out: &mut [[f32; PANEL]],
         ) {
-            match w.format() {
-                Format::Q4_0 => matmul_format::<Q4_0>(w, x, panels, out),
-                Format::Q8_0 => matmul_format::<Q8_0>(w, x, panels, out),
-                Format::Q4K => matmul_format::<Q4_K>(w, x, panels, out),
-                Format::Q6K => matmul_format::<Q6_K>(w, x, panels, out),
-            }
+            with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
         }
 
         #[target_feature(enable = $features)]
-        fn matmul_format<const F: u8>(
+        fn matmul_format<F: BlockFormat>(
             w: &PackedMatrix,
             x: &Activations,
             panels: Range<usize>,
@@ -44,8 +39,8 @@ macro_rules! matmul {
             for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
                 for (first_row, rows, blocks) in x.tiles() {
                     let mut sums = [[Sums::ZERO; 2]; TILE];
-                    let place = |b| x.place(b);
-                    tile::<F>(w.panel(panel), blocks, place, &mut sums[..rows]);
+                    let position = |b| x.group_position(b);
+                    tile::<F>(w.panel(panel), blocks, position, &mut sums[..rows]);
                     for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
                         out.copy_from_slice(sums.map(|half| half.total).as_flattened());
                     }
@@ -54,17 +49,27 @@ macro_rules! matmul {
         }
 
         /// One panel and a tile of rows; `x` is `[block, row]`.
+        ///
+        /// ```text
+        /// for each block b of 32 inputs:
+        ///     for each half of the panel:
+        ///         w = unpack block b of the half        8 registers
+        ///         for each pair of rows, then a last row:
+        ///             part[row] = fma(w · x[row], scale of w, part[row])
+        ///             where b is the last of its group of blocks:
+        ///                 total[row] = fma(part[row], scale of x[row], total[row])
+        /// ```
         #[inline]
         #[target_feature(enable = $features)]
-        fn tile<const F: u8>(
+        fn tile<F: BlockFormat>(
             panel: Panel<'_>,
             x: &[Block],
-            place: impl Fn(usize) -> Place,
+            position: impl Fn(usize) -> GroupPosition,
             sums: &mut [[Sums; 2]],
         ) {
             for (b, x) in x.chunks_exact(sums.len()).enumerate() {
-                prefetch::<F>(panel, b);
-                let place = place(b);
+                panel.prefetch::<F>(b);
+                let position = position(b);
                 for half in 0..2 {
                     let w = Weights::unpack::<F, $split>(panel, b, half);
                     let (x_pairs, x_last) = x.as_chunks::<2>();
@@ -72,12 +77,12 @@ macro_rules! matmul {
                     for (x, sums) in x_pairs.iter().zip(sums_pairs) {
                         let dots = $dots::<F, 2>(&w, x);
                         for r in 0..2 {
-                            w.add::<F>(&x[r], dots[r], place, &mut sums[r][half]);
+                            w.add::<F>(&x[r], dots[r], position, &mut sums[r][half]);
                         }
                     }
                     for (x, sums) in x_last.iter().zip(sums_last) {
                         let [dots] = $dots::<F, 1>(&w, &[*x]);
-                        w.add::<F>(x, dots, place, &mut sums[half]);
+                        w.add::<F>(x, dots, position, &mut sums[half]);
                     }
                 }
             }
@@ -116,13 +121,14 @@ struct Weights {
 }
 
 impl Weights {
+    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack<const F: u8, const SPLIT: bool>(panel: Panel<'_>, b: usize, half: usize) -> Self {
+    fn unpack<F: BlockFormat, const SPLIT: bool>(panel: Panel<'_>, b: usize, half: usize) -> Self {
         let zero = _mm256_setzero_si256();
         let scales = load_scales(&panel.scales[b], half);
-        match F {
-            Q4_0 => {
+        match F::FORMAT {
+            Format::Q4_0 => {
                 let lines = &panel.lines.as_chunks::<4>().0[b];
                 Self {
                     quants: nibbles(lines, half),
@@ -130,7 +136,7 @@ impl Weights {
                     scales: [_mm256_cvtph_ps(scales), _mm256_setzero_ps()],
                 }
             }
-            Q8_0 => {
+            Format::Q8_0 => {
                 let lines = &panel.lines.as_chunks::<8>().0[b];
                 let mask = _mm256_set1_epi8(15);
                 let (mut quants, mut highs) = ([zero; 8], [zero; 8]);
@@ -149,7 +155,7 @@ impl Weights {
                     scales: [_mm256_cvtph_ps(scales), _mm256_setzero_ps()],
                 }
             }
-            Q4_K => {
+            Format::Q4K => {
                 let lines = &panel.lines.as_chunks::<4>().0[b];
                 let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
                 let packed = _mm256_cvtepu16_epi32(scales);
@@ -164,7 +170,7 @@ impl Weights {
                     ],
                 }
             }
-            _ => {
+            Format::Q6K => {
                 let lines = &panel.lines.as_chunks::<6>().0[b];
                 let ([low_nibbles @ .., _, _], [_, _, _, _, high_bits @ ..]) = (lines, lines);
                 let mut quants = nibbles(low_nibbles, half);
@@ -201,19 +207,25 @@ impl Weights {
     /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn add<const F: u8>(&self, x: &Block, dots: [__m256i; 2], place: Place, sums: &mut Sums) {
-        let part = if place.begins {
+    fn add<F: BlockFormat>(
+        &self,
+        x: &Block,
+        dots: [__m256i; 2],
+        position: GroupPosition,
+        sums: &mut Sums,
+    ) {
+        let part = if position.begins {
             _mm256_setzero_ps()
         } else {
             load_sums(&sums.part)
         };
         let part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[0]), self.scales[0], part);
-        let part = match F {
-            Q4_0 | Q8_0 => part,
-            Q4_K => _mm256_fnmadd_ps(self.scales[1], _mm256_set1_ps(x.sum), part),
-            _ => _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[1]), self.scales[1], part),
+        let part = match F::FORMAT {
+            Format::Q4_0 | Format::Q8_0 => part,
+            Format::Q4K => _mm256_fnmadd_ps(self.scales[1], _mm256_set1_ps(x.sum), part),
+            Format::Q6K => _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[1]), self.scales[1], part),
         };
-        if place.ends {
+        if position.ends {
             let total = load_sums(&sums.total);
             let total = _mm256_fmadd_ps(part, _mm256_set1_ps(x.scale), total);
             store_sums(&mut sums.total, total);
@@ -240,30 +252,22 @@ fn store_sums(to: &mut [f32; 8], sums: __m256) {
 /// Where the dot products start: at what the offset of the quants would take off later.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn start<const F: u8>(x: &Block) -> [__m256i; 2] {
-    let zero = _mm256_setzero_si256();
-    match F {
-        Q4_0 => [_mm256_set1_epi32(x.minus_8), zero],
-        Q8_0 => [_mm256_set1_epi32(x.minus_128), zero],
-        Q4_K => [zero; 2],
-        _ => [
-            _mm256_set1_epi32(x.minus_32[0]),
-            _mm256_set1_epi32(x.minus_32[1]),
-        ],
-    }
+fn start<F: BlockFormat>(x: &Block) -> [__m256i; 2] {
+    let [first, second] = x.start::<F>();
+    [_mm256_set1_epi32(first), _mm256_set1_epi32(second)]
 }
 
 /// A block's dot products with the 16-bit instruction.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
+fn dots<F: BlockFormat, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
     let ones = _mm256_set1_epi16(1);
     let mut dots = [[_mm256_setzero_si256(); 2]; R];
     for r in 0..R {
         dots[r] = start::<F>(&x[r]);
     }
-    match F {
-        Q6_K => {
+    match F::FORMAT {
+        Format::Q6K => {
             // The sums of two products of 6 by 8 bits fit 16 bits twice.
             for t in 0..4 {
                 for r in 0..R {
@@ -280,13 +284,17 @@ fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 
                 }
             }
         }
-        _ => {
+        Format::Q4_0 | Format::Q8_0 | Format::Q4K => {
+            let split = match F::FORMAT {
+                Format::Q8_0 => true,
+                Format::Q4_0 | Format::Q4K | Format::Q6K => false,
+            };
             let (mut lows, mut highs) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
             for t in 0..8 {
                 for r in 0..R {
                     let inputs = _mm256_set1_epi32(x[r].words[t]);
                     lows[r] = _mm256_add_epi16(lows[r], _mm256_maddubs_epi16(w.quants[t], inputs));
-                    if F == Q8_0 {
+                    if split {
                         highs[r] =
                             _mm256_add_epi16(highs[r], _mm256_maddubs_epi16(w.highs[t], inputs));
                     }
@@ -294,7 +302,7 @@ fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 
             }
             for r in 0..R {
                 dots[r][0] = _mm256_add_epi32(dots[r][0], _mm256_madd_epi16(lows[r], ones));
-                if F == Q8_0 {
+                if split {
                     let sixteens = _mm256_madd_epi16(highs[r], _mm256_set1_epi16(16));
                     dots[r][0] = _mm256_add_epi32(dots[r][0], sixteens);
                 }
@@ -334,42 +342,6 @@ fn load_scales(scales: &Scales, half: usize) -> __m128i {
     let columns = &scales.0.as_chunks::<8>().0[half];
     // SAFETY: 8 half words are 16 bytes; the load needs no alignment.
     unsafe { _mm_loadu_si128(columns.as_ptr().cast()) }
-}
-
-/// Asks the second-level cache for the lines 8 KiB behind those of block `b`: the hardware looks ahead no further than the end of a page. Closer, or
-/// into the first level, was slower with few rows.
-#[inline]
-pub(super) fn prefetch<const F: u8>(panel: Panel<'_>, b: usize) {
-    const AHEAD: usize = 8192 / size_of::<Line>();
-    let lines = match F {
-        Q4_0 | Q4_K => 4,
-        Q8_0 => 8,
-        _ => 6,
-    };
-    let next = panel.lines.as_ptr().wrapping_add(b * lines + AHEAD);
-    for i in 0..lines {
-        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-        // SAFETY: a prefetch reads nothing and may name any address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i).cast())
-        };
-    }
-    // A line holds the scales of two blocks.
-    if b.is_multiple_of(2) {
-        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-        // SAFETY: as above.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(
-                panel.scales.as_ptr().wrapping_add(b + AHEAD / lines).cast(),
-            )
-        };
-    }
-}
-
-/// See [`super::portable::run`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn run(code: impl Portable) {
-    code.run();
 }
 
 /// See [`super::peak_ops`]: the 16-bit dot product with its addition.

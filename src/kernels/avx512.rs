@@ -1,16 +1,15 @@
 //! AVX-512 with VNNI: 16 columns x 4 inputs an instruction.
 //!
-//! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With more, arithmetic is: two panels share each
-//! broadcast of activations, one unpacked block of weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
-//! cache. Rows go 8 at a time: some cores start two dot products a cycle and finish one in six, so that it takes a dozen chains to keep them busy.
-//! A block costs a row and panel 8 dot products, one conversion and one or two fused multiply-adds; a group of blocks one more.
+//! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With
+//! more, arithmetic is: two panels share each broadcast of activations, one unpacked block of
+//! weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
+//! cache. Rows go 8 at a time: some cores start two dot products a cycle and finish one in six, so
+//! that it takes a dozen chains to keep them busy. A block costs a row and panel 8 dot products,
+//! one conversion and one or two fused multiply-adds; a group of blocks one more.
 
-use super::PANEL;
-use super::activations::{Activations, Block, Place, TILE};
-use super::avx2::prefetch;
-use super::packed::constants::*;
-use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
-use super::portable::Portable;
+use super::activations::{Activations, Block, GroupPosition, TILE};
+use super::format::{BlockFormat, Format, with_format};
+use super::packed::{Line, PANEL, PackedMatrix, Panel, Scales};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -25,16 +24,11 @@ pub(super) fn matmul(
     panels: Range<usize>,
     out: &mut [[f32; PANEL]],
 ) {
-    match w.format() {
-        Format::Q4_0 => matmul_format::<Q4_0>(w, x, panels, out),
-        Format::Q8_0 => matmul_format::<Q8_0>(w, x, panels, out),
-        Format::Q4K => matmul_format::<Q4_K>(w, x, panels, out),
-        Format::Q6K => matmul_format::<Q6_K>(w, x, panels, out),
-    }
+    with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn matmul_format<const F: u8>(
+fn matmul_format<F: BlockFormat>(
     w: &PackedMatrix,
     x: &Activations,
     panels: Range<usize>,
@@ -59,11 +53,11 @@ fn matmul_format<const F: u8>(
         for (first_row, rows, blocks) in x.tiles() {
             if first + 1 < panels.end {
                 let mut sums = [[Sums::ZERO; 2]; TILE];
-                let place = |b| x.place(b);
+                let position = |b| x.group_position(b);
                 many_rows::<F, 2>(
                     [w.panel(first), w.panel(first + 1)],
                     blocks,
-                    place,
+                    position,
                     &mut sums[..rows],
                 );
                 for (r, sums) in sums[..rows].iter().enumerate() {
@@ -72,8 +66,8 @@ fn matmul_format<const F: u8>(
                 }
             } else {
                 let mut sums = [[Sums::ZERO; 1]; TILE];
-                let place = |b| x.place(b);
-                many_rows::<F, 1>([w.panel(first)], blocks, place, &mut sums[..rows]);
+                let position = |b| x.group_position(b);
+                many_rows::<F, 1>([w.panel(first)], blocks, position, &mut sums[..rows]);
                 for (r, sums) in sums[..rows].iter().enumerate() {
                     out[first_row + r] = sums[0].total;
                 }
@@ -101,7 +95,7 @@ impl Sums {
 /// One panel, all rows (`R`) at once, sums in registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn few_rows<const F: u8, const R: usize>(
+fn few_rows<F: BlockFormat, const R: usize>(
     panel: Panel<'_>,
     x: &Activations,
     out: &mut [[f32; PANEL]],
@@ -109,20 +103,20 @@ fn few_rows<const F: u8, const R: usize>(
     let (mut totals, mut parts) = ([_mm512_setzero_ps(); R], [_mm512_setzero_ps(); R]);
     let (_, _, blocks) = x.tiles().next().unwrap_or((0, 0, &[]));
     for (b, blocks) in blocks.as_chunks::<R>().0.iter().enumerate() {
-        prefetch::<F>(panel, b);
+        panel.prefetch::<F>(b);
         let w = Weights::unpack::<F>(panel, b);
         for r in 0..R {
             let mut dots = start::<F>(&blocks[r]);
             for t in 0..8 {
-                let (half, inputs) = (half::<F>(t), _mm512_set1_epi32(blocks[r].words[t]));
+                let (half, inputs) = (F::part(t), _mm512_set1_epi32(blocks[r].words[t]));
                 dots[half] = _mm512_dpbusd_epi32(dots[half], w.quants[t], inputs);
             }
             parts[r] = w.add::<F, 0>(&blocks[r], dots[0], parts[r]);
-            if F == Q6_K {
+            if F::LAYOUT.parts == 2 {
                 parts[r] = w.add::<F, 1>(&blocks[r], dots[1], parts[r]);
             }
         }
-        if x.place(b).ends {
+        if x.group_position(b).ends {
             for r in 0..R {
                 totals[r] = _mm512_fmadd_ps(parts[r], _mm512_set1_ps(blocks[r].scale), totals[r]);
                 parts[r] = _mm512_setzero_ps();
@@ -135,57 +129,72 @@ fn few_rows<const F: u8, const R: usize>(
 }
 
 /// `P` panels and a tile of rows; `x` is `[block, row]`.
+///
+/// ```text
+/// for each block b of 32 inputs:
+///     w = unpack block b of each panel                     8 registers a panel
+///     for each group of R = 8, 4, 2, 1 rows:
+///         for each part of the block with its own scale:
+///             dots[r][p] = start of row r
+///             for each word t of 4 inputs of the part:
+///                 dots[r][p] += w[p][t] · x[r][t]          R * P independent chains
+///             part[r][p] = fma(dots[r][p], scale of w[p], part[r][p])
+///     where b is the last of its group of blocks:
+///         total[r][p] = fma(part[r][p], scale of x[r], total[r][p])
+/// ```
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn many_rows<const F: u8, const P: usize>(
+fn many_rows<F: BlockFormat, const P: usize>(
     panels: [Panel<'_>; P],
     x: &[Block],
-    place: impl Fn(usize) -> Place,
+    position: impl Fn(usize) -> GroupPosition,
     sums: &mut [[Sums; P]],
 ) {
     for (b, x) in x.chunks_exact(sums.len()).enumerate() {
         for p in panels {
-            prefetch::<F>(p, b);
+            p.prefetch::<F>(b);
         }
         let mut w = [Weights::unpack::<F>(panels[0], b); P];
         for p in 1..P {
             w[p] = Weights::unpack::<F>(panels[p], b);
         }
-        let place = place(b);
-        let rest = rows_of_block::<F, P, 8>(&w, x, place, &mut *sums);
-        let rest = rows_of_block::<F, P, 4>(&w, rest.0, place, rest.1);
-        let rest = rows_of_block::<F, P, 2>(&w, rest.0, place, rest.1);
-        rows_of_block::<F, P, 1>(&w, rest.0, place, rest.1);
+        let position = position(b);
+        let rest = rows_of_block::<F, P, 8>(&w, x, position, &mut *sums);
+        let rest = rows_of_block::<F, P, 4>(&w, rest.0, position, rest.1);
+        let rest = rows_of_block::<F, P, 2>(&w, rest.0, position, rest.1);
+        rows_of_block::<F, P, 1>(&w, rest.0, position, rest.1);
     }
 }
 
-/// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products interleave. Returns the rows left.
+/// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products
+/// interleave. Returns the rows left.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn rows_of_block<'a, const F: u8, const P: usize, const R: usize>(
+fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
     w: &[Weights; P],
     x: &'a [Block],
-    place: Place,
+    position: GroupPosition,
     sums: &'a mut [[Sums; P]],
 ) -> (&'a [Block], &'a mut [[Sums; P]]) {
     let (x, x_rest) = x.as_chunks::<R>();
     let (sums, sums_rest) = sums.as_chunks_mut::<R>();
     for (x, sums) in x.iter().zip(sums) {
-        half_of_rows::<F, P, R, 0>(w, x, place, sums);
-        if F == Q6_K {
-            half_of_rows::<F, P, R, 1>(w, x, place, sums);
+        half_of_rows::<F, P, R, 0>(w, x, position, sums);
+        if F::LAYOUT.parts == 2 {
+            half_of_rows::<F, P, R, 1>(w, x, position, sums);
         }
     }
     (x_rest, sums_rest)
 }
 
-/// A part of a block that has a scale of its own, for `P` panels and `R` rows: the whole block, or of Q6_K a half.
+/// A part of a block that has a scale of its own, for `P` panels and `R` rows: the whole block, or
+/// of Q6_K a half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn half_of_rows<const F: u8, const P: usize, const R: usize, const HALF: usize>(
+fn half_of_rows<F: BlockFormat, const P: usize, const R: usize, const HALF: usize>(
     w: &[Weights; P],
     x: &[Block; R],
-    place: Place,
+    position: GroupPosition,
     sums: &mut [[Sums; P]; R],
 ) {
     let mut dots = [[_mm512_setzero_si512(); P]; R];
@@ -193,7 +202,7 @@ fn half_of_rows<const F: u8, const P: usize, const R: usize, const HALF: usize>(
         dots[r] = [start::<F>(&x[r])[HALF]; P];
     }
     for t in 0..8 {
-        if half::<F>(t) != HALF {
+        if F::part(t) != HALF {
             continue;
         }
         for r in 0..R {
@@ -206,13 +215,13 @@ fn half_of_rows<const F: u8, const P: usize, const R: usize, const HALF: usize>(
     for r in 0..R {
         for p in 0..P {
             let Sums { total, part } = &mut sums[r][p];
-            let before = if place.begins && HALF == 0 {
+            let before = if position.begins && HALF == 0 {
                 _mm512_setzero_ps()
             } else {
                 load_sums(part)
             };
             let sum = w[p].add::<F, HALF>(&x[r], dots[r][p], before);
-            if place.ends && HALF == half::<F>(7) {
+            if position.ends && HALF == F::part(7) {
                 let scale = _mm512_set1_ps(x[r].scale);
                 store(total, _mm512_fmadd_ps(sum, scale, load_sums(total)));
             } else {
@@ -222,25 +231,12 @@ fn half_of_rows<const F: u8, const P: usize, const R: usize, const HALF: usize>(
     }
 }
 
-/// Which part of a block, with a scale of its own, the `t`-th word belongs to: Q6_K has two.
-const fn half<const F: u8>(t: usize) -> usize {
-    if F == Q6_K { t / 4 } else { 0 }
-}
-
 /// Where the dot products start: at what the offset of the quants would take off later.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn start<const F: u8>(x: &Block) -> [__m512i; 2] {
-    let zero = _mm512_setzero_si512();
-    match F {
-        Q4_0 => [_mm512_set1_epi32(x.minus_8), zero],
-        Q8_0 => [_mm512_set1_epi32(x.minus_128), zero],
-        Q4_K => [zero; 2],
-        _ => [
-            _mm512_set1_epi32(x.minus_32[0]),
-            _mm512_set1_epi32(x.minus_32[1]),
-        ],
-    }
+fn start<F: BlockFormat>(x: &Block) -> [__m512i; 2] {
+    let [first, second] = x.start::<F>();
+    [_mm512_set1_epi32(first), _mm512_set1_epi32(second)]
 }
 
 /// One block of a panel, unpacked.
@@ -253,18 +249,19 @@ struct Weights {
 }
 
 impl Weights {
+    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn unpack<const F: u8>(panel: Panel<'_>, b: usize) -> Self {
-        match F {
-            Q4_0 => {
+    fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
+        match F::FORMAT {
+            Format::Q4_0 => {
                 let lines = &panel.lines.as_chunks::<4>().0[b];
                 Self {
                     quants: nibbles(lines),
                     scales: [halves(&panel.scales[b]), _mm512_setzero_ps()],
                 }
             }
-            Q8_0 => {
+            Format::Q8_0 => {
                 let lines = &panel.lines.as_chunks::<8>().0[b];
                 let mut quants = [_mm512_setzero_si512(); 8];
                 for t in 0..8 {
@@ -275,7 +272,7 @@ impl Weights {
                     scales: [halves(&panel.scales[b]), _mm512_setzero_ps()],
                 }
             }
-            Q4_K => {
+            Format::Q4K => {
                 let lines = &panel.lines.as_chunks::<4>().0[b];
                 let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
                 let packed = _mm512_cvtepu16_epi32(load_scales(&panel.scales[b]));
@@ -289,7 +286,7 @@ impl Weights {
                     ],
                 }
             }
-            _ => {
+            Format::Q6K => {
                 let [low_nibbles @ .., _, _] = &panel.lines.as_chunks::<6>().0[b];
                 let [.., high_0, high_1] = &panel.lines.as_chunks::<6>().0[b];
                 let mut quants = nibbles(low_nibbles);
@@ -322,19 +319,20 @@ impl Weights {
         }
     }
 
-    /// Adds the dot products of a block, or of its half, to the sums of a row's group, as [`super::scalar`] defines.
+    /// Adds the dot products of a block, or of its half, to the sums of a row's group, as
+    /// [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn add<const F: u8, const HALF: usize>(
+    fn add<F: BlockFormat, const HALF: usize>(
         &self,
         x: &Block,
         dots: __m512i,
         part: __m512,
     ) -> __m512 {
         let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), self.scales[HALF], part);
-        match F {
-            Q4_K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.sum), part),
-            _ => part,
+        match F::FORMAT {
+            Format::Q4K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.sum), part),
+            Format::Q4_0 | Format::Q8_0 | Format::Q6K => part,
         }
     }
 }
@@ -386,12 +384,6 @@ fn load_sums(sums: &[f32; PANEL]) -> __m512 {
 fn store(out: &mut [f32; PANEL], sums: __m512) {
     // SAFETY: the output is 64 bytes; the store needs no alignment.
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) }
-}
-
-/// See [`super::portable::run`].
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw")]
-pub(super) fn run(code: impl Portable) {
-    code.run();
 }
 
 /// See [`super::peak_ops`].

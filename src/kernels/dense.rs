@@ -1,11 +1,12 @@
 //! Products with weights that are floating-point numbers, stored as f32, f16 or bf16.
 //!
-//! The weights lie in panels as the quantised ones do ([`super::packed`]): 16 columns of the product
-//! side by side for each input. A tile of rows keeps its sums in registers, one fused product and sum
-//! an input, in the order of the inputs.
+//! The weights lie in panels as the quantized ones do ([`super::packed`]): 16 columns of the
+//! product side by side for each input. A tile of rows keeps its sums in registers, one fused
+//! product and sum an input, in the order of the inputs.
 
-use super::portable::{self, LANES, Lanes, Portable};
-use super::{Isa, PANEL};
+use super::isa::{self, Isa, Portable};
+use super::packed::{LANES, PANEL};
+use super::portable::Lanes;
 use std::fmt;
 use std::ops::Range;
 
@@ -30,8 +31,8 @@ impl fmt::Display for FloatFormat {
     }
 }
 
-/// A weight matrix `[n, k]` of floating-point numbers in panels of 16 columns of the product; missing
-/// columns of the last panel are zero.
+/// A weight matrix `[n, k]` of floating-point numbers in panels of 16 columns of the product;
+/// missing columns of the last panel are zero.
 pub struct DenseMatrix {
     n: usize,
     k: usize,
@@ -108,8 +109,8 @@ fn pack<T: Copy + Default>(values: &[T], n: usize, k: usize) -> Vec<[T; PANEL]> 
     packed
 }
 
-/// Multiplies rows `x`, `[rows, k]`, with some panels of `w`: element `[panel, row, column]` of `out`
-/// is the product of that row with weight row `16 * (panels.start + panel) + column`.
+/// Multiplies rows `x`, `[rows, k]`, with some panels of `w`: element `[panel, row, column]` of
+/// `out` is the product of that row with weight row `16 * (panels.start + panel) + column`.
 ///
 /// # Panics
 /// If `x` is not whole rows, the panels do not exist or `out` has the wrong length.
@@ -171,7 +172,7 @@ fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
             }
         }
     }
-    run_product(
+    isa::run(
         isa,
         Product {
             k,
@@ -185,10 +186,6 @@ fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
 
 /// Rows whose sums are kept in registers at once.
 const TILE: usize = 8;
-
-fn run_product(isa: Isa, product: impl Portable) {
-    portable::run(isa, product);
-}
 
 /// One panel, `R` rows; `x` is `[R, k]`.
 #[inline(always)]
@@ -218,7 +215,8 @@ fn bf16_to_f32(bits: [u16; PANEL]) -> Lanes {
     bits.map(|bits| f32::from_bits(u32::from(bits) << 16))
 }
 
-/// Exact for finite numbers: the bits, moved to where f32 has them, are the number divided by 2^112.
+/// Exact for finite numbers: the bits, moved to where f32 has them, are the number divided by
+/// 2^112.
 #[inline(always)]
 fn f16_to_f32(bits: [u16; PANEL]) -> Lanes {
     const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);

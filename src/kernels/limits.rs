@@ -1,9 +1,11 @@
-//! What this machine can do at best: operations on 8-bit integers, and bytes of memory read.
+//! The machine's roofline (operations on 8-bit integers and bytes of memory read, a second), and
+//! the process's peak of memory.
 //!
-//! Every figure of speed is worth something only beside these. They are measured where they are needed, because
-//! machines vary and share their cores with others.
+//! A figure of speed means something only beside these. They are measured where they are needed,
+//! because machines vary and share their cores with others.
 
-use crate::kernels::{Isa, peak_ops};
+use super::isa::Isa;
+use super::matmul::peak_ops;
 use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +13,11 @@ use std::time::{Duration, Instant};
 /// Memory that is read: far more than caches hold.
 const TABLE_BYTES: usize = 512 << 20;
 /// The shortest run of dot products that counts.
-const RUN: Duration = Duration::from_millis(10);
+const SHORTEST_RUN: Duration = Duration::from_millis(10);
 /// Runs of each kind in a measurement, of which the best counts.
 const RUNS: usize = 3;
 
-/// A machine's limits, all threads together.
+/// What a machine can do at best, all threads together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
     /// Operations on 8-bit integers; a product and a sum are two.
@@ -43,7 +45,7 @@ impl Meter {
             table: vec![1; TABLE_BYTES / 8],
             best: Limits::default(),
         };
-        while meter.multiply() < RUN && meter.rounds < 1 << 40 {
+        while meter.multiply() < SHORTEST_RUN && meter.rounds < 1 << 40 {
             meter.rounds *= 2;
         }
         meter
@@ -97,7 +99,8 @@ pub fn reset_peak_rss() {
     }
 }
 
-/// The most memory that this process has held so far, shared pages of mapped files included, if the system says.
+/// The most memory that this process has held so far, shared pages of mapped files included, if the
+/// system says.
 pub fn peak_rss_bytes() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

@@ -1,12 +1,13 @@
-//! NEON with dot products, and with matrix products (i8mm): 4 columns an instruction, so a panel is four quarters.
+//! NEON with dot products, and with matrix products (i8mm): 4 columns an instruction, so a panel is
+//! four quarters.
 //!
-//! One quarter of a block of weights, unpacked and with its offset taken off (both sides are signed here), serves every row of a tile; the `f32`
-//! sums live in the first-level cache. The three instructions whose intrinsics are not stable yet are inline assembly.
+//! One quarter of a block of weights, unpacked and with its offset taken off (both sides are signed
+//! here), serves every row of a tile; the `f32` sums live in the first-level cache. The three
+//! instructions whose intrinsics are not stable yet are inline assembly.
 
-use super::PANEL;
-use super::activations::{Activations, Block, Place, TILE};
-use super::packed::constants::*;
-use super::packed::{Format, Line, PackedMatrix, Panel, Scales};
+use super::activations::{Activations, Block, GroupPosition, TILE};
+use super::format::{BlockFormat, Format, with_format};
+use super::packed::{Line, PANEL, PackedMatrix, Panel, Scales};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -22,16 +23,11 @@ macro_rules! matmul {
             panels: Range<usize>,
             out: &mut [[f32; PANEL]],
         ) {
-            match w.format() {
-                Format::Q4_0 => matmul_format::<Q4_0>(w, x, panels, out),
-                Format::Q8_0 => matmul_format::<Q8_0>(w, x, panels, out),
-                Format::Q4K => matmul_format::<Q4_K>(w, x, panels, out),
-                Format::Q6K => matmul_format::<Q6_K>(w, x, panels, out),
-            }
+            with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
         }
 
         #[target_feature(enable = $features)]
-        fn matmul_format<const F: u8>(
+        fn matmul_format<F: BlockFormat>(
             w: &PackedMatrix,
             x: &Activations,
             panels: Range<usize>,
@@ -40,8 +36,8 @@ macro_rules! matmul {
             for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
                 for (first_row, rows, blocks) in x.tiles() {
                     let mut sums = [[Sums::ZERO; 4]; TILE];
-                    let place = |b| x.place(b);
-                    tile::<F>(w.panel(panel), blocks, place, &mut sums[..rows]);
+                    let position = |b| x.group_position(b);
+                    tile::<F>(w.panel(panel), blocks, position, &mut sums[..rows]);
                     for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
                         out.copy_from_slice(sums.map(|quarter| quarter.total).as_flattened());
                     }
@@ -50,16 +46,26 @@ macro_rules! matmul {
         }
 
         /// One panel and a tile of rows; `x` is `[block, row]`.
+        ///
+        /// ```text
+        /// for each block b of 32 inputs:
+        ///     for each quarter of the panel:
+        ///         w = unpack block b of the quarter        8 registers
+        ///         for each pair of rows, then a last row:
+        ///             part[row] = fma(w · x[row], scale of w, part[row])
+        ///             where b is the last of its group of blocks:
+        ///                 total[row] = fma(part[row], scale of x[row], total[row])
+        /// ```
         #[inline]
         #[target_feature(enable = $features)]
-        fn tile<const F: u8>(
+        fn tile<F: BlockFormat>(
             panel: Panel<'_>,
             x: &[Block],
-            place: impl Fn(usize) -> Place,
+            position: impl Fn(usize) -> GroupPosition,
             sums: &mut [[Sums; 4]],
         ) {
             for (b, x) in x.chunks_exact(sums.len()).enumerate() {
-                let place = place(b);
+                let position = position(b);
                 for quarter in 0..4 {
                     let mut w = Weights::unpack::<F>(panel, b, quarter);
                     w.quants = arrange(w.quants);
@@ -68,12 +74,12 @@ macro_rules! matmul {
                     for (x, sums) in x_pairs.iter().zip(sums_pairs) {
                         let dots = dots::<F, 2>(&w.quants, x);
                         for r in 0..2 {
-                            w.add::<F>(&x[r], dots[r], place, &mut sums[r][quarter]);
+                            w.add::<F>(&x[r], dots[r], position, &mut sums[r][quarter]);
                         }
                     }
                     for (x, sums) in x_last.as_chunks::<1>().0.iter().zip(sums_last) {
                         let [dots] = dots::<F, 1>(&w.quants, x);
-                        w.add::<F>(&x[0], dots, place, &mut sums[quarter]);
+                        w.add::<F>(&x[0], dots, position, &mut sums[quarter]);
                     }
                 }
             }
@@ -95,13 +101,13 @@ pub(super) mod dotprod {
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    fn dots<const F: u8, const R: usize>(
+    fn dots<F: BlockFormat, const R: usize>(
         w: &[int8x16_t; 8],
         x: &[Block; R],
     ) -> [[int32x4_t; 2]; R] {
         let mut dots = [[vdupq_n_s32(0); 2]; R];
         for half in 0..2 {
-            let sum = if F == Q6_K { half } else { 0 };
+            let sum = F::part(4 * half);
             for r in 0..R {
                 let inputs = load_inputs(&x[r], half);
                 dots[r][sum] = sdot_lane::<0>(dots[r][sum], w[4 * half], inputs);
@@ -154,7 +160,8 @@ pub(super) mod i8mm {
 
     matmul!("neon,dotprod,i8mm");
 
-    /// From 4 inputs of 4 columns to 8 inputs of 2 columns: element `2t` has columns 0 and 1, `2t + 1` columns 2 and 3, of inputs `8t..`.
+    /// From 4 inputs of 4 columns to 8 inputs of 2 columns: element `2t` has columns 0 and 1, `2t +
+    /// 1` columns 2 and 3, of inputs `8t..`.
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
     fn arrange(quants: [int8x16_t; 8]) -> [int8x16_t; 8] {
@@ -173,14 +180,14 @@ pub(super) mod i8mm {
     /// A single row is taken twice.
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
-    fn dots<const F: u8, const R: usize>(
+    fn dots<F: BlockFormat, const R: usize>(
         w: &[int8x16_t; 8],
         x: &[Block; R],
     ) -> [[int32x4_t; 2]; R] {
         // [half of the block, columns 0 and 1 or 2 and 3]
         let mut products = [[vdupq_n_s32(0); 2]; 2];
         for half in 0..2 {
-            let sum = if F == Q6_K { half } else { 0 };
+            let sum = F::part(4 * half);
             let first = vreinterpretq_s64_s8(load_inputs(&x[0], half));
             let second = vreinterpretq_s64_s8(load_inputs(&x[R - 1], half));
             let inputs = [vzip1q_s64(first, second), vzip2q_s64(first, second)];
@@ -265,44 +272,45 @@ struct Weights {
 }
 
 impl Weights {
+    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "neon")]
-    fn unpack<const F: u8>(panel: Panel<'_>, b: usize, quarter: usize) -> Self {
+    fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize, quarter: usize) -> Self {
         let scales = load_scales(&panel.scales[b], quarter);
-        match F {
-            Q4_0 => {
+        match F::FORMAT {
+            Format::Q4_0 => {
                 let lines = &panel.lines.as_chunks::<4>().0[b];
                 Self {
-                    quants: signed(nibbles(lines, quarter), 8),
+                    quants: signed(nibbles(lines, quarter), F::LAYOUT.offset),
                     scales: [halves(scales), vdupq_n_f32(0.0)],
                 }
             }
-            Q8_0 => {
+            Format::Q8_0 => {
                 let lines = &panel.lines.as_chunks::<8>().0[b];
                 let mut quants = [vdupq_n_u8(0); 8];
                 for t in 0..8 {
                     quants[t] = load(&lines[t], quarter);
                 }
                 Self {
-                    quants: signed(quants, 128),
+                    quants: signed(quants, F::LAYOUT.offset),
                     scales: [halves(scales), vdupq_n_f32(0.0)],
                 }
             }
-            Q4_K => {
+            Format::Q4K => {
                 let lines = &panel.lines.as_chunks::<4>().0[b];
                 let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
                 let packed = vmovl_u16(scales);
                 let scale = vcvtq_f32_u32(vandq_u32(packed, vdupq_n_u32(0xff)));
                 let min = vcvtq_f32_u32(vshrq_n_u32::<8>(packed));
                 Self {
-                    quants: signed(nibbles(lines, quarter), 0),
+                    quants: signed(nibbles(lines, quarter), F::LAYOUT.offset),
                     scales: [
                         vmulq_f32(halves(load_scales(d, quarter)), scale),
                         vmulq_f32(halves(load_scales(d_min, quarter)), min),
                     ],
                 }
             }
-            _ => {
+            Format::Q6K => {
                 let lines = &panel.lines.as_chunks::<6>().0[b];
                 let ([low_nibbles @ .., _, _], [_, _, _, _, high_bits @ ..]) = (lines, lines);
                 let mut quants = nibbles(low_nibbles, quarter);
@@ -324,7 +332,7 @@ impl Weights {
                 let first = vshrq_n_s32::<24>(vshlq_n_s32::<24>(packed));
                 let second = vshrq_n_s32::<8>(packed);
                 Self {
-                    quants: signed(quants, 32),
+                    quants: signed(quants, F::LAYOUT.offset),
                     scales: [
                         vmulq_f32(d, vcvtq_f32_s32(first)),
                         vmulq_f32(d, vcvtq_f32_s32(second)),
@@ -337,19 +345,25 @@ impl Weights {
     /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
     #[inline]
     #[target_feature(enable = "neon")]
-    fn add<const F: u8>(&self, x: &Block, dots: [int32x4_t; 2], place: Place, sums: &mut Sums) {
-        let part = if place.begins {
+    fn add<F: BlockFormat>(
+        &self,
+        x: &Block,
+        dots: [int32x4_t; 2],
+        position: GroupPosition,
+        sums: &mut Sums,
+    ) {
+        let part = if position.begins {
             vdupq_n_f32(0.0)
         } else {
             load_sums(&sums.part)
         };
         let part = vfmaq_f32(part, vcvtq_f32_s32(dots[0]), self.scales[0]);
-        let part = match F {
-            Q4_0 | Q8_0 => part,
-            Q4_K => vfmsq_f32(part, self.scales[1], vdupq_n_f32(x.sum)),
-            _ => vfmaq_f32(part, vcvtq_f32_s32(dots[1]), self.scales[1]),
+        let part = match F::FORMAT {
+            Format::Q4_0 | Format::Q8_0 => part,
+            Format::Q4K => vfmsq_f32(part, self.scales[1], vdupq_n_f32(x.sum)),
+            Format::Q6K => vfmaq_f32(part, vcvtq_f32_s32(dots[1]), self.scales[1]),
         };
-        if place.ends {
+        if position.ends {
             let total = vfmaq_f32(load_sums(&sums.total), part, vdupq_n_f32(x.scale));
             store_sums(&mut sums.total, total);
         } else {

@@ -1,8 +1,10 @@
 //! Weights, from llama.cpp's block formats into panels.
 //!
-//! A panel is 16 columns of the product (16 rows of the weight matrix). For each block of 32 inputs it holds a few [`Line`]s, each with one
-//! 32-bit word a column, and a word holds 4 inputs: what a dot-product instruction takes from each side. Quants stay unsigned, without the offset
-//! (8, 128, 32) that makes them signed: the kernels start their sums at `-offset * sum(activations)` instead.
+//! A panel is 16 columns of the product (16 rows of the weight matrix). For each block of 32 inputs
+//! it holds a few [`Line`]s, each with one 32-bit word a column, and a word holds 4 inputs: what a
+//! dot-product instruction takes from each side. Quants stay unsigned, without the offset (8, 128,
+//! 32) that makes them signed: the kernels start their sums at `-offset * sum(activations)`
+//! instead.
 //!
 //! | format | lines of a block | scales of a block, per column | of a super-block of 256 |
 //! |---|---|---|---|
@@ -11,95 +13,21 @@
 //! | Q4_K | 4, as Q4_0 | 6-bit scale, 6-bit minimum in the high byte | f16 scale, f16 minimum |
 //! | Q6_K | 4, as Q4_0, then 2 of high bits: bits `2u..` of line `i` belong to inputs `16i+4u..` | i8 scales of both halves | f16 scale |
 //!
-//! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product with few rows is bound by reading them.
+//! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product
+//! with few rows is bound by reading them.
 
-use super::{BLOCK, PANEL};
+#[cfg(target_arch = "x86_64")]
+use super::format::BlockFormat;
+use super::format::Format;
 use rayon::prelude::*;
 use std::fmt;
 
-/// A block format of llama.cpp, named as there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// 32 inputs: f16 `d`, 32 nibbles; `d * (q - 8)`.
-    Q4_0,
-    /// 32 inputs: f16 `d`, 32 bytes; `d * q`.
-    Q8_0,
-    /// 256 inputs: f16 `d` and `dmin`, 8 packed 6-bit scales and minimums, 256 nibbles; `d * scale * q - dmin * min`.
-    Q4K,
-    /// 256 inputs: 256 values of 6 bits, 16 scales of 8 bits, f16 `d`; `d * scale * (q - 32)`.
-    Q6K,
-}
-
-impl Format {
-    /// Every format.
-    pub const ALL: [Self; 4] = [Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q6K];
-
-    /// Inputs of a stored block: `k` must be a multiple of it.
-    pub const fn block_inputs(self) -> usize {
-        match self {
-            Self::Q4_0 | Self::Q8_0 => 32,
-            Self::Q4K | Self::Q6K => 256,
-        }
-    }
-
-    /// Bytes of a stored block.
-    pub const fn block_bytes(self) -> usize {
-        match self {
-            Self::Q4_0 => 18,
-            Self::Q8_0 => 34,
-            Self::Q4K => 144,
-            Self::Q6K => 210,
-        }
-    }
-
-    /// Blocks of 32 activations that share a scale in products with these weights: one where a finer one would be lost in the error of the
-    /// weights, of 4 or 6 bits, and what it costs would not.
-    pub const fn scale_group(self) -> usize {
-        match self {
-            Self::Q8_0 => 1,
-            Self::Q4_0 | Self::Q4K | Self::Q6K => 4,
-        }
-    }
-
-    /// Lines of a panel for 32 inputs.
-    pub(super) const fn lines(self) -> usize {
-        match self {
-            Self::Q4_0 | Self::Q4K => 4,
-            Self::Q8_0 => 8,
-            Self::Q6K => 6,
-        }
-    }
-
-    /// Rows of super-block scales of a panel for 256 inputs.
-    pub(super) const fn supers(self) -> usize {
-        match self {
-            Self::Q4_0 | Self::Q8_0 => 0,
-            Self::Q4K => 2,
-            Self::Q6K => 1,
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Q4_0 => "q4_0",
-            Self::Q8_0 => "q8_0",
-            Self::Q4K => "q4_k",
-            Self::Q6K => "q6_k",
-        })
-    }
-}
-
-/// The formats as constant parameters: kernels are compiled once for each.
-pub(super) mod constants {
-    use super::Format;
-
-    pub const Q4_0: u8 = Format::Q4_0 as u8;
-    pub const Q8_0: u8 = Format::Q8_0 as u8;
-    pub const Q4_K: u8 = Format::Q4K as u8;
-    pub const Q6_K: u8 = Format::Q6K as u8;
-}
+/// Columns of a panel: what one 512-bit register holds of 4 inputs each.
+pub const PANEL: usize = 16;
+/// Inputs that share a scale.
+pub const BLOCK: usize = 32;
+/// Lanes of an array that becomes one 512-bit register, or more that are narrower.
+pub const LANES: usize = 16;
 
 /// Why blocks could not be packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +85,8 @@ pub(super) struct Line(pub [u32; PANEL]);
 #[repr(C, align(32))]
 pub(super) struct Scales(pub [u16; PANEL]);
 
-/// A weight matrix `[n, k]` in panels of 16 columns of the product; missing columns of the last panel are zero.
+/// A weight matrix `[n, k]` in panels of 16 columns of the product; missing columns of the last
+/// panel are zero.
 pub struct PackedMatrix {
     format: Format,
     n: usize,
@@ -179,6 +108,37 @@ pub(super) struct Panel<'a> {
     pub scales: &'a [Scales],
     /// `[super-block, 1 or 2]`
     pub supers: &'a [Scales],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Panel<'_> {
+    /// Asks the second-level cache for the lines 8 KiB behind those of block `b`: the hardware
+    /// looks ahead no further than the end of a page. Closer, or into the first level, was slower
+    /// with few rows.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub fn prefetch<F: BlockFormat>(self, b: usize) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        const AHEAD: usize = 8192 / size_of::<Line>();
+        let lines = F::LAYOUT.lines;
+        let next = self.lines.as_ptr().wrapping_add(b * lines + AHEAD);
+        for i in 0..lines {
+            #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+            // SAFETY: a prefetch reads nothing and may name any address.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i).cast())
+            };
+        }
+        // A line holds the scales of two blocks.
+        if b.is_multiple_of(2) {
+            let next = self.scales.as_ptr().wrapping_add(b + AHEAD / lines);
+            #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+            // SAFETY: as above.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(next.cast())
+            };
+        }
+    }
 }
 
 impl PackedMatrix {
@@ -379,7 +339,8 @@ fn pack_q6_k(columns: Columns<'_>, block: usize) -> PackedQ6K {
     (lines, (scales, supers))
 }
 
-/// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper two of the last four stored apart.
+/// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper
+/// two of the last four stored apart.
 fn q4_k_scales(packed: &[u8; 12], s: usize) -> u16 {
     let (scale, min) = if s < 4 {
         (packed[s] & 63, packed[s + 4] & 63)

@@ -1,53 +1,32 @@
-//! Plain Rust that is compiled once for each instruction set, and the few functions of numbers that it
-//! shares.
+//! Plain Rust that is compiled once for each instruction set, and the few functions of numbers that
+//! it shares.
 //!
 //! The code works on arrays of 16 lanes, which the compiler turns into whatever registers the
 //! instruction set has. Nothing in it may be reordered (Rust never does), and products and sums are
 //! fused where [`f32::mul_add`] says so: every instruction set gives the same bits.
 
-use super::{BLOCK, Isa, Kind};
-
-/// Lanes of an array that becomes one 512-bit register, or more that are narrower.
-pub const LANES: usize = 16;
+use super::isa::{Isa, Portable, run};
+use super::packed::{BLOCK, LANES};
 
 /// A register's worth of numbers.
 pub type Lanes = [f32; LANES];
 
-/// Code without instructions of its own. `run` must be `#[inline(always)]`, and all that it calls.
-pub(super) trait Portable {
-    fn run(self);
-}
-
-/// Runs `code` with the registers and fused products of `isa`.
-#[allow(unsafe_code)]
-pub(super) fn run(isa: Isa, code: impl Portable) {
-    match isa.0 {
-        // SAFETY: an `Isa` of this kind exists only where `Kind::detected` found every feature that
-        // the function enables.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 | Kind::AvxVnni => unsafe { super::avx2::run(code) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni => unsafe { super::avx512::run(code) },
-        _ => code.run(),
-    }
-}
-
 /// Rows of numbers that are made on the way to a product: an operation without storing its result.
-pub trait Source: Sync {
-    /// Writes the numbers of `row` from `first` on, 32 or, at the end of a row, fewer. To be `#[inline(always)]`,
-    /// with all that it calls, as it is compiled for each instruction set; a closure cannot be made to.
+pub trait LazyRows: Sync {
+    /// Writes the numbers of `row` from `first` on, 32 or, at the end of a row, fewer. To be
+    /// `#[inline(always)]`, with all that it calls, as it is compiled for each instruction set; a
+    /// closure cannot be made to.
     fn write(&self, row: usize, first: usize, values: &mut [f32]);
 }
 
 /// Writes a whole row.
-pub fn write_row(isa: Isa, source: &impl Source, row: usize, values: &mut [f32]) {
+pub fn write_row(isa: Isa, source: &impl LazyRows, row: usize, values: &mut [f32]) {
     struct Row<'a, S> {
         source: &'a S,
         row: usize,
         values: &'a mut [f32],
     }
-    impl<S: Source> Portable for Row<'_, S> {
+    impl<S: LazyRows> Portable for Row<'_, S> {
         #[inline(always)]
         fn run(self) {
             for (block, values) in self.values.chunks_mut(BLOCK).enumerate() {
@@ -65,9 +44,9 @@ pub fn write_row(isa: Isa, source: &impl Source, row: usize, values: &mut [f32])
     );
 }
 
-/// `e^x` for each lane, with a relative error below 2e-7; what underflows f32's normal numbers is 0,
-/// what overflows stays at the largest. (Cody and Waite's reduction, minimax polynomial of Cephes'
-/// `expf`.)
+/// `e^x` for each lane, with a relative error below 2e-7; what underflows f32's normal numbers is
+/// 0, what overflows stays at the largest. (Cody and Waite's reduction, minimax polynomial of
+/// Cephes' `expf`.)
 #[inline(always)]
 pub fn exp(x: Lanes) -> Lanes {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -99,7 +78,8 @@ pub fn exp(x: Lanes) -> Lanes {
     y
 }
 
-/// `ln(x)` for each lane of positive normal numbers, with an error below 2e-7 of the larger of the result and 1. (Cephes' `logf`.)
+/// `ln(x)` for each lane of positive normal numbers, with an error below 2e-7 of the larger of the
+/// result and 1. (Cephes' `logf`.)
 #[inline(always)]
 fn ln(x: Lanes) -> Lanes {
     const LN_2_HIGH: f32 = 0.693_359_4;
@@ -182,8 +162,8 @@ pub(super) fn sum(x: Lanes) -> f32 {
     x[0]
 }
 
-/// The terms of a softmax, in place: `e^(x / divisor)` of each logit over that of the largest, so that they are
-/// from 0 to 1. Returns their sum, or `None` if a logit is not finite.
+/// The terms of a softmax, in place: `e^(x / divisor)` of each logit over that of the largest, so
+/// that they are from 0 to 1. Returns their sum, or `None` if a logit is not finite.
 pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> {
     struct Terms<'a> {
         logits: &'a mut [f32],
@@ -198,7 +178,8 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
                 divisor,
                 sum,
             } = self;
-            // Bit patterns of absolute values are ordered as the values are, and those not finite come last.
+            // Bit patterns of absolute values are ordered as the values are, and those not finite
+            // come last.
             let size = |x: f32| x.to_bits() & 0x7fff_ffff;
             let (mut sizes, mut most) = ([0; LANES], [f32::MIN; LANES]);
             let (lanes, rest) = logits.as_chunks::<LANES>();

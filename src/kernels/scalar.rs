@@ -1,6 +1,8 @@
-//! The definition of the product: slow, obvious, and what every other version must equal to the bit.
+//! The definition of the product: slow, obvious, and what every other version must equal to the
+//! bit.
 //!
-//! For each output, blocks of 32 inputs in order, from `part = 0`; `dot` is exact in `i32`, `fma` rounds once:
+//! For each output, blocks of 32 inputs in order, from `part = 0`; `dot` is exact in `i32`, `fma`
+//! rounds once:
 //!
 //! | format | weight | a block adds |
 //! |---|---|---|
@@ -8,12 +10,13 @@
 //! | Q4_K | `(d * s) * q - (dmin * m)` | `part = fma(dot, d * s, part)`, then `part = fma(-(dmin * m), sum, part)` |
 //! | Q6_K | `(d * s) * (q - 32)` | for each half: `part = fma(dot, d * s, part)` |
 //!
-//! with `sum` of the block's quants of activations. `d * s` and `dmin * m` are exact. At the end of a group of blocks, `scale` being its own:
-//! `acc = fma(part, scale, acc)` from `acc = 0`, and `part = 0`.
+//! with `sum` of the block's quants of activations. `d * s` and `dmin * m` are exact. At the end of
+//! a group of blocks, `scale` being its own: `acc = fma(part, scale, acc)` from `acc = 0`, and
+//! `part = 0`.
 
 use super::activations::{Activations, Block};
-use super::packed::{Format, PackedMatrix, Panel, half_to_f32};
-use super::{BLOCK, PANEL};
+use super::format::Format;
+use super::packed::{BLOCK, PANEL, PackedMatrix, Panel, half_to_f32};
 use std::ops::Range;
 
 /// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
@@ -32,7 +35,7 @@ pub(super) fn matmul(
                     let (mut acc, mut part) = (0.0, 0.0);
                     for (b, block) in blocks.enumerate() {
                         part = add_block(w.format(), panel, b, column, block, part);
-                        if x.place(b).ends {
+                        if x.group_position(b).ends {
                             (acc, part) = (part.mul_add(block.scale, acc), 0.0);
                         }
                     }
@@ -80,15 +83,12 @@ pub(super) fn quants(format: Format, panel: Panel<'_>, b: usize, column: usize) 
         panel.lines[b * format.lines() + line].0[column].to_le_bytes()[i % 4]
     };
     let nibble = |i: usize| (byte(i % 16 / 4, i) >> (4 * (i / 16))) & 15;
-    std::array::from_fn(|i| match format {
-        Format::Q4_0 => i16::from(nibble(i)) - 8,
-        Format::Q8_0 => i16::from(byte(i / 4, i)) - 128,
-        Format::Q4K => i16::from(nibble(i)),
-        Format::Q6K => {
-            let high = (byte(4 + i / 16, i) >> (2 * (i % 16 / 4))) & 3;
-            i16::from(nibble(i) | (high << 4)) - 32
-        }
-    })
+    let quant = |i: usize| match format {
+        Format::Q4_0 | Format::Q4K => nibble(i),
+        Format::Q8_0 => byte(i / 4, i),
+        Format::Q6K => nibble(i) | (((byte(4 + i / 16, i) >> (2 * (i % 16 / 4))) & 3) << 4),
+    };
+    std::array::from_fn(|i| i16::from(quant(i)) - i16::from(format.offset()))
 }
 
 /// See [`super::peak_ops`].

@@ -1,9 +1,10 @@
-//! Every version against the scalar one, to the bit; the scalar one against plain arithmetic on the formats.
+//! Every version against the scalar one, to the bit; the scalar one against plain arithmetic on the
+//! formats.
 
 mod blocks;
 
 use super::*;
-use blocks::{FILLS, Fill, activations, dequantise, matrix};
+use blocks::{FILLS, Fill, activations, dequantize, matrix};
 #[cfg(target_arch = "x86_64")]
 use std::arch::is_x86_feature_detected as has;
 
@@ -13,18 +14,14 @@ fn product(isa: Isa, w: &PackedMatrix, x: &Activations) -> Vec<f32> {
     out
 }
 
-fn quantised(isa: Isa, values: &[f32], k: usize, group: usize) -> Activations {
+fn quantized(isa: Isa, values: &[f32], k: usize, group: usize) -> Activations {
     let mut x = Activations::new();
-    x.quantise(isa, values, k, group);
+    x.quantize(isa, values, k, group);
     x
 }
 
-fn scalar_isa() -> Isa {
-    Isa(Kind::Scalar)
-}
-
 #[track_caller]
-fn assert_same_bits(expected: &[f32], actual: &[f32], what: &dyn fmt::Debug) {
+fn assert_same_bits(expected: &[f32], actual: &[f32], what: &dyn std::fmt::Debug) {
     assert_eq!(expected.len(), actual.len());
     for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
         assert!(
@@ -39,11 +36,11 @@ type Product = Box<dyn Fn(&PackedMatrix, &Activations) -> Vec<f32>>;
 /// Every version that this CPU can run, but the scalar one.
 fn versions() -> Vec<(&'static str, Product)> {
     let mut versions: Vec<(&'static str, Product)> = Vec::new();
-    for isa in Isa::available().filter(|isa| *isa != scalar_isa()) {
+    for isa in Isa::available().filter(|isa| *isa != Isa::SCALAR) {
         versions.push((isa.name(), Box::new(move |w, x| product(isa, w, x))));
     }
     #[cfg(target_arch = "x86_64")]
-    if Kind::Avx2.detected() && has!("avx512vl") && has!("avx512vnni") {
+    if Isa::named("avx2").is_some() && has!("avx512vl") && has!("avx512vnni") {
         versions.push(("avxvnni as avx512vnni", Box::new(product_of_vnni_loops)));
     }
     versions
@@ -79,8 +76,8 @@ fn every_available_version_equals_scalar() {
                 for rows in rows {
                     let group = [1, 4, 3, 2][(rows + n) % 4];
                     let values = activations(rows, k, rows as u64);
-                    let x = quantised(scalar_isa(), &values, k, group);
-                    let expected = product(scalar_isa(), &w, &x);
+                    let x = quantized(Isa::SCALAR, &values, k, group);
+                    let expected = product(Isa::SCALAR, &w, &x);
                     for (name, version) in &versions {
                         let what = (name, format, fill, n, k, rows, group);
                         assert_same_bits(&expected, &version(&w, &x), &what);
@@ -102,7 +99,7 @@ fn ranges_of_panels_are_parts_of_the_product() {
     )
     .unwrap();
     for isa in Isa::available() {
-        let x = quantised(isa, &activations(rows, k, 2), k, 2);
+        let x = quantized(isa, &activations(rows, k, 2), k, 2);
         let whole = product(isa, &w, &x);
         for start in 0..=7 {
             for end in start..=7 {
@@ -128,23 +125,24 @@ fn ranges_of_panels_are_parts_of_the_product() {
     }
 }
 
-/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(2g + n)`: up to two additions for each of the `g` blocks of
-/// its group, one for each of the `n` groups. Weights and quantised activations are exact in `f64`.
+/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(2g + n)`: up
+/// to two additions for each of the `g` blocks of its group, one for each of the `n` groups.
+/// Weights and quantized activations are exact in `f64`.
 #[test]
-fn scalar_is_the_product_of_the_dequantised_values() {
+fn scalar_is_the_product_of_the_dequantized_values() {
     let (n, rows) = (19, 3);
     for format in Format::ALL {
         for fill in FILLS {
             let k = 3 * format.block_inputs();
             let bytes = matrix(format, n, k, fill, 7);
-            let weights = dequantise(format, &bytes);
+            let weights = dequantize(format, &bytes);
             let w = PackedMatrix::pack(format, &bytes, n, k).unwrap();
             let mut values = activations(rows, k, 5);
             values.iter_mut().for_each(|v| *v = v.clamp(-4.0, 4.0));
             let group = format.scale_group();
-            let x = quantised(scalar_isa(), &values, k, group);
+            let x = quantized(Isa::SCALAR, &values, k, group);
             let restored = restore(&x);
-            let y = product(scalar_isa(), &w, &x);
+            let y = product(Isa::SCALAR, &w, &x);
             for row in 0..rows {
                 for column in 0..n {
                     let terms = (0..k).map(|i| weights[column * k + i] * restored[row * k + i]);
@@ -154,7 +152,7 @@ fn scalar_is_the_product_of_the_dequantised_values() {
                         Format::Q4K => {
                             q4_k_size(&bytes[column * k / 256 * 144..], &restored[row * k..][..k])
                         }
-                        _ => terms.map(f64::abs).sum(),
+                        Format::Q4_0 | Format::Q8_0 | Format::Q6K => terms.map(f64::abs).sum(),
                     };
                     let roundings = 2 * group + (k / BLOCK).div_ceil(group);
                     let bound =
@@ -183,7 +181,7 @@ fn q4_k_size(blocks: &[u8], x: &[f64]) -> f64 {
         b[2..4].fill(0);
     }
     let size = |bytes: &[u8]| -> f64 {
-        dequantise(Format::Q4K, bytes)
+        dequantize(Format::Q4K, bytes)
             .iter()
             .zip(x)
             .map(|(w, x)| (w * x).abs())
@@ -192,7 +190,7 @@ fn q4_k_size(blocks: &[u8], x: &[f64]) -> f64 {
     size(&with_min) + size(&without)
 }
 
-/// The values that quantised activations stand for, `[rows, k]`.
+/// The values that quantized activations stand for, `[rows, k]`.
 fn restore(x: &Activations) -> Vec<f64> {
     let mut values = vec![0.0; x.rows() * x.k()];
     for (first_row, rows, blocks) in x.tiles() {
@@ -207,11 +205,11 @@ fn restore(x: &Activations) -> Vec<f64> {
 }
 
 #[test]
-fn quantising_is_the_same_everywhere_and_within_half_a_step() {
+fn quantizing_is_the_same_everywhere_and_within_half_a_step() {
     let k = 96;
     for (rows, group) in [(1, 1), (2, 2), (31, 1), (32, 2), (33, 3), (70, 4)] {
         let values = activations(rows, k, rows as u64);
-        let expected = quantised(scalar_isa(), &values, k, group);
+        let expected = quantized(Isa::SCALAR, &values, k, group);
         for (value, restored) in values.iter().zip(restore(&expected)) {
             assert!((f64::from(*value) - restored).abs() <= 0.5001 * 1e30 / 127.0);
         }
@@ -234,7 +232,7 @@ fn quantising_is_the_same_everywhere_and_within_half_a_step() {
         for isa in Isa::available() {
             let mut x = Activations::new();
             x.resize(rows, k, group);
-            x.parts_mut(1).for_each(|part| part.quantise(isa, &values));
+            x.parts_mut(1).for_each(|part| part.quantize(isa, &values));
             for (e, a) in expected.tiles().zip(x.tiles()) {
                 assert_eq!((e.0, e.1), (a.0, a.1));
                 for (e, a) in e.2.iter().zip(a.2) {
@@ -264,7 +262,7 @@ fn values_that_are_not_finite_reach_their_own_row_only() {
             for isa in Isa::available() {
                 let mut values = vec![1.0; rows * k];
                 values[2 * k + 5] = bad;
-                let y = product(isa, &w, &quantised(isa, &values, k, format.scale_group()));
+                let y = product(isa, &w, &quantized(isa, &values, k, format.scale_group()));
                 for (row, y) in y.chunks_exact(PANEL).enumerate() {
                     assert!(
                         y.iter().all(|v| v.is_nan() == (row == 2)),
@@ -285,7 +283,7 @@ fn the_smallest_and_largest_activations_stay_finite() {
         (1e-37, 0.0),
         (2e-36, 2e-36),
     ] {
-        let x = quantised(scalar_isa(), &[value; BLOCK], BLOCK, 1);
+        let x = quantized(Isa::SCALAR, &[value; BLOCK], BLOCK, 1);
         let restored = restore(&x)[0];
         assert!(
             (restored - f64::from(expected)).abs() <= f64::from(expected).abs() * 1e-6,
@@ -350,7 +348,6 @@ fn wrong_sizes_are_refused() {
 #[test]
 fn names_find_what_is_available() {
     for isa in Isa::available() {
-        assert!(Isa::NAMES.contains(&isa.name()));
         assert_eq!(Isa::named(isa.name()), Some(isa));
     }
     assert_eq!(Isa::named("mmx"), None);

@@ -9,13 +9,13 @@ macro_rules! vnni {
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn dots<const F: u8, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
+        fn dots<F: BlockFormat, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
             let mut dots = [[_mm256_setzero_si256(); 2]; R];
             for r in 0..R {
                 dots[r] = start::<F>(&x[r]);
             }
             for t in 0..8 {
-                let half = if F == Q6_K { t / 4 } else { 0 };
+                let half = F::part(t);
                 for r in 0..R {
                     let inputs = _mm256_set1_epi32(x[r].words[t]);
                     dots[r][half] = $dpbusd(dots[r][half], w.quants[t], inputs);

@@ -1,4 +1,5 @@
-//! Stored matrices of every format, random and extreme, and the values they stand for as llama.cpp documents them.
+//! Stored matrices of every format, random and extreme, and the values they stand for as llama.cpp
+//! documents them.
 
 use super::super::{BLOCK, Format, packed};
 use std::ops::Range;
@@ -28,7 +29,8 @@ impl Random {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fill {
     Random,
-    /// Every quant byte the same: 0x00 and 0xff are the ends of the unsigned formats, 0x80 and 0x7f those of Q8_0.
+    /// Every quant byte the same: 0x00 and 0xff are the ends of the unsigned formats, 0x80 and 0x7f
+    /// those of Q8_0.
     Quants(u8),
     /// Scales from subnormal to the largest finite.
     WildScales,
@@ -83,7 +85,9 @@ pub(super) fn matrix(format: Format, n: usize, k: usize, fill: Fill, seed: u64) 
                     bits => bits,
                 },
                 // Between 2^-10 and 2^-5, either sign.
-                _ => (random.next() as u16 & 0x83ff) | ((5 + (random.next() % 5) as u16) << 10),
+                Fill::Random | Fill::Quants(_) | Fill::Zero => {
+                    (random.next() as u16 & 0x83ff) | ((5 + (random.next() % 5) as u16) << 10)
+                }
             };
             block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
         }
@@ -91,7 +95,8 @@ pub(super) fn matrix(format: Format, n: usize, k: usize, fill: Fill, seed: u64) 
     bytes
 }
 
-/// Rows of very different sizes; some zero, some blocks zero, some with equal values at the ends of the range.
+/// Rows of very different sizes; some zero, some blocks zero, some with equal values at the ends of
+/// the range.
 pub(super) fn activations(rows: usize, k: usize, seed: u64) -> Vec<f32> {
     let mut random = Random(seed);
     let mut values = vec![0.0; rows * k];
@@ -111,7 +116,7 @@ pub(super) fn activations(rows: usize, k: usize, seed: u64) -> Vec<f32> {
 }
 
 /// The values of a matrix, straight from the formats' description.
-pub(super) fn dequantise(format: Format, bytes: &[u8]) -> Vec<f64> {
+pub(super) fn dequantize(format: Format, bytes: &[u8]) -> Vec<f64> {
     let half = |block: &[u8], at: usize| {
         f64::from(packed::half_to_f32(u16::from_le_bytes([
             block[at],

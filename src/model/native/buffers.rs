@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::linear::{Input, Output, Product, share};
 use super::{RmsNorm, Shape};
-use crate::kernels::{Isa, LANES, PANEL, Source, rms_scales, silu};
+use crate::kernels::{Isa, LANES, LazyRows, PANEL, rms_scales, silu};
 
 /// Kept from pass to pass, so that nothing is allocated again.
 pub(super) struct Buffers {
@@ -128,7 +128,7 @@ struct Normed<'a> {
     weight: &'a [f32],   // [D]
 }
 
-impl Source for Normed<'_> {
+impl LazyRows for Normed<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, values: &mut [f32]) {
         let xs = &self.residual[row * self.weight.len() + first..];
@@ -145,7 +145,7 @@ struct Attended<'a> {
     group: usize, // H/G·E
 }
 
-impl Source for Attended<'_> {
+impl LazyRows for Attended<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, mut values: &mut [f32]) {
         let mut column = first;
@@ -166,7 +166,7 @@ struct Gated<'a> {
     up: usize, // first column of up
 }
 
-impl Source for Gated<'_> {
+impl LazyRows for Gated<'_> {
     #[inline(always)]
     fn write(&self, row: usize, first: usize, values: &mut [f32]) {
         for (i, values) in values.chunks_mut(PANEL).enumerate() {

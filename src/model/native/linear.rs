@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::super::weight::{Affine, Weight};
 use crate::kernels::{
-    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, PANEL, PackedMatrix, Source, matmul_dense,
+    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, LazyRows, PANEL, PackedMatrix, matmul_dense,
     matmul_panels, write_row,
 };
 
@@ -93,7 +93,7 @@ impl Product {
     }
 
     /// Makes `rows` rows of `source` the input.
-    pub fn prepare(&self, isa: Isa, input: &mut Input, rows: usize, source: &impl Source) {
+    pub fn prepare(&self, isa: Isa, input: &mut Input, rows: usize, source: &impl LazyRows) {
         let k = self.k();
         let is_packed = |matrix: &Matrix| matches!(matrix, Matrix::Packed(_));
         input.rows = rows;
@@ -105,7 +105,7 @@ impl Product {
             let parts: Vec<_> = parts.collect();
             parts
                 .into_par_iter()
-                .for_each(|part| part.quantise_from(isa, source));
+                .for_each(|part| part.quantize_from(isa, source));
         }
         if !self.matrices.iter().all(is_packed) {
             input.floats.resize(rows * k, 0.0);

@@ -1,0 +1,103 @@
+//! Products of packed matrices: the one place that goes from an [`Isa`] to its kernels.
+
+use super::activations::Activations;
+use super::isa::{Isa, Kind};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::packed::{PANEL, PackedMatrix};
+use super::scalar;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use std::ops::Range;
+
+/// Calls a function of the kernels of an instruction set.
+macro_rules! dispatch {
+    ($isa:expr, $function:ident($($argument:expr),*)) => {
+        match $isa.kind() {
+            Kind::Scalar => scalar::$function($($argument),*),
+            // SAFETY: an `Isa` of this kind exists only where detection found every feature that
+            // the kernels enable.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::AvxVnni => unsafe { avx2::vnni::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni => unsafe { avx512::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDotprod => unsafe { neon::dotprod::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonI8mm => unsafe { neon::i8mm::$function($($argument),*) },
+        }
+    };
+}
+
+/// Multiplies the rows of `x` with some panels of `w`: element `[panel, row, column]` of `out` is
+/// the product of that row with weight row `16 * (panels.start + panel) + column`.
+///
+/// # Panics
+/// If the inner sizes differ, the panels do not exist or `out` is not `panels.len() * x.rows() *
+/// 16` long.
+#[allow(unsafe_code)]
+pub fn matmul_panels(
+    isa: Isa,
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    out: &mut [f32],
+) {
+    assert_eq!(
+        w.k(),
+        x.k(),
+        "weights and activations differ in their inner size"
+    );
+    assert!(
+        panels.start <= panels.end && panels.end <= w.panels(),
+        "no such panels: {panels:?}"
+    );
+    assert_eq!(
+        out.len(),
+        panels.len() * x.rows() * PANEL,
+        "the output has the wrong length"
+    );
+    let (out, _) = out.as_chunks_mut::<PANEL>();
+    dispatch!(isa, matmul(w, x, panels, out))
+}
+
+/// The machine's limit: runs `rounds` of nothing but the instruction set's dot products, from
+/// registers, and returns the operations done (two for each product of 8-bit numbers). Time it on
+/// as many threads as the products use.
+#[allow(unsafe_code)]
+pub fn peak_ops(isa: Isa, rounds: u64) -> u64 {
+    dispatch!(isa, peak_ops(rounds))
+}
+
+/// Copies rows `first_row..` of the panel-major product `[panels, rows, 16]` into `out`,
+/// `[some rows, n]`: as many as `out` holds.
+///
+/// # Panics
+/// If `out` is not whole rows of `n`, or `product` does not hold `rows` rows of that many columns.
+pub fn copy_rows(product: &[f32], rows: usize, n: usize, first_row: usize, out: &mut [f32]) {
+    assert_eq!(
+        product.len(),
+        n.div_ceil(PANEL) * rows * PANEL,
+        "the product has the wrong length"
+    );
+    assert_eq!(out.len() % n, 0, "the output is not whole rows");
+    let (product, _) = product.as_chunks::<PANEL>();
+    // A few rows at a time: each panel's part of them is contiguous, and so is what is written to
+    // each.
+    const ROWS: usize = 16;
+    for (first, out) in (first_row..).step_by(ROWS).zip(out.chunks_mut(ROWS * n)) {
+        for (panel, product) in product.chunks_exact(rows).enumerate() {
+            for (out, values) in out.chunks_exact_mut(n).zip(&product[first..]) {
+                let columns = &mut out[panel * PANEL..];
+                let count = columns.len().min(PANEL);
+                columns[..count].copy_from_slice(&values[..count]);
+            }
+        }
+    }
+}
