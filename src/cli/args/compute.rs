@@ -73,6 +73,7 @@ impl ComputeArgs {
                 "--quant and --dtype do not apply to a GGUF file",
                 "its weights are used as they are stored",
             )
+            .about(&["quant", "dtype"])
             .into(),
             error => anyhow::Error::from(error),
         })?;

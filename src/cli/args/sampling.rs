@@ -231,14 +231,16 @@ impl SamplingArgs {
             NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
                 "--steps needs a number of new tokens, and -n is auto",
                 "--tokens-per-step K sets the pace of a canvas that grows",
-            )),
+            )
+            .about(&["steps", "max-new-tokens"])),
             NewTokens::Auto
                 if self.decoding.decoding(self.mode(), false, false).reach() == usize::MAX =>
             {
                 Err(UsageError::with_hint(
                     "-n auto grows the canvas with its windows, and here all of it is seen at once",
                     "use --mode fast or quality, with --window and --lookahead that are numbers",
-                ))
+                )
+                .about(&["max-new-tokens", "exact", "mode", "window", "lookahead"]))
             }
             NewTokens::Auto => Ok(()),
         }
@@ -262,7 +264,8 @@ impl SamplingArgs {
             NewTokens::Auto => Err(UsageError::with_hint(
                 "-n auto is for text that nothing follows",
                 "give a number of new tokens",
-            )),
+            )
+            .about(&["max-new-tokens"])),
         }
     }
 
@@ -272,16 +275,17 @@ impl SamplingArgs {
     /// Wrong usage when it is above the number of new tokens.
     pub fn steps(&self, n: usize) -> Result<Steps, UsageError> {
         let (flag, value, steps) = match (self.steps, self.tokens_per_step) {
-            (Some(steps), _) => ("--steps", steps, Steps::Count(steps)),
-            (None, Some(tokens)) => ("--tokens-per-step", tokens, Steps::OfTokens(tokens)),
+            (Some(steps), _) => ("steps", steps, Steps::Count(steps)),
+            (None, Some(tokens)) => ("tokens-per-step", tokens, Steps::OfTokens(tokens)),
             (None, None) => return Ok(Steps::OfTokens(1)),
         };
         match value <= n {
             true => Ok(steps),
             false => Err(UsageError::with_hint(
-                format!("{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
+                format!("--{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
                 "-n/--max-new-tokens sets the number of new tokens",
-            )),
+            )
+            .about(&[flag, "max-new-tokens"])),
         }
     }
 
@@ -309,7 +313,8 @@ impl SamplingArgs {
             return Err(UsageError::with_hint(
                 "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
                 "leave one of them out",
-            ));
+            )
+            .about(&["threshold", "algorithm", "alg-temp"]));
         }
         Ok(Settings {
             algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
@@ -353,5 +358,7 @@ pub fn as_usage(error: Error) -> anyhow::Error {
         None | Some(0) => "shorten the prompt".to_string(),
         Some(room) => format!("-n/--max-new-tokens can be from 1 to {room}"),
     };
-    UsageError::with_hint(message, hint).into()
+    UsageError::with_hint(message, hint)
+        .about(&["max-new-tokens"])
+        .into()
 }

@@ -1,6 +1,5 @@
 //! `diffucoder bench`: how fast a model runs here, beside what this machine could do at best.
 
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -18,6 +17,7 @@ use crate::cli::args::compute::{ComputeArgs, Engine, isa};
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::as_usage;
 use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use crate::cli::usage::UsageError;
 
@@ -119,13 +119,14 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let longest = config.max_position_embeddings;
     if let Some(rows) = args.rows.iter().find(|&&rows| rows > longest) {
         let message = format!("--rows {rows}: this model takes up to {longest}");
-        return Err(UsageError::new(message).into());
+        return Err(UsageError::new(message).about(&["rows"]).into());
     }
     let mut job = match args.generate {
         Some(n) => {
             if args.tokens_per_forward > n {
                 let message = "--tokens-per-forward is above --generate";
-                return Err(UsageError::new(message).into());
+                let flags = ["tokens-per-forward", "generate"];
+                return Err(UsageError::new(message).about(&flags).into());
             }
             let job = generation(&config, n, args.tokens_per_forward);
             job.check(longest).map_err(|error| as_usage(error.into()))?;
@@ -170,7 +171,8 @@ impl Args {
         let engine = self.compute.open(&self.model, ui)?;
         if !engine.session.target().device.is_cpu() {
             let message = "bench measures the CPU only";
-            return Err(UsageError::with_hint(message, "add --device cpu").into());
+            let error = UsageError::with_hint(message, "add --device cpu");
+            return Err(error.about(&["device"]).into());
         }
         Ok(Subject::Model(Box::new(engine), started.elapsed()))
     }
@@ -310,40 +312,41 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let memory = self.peak_rss_bytes.map_or("unknown".into(), human_bytes);
-        let mut table = format!(
-            "int8 limit   {:.3} T op/s\nreading      {:.1} GB/s\nloading      {:.1} s\npeak memory  {memory}\n\n\
-             {:>6} {:>9} {:>8} {:>13}\n",
-            self.limits.int8_tops,
-            self.limits.read_gb_s,
-            self.load_s,
-            "ROWS",
-            "SECONDS",
-            "T OP/S",
-            "OF INT8 LIMIT",
+        let limits = &self.limits;
+        let machine = [
+            ("int8 limit", format!("{:.3} T op/s", limits.int8_tops)),
+            ("reading", format!("{:.1} GB/s", limits.read_gb_s)),
+            ("loading", format!("{:.1} s", self.load_s)),
+            (
+                "peak memory",
+                self.peak_rss_bytes.map_or("unknown".into(), human_bytes),
+            ),
+        ];
+        let machine = machine.map(|(name, value)| [name.to_string(), value]);
+        let mut rows = vec![["ROWS", "SECONDS", "T OP/S", "OF INT8 LIMIT"].map(str::to_string)];
+        rows.extend(self.forward.iter().map(|pass| {
+            [
+                pass.rows.to_string(),
+                format!("{:.4}", pass.seconds),
+                format!("{:.3}", pass.tops),
+                format!("{:.1} %", 100.0 * pass.share_of_int8),
+            ]
+        }));
+        let (machine, rows) = (
+            table([Align::Left; 2], machine),
+            table([Align::Right; 4], rows),
         );
-        for pass in &self.forward {
-            let _ = writeln!(
-                table,
-                "{:>6} {:>9.4} {:>8.3} {:>11.1} %", // a String takes everything
-                pass.rows,
-                pass.seconds,
-                pass.tops,
-                100.0 * pass.share_of_int8
-            );
-        }
-        if let Some(done) = &self.generate {
-            let _ = writeln!(
-                table,
-                "\ngenerating   {:.1} s, {:.1} tokens/s: {} forwards of {:.1} rows and {:.0} ms",
+        let generated = self.generate.as_ref().map_or(String::new(), |done| {
+            format!(
+                "\ngenerating   {:.1} s, {:.1} tokens/s: {} forwards of {:.1} rows and {:.0} ms\n",
                 done.seconds,
                 done.tokens_per_s,
                 done.forwards,
                 done.rows as f64 / done.forwards as f64,
                 done.ms_per_forward
-            );
-        }
-        table
+            )
+        });
+        format!("{machine}\n{rows}{generated}")
     }
 }
 

@@ -142,7 +142,8 @@ impl Args {
         match self.trace.is_some() && (self.num_samples > 1 || retries > 0) {
             true => Err(UsageError::new(
                 "--trace records one run, not those of --num-samples or --retries",
-            )),
+            )
+            .about(&["trace", "num-samples", "retries"])),
             false => Ok(()),
         }
     }

@@ -101,7 +101,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     check.check_chance(&settings)?;
     if args.trace.is_some() && check.retries() > 0 {
         let message = "--trace records one run, not those of --retries";
-        return Err(UsageError::new(message).into());
+        return Err(UsageError::new(message).about(&["trace", "retries"]).into());
     }
     let mut seed = settings.seed;
     let job = engine
@@ -252,7 +252,9 @@ fn as_usage(error: Error) -> anyhow::Error {
         true => "shorten the text or the holes: -n/--max-new-tokens bounds those without a length",
         false => "shorten the text",
     };
-    UsageError::with_hint(message, hint).into()
+    UsageError::with_hint(message, hint)
+        .about(&["max-new-tokens"])
+        .into()
 }
 
 /// `LINE` or `LINE:COL`.
