@@ -7,7 +7,8 @@
 //! likely the exact sampler finds what the mode wrote). A text that did not end counts up to its
 //! last whole line.
 //!
-//! With `--remask N`, each token of the finished text is masked by itself and predicted again, N times.
+//! With `--remask N`, each token of the finished text is masked by itself and predicted again, N
+//! times.
 //!
 //! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME]
 //! [--no-nll] [--remask N]`

@@ -1,9 +1,10 @@
-//! What it costs to keep the keys and values of an unchanged prefix between runs, and what it saves: a text of
-//! 490 tokens is continued, ten more tokens are typed, and it is continued again.
+//! What it costs to keep the keys and values of an unchanged prefix between runs, and what it
+//! saves: a text of 490 tokens is continued, ten more tokens are typed, and it is continued again.
 //!
-//! For each mode: rows and time of the second run, computed anew and with the prefix reused; how the
-//! first forward differs (KL in nats and the share of masks whose most probable token is the same), and
-//! the share of the written tokens that are the same. At temperature 0, on the built-in model.
+//! For each mode: rows and time of the second run, computed anew and with the prefix reused; how
+//! the first forward differs (KL in nats and the share of masks whose most probable token is the
+//! same), and the share of the written tokens that are the same. At temperature 0, on the built-in
+//! model.
 //!
 //! `cargo bench --bench reuse -- [--texts N]`
 

@@ -31,7 +31,7 @@ pub enum Error {
     /// The weights were refused.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A quantised file could not be made.
+    /// A quantized file could not be made.
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
     /// A file could not be replaced.

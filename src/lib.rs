@@ -25,11 +25,11 @@
 //! | [`model`] | the network: `config` and `arch` say what it is made of, `native` runs it on the CPU, `tensor` on GPUs |
 //! | [`diffusion`] | the sampler: the denoising loop, which knows a network as a trait and no tensors |
 //! | [`weights`] | tensors in safetensors and GGUF files |
-//! | [`kernels`] | products of quantised weights, attention and softmax, for each instruction set |
+//! | [`kernels`] | products of quantized weights, attention and softmax, for each instruction set |
 //! | [`text`], [`atomic`] | places in a text, whether it parses; files that are there whole or not at all |
 //!
-//! The command line is not part of the library: `src/cli` belongs to `src/main.rs`, turns flags into
-//! tasks and settings, and writes what comes back.
+//! The command line is not part of the library: `src/cli` belongs to `src/main.rs`, turns flags
+//! into tasks and settings, and writes what comes back.
 //!
 //! # Which way data goes
 //!
@@ -42,8 +42,8 @@
 //! holes, cut where the text ends and decoded, is the [`session::Outcome`].
 //!
 //! Weights go the other way round once: [`hub`] finds or downloads files, [`weights`] maps them and
-//! checks their headers, [`model`] takes each tensor in the form that suits the machine and packs it
-//! for [`kernels`].
+//! checks their headers, [`model`] takes each tensor in the form that suits the machine and packs
+//! it for [`kernels`].
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,5 @@
-//! What the benches that run the built-in model share: its loading, its held-out prompts, and their options.
+//! What the benches that run the built-in model share: its loading, its held-out prompts, and their
+//! options.
 
 #![allow(dead_code)] // each bench is a program of its own and uses a part
 
@@ -72,7 +73,8 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).into()
 }
 
-/// Up to `count` prompts: signature and docstring of functions from projects that the model was not trained on.
+/// Up to `count` prompts: signature and docstring of functions from projects that the model was not
+/// trained on.
 pub fn held_out_prompts(count: usize) -> anyhow::Result<Vec<String>> {
     let file = root().join("tests/fixtures/held-out/prompts.json");
     let mut prompts: Vec<String> = serde_json::from_slice(&fs::read(file)?)?;

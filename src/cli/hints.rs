@@ -72,13 +72,13 @@ pub fn device(error: &DeviceError) -> String {
             Some(form) => {
                 let get = match storage {
                     Storage::AsStored => "a GGUF file in",
-                    Storage::Dense(_) | Storage::Quantised(_) => "--quant",
+                    Storage::Dense(_) | Storage::Quantized(_) => "--quant",
                 };
                 let gigabytes = form.bytes as f64 / 1e9;
                 format!("{get} {} takes {gigabytes:.1} GB", form.format)
             }
         },
-        DeviceError::QuantisesOnCpu => {
+        DeviceError::QuantizesOnCpu => {
             "leave --quant at auto: --dtype bf16 or f16 halves the memory on a GPU".into()
         }
     }
@@ -216,7 +216,7 @@ mod tests {
             format: Format::Q8_0,
             bytes: 7_437_500_000,
         });
-        let dense = Storage::Quantised(Format::Q4_0);
+        let dense = Storage::Quantized(Format::Q4_0);
         assert_eq!(too_large(dense, fitting), "--quant q8_0 takes 7.4 GB");
         assert_eq!(
             too_large(Storage::AsStored, fitting),

@@ -1,7 +1,7 @@
 //! How close an order of reveals is to left-to-right: the paper's local and global AR-ness.
 //!
-//! Source: arXiv 2506.20639, section 4. Positions that one step reveals together have no order among
-//! themselves; they are counted from left to right, as the text is read.
+//! Source: arXiv 2506.20639, section 4. Positions that one step reveals together have no order
+//! among themselves; they are counted from left to right, as the text is read.
 
 /// The `k` that the paper looks at.
 pub const KS: std::ops::RangeInclusive<usize> = 1..=8;

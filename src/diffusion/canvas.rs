@@ -114,7 +114,8 @@ impl Canvas {
             .collect()
     }
 
-    /// Masked positions that can still become text: those that no stop token of their hole precedes.
+    /// Masked positions that can still become text: those that no stop token of their hole
+    /// precedes.
     pub fn open(&self, stop_ids: &[u32]) -> Vec<usize> {
         let positions = self.before_stops(stop_ids);
         positions
@@ -122,7 +123,8 @@ impl Canvas {
             .collect()
     }
 
-    /// Revealed positions that are text: those that no stop token of their hole precedes, left to right.
+    /// Revealed positions that are text: those that no stop token of their hole precedes, left to
+    /// right.
     pub fn text(&self, stop_ids: &[u32]) -> Vec<usize> {
         let positions = self.before_stops(stop_ids);
         positions

@@ -13,9 +13,9 @@ pub trait Denoiser {
     /// When the forward pass fails.
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Self::Error>;
 
-    /// The token with which the keys and values that it keeps of each position were computed; `None`,
-    /// or nothing at the end, where it keeps none. A network that keeps none between runs says so by
-    /// giving nothing.
+    /// The token with which the keys and values that it keeps of each position were computed;
+    /// `None`, or nothing at the end, where it keeps none. A network that keeps none between runs
+    /// says so by giving nothing.
     fn cached_ids(&self) -> &[Option<u32>] {
         &[]
     }

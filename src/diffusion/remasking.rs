@@ -1,8 +1,8 @@
-//! Remasking: when the text is there, each of its tokens is masked by itself and predicted again, from
-//! all the others.
+//! Remasking: when the text is there, each of its tokens is masked by itself and predicted again,
+//! from all the others.
 //!
-//! A token that was revealed early saw masks where text stands now, and the plain sampler never looks
-//! at it again. A round over all tokens is one of iterated conditional modes (Besag, "On the
+//! A token that was revealed early saw masks where text stands now, and the plain sampler never
+//! looks at it again. A round over all tokens is one of iterated conditional modes (Besag, "On the
 //! Statistical Analysis of Dirty Pictures", 1986) at temperature 0, and of Gibbs sampling above; to
 //! mask again what was revealed is what ReMDM does (arXiv 2503.00307).
 

@@ -61,11 +61,12 @@ impl Shaping {
     }
 }
 
-/// Finds the largest terms, up to and including the one that takes their sum over the share `top_p` of `sum`, and gives their sum behind a
-/// bound: terms below it are to be removed. Of equals the first come first: those at the bound that are too many become zero.
+/// Finds the largest terms, up to and including the one that takes their sum over the share `top_p`
+/// of `sum`, and gives their sum behind a bound: terms below it are to be removed. Of equals the
+/// first come first: those at the bound that are too many become zero.
 fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
-    // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so that a few
-    // of them have to be sorted, and not the vocabulary.
+    // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so
+    // that a few of them have to be sorted, and not the vocabulary.
     const BUCKETS: usize = bucket(1.0) + 1;
     const fn bucket(term: f32) -> usize {
         (term.to_bits() >> 17) as usize
@@ -101,7 +102,8 @@ fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
     (edge(crossing), above)
 }
 
-/// The tokens with terms of at least `low` and below `high`. Few are, so whole runs are passed over at once.
+/// The tokens with terms of at least `low` and below `high`. Few are, so whole runs are passed over
+/// at once.
 fn within(terms: &[f32], low: f32, high: f32) -> impl Iterator<Item = (usize, f32)> {
     const RUN: usize = 32;
     let is_within = move |term: f32| term >= low && term < high;

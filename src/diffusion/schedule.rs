@@ -39,8 +39,8 @@ impl Schedule {
     }
 }
 
-/// `torch.linspace` in float32: counts up from the start in the first half and down from the end
-/// in the second, so that both ends are exact. Product and sum are fused, as in PyTorch's kernels on
+/// `torch.linspace` in float32: counts up from the start in the first half and down from the end in
+/// the second, so that both ends are exact. Product and sum are fused, as in PyTorch's kernels on
 /// every processor that can; rounding in between changes a count now and then.
 fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = (end - start) / (count - 1) as f32;

@@ -106,8 +106,8 @@ pub enum Cache {
     None,
     /// Keys and values of what lies before the window.
     Prefix,
-    /// Everything that was computed with the token it now has. A mask is computed again where its row
-    /// predicts something, which in a shifted model is wherever a mask follows it.
+    /// Everything that was computed with the token it now has. A mask is computed again where its
+    /// row predicts something, which in a shifted model is wherever a mask follows it.
     Dual,
 }
 
@@ -180,7 +180,8 @@ impl Decoding {
         }
     }
 
-    /// Windows of so many masks and a threshold, with each token computed once with its final value.
+    /// Windows of so many masks and a threshold, with each token computed once with its final
+    /// value.
     pub fn fast(window: usize) -> Self {
         Self {
             window: Some(window),

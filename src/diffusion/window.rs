@@ -1,11 +1,11 @@
-//! Which positions a pass predicts, sees and computes: the decoding window, and what is known of the
-//! rest.
+//! Which positions a pass predicts, sees and computes: the decoding window, and what is known of
+//! the rest.
 //!
-//! The canvas is filled window by window; inside one, the model's confidence decides the order. Keys
-//! and values of positions outside it are reused, as in Fast-dLLM (arXiv 2505.22618, section 3), with
-//! two differences: a revealed token is computed once with its final value, wherever it is, and the
-//! row before a masked position, from which a shifted model predicts it, is computed with it instead
-//! of trusting the first token of every window to a full pass.
+//! The canvas is filled window by window; inside one, the model's confidence decides the order.
+//! Keys and values of positions outside it are reused, as in Fast-dLLM (arXiv 2505.22618, section
+//! 3), with two differences: a revealed token is computed once with its final value, wherever it
+//! is, and the row before a masked position, from which a shifted model predicts it, is computed
+//! with it instead of trusting the first token of every window to a full pass.
 
 use super::canvas::Canvas;
 use super::settings::{Cache, Refresh, Settings};

@@ -33,7 +33,7 @@ pub struct CachedFile {
 }
 
 impl CachedModel {
-    /// The only GGUF file of this name or quantisation.
+    /// The only GGUF file of this name or quantization.
     pub fn gguf(&self, wanted: &str) -> Option<&CachedFile> {
         let names: Vec<String> = self.ggufs.iter().map(|file| file.name.clone()).collect();
         let name = gguf::choose(self.id.as_str(), &names, Some(wanted)).ok()??;

@@ -179,7 +179,8 @@ impl HubError {
             Self::Redirected { .. } => {
                 "set HF_ENDPOINT to the address where the model hub itself answers"
             }
-            // What to do about these is up to the program: it knows which file and version it wants.
+            // What to do about these is up to the program: it knows which file and version it
+            // wants.
             Self::NoConversion { .. }
             | Self::ChooseGguf { .. }
             | Self::NoSuchGguf { .. }

@@ -1,12 +1,12 @@
 //! Which file of a repository is the model, where it holds GGUF files.
 //!
-//! Converters spell the same quantisation `-q4_k_m.gguf`, `.Q4_K_M.gguf` or `-Q4_K_M.gguf`, so
+//! Converters spell the same quantization `-q4_k_m.gguf`, `.Q4_K_M.gguf` or `-Q4_K_M.gguf`, so
 //! letter case and the sign before it do not matter.
 
 use super::error::HubError;
 
 /// The GGUF file that `wanted` names among the repository's `files`: by its name, or by the
-/// quantisation that its name ends in. Without a wish it is the only one of a repository without
+/// quantization that its name ends in. Without a wish it is the only one of a repository without
 /// safetensors, or `None`: safetensors.
 ///
 /// # Errors
@@ -34,10 +34,10 @@ pub(super) fn choose(
     };
     let by_name = |file: &&String| file.eq_ignore_ascii_case(wanted);
     let endings = ["-", ".", "_"].map(|sign| format!("{sign}{wanted}.gguf").to_lowercase());
-    let by_quantisation = |file: &&String| endings.iter().any(|ending| ends_in(file, ending));
+    let by_quantization = |file: &&String| endings.iter().any(|ending| ends_in(file, ending));
     let named: Vec<String> = ggufs.iter().filter(by_name).cloned().collect();
     let found = match named.is_empty() {
-        true => ggufs.iter().filter(by_quantisation).cloned().collect(),
+        true => ggufs.iter().filter(by_quantization).cloned().collect(),
         false => named,
     };
     only(found).map(Some).map_err(|found| HubError::NoSuchGguf {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_is_met_by_name_or_quantisation_in_any_case() {
+    fn a_wish_is_met_by_name_or_quantization_in_any_case() {
         let files = [
             "README.md",
             "M.Q4_K_M.gguf",
@@ -93,7 +93,7 @@ mod tests {
                 [\"M.Q4_K_M.gguf\", \"M.i1-Q4_K_M.gguf\"]"
                 .into())
         );
-        // Not the end of a longer name: k_m is no quantisation.
+        // Not the end of a longer name: k_m is no quantization.
         assert!(chosen(&["M-Q4_K_M.gguf"], Some("4_k_m")).is_err());
         assert_eq!(
             chosen(&["model.safetensors"], Some("q8_0")),

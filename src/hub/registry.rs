@@ -46,7 +46,7 @@ pub struct KnownModel {
 pub struct Conversion {
     /// The repository.
     pub hub_id: &'static str,
-    /// Quantisations to recommend, and the sizes of their files; the repository may have more.
+    /// Quantizations to recommend, and the sizes of their files; the repository may have more.
     pub files: &'static [(&'static str, u64)],
 }
 

@@ -133,7 +133,7 @@ impl Snapshot {
         }
     }
 
-    /// The GGUF file that is the model of a Hub repository, by its name or its quantisation; `None`
+    /// The GGUF file that is the model of a Hub repository, by its name or its quantization; `None`
     /// where the model is safetensors. Asks the Hub for its list of files unless the cache can
     /// tell.
     ///

@@ -25,18 +25,18 @@ pub enum ModelSpec {
 pub struct HubModel {
     /// The repository.
     pub id: RepoId,
-    /// A GGUF file, by its name or by its quantisation; the safetensors if `None`.
+    /// A GGUF file, by its name or by its quantization; the safetensors if `None`.
     pub gguf: Option<String>,
 }
 
 impl ModelSpec {
     /// Reads an alias, a path or `owner/name`, in that order; an alias or a Hub id may end in the
-    /// quantisation of a GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path
+    /// quantization of a GGUF file, as in `diffucoder:q4_k_m`. What exists on disk is a path
     /// however it looks.
     ///
     /// # Errors
     /// `UnknownModel` for a bare word that is none of these, `BadModelId` for a malformed Hub id,
-    /// `NoConversion` for a quantisation of a model whose GGUF files are not known.
+    /// `NoConversion` for a quantization of a model whose GGUF files are not known.
     pub fn parse(text: &str) -> Result<Self, HubError> {
         if let Some(model) = registry::by_alias(text) {
             return match model.hub_id {

@@ -109,7 +109,7 @@ pub enum DeviceError {
     },
     /// Weights are quantized for the CPU's kernels.
     #[error("weights are quantized for the CPU, not for a GPU")]
-    QuantisesOnCpu,
+    QuantizesOnCpu,
 }
 
 /// A quantized form of a model's weights.
@@ -157,7 +157,7 @@ fn best_device() -> Device {
 
 /// A quantization asked for, of weights that are stored as floating-point numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantisation {
+pub enum Quantization {
     /// None, or on the CPU as little as the memory asks for.
     Auto,
     /// None.
@@ -166,12 +166,12 @@ pub enum Quantisation {
     To(Format),
 }
 
-impl Quantisation {
+impl Quantization {
     /// The formats that weights are quantized to when they are loaded.
     pub const FORMATS: [Format; 3] = [Format::Q8_0, Format::Q4_0, Format::Q4K];
 }
 
-impl FromStr for Quantisation {
+impl FromStr for Quantization {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -193,7 +193,7 @@ pub enum Storage {
     /// As floating-point numbers of this type.
     Dense(DType),
     /// Matrices quantized to this format, the rest as float32.
-    Quantised(Format),
+    Quantized(Format),
     /// As the file has them: quantized matrices stay so, the rest is float32.
     AsStored,
 }
@@ -203,7 +203,7 @@ impl Storage {
     pub fn dtype(self) -> DType {
         match self {
             Self::Dense(dtype) => dtype,
-            Self::Quantised(_) | Self::AsStored => DType::F32,
+            Self::Quantized(_) | Self::AsStored => DType::F32,
         }
     }
 
@@ -214,29 +214,29 @@ impl Storage {
     /// f16. On the CPU it is f32, exact, where that fits, else 8-bit or 4-bit blocks.
     ///
     /// # Errors
-    /// [`DeviceError::TooLarge`] when the weights do not fit, [`DeviceError::QuantisesOnCpu`].
+    /// [`DeviceError::TooLarge`] when the weights do not fit, [`DeviceError::QuantizesOnCpu`].
     pub fn choose(
         precision: Precision,
-        quantisation: Quantisation,
+        quantization: Quantization,
         device: &Device,
         parameters: usize,
         free_bytes: Option<u64>,
     ) -> Result<Self, DeviceError> {
         let fits = |storage: &Self| free_bytes.is_none_or(|free| storage.bytes(parameters) < free);
-        let candidates = match (precision, quantisation) {
-            (_, Quantisation::To(_)) if !device.is_cpu() => {
-                return Err(DeviceError::QuantisesOnCpu);
+        let candidates = match (precision, quantization) {
+            (_, Quantization::To(_)) if !device.is_cpu() => {
+                return Err(DeviceError::QuantizesOnCpu);
             }
-            (_, Quantisation::To(format)) => vec![Self::Quantised(format)],
+            (_, Quantization::To(format)) => vec![Self::Quantized(format)],
             (Precision::Fixed(dtype), _) => vec![Self::Dense(dtype)],
             (Precision::Auto, _) if !device.is_cpu() => vec![Self::Dense(DType::BF16)],
-            (Precision::Auto, Quantisation::None) => {
+            (Precision::Auto, Quantization::None) => {
                 vec![Self::Dense(DType::F32), Self::Dense(DType::BF16)]
             }
-            (Precision::Auto, Quantisation::Auto) => vec![
+            (Precision::Auto, Quantization::Auto) => vec![
                 Self::Dense(DType::F32),
-                Self::Quantised(Format::Q8_0),
-                Self::Quantised(Format::Q4_0),
+                Self::Quantized(Format::Q8_0),
+                Self::Quantized(Format::Q4_0),
             ],
         };
         match candidates.iter().find(|storage| fits(storage)) {
@@ -274,7 +274,7 @@ impl Storage {
         let free_bytes = free_bytes.unwrap_or_default();
         let quantized = |format| Quantized {
             format,
-            bytes: Self::Quantised(format).bytes(parameters),
+            bytes: Self::Quantized(format).bytes(parameters),
         };
         let fits = |form: &Quantized| form.bytes < free_bytes && form.bytes < needed_bytes;
         DeviceError::TooLarge {
@@ -292,7 +292,7 @@ impl Storage {
     fn in_words(self) -> String {
         match self {
             Self::AsStored => "they are stored".into(),
-            Self::Dense(_) | Self::Quantised(_) => self.to_string(),
+            Self::Dense(_) | Self::Quantized(_) => self.to_string(),
         }
     }
 
@@ -300,7 +300,7 @@ impl Storage {
     fn bytes(&self, parameters: usize) -> u64 {
         let bytes = match self {
             Self::Dense(dtype) => parameters * dtype.size_in_bytes(),
-            Self::Quantised(format) => parameters / format.block_inputs() * format.block_bytes(),
+            Self::Quantized(format) => parameters / format.block_inputs() * format.block_bytes(),
             Self::AsStored => 0,
         };
         bytes as u64
@@ -311,7 +311,7 @@ impl fmt::Display for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dense(dtype) => f.write_str(dtype.as_str()),
-            Self::Quantised(format) => format.fmt(f),
+            Self::Quantized(format) => format.fmt(f),
             Self::AsStored => f.write_str("as stored"),
         }
     }
@@ -370,27 +370,27 @@ mod tests {
 
     #[test]
     fn storage_follows_the_memory() {
-        let choose = |precision, quantisation, free_gib: Option<u64>| {
+        let choose = |precision, quantization, free_gib: Option<u64>| {
             let free = free_gib.map(|gib| gib << 30);
-            Storage::choose(precision, quantisation, &Device::Cpu, 7_000_000_000, free)
+            Storage::choose(precision, quantization, &Device::Cpu, 7_000_000_000, free)
         };
-        let auto = |free| choose(Precision::Auto, Quantisation::Auto, free).ok();
+        let auto = |free| choose(Precision::Auto, Quantization::Auto, free).ok();
         assert_eq!(auto(Some(64)), Some(Storage::Dense(DType::F32)));
         assert_eq!(auto(None), Some(Storage::Dense(DType::F32)));
-        assert_eq!(auto(Some(20)), Some(Storage::Quantised(Format::Q8_0)));
-        assert_eq!(auto(Some(6)), Some(Storage::Quantised(Format::Q4_0)));
+        assert_eq!(auto(Some(20)), Some(Storage::Quantized(Format::Q8_0)));
+        assert_eq!(auto(Some(6)), Some(Storage::Quantized(Format::Q4_0)));
         assert_eq!(auto(Some(3)), None);
-        let q4_k = Quantisation::To(Format::Q4K);
+        let q4_k = Quantization::To(Format::Q4K);
         let chosen = choose(Precision::Auto, q4_k, Some(20)).unwrap();
-        assert_eq!(chosen, Storage::Quantised(Format::Q4K));
+        assert_eq!(chosen, Storage::Quantized(Format::Q4K));
         let f32 = Precision::Fixed(DType::F32);
-        let error = choose(f32, Quantisation::Auto, Some(20)).unwrap_err();
+        let error = choose(f32, Quantization::Auto, Some(20)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the weights need 28.0 GB of memory as f32, and 21.5 GB are free"
         );
         assert_eq!(fitting(&error), Some((Format::Q8_0, 7_437_500_000)));
-        let error = choose(Precision::Auto, Quantisation::Auto, Some(3)).unwrap_err();
+        let error = choose(Precision::Auto, Quantization::Auto, Some(3)).unwrap_err();
         assert_eq!(fitting(&error), None);
     }
 

@@ -54,12 +54,13 @@ impl<'a> Loader<'a> {
         let stored = self.stored(EMBED_TOKENS)?;
         match self.target.storage {
             // A table of which a canvas needs a few rows is left where it is.
-            Storage::Quantised(_) | Storage::AsStored => Ok(Embedding::Stored(stored)),
+            Storage::Quantized(_) | Storage::AsStored => Ok(Embedding::Stored(stored)),
             Storage::Dense(_) => Ok(Embedding::Table(self.load(EMBED_TOKENS, &stored)?)),
         }
     }
 
-    /// `{name}.weight` `[outputs, inputs]` and, where the network has one, `{name}.bias` `[outputs]`.
+    /// `{name}.weight` `[outputs, inputs]` and, where the network has one, `{name}.bias`
+    /// `[outputs]`.
     pub fn linear(&mut self, name: &str) -> Result<Affine> {
         let bias = format!("{name}.bias");
         let weight = format!("{name}.weight");
@@ -145,12 +146,12 @@ impl<'a> Loader<'a> {
             candle_core::bail!("not a matrix: {:?}", stored.shape())
         };
         match (self.target.storage, &stored.stored) {
-            (Storage::Quantised(format), Stored::Float(_))
+            (Storage::Quantized(format), Stored::Float(_))
                 if k.is_multiple_of(format.block_inputs()) =>
             {
                 quantize(stored, format, n, k)
             }
-            (Storage::Quantised(_) | Storage::AsStored, Stored::Blocks(_)) => {
+            (Storage::Quantized(_) | Storage::AsStored, Stored::Blocks(_)) => {
                 match stored.stored.format() {
                     Some(format) if device.is_cpu() => pack(format, stored.bytes(), n, k),
                     _ => stored

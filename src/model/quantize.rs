@@ -48,7 +48,7 @@ pub enum QuantizeError {
         source: GgufWriteError,
     },
     /// A tensor cannot be converted.
-    #[error("cannot quantise tensor {tensor}")]
+    #[error("cannot quantize tensor {tensor}")]
     Convert {
         /// The tensor.
         tensor: String,
@@ -57,8 +57,8 @@ pub enum QuantizeError {
         source: Box<candle_core::Error>,
     },
     /// The source is quantized already: doing it twice adds the errors.
-    #[error("{name} is a GGUF file, which is quantised already")]
-    Quantised {
+    #[error("{name} is a GGUF file, which is quantized already")]
+    Quantized {
         /// The source.
         name: String,
     },
@@ -72,7 +72,7 @@ impl QuantizeError {
             Self::Export(error) => error.hint(),
             Self::Atomic(error) => error.hint(),
             Self::Write { source, .. } => source.hint(),
-            Self::Quantised { .. } => {
+            Self::Quantized { .. } => {
                 Some("start from the model's safetensors: an alias, a Hub id or a folder".into())
             }
             Self::Convert { .. } => None,
@@ -254,14 +254,14 @@ fn convert(numbers: &Tensor, to: Option<Format>) -> candle_core::Result<(Vec<u8>
         let bytes = before.iter().flat_map(|x| x.to_le_bytes()).collect();
         return Ok((bytes, 0.0, power));
     };
-    let quantised = QTensor::quantize(numbers, format.into())?;
-    let after: Vec<f32> = quantised
+    let quantized = QTensor::quantize(numbers, format.into())?;
+    let after: Vec<f32> = quantized
         .dequantize(numbers.device())?
         .flatten_all()?
         .to_vec1()?;
     let change = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
     let error = before.iter().zip(&after).map(change).sum();
-    Ok((quantised.data()?.into_owned(), error, power))
+    Ok((quantized.data()?.into_owned(), error, power))
 }
 
 /// `blk.3.attn_q.weight` is an `attn_q`.

@@ -113,7 +113,8 @@ impl Package {
         }
     }
 
-    /// The small files of a GGUF model are in the same file as its weights, so all of it is fetched here.
+    /// The small files of a GGUF model are in the same file as its weights, so all of it is fetched
+    /// here.
     fn open_hub_gguf(
         snapshot: &Snapshot,
         file: String,
@@ -241,8 +242,8 @@ impl Package {
         Ok(vocabulary.map_err(QuantizeError::from)?)
     }
 
-    /// Writes the model, whose weights are `weights`, as `to` into a GGUF file, and says what became
-    /// of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
+    /// Writes the model, whose weights are `weights`, as `to` into a GGUF file, and says what
+    /// became of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
     ///
     /// # Errors
     /// When the model is a GGUF file already, its tokenizer has no place in one, or the file cannot
@@ -256,7 +257,7 @@ impl Package {
     ) -> Result<BTreeMap<String, KindReport>, Error> {
         let name = self.name();
         if self.is_gguf() {
-            return Err(QuantizeError::Quantised { name }.into());
+            return Err(QuantizeError::Quantized { name }.into());
         }
         let description = Description {
             name: &name,
@@ -308,7 +309,8 @@ impl Package {
         }
     }
 
-    /// Makes the weights local, finding or downloading them, and checks that their headers fit together.
+    /// Makes the weights local, finding or downloading them, and checks that their headers fit
+    /// together.
     ///
     /// # Errors
     /// When they cannot be had, are broken or contradict each other.
@@ -380,7 +382,8 @@ fn is_gguf(path: &Path) -> bool {
     path.is_file() && (by_name || by_magic())
 }
 
-/// Every id that ends a text: those of the configuration, and the usual ones that the tokenizer has.
+/// Every id that ends a text: those of the configuration, and the usual ones that the tokenizer
+/// has.
 fn stop_ids(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
     let mut ids = config.eos_token_ids.clone();
     for id in STOP_TOKENS

@@ -1,5 +1,5 @@
-//! A text as the model takes it: continued raw, asked in the chat template, or, of a chat model too,
-//! continued as code and nothing else.
+//! A text as the model takes it: continued raw, asked in the chat template, or, of a chat model
+//! too, continued as code and nothing else.
 //!
 //! For the last, the model's answer begins inside a Markdown fence, and ends where that fence does.
 //! The words are those of the paper's evaluation (arXiv 2506.20639, HumanEval), where the answer is

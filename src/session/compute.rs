@@ -6,7 +6,7 @@ use crate::error::{Error, RequestError};
 use crate::kernels::{Format, Isa};
 use crate::model::Target;
 use crate::model::config::Config;
-use crate::model::device::{DeviceChoice, Precision, Quantisation, Storage, free_memory_bytes};
+use crate::model::device::{DeviceChoice, Precision, Quantization, Storage, free_memory_bytes};
 use crate::package::Package;
 use crate::weights::Checkpoint;
 
@@ -18,7 +18,7 @@ pub struct Compute {
     /// Type of weights and activations.
     pub precision: Precision,
     /// Whether to quantize the weights while loading them.
-    pub quantization: Quantisation,
+    pub quantization: Quantization,
     /// Instructions of our own kernels.
     pub isa: Isa,
 }
@@ -28,7 +28,7 @@ impl Default for Compute {
         Self {
             device: DeviceChoice::Auto,
             precision: Precision::Auto,
-            quantization: Quantisation::Auto,
+            quantization: Quantization::Auto,
             isa: Isa::detect(),
         }
     }
@@ -43,7 +43,7 @@ impl Compute {
         let free_bytes = free_memory_bytes(&device);
         let parameters = package.config.parameters();
         let storage = if package.is_gguf() {
-            let is_quantized = matches!(self.quantization, Quantisation::To(_));
+            let is_quantized = matches!(self.quantization, Quantization::To(_));
             if is_quantized || matches!(self.precision, Precision::Fixed(_)) {
                 return Err(RequestError::HeldAsStored.into());
             }
@@ -66,9 +66,9 @@ impl Compute {
     /// When they do not fit the memory.
     pub fn synthetic(&self, config: &Config) -> Result<(Checkpoint, Target), Error> {
         let (quantization, format) = match self.quantization {
-            Quantisation::Auto => (Quantisation::To(Format::Q4_0), Some(Format::Q4_0)),
-            Quantisation::To(format) => (self.quantization, Some(format)),
-            Quantisation::None => (self.quantization, None),
+            Quantization::Auto => (Quantization::To(Format::Q4_0), Some(Format::Q4_0)),
+            Quantization::To(format) => (self.quantization, Some(format)),
+            Quantization::None => (self.quantization, None),
         };
         let (device, parameters) = (Device::Cpu, config.parameters());
         let free_bytes = free_memory_bytes(&device);

@@ -1,4 +1,5 @@
-//! A task in tokens, and the run that fills it: lengths, canvas, denoising, and where the text ends.
+//! A task in tokens, and the run that fills it: lengths, canvas, denoising, and where the text
+//! ends.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! A model at work: texts and holes in, filled texts out.
 //!
 //! [`Session::open`] reads a model's small files, so that everything that can be wrong with a
-//! [`Task`] is found before the weights are touched; [`Session::load`] reads those; [`Session::run`]
-//! fills the holes. Between a task and its [`Outcome`] lies a [`Job`]: the same in tokens, which
-//! needs a network and nothing else.
+//! [`Task`] is found before the weights are touched; [`Session::load`] reads those;
+//! [`Session::run`] fills the holes. Between a task and its [`Outcome`] lies a [`Job`]: the same in
+//! tokens, which needs a network and nothing else.
 //!
 //! ```
 //! use diffucoder::session::{Session, Task};
@@ -131,8 +131,8 @@ impl Session {
         self.load_time
     }
 
-    /// Another session over the same weights, with a canvas of its own: the two can run side by side.
-    /// Before the weights are loaded there are none to share, and each loads its own.
+    /// Another session over the same weights, with a canvas of its own: the two can run side by
+    /// side. Before the weights are loaded there are none to share, and each loads its own.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self {
@@ -144,7 +144,8 @@ impl Session {
         }
     }
 
-    /// The settings that follow from model, machine and mode; `is_between` where text follows a hole.
+    /// The settings that follow from model, machine and mode; `is_between` where text follows a
+    /// hole.
     pub fn settings(&self, mode: Mode, is_between: bool) -> Settings {
         mode.settings(&self.package, &self.target, is_between)
     }

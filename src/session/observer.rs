@@ -1,4 +1,5 @@
-//! Who watches a run and what can end it: progress, the text as it is decided, deadline and cancelling.
+//! Who watches a run and what can end it: progress, the text as it is decided, deadline and
+//! cancelling.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -17,7 +18,8 @@ pub trait Observer {
     /// After each step.
     fn on_step(&mut self, _step: &Step<'_>) {}
 
-    /// Tokens of a hole that will not change any more, in their order: nothing before them is masked.
+    /// Tokens of a hole that will not change any more, in their order: nothing before them is
+    /// masked.
     fn on_decided(&mut self, _hole: usize, _ids: &[u32]) {}
 
     /// The same as text, in whole characters.

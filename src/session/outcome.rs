@@ -98,8 +98,8 @@ impl Outcome {
         self.holes.iter().map(|hole| hole.ids.len()).sum()
     }
 
-    /// Why the whole of it ends: [`Finish::Stop`] if each of its texts does, else why the first other
-    /// one does.
+    /// Why the whole of it ends: [`Finish::Stop`] if each of its texts does, else why the first
+    /// other one does.
     pub fn finish(&self) -> Finish {
         let finishes = self.holes.iter().map(|hole| hole.finish);
         let other = finishes.into_iter().find(|&finish| finish != Finish::Stop);

@@ -43,8 +43,8 @@ impl Mode {
         usize::from(is_between && self != Self::Exact)
     }
 
-    /// The settings for a model on a device: temperature and nucleus of its authors, everything else
-    /// of the mode, and seed 0.
+    /// The settings for a model on a device: temperature and nucleus of its authors, everything
+    /// else of the mode, and seed 0.
     pub fn settings(self, package: &Package, target: &Target, is_between: bool) -> Settings {
         let decoding = self.decoding(!target.device.is_cpu());
         Settings {

@@ -220,7 +220,7 @@ impl WeightsError {
             }
             Self::Gguf { source, .. } => source.hint(),
             Self::Dtype { file, .. } if file.to_ascii_lowercase().ends_with(".gguf") => {
-                Some("take another quantisation of the model, such as Q4_K_M or Q8_0".into())
+                Some("take another quantization of the model, such as Q4_K_M or Q8_0".into())
             }
             Self::Dtype { .. } => Some("convert the checkpoint to bfloat16".into()),
             Self::Open { .. } | Self::Load { .. } => None,

@@ -67,7 +67,8 @@ fn a_generation_is_measured_to_its_full_length() {
     );
     let number = |key: &str| report["generate"][key].as_f64().unwrap();
     assert_eq!(number("forwards"), 16.0);
-    // The prompt and each token once with its final value, at the least; the whole canvas each time, at the most.
+    // The prompt and each token once with its final value, at the least; the whole canvas each
+    // time, at the most.
     assert!((64.0 + 32.0..16.0 * 96.0).contains(&number("rows")));
     assert!((number("tokens_per_s") * number("seconds") - 32.0).abs() < 1e-6);
     assert!((number("ms_per_forward") * 16.0 - 1e3 * number("seconds")).abs() < 1e-6);

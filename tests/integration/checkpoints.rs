@@ -1,4 +1,5 @@
-//! Checkpoints in the layouts of the Hub, with the real vocabulary: what the 7B models look like, small.
+//! Checkpoints in the layouts of the Hub, with the real vocabulary: what the 7B models look like,
+//! small.
 
 use std::path::Path;
 

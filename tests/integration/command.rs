@@ -314,7 +314,8 @@ fn a_canvas_grows_until_the_text_or_the_context_ends() {
         run_json(&[&tiny(prompt, "--seed 1")[..], &["-n", n], more].concat())
     };
     let context = 512;
-    // One that ends by itself, and one that the context ends: every token is as in the canvas of full length.
+    // One that ends by itself, and one that the context ends: every token is as in the canvas of
+    // full length.
     let filler = "x = 1\n".repeat(100);
     for (prompt, more) in [
         ("def fibonacci(n):", &[][..]),

@@ -1,4 +1,5 @@
-//! The Hub module against a Hub of its own: cache layout, resuming, verification, tokens, hostile answers.
+//! The Hub module against a Hub of its own: cache layout, resuming, verification, tokens, hostile
+//! answers.
 //!
 //! Every test has its own server and cache, and no test touches the environment.
 

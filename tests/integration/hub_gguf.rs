@@ -1,4 +1,5 @@
-//! GGUF files from a Hub on this machine, by the real binary: which file is taken, and what is said when none is.
+//! GGUF files from a Hub on this machine, by the real binary: which file is taken, and what is said
+//! when none is.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -37,7 +38,7 @@ fn refusal(output: &Output) -> String {
 }
 
 #[test]
-fn a_file_is_found_by_name_and_by_quantisation_and_its_download_resumes() {
+fn a_file_is_found_by_name_and_by_quantization_and_its_download_resumes() {
     let home = tempfile::tempdir().unwrap();
     let bytes = gguf(home.path());
     let hub = HubServer::start(&[
@@ -62,7 +63,7 @@ fn a_file_is_found_by_name_and_by_quantisation_and_its_download_resumes() {
     let installed = std::fs::read(file.join("Model-7B-q8_0.gguf")).unwrap();
     assert_eq!(sha256(&installed), sha256(&bytes));
 
-    // The cache answers from now on: by quantisation, by name, and offline.
+    // The cache answers from now on: by quantization, by name, and offline.
     let asked = hub.seen().len();
     for model in [
         &["some-one/Model-7B:Q8_0"][..],

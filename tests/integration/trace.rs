@@ -72,7 +72,8 @@ fn a_trace_has_every_reveal() {
     assert_eq!(json!(reveal_step), report["reveal_step"]);
 }
 
-/// A file's holes filled under trace: the report, the trace, and the page as a browser shows it, where there is one.
+/// A file's holes filled under trace: the report, the trace, and the page as a browser shows it,
+/// where there is one.
 fn infill_traced(text: &str, flags: &[&str]) -> (Value, Vec<Value>, Option<String>) {
     let folder = tempfile::tempdir().unwrap();
     let [file, trace, page] = ["a.py", "a.jsonl", "a.html"].map(|name| folder.path().join(name));

@@ -5,7 +5,7 @@ use candle_core::DeviceLocation;
 use diffucoder::hub::ModelSpec;
 use diffucoder::kernels::Isa;
 use diffucoder::model::Target;
-use diffucoder::model::device::{DeviceChoice, Precision, Quantisation, Storage};
+use diffucoder::model::device::{DeviceChoice, Precision, Quantization, Storage};
 use diffucoder::session::{Compute, Session};
 use diffucoder::{Error, RequestError};
 
@@ -25,11 +25,12 @@ pub struct ComputeArgs {
     /// Type of weights and activations: auto, f32, bf16 or f16
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dtype: Precision,
-    /// Quantise the weights while loading them: auto, none, q8_0, q4_0 or q4_k. auto does so only if
-    /// float32 weights do not fit the free memory
+    /// Quantize the weights while loading them: auto, none, q8_0, q4_0 or q4_k. auto does so only
+    /// if float32 weights do not fit the free memory
     #[arg(long, value_name = "TYPE", default_value = "auto")]
-    quant: Quantisation,
-    /// Threads to compute with; the result does not depend on it [default: one for each physical core]
+    quant: Quantization,
+    /// Threads to compute with; the result does not depend on it [default: one for each physical
+    /// core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
@@ -77,11 +78,11 @@ impl ComputeArgs {
             .into(),
             error => anyhow::Error::from(error),
         })?;
-        if let (Storage::Quantised(format), Quantisation::Auto) =
+        if let (Storage::Quantized(format), Quantization::Auto) =
             (session.target().storage, self.quant)
         {
             ui.note(&format!(
-                "quantising to {format}: float32 weights do not fit the free memory"
+                "quantizing to {format}: float32 weights do not fit the free memory"
             ));
         }
         Ok(Engine { session, spec })

@@ -9,8 +9,8 @@ use crate::cli::usage::UsageError;
 /// Which model, and where from.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or a
-    /// .gguf file. An alias or id may end in the quantisation of one of its GGUF files:
+    /// An alias (see `diffucoder models`), an id on the Hugging Face Hub (owner/name), a folder or
+    /// a .gguf file. An alias or id may end in the quantization of one of its GGUF files:
     /// diffucoder:q4_k_m
     #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
     model: String,

@@ -13,8 +13,8 @@ use crate::cli::usage::UsageError;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text or the
-    /// model's context ends
+    /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text
+    /// or the model's context ends
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
     pub max_new_tokens: NewTokens,
     /// Number of denoising steps [default: as many as new tokens]
@@ -64,7 +64,8 @@ struct DecodingArgs {
     /// Sets the flags below together
     #[arg(long, default_value = Mode::Fast.name(), value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
     mode: Mode,
-    /// Masks that are filled before the canvas behind them is: auto (12; 32 on a GPU), a number, or full
+    /// Masks that are filled before the canvas behind them is: auto (12; 32 on a GPU), a number, or
+    /// full
     #[arg(long, value_name = "N", value_parser = window)]
     window: Option<Window>,
     /// Masks that are seen behind the window: a number, or all
@@ -77,16 +78,16 @@ struct DecodingArgs {
     /// or never
     #[arg(long, value_name = "WHEN", value_parser = refresh)]
     refresh: Option<Refresh>,
-    /// Reveal all tokens at least this probable at once, and the surest if there are none; off reveals
-    /// a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
+    /// Reveal all tokens at least this probable at once, and the surest if there are none; off
+    /// reveals a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
     #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<Threshold>,
     /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
     /// that tokens are drawn from
     #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
     order_temperature: Option<OrderTemperature>,
-    /// How many times each token is masked and predicted again once all are there, ending early where
-    /// nothing changes [default: 0; 1 in holes between text, unless --exact]
+    /// How many times each token is masked and predicted again once all are there, ending early
+    /// where nothing changes [default: 0; 1 in holes between text, unless --exact]
     #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
     remask: Option<usize>,
 }

@@ -36,8 +36,8 @@ pub struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,32,320",
           value_parser = at_least_one)]
     rows: Vec<usize>,
-    /// Also write N tokens behind a prompt of 64, in fast mode but a fixed number at each forward, however
-    /// the text ends
+    /// Also write N tokens behind a prompt of 64, in fast mode but a fixed number at each forward,
+    /// however the text ends
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     generate: Option<usize>,
     /// How many tokens each of its forwards reveals
@@ -82,7 +82,8 @@ struct Forward {
     rows: usize,
     /// Of the shortest pass.
     seconds: f64,
-    /// 10^12 operations a second: two for each weight that a row is multiplied with. Attention is not counted.
+    /// 10^12 operations a second: two for each weight that a row is multiplied with. Attention is
+    /// not counted.
     tops: f64,
     share_of_int8: f64,
 }
@@ -245,7 +246,8 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
     Ok(shortest)
 }
 
-/// To write `n` tokens behind a prompt, as `--mode fast --tokens-per-step` does, however the text ends.
+/// To write `n` tokens behind a prompt, as `--mode fast --tokens-per-step` does, however the text
+/// ends.
 fn generation(config: &Config, n: usize, tokens_per_forward: usize) -> Job {
     let settings = Settings {
         shaping: Shaping::nucleus(0.2, 0.95),

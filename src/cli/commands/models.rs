@@ -88,12 +88,12 @@ impl Row {
     fn quantized(
         model: &KnownModel,
         hub_id: &str,
-        &(quantisation, download_bytes): &(&str, u64),
+        &(quantization, download_bytes): &(&str, u64),
         found: Option<&CachedModel>,
     ) -> Self {
-        let file = found.and_then(|found| found.gguf(quantisation));
+        let file = found.and_then(|found| found.gguf(quantization));
         Self {
-            alias: Some(format!("{}:{quantisation}", model.alias)),
+            alias: Some(format!("{}:{quantization}", model.alias)),
             id: Some(hub_id.to_owned()),
             download_bytes: Some(download_bytes),
             licence: Some(model.licence),

@@ -1,7 +1,7 @@
 //! Defaults of flags from the environment and from a configuration file.
 //!
-//! Precedence: flag, `DIFFUCODER_*` variable, file, built in. The file is TOML, with the flags' long
-//! names as keys. Which flags: those that say how to compute, not what to do (the ones under a
+//! Precedence: flag, `DIFFUCODER_*` variable, file, built in. The file is TOML, with the flags'
+//! long names as keys. Which flags: those that say how to compute, not what to do (the ones under a
 //! heading in the help, and a few more).
 
 pub mod layers;

@@ -36,7 +36,7 @@ pub(super) struct Product {
 /// Rows of a product's input in the forms that its matrices want.
 #[derive(Default)]
 pub(super) struct Input {
-    quantised: Activations,
+    quantized: Activations,
     floats: Vec<f32>, // [rows, k]
     rows: usize,
 }
@@ -98,9 +98,9 @@ impl Product {
         let is_packed = |matrix: &Matrix| matches!(matrix, Matrix::Packed(_));
         input.rows = rows;
         if let Some(group) = self.scale_group() {
-            input.quantised.resize(rows, k, group);
+            input.quantized.resize(rows, k, group);
             let parts = input
-                .quantised
+                .quantized
                 .parts_mut(share(rows * k / BLOCK, 8) / rows.min(32) + 1);
             let parts: Vec<_> = parts.collect();
             parts
@@ -200,7 +200,7 @@ impl Matrix {
 
     fn multiply(&self, isa: Isa, input: &Input, panels: std::ops::Range<usize>, out: &mut [f32]) {
         match self {
-            Self::Packed(matrix) => matmul_panels(isa, matrix, &input.quantised, panels, out),
+            Self::Packed(matrix) => matmul_panels(isa, matrix, &input.quantized, panels, out),
             Self::Dense(matrix) => matmul_dense(isa, matrix, &input.floats, panels, out),
             Self::Blocks { .. } => {} // as a whole, afterwards
         }

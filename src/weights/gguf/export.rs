@@ -53,7 +53,7 @@ impl ExportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unsupported { .. } => {
-                Some("run the model from its own files: they are quantised when loaded".into())
+                Some("run the model from its own files: they are quantized when loaded".into())
             }
             Self::Malformed { .. } | Self::Id { .. } => Some(
                 "the tokenizer's files are damaged, or of another model: download them again"

@@ -1,4 +1,4 @@
-//! Networks from GGUF files: the same numbers as from the checkpoint they came from, and quantised
+//! Networks from GGUF files: the same numbers as from the checkpoint they came from, and quantized
 //! ones within what 4 and 8 bits allow.
 
 use candle_core::quantized::QTensor;
@@ -169,7 +169,7 @@ fn packed_kernels_compute_what_the_blocks_say() {
 }
 
 #[test]
-fn quantising_while_loading_stays_close_to_float() {
+fn quantizing_while_loading_stays_close_to_float() {
     let package = open(std::path::Path::new("tiny"));
     let dense = Storage::Dense(DType::F32);
     let expected = logits(&package, &mut load(&package, dense, Isa::detect()));
@@ -178,7 +178,7 @@ fn quantising_while_loading_stays_close_to_float() {
         (Format::Q4_0, 0.4),
         (Format::Q4K, 0.4),
     ] {
-        let storage = Storage::Quantised(format);
+        let storage = Storage::Quantized(format);
         let found = logits(&package, &mut load(&package, storage, Isa::detect()));
         let error = relative_error(&found, &expected);
         assert!(error < bound, "{format}: {error}");

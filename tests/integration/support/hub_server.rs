@@ -1,7 +1,8 @@
-//! A small Hugging Face Hub on this machine: the real paths, headers and redirects, with faults to order.
+//! A small Hugging Face Hub on this machine: the real paths, headers and redirects, with faults to
+//! order.
 //!
-//! Two HTTP/1.1 servers on free ports: the "hub", and the "CDN" that large files are redirected to. Each runs
-//! a fixed number of threads, answers one request a connection, and stops when dropped.
+//! Two HTTP/1.1 servers on free ports: the "hub", and the "CDN" that large files are redirected to.
+//! Each runs a fixed number of threads, answers one request a connection, and stops when dropped.
 //! Source: responses of huggingface.co as huggingface_hub reads them.
 
 use flate2::{Compression, write::GzEncoder};
@@ -49,8 +50,8 @@ pub struct Faults {
     pub chunked: bool,
     /// HEAD is not known.
     pub no_head: bool,
-    /// All of the hub's addresses answer this status and location; in it `{hub}`, `{cdn}` and `{path}` stand
-    /// for what they say. Addresses below `/real` are served.
+    /// All of the hub's addresses answer this status and location; in it `{hub}`, `{cdn}` and
+    /// `{path}` stand for what they say. Addresses below `/real` are served.
     pub moved: Option<(u16, &'static str)>,
     /// The first requests for files get this status.
     pub failing: Option<(u16, u32)>,
@@ -118,7 +119,8 @@ fn hex(sum: &[u8]) -> String {
 }
 
 impl HubServer {
-    /// Serves these files as `REPO` at `COMMIT`, which is `main`; `.safetensors` and `.gguf` are large files.
+    /// Serves these files as `REPO` at `COMMIT`, which is `main`; `.safetensors` and `.gguf` are
+    /// large files.
     pub fn start(files: &[(&str, &[u8])]) -> Self {
         Self::start_with(files, None)
     }

@@ -336,8 +336,8 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// The result as what follows the prompt: human-eval puts it behind that, which an answer in chat
-    /// does not continue.
+    /// The result as what follows the prompt: human-eval puts it behind that, which an answer in
+    /// chat does not continue.
     fn completion(&self, text: &str) -> String {
         match self {
             Self::Answer(asking) if asking.is_chat() => format!("\n{}", asking.result(text)),

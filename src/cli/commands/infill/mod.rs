@@ -33,7 +33,8 @@ mod output;
     .default_value("32")
     .help("The longest that a hole without a length can become, in tokens")))]
 pub struct Args {
-    /// The file; without one, or with `-`, stdin. `<FILL>` marks a hole, `<FILL:40>` one of 40 tokens
+    /// The file; without one, or with `-`, stdin. `<FILL>` marks a hole, `<FILL:40>` one of 40
+    /// tokens
     #[arg(value_name = "FILE", conflicts_with_all = ["prefix_file", "suffix_file"])]
     file: Option<PathBuf>,
     /// Make a hole at the end of this line, or before a column of it, both counted from 1; markers

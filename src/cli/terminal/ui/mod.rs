@@ -1,7 +1,8 @@
 //! The only writer to the terminal: results to stdout, everything else to stderr.
 //!
-//! Progress and notes are for people, so they are drawn only when stderr is a terminal and `--quiet`
-//! is off; errors always are. A closed pipe on stdout is the reader's way to say "enough".
+//! Progress and notes are for people, so they are drawn only when stderr is a terminal and
+//! `--quiet` is off; errors always are. A closed pipe on stdout is the reader's way to say
+//! "enough".
 
 mod screen;
 
@@ -53,7 +54,8 @@ impl Ui {
         io::stdout().is_terminal()
     }
 
-    /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks one.
+    /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks
+    /// one.
     ///
     /// # Errors
     /// When stdout cannot be written to. A closed pipe is not an error.

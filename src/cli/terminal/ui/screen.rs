@@ -1,8 +1,8 @@
 //! A block of lines at the bottom of the terminal that is drawn again and again in place.
 //!
-//! It neither clears the screen nor takes it over: what stood above stays, and scrolls as usual. The
-//! cursor is hidden and line wrapping is off while it is drawn; both come back when it ends, however
-//! it ends.
+//! It neither clears the screen nor takes it over: what stood above stays, and scrolls as usual.
+//! The cursor is hidden and line wrapping is off while it is drawn; both come back when it ends,
+//! however it ends.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, StderrLock, Write};

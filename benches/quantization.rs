@@ -4,11 +4,13 @@
 //! A canvas of masks behind each held-out prompt is filled as the float32 model does it (greedy,
 //! one token a step, surest first). At each step both models predict every mask:
 //!
-//! - KL: Kullback-Leibler divergence of the quantized model's probabilities from float32's, nats a mask;
+//! - KL: Kullback-Leibler divergence of the quantized model's probabilities from float32's, nats a
+//!   mask;
 //! - top-1: share of masks for which both find the same token most probable;
-//! - changed: share of steps at which the quantized model would have written another token in that place.
+//! - changed: share of steps at which the quantized model would have written another token in that
+//!   place.
 //!
-//! `cargo bench --bench quantisation -- [--prompts N] [--new-tokens N]`
+//! `cargo bench --bench quantization -- [--prompts N] [--new-tokens N]`
 
 mod common;
 
@@ -52,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         let formats = [Format::Q8_0, Format::Q4K, Format::Q4_0]
             .into_iter()
             .filter(|format| width.is_multiple_of(format.block_inputs())) // else it stays as it is
-            .map(Storage::Quantised);
+            .map(Storage::Quantized);
         let mut others = Vec::new();
         for storage in storages.into_iter().chain(formats) {
             others.push((storage, load(storage)?, Difference::default()));
@@ -65,7 +67,7 @@ fn main() -> anyhow::Result<()> {
         }
         for (storage, _, difference) in others {
             let kind = match storage {
-                Storage::Quantised(format) => format.to_string(),
+                Storage::Quantized(format) => format.to_string(),
                 storage => storage.dtype().as_str().to_string(),
             };
             writeln!(out, "{name:<8} {kind:<6} {}", difference.report())?;
