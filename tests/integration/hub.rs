@@ -771,7 +771,7 @@ fn a_disk_too_small_is_noticed_before_the_first_byte() {
 }
 
 #[test]
-fn without_a_network_the_hint_knows_what_still_works() {
+fn without_a_network_the_error_knows_what_still_works() {
     let mut world = World::new();
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -780,7 +780,13 @@ fn without_a_network_the_hint_knows_what_still_works() {
     world.options.endpoint = format!("http://{closed}");
     let error = world.open().unwrap_err();
     assert_eq!(error.to_string(), format!("{closed} cannot be reached"));
-    assert!(hint(&error).contains("`--model tiny` needs no download"));
+    assert!(matches!(
+        error,
+        HubError::Unreachable {
+            model_is_cached: false,
+            ..
+        }
+    ));
     // With the model in the cache only a file that may exist is out of reach.
     let config: &[u8] = b"{}";
     python_snapshot(
@@ -798,7 +804,6 @@ fn without_a_network_the_hint_knows_what_still_works() {
             ..
         }
     ));
-    assert!(hint(&error).contains("--offline"));
     world.options.offline = true;
     assert_eq!(
         world
@@ -816,7 +821,6 @@ fn offline_says_what_is_missing() {
     world.options.offline = true;
     let error = world.open().unwrap_err();
     assert!(matches!(error, HubError::NotCached { .. }));
-    assert!(hint(&error).contains("without --offline"));
     world.options.offline = false;
     world
         .open()
