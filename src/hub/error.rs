@@ -117,7 +117,7 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// The next thing to try.
+    /// The next thing to try. One arm a variant, however many there are: it is a table.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::UnknownModel {

@@ -212,8 +212,7 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
             }
             let last = exp(last);
             rest.copy_from_slice(&last[..rest.len()]);
-            let all = sums.iter().chain(&last.map(f64::from)).sum();
-            *sum = Some(all);
+            *sum = Some(sums.iter().chain(&last.map(f64::from)).sum());
         }
     }
     let mut sum = None;

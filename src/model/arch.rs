@@ -132,13 +132,12 @@ const fn once(
     shape: &'static [Size],
     when: When,
 ) -> Row {
-    let in_layer = false;
     Row {
         name,
         gguf_name,
         shape,
         when,
-        in_layer,
+        in_layer: false,
     }
 }
 
@@ -148,13 +147,9 @@ const fn layer(
     shape: &'static [Size],
     when: When,
 ) -> Row {
-    let in_layer = true;
     Row {
-        name,
-        gguf_name,
-        shape,
-        when,
-        in_layer,
+        in_layer: true,
+        ..once(name, gguf_name, shape, when)
     }
 }
 

@@ -178,9 +178,8 @@ impl FromStr for Quantization {
         match text {
             "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
-            _ => Self::FORMATS
-                .into_iter()
-                .find(|format| format.to_string() == text)
+            _ => Format::named(text)
+                .filter(|format| Self::FORMATS.contains(format))
                 .map(Self::To)
                 .ok_or_else(|| "expected auto, none, q8_0, q4_0 or q4_k".into()),
         }

@@ -198,7 +198,11 @@ pub(super) fn added_tokens(
         });
     }
     all.sort_by_key(|added| added.id); // stable: the first file stays first
+    unique(all)
+}
 
+/// Each token once, where the files agree on it. `all` is sorted by id.
+fn unique(all: Vec<Added>) -> Result<Vec<Added>, TokenizerError> {
     let mut kept: Vec<Added> = Vec::with_capacity(all.len());
     let mut by_text: HashMap<String, usize> = HashMap::with_capacity(all.len());
     for added in all {

@@ -166,27 +166,8 @@ impl Tokenizer {
         let mut tokens = Vec::new();
         let mut next = pipeline.model.get_vocab_size() as u32; // the ids below are all taken
         for added in files::added_tokens(listed, files, &specials)? {
-            let text = &added.token.content;
-            match pipeline.model.token_to_id(text) {
-                Some(id) if id == added.id => {}
-                Some(id) => {
-                    let reason = format!(
-                        "{text:?} has the id {}, but {id} in the vocabulary",
-                        added.id
-                    );
-                    return Err(files::damaged(added.file, reason));
-                }
-                None if added.id == next => next += 1,
-                None => {
-                    let reason = match pipeline.model.id_to_token(added.id) {
-                        Some(other) => files::shared(added.id, &other, text),
-                        None => format!(
-                            "{text:?} has the id {}, but no token has {next}: ids must be contiguous",
-                            added.id,
-                        ),
-                    };
-                    return Err(files::damaged(added.file, reason));
-                }
+            if is_new(&added, &pipeline.model, next)? {
+                next += 1;
             }
             tokens.push(added.token);
         }
@@ -389,4 +370,22 @@ fn vocabulary(
     let mut added = AddedVocabulary::new();
     added.add_tokens(tokens, model, normalizer);
     added
+}
+
+/// Whether an added token gets the id `next`, the first that is free; else it is a token of the
+/// vocabulary.
+fn is_new(added: &files::Added, model: &impl Model, next: u32) -> Result<bool> {
+    let (id, text) = (added.id, &added.token.content);
+    let reason = match model.token_to_id(text) {
+        Some(own) if own == id => return Ok(false),
+        Some(own) => format!("{text:?} has the id {id}, but {own} in the vocabulary"),
+        None if id == next => return Ok(true),
+        None => match model.id_to_token(id) {
+            Some(other) => files::shared(id, &other, text),
+            None => {
+                format!("{text:?} has the id {id}, but no token has {next}: ids must be contiguous")
+            }
+        },
+    };
+    Err(files::damaged(added.file, reason))
 }

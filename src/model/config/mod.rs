@@ -119,8 +119,8 @@ struct Stated {
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 impl Stated {
-    /// The network, without token ids. `name` is what the file calls a key of config.json.
-    fn check(self, name: fn(&'static str) -> &'static str) -> Result<Config, Refusal> {
+    /// Checks what is a size by itself.
+    fn check_sizes(&self, name: fn(&'static str) -> &'static str) -> Result<(), Refusal> {
         for (key, value, most) in [
             ("hidden_size", self.hidden_size, MAX_SIZE),
             ("intermediate_size", self.intermediate_size, MAX_SIZE),
@@ -137,6 +137,12 @@ impl Stated {
                 format!("from 1 to {most}")
             })?;
         }
+        Ok(())
+    }
+
+    /// The network, without token ids. `name` is what the file calls a key of config.json.
+    fn check(self, name: fn(&'static str) -> &'static str) -> Result<Config, Refusal> {
+        self.check_sizes(name)?;
         let heads = self.num_attention_heads;
         let named_heads = || format!("{} ({heads})", name("num_attention_heads"));
         let kv_heads = self.num_key_value_heads.unwrap_or(heads);

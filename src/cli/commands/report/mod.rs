@@ -118,61 +118,83 @@ fn page(trace: &Trace) -> anyhow::Result<String> {
     Ok(PAGE.replacen("DATA", &json, 1))
 }
 
+/// A canvas as a whole trace leaves it.
+struct Final {
+    bytes: Vec<Option<Vec<u8>>>, // by position, as are the others
+    ids: Vec<Option<u32>>,
+    /// Tokens can be masked again: the last one counts, and when it came.
+    came: Vec<usize>,
+    /// What stands behind the first stop token of its hole.
+    behind: Vec<bool>,
+}
+
+impl Final {
+    fn of(trace: &Trace) -> Self {
+        let len = trace.canvas_tokens();
+        let mut canvas = Self {
+            bytes: vec![None; len],
+            ids: vec![None; len],
+            came: vec![0; len],
+            behind: vec![false; len],
+        };
+        for (at, step) in trace.steps.iter().enumerate() {
+            let revealed = step.positions.iter().zip(&step.tokens);
+            for ((&position, &token), bytes) in revealed.zip(step.token_bytes()) {
+                canvas.bytes[position] = Some(bytes);
+                canvas.ids[position] = Some(token);
+                canvas.came[position] = at;
+            }
+        }
+        canvas
+    }
+
+    /// Cells of the holes and of the texts between them; finds what stands behind their stop tokens.
+    fn cells(&mut self, trace: &Trace) -> Vec<PageCell> {
+        let is_stop = |id: &Option<u32>| id.is_some_and(|id| trace.header.stop_ids.contains(&id));
+        let (mut page_cells, mut at) = (Vec::new(), 0);
+        let given = trace.header.given.iter();
+        let ends = given.map(|text| (text.first, Some(text)));
+        for (end, given) in ends.chain([(self.ids.len(), None)]) {
+            let stop = self.ids[at..end].iter().position(is_stop);
+            self.behind[stop.map_or(end, |stop| at + stop)..end].fill(true);
+            let hole = cells(&self.bytes[at..end]).into_iter();
+            page_cells.extend(hole.map(|cell| PageCell {
+                first: at + cell.positions.start,
+                len: cell.positions.len(),
+                text: cell.text,
+                given: false,
+                behind: self.behind[at + cell.positions.start],
+            }));
+            at = end;
+            if let Some(text) = given {
+                page_cells.push(PageCell {
+                    first: text.first,
+                    len: text.len,
+                    text: Some(text.text.clone()),
+                    given: true,
+                    behind: false,
+                });
+                at += text.len;
+            }
+        }
+        page_cells
+    }
+}
+
 fn data(trace: &Trace) -> Data<'_> {
-    let mut canvas: Vec<Option<Vec<u8>>> = vec![None; trace.canvas_tokens()];
-    let mut ids = vec![None; canvas.len()];
-    // Tokens can be masked again: the last one counts, and when it came.
-    let mut came = vec![0; canvas.len()];
-    for (at, step) in trace.steps.iter().enumerate() {
-        let revealed = step.positions.iter().zip(&step.tokens);
-        for ((&position, &token), bytes) in revealed.zip(step.token_bytes()) {
-            canvas[position] = Some(bytes);
-            ids[position] = Some(token);
-            came[position] = at;
-        }
-    }
-    // Each hole's text ends at its first stop token.
-    let is_stop = |id: &Option<u32>| id.is_some_and(|id| trace.header.stop_ids.contains(&id));
-    let mut behind = vec![false; canvas.len()];
-    let (mut page_cells, mut at) = (Vec::new(), 0);
-    let ends = trace
-        .header
-        .given
-        .iter()
-        .map(|text| (text.first, Some(text)));
-    for (end, given) in ends.chain([(canvas.len(), None)]) {
-        let stop = ids[at..end].iter().position(is_stop);
-        behind[stop.map_or(end, |stop| at + stop)..end].fill(true);
-        page_cells.extend(cells(&canvas[at..end]).into_iter().map(|cell| PageCell {
-            first: at + cell.positions.start,
-            len: cell.positions.len(),
-            text: cell.text,
-            given: false,
-            behind: behind[at + cell.positions.start],
-        }));
-        at = end;
-        if let Some(text) = given {
-            page_cells.push(PageCell {
-                first: text.first,
-                len: text.len,
-                text: Some(text.text.clone()),
-                given: true,
-                behind: false,
-            });
-            at += text.len;
-        }
-    }
+    let mut canvas = Final::of(trace);
+    let page_cells = canvas.cells(trace);
     let order = |is_counted: &dyn Fn(usize) -> bool| -> Vec<Vec<usize>> {
         let steps = trace.steps.iter().enumerate();
         let order = steps.map(|(at, step)| {
             let positions = step.positions.iter().copied();
             positions
-                .filter(|&p| came[p] == at && is_counted(p))
+                .filter(|&p| canvas.came[p] == at && is_counted(p))
                 .collect()
         });
         order.collect()
     };
-    let (all, text) = (order(&|_| true), order(&|p| !behind[p]));
+    let (all, text) = (order(&|_| true), order(&|p| !canvas.behind[p]));
     let given: usize = trace.header.given.iter().map(|text| text.len).sum();
     Data {
         model: &trace.header.model,
@@ -184,8 +206,8 @@ fn data(trace: &Trace) -> Data<'_> {
             tokens: end.usage.completion_tokens,
             forwards: end.usage.forwards,
         }),
-        canvas_tokens: canvas.len(),
-        masks: canvas.len() - given,
+        canvas_tokens: canvas.ids.len(),
+        masks: canvas.ids.len() - given,
         cells: page_cells,
         steps: trace
             .steps
