@@ -45,18 +45,19 @@ impl Block {
     };
 
     /// Where the dot products of each part of a block of weights start: at what the offset of their
-    /// quants would take off later.
+    /// quants would take off later. References, so that each is read where it is spread over a
+    /// register, and not both in one word to be taken apart.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         allow(dead_code, reason = "NEON takes signed weights")
     )]
     #[inline(always)]
-    pub fn start<F: BlockFormat>(&self) -> [i32; 2] {
+    pub fn start<F: BlockFormat>(&self) -> [&i32; 2] {
         match F::FORMAT {
-            Format::Q4_0 => [self.minus_8, 0],
-            Format::Q8_0 => [self.minus_128, 0],
-            Format::Q4K => [0; 2],
-            Format::Q6K => self.minus_32,
+            Format::Q4_0 => [&self.minus_8, &0],
+            Format::Q8_0 => [&self.minus_128, &0],
+            Format::Q4K => [&0; 2],
+            Format::Q6K => self.minus_32.each_ref(),
         }
     }
 

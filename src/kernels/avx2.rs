@@ -254,7 +254,7 @@ fn store_sums(to: &mut [f32; 8], sums: __m256) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn start<F: BlockFormat>(x: &Block) -> [__m256i; 2] {
     let [first, second] = x.start::<F>();
-    [_mm256_set1_epi32(first), _mm256_set1_epi32(second)]
+    [_mm256_set1_epi32(*first), _mm256_set1_epi32(*second)]
 }
 
 /// A block's dot products with the 16-bit instruction.

@@ -236,7 +236,7 @@ fn half_of_rows<F: BlockFormat, const P: usize, const R: usize, const HALF: usiz
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn start<F: BlockFormat>(x: &Block) -> [__m512i; 2] {
     let [first, second] = x.start::<F>();
-    [_mm512_set1_epi32(first), _mm512_set1_epi32(second)]
+    [_mm512_set1_epi32(*first), _mm512_set1_epi32(*second)]
 }
 
 /// One block of a panel, unpacked.
