@@ -5,6 +5,13 @@
 //! and DiffuCoder (arXiv 2506.20639; `_sample` in Dream's `generation_utils.py`), step for step.
 //! Nothing here knows tensors or files: the network is a [`Denoiser`].
 //!
+//! At each step every mask gets a token, drawn from its tempered and truncated distribution, and a
+//! confidence. The surest are revealed: a fixed number, as published, or all above a threshold. A
+//! raised temperature changes the confidences and through them the order, not only the tokens
+//! (DiffuCoder, section 4.3). A window bounds what is predicted, and keys and values of what lies
+//! outside it are reused. In a hole between texts the first tokens often do not fit the last, so
+//! that remasking predicts each once more.
+//!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
 //! become is `sampling` and `confidence`; which candidates are revealed is `reveal` and `schedule`.
 

@@ -26,6 +26,22 @@ use crate::cli::usage::UsageError;
   diffucoder generate --model tiny --prompt \"class Stack:\" --watch
   diffucoder generate --model tiny --prompt \"class Stack:\" --trace run.jsonl
 
+Keys of --output json, one object a line:
+  text           up to the first stop token
+  token_ids      all of the canvas; the mask's id where nothing was revealed
+  reveal_step    the step that revealed each of them, from 0, or null
+  finish_reason  stop, or length where the canvas was too short
+  usage          prompt_tokens, completion_tokens, canvas_tokens, forwards, rows (positions
+                 that went through the network: the measure of work), tokens_per_forward
+  timing         load_s, generate_s, tokens_per_s
+  parses         with --check: whether it does
+  model          what was run
+  settings       how, the seed included
+
+Lines of --trace: a header (model, settings, prompt, and texts given between holes), one for
+each step (positions from the first mask on, tokens, texts, confidences, surest first), and an
+end.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 interrupted.")]
 pub struct Args {
     #[command(flatten)]

@@ -11,6 +11,11 @@ use diffucoder::hub::{CachedModel, HubOptions, cached};
 
 /// Flags of `models`.
 #[derive(clap::Args)]
+#[command(
+    after_long_help = "Downloads share Python's cache and follow its variables: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+HF_TOKEN, HF_HUB_OFFLINE, and the older names of these; HTTPS_PROXY and NO_PROXY; SSL_CERT_FILE,
+REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE for a proxy that opens TLS."
+)]
 pub struct Args {
     /// What to print: a table, or a JSON array
     #[arg(short, long, value_enum, default_value_t = Output::Text)]

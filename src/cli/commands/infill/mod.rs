@@ -27,7 +27,13 @@ mod output;
 /// Flags of `infill`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Try it now, offline: printf 'def add(a, b):\\n    return <FILL:3>\\n' | diffucoder infill --model tiny"
+    after_help = "Try it now, offline: printf 'def add(a, b):\\n    return <FILL:3>\\n' | diffucoder infill --model tiny",
+    after_long_help = "Try it now, offline: printf 'def add(a, b):\\n    return <FILL:3>\\n' | diffucoder infill --model tiny
+
+Keys of --output json: text (the whole file), holes (each with line, column, text, tokens,
+token_ids and finish_reason), and usage, parses, timing, model and settings as of generate.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 interrupted."
 )]
 #[command(mut_arg("max_new_tokens", |arg| arg
     .default_value("32")
