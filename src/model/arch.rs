@@ -8,8 +8,8 @@
 //!
 //! Source of the GGUF names: `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp.
 
-use self::Size::{D, F, Kv, Q, V};
-use self::When::{Always, QkvBias, Untied};
+use self::Size::{D, E, F, Kv, Q, V};
+use self::When::{Always, QkNorm, QkvBias, Untied};
 
 /// What all models of a kind have in common and their files do not always say.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Family {
     pub attention: Attention,
     /// Whether the projections to queries, keys and values add a bias.
     pub qkv_bias: bool,
+    /// Whether each head of queries and keys is normed before it is rotated.
+    pub qk_norm: bool,
     /// Whether the output head is the embedding table, where config.json has no
     /// `tie_word_embeddings`.
     pub tie_word_embeddings: bool,
@@ -46,13 +48,27 @@ pub static DREAM: Family = Family {
     gguf_aliases: &["qwen2"], // conversions made before `dream` was known
     attention: Attention::Full,
     qkv_bias: true,
+    qk_norm: false,
+    tie_word_embeddings: false,
+    shift_logits: true,
+};
+
+/// Qwen3's transformer without its causal mask: CoDA. Its config.json says nothing of its head,
+/// which is a matrix of its own. No other program has a GGUF name for it.
+pub static CODA: Family = Family {
+    model_types: &["coda"],
+    gguf_architecture: "coda",
+    gguf_aliases: &[],
+    attention: Attention::Full,
+    qkv_bias: false,
+    qk_norm: true,
     tie_word_embeddings: false,
     shift_logits: true,
 };
 
 impl Family {
     /// Every family.
-    pub const ALL: [&'static Self; 1] = [&DREAM];
+    pub const ALL: [&'static Self; 2] = [&DREAM, &CODA];
 
     /// The family of config.json's `model_type`, in any case.
     pub fn of_model_type(name: &str) -> Option<&'static Self> {
@@ -113,6 +129,7 @@ pub(super) struct Row {
 #[derive(Clone, Copy)]
 pub(super) enum Size {
     D,  // residual stream
+    E,  // a head
     F,  // feed-forward layer
     V,  // vocabulary
     Q,  // H·E: all query heads
@@ -123,6 +140,7 @@ pub(super) enum Size {
 pub(super) enum When {
     Always,
     QkvBias,
+    QkNorm,
     Untied,
 }
 
@@ -155,13 +173,15 @@ const fn layer(
 
 /// All tensors, in the order of the computation.
 #[rustfmt::skip] // one line each
-pub(super) static TENSORS: [Row; 15] = [
+pub(super) static TENSORS: [Row; 17] = [
     once(EMBED_TOKENS, GGUF_EMBED_TOKENS, &[V, D], Always),
     layer("input_layernorm.weight", "attn_norm.weight", &[D], Always),
     layer("self_attn.q_proj.weight", "attn_q.weight", &[Q, D], Always),
     layer("self_attn.q_proj.bias", "attn_q.bias", &[Q], QkvBias),
+    layer("self_attn.q_norm.weight", "attn_q_norm.weight", &[E], QkNorm),
     layer("self_attn.k_proj.weight", "attn_k.weight", &[Kv, D], Always),
     layer("self_attn.k_proj.bias", "attn_k.bias", &[Kv], QkvBias),
+    layer("self_attn.k_norm.weight", "attn_k_norm.weight", &[E], QkNorm),
     layer("self_attn.v_proj.weight", "attn_v.weight", &[Kv, D], Always),
     layer("self_attn.v_proj.bias", "attn_v.bias", &[Kv], QkvBias),
     layer("self_attn.o_proj.weight", "attn_output.weight", &[D, Q], Always),
@@ -223,11 +243,12 @@ mod tests {
     fn families_by_name() {
         assert_eq!(Family::of_model_type("Dream"), Some(&DREAM));
         assert_eq!(Family::of_gguf("qwen2"), Some(&DREAM));
+        assert_eq!(Family::of_model_type("CoDA"), Some(&CODA));
         assert_eq!(
             (Family::of_model_type("llama"), Family::of_gguf("Dream")),
             (None, None)
         );
-        assert_eq!(Family::model_types(), "dream, qwen2");
-        assert_eq!(Family::gguf_architectures(), "dream, qwen2");
+        assert_eq!(Family::model_types(), "dream, qwen2, coda");
+        assert_eq!(Family::gguf_architectures(), "dream, qwen2, coda");
     }
 }

@@ -90,6 +90,11 @@ impl<'a> Loader<'a> {
         Ok(RmsNorm::new(weight, self.config.rms_norm_eps))
     }
 
+    /// Whether the network has a part of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.shapes.contains_key(&format!("{name}.weight"))
+    }
+
     /// A vector as plain numbers.
     pub fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;

@@ -80,6 +80,7 @@ impl Size {
     fn of(self, config: &Config) -> usize {
         match self {
             Size::D => config.hidden_size,
+            Size::E => config.head_dim,
             Size::F => config.intermediate_size,
             Size::V => config.vocab_size,
             Size::Q => config.num_attention_heads * config.head_dim,
@@ -93,6 +94,7 @@ impl When {
         match self {
             When::Always => true,
             When::QkvBias => config.family.qkv_bias,
+            When::QkNorm => config.family.qk_norm,
             When::Untied => !config.tie_word_embeddings,
         }
     }
@@ -174,6 +176,7 @@ mod tests {
             gguf_aliases: &[],
             attention: Attention::Full,
             qkv_bias: true,
+            qk_norm: false,
             tie_word_embeddings: false,
             shift_logits: true,
         }

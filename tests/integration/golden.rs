@@ -8,9 +8,12 @@ use diffucoder::diffusion::{
     Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh, Schedule,
     Settings, Shaping, Step, Steps, generate,
 };
+use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::Isa;
 use diffucoder::model::config::Config;
 use diffucoder::model::{Model, Target};
+use diffucoder::package::Package;
+use diffucoder::session::{self, Conditions, Hole, Job, Session};
 use diffucoder::weights::{Bytes, Checkpoint, Index};
 use serde_json::Value;
 
@@ -325,4 +328,87 @@ fn every_canvas_equals_the_reference_step_by_step() {
         }
     }
     assert!(exact >= 12);
+}
+
+/// Every generation of a set of vectors, step for step, through a session.
+fn generations_of(set: &str, session: &mut Session) {
+    let json = std::fs::read(fixture(&format!("{set}/golden.json"))).unwrap();
+    let golden: Value = serde_json::from_slice(&json).unwrap();
+    let special = (
+        session.package().mask_id,
+        session.package().stop_ids.clone(),
+    );
+    for case in golden["generations"].as_array().unwrap() {
+        let prompt = json_ids(&case["prompt_ids"]);
+        let settings = Settings {
+            algorithm: algorithm(case["algorithm"].as_str().unwrap()),
+            shaping: shaping(case),
+            ..Settings::reference(case["steps"].as_u64().unwrap() as usize)
+        };
+        let tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
+        let holes = vec![Hole::Exactly(tokens)];
+        let start = prompt.len();
+        let mut job = Job::new(
+            vec![prompt, Vec::new()],
+            holes,
+            (special.0, &special.1),
+            settings,
+        );
+        let mut history = NewParts(start, Vec::new());
+        let done = session.run_job(&mut job, &mut Conditions::watched(&mut history));
+        assert_eq!(done.unwrap().canvas.ids(), json_ids(&case["sequence"]));
+        let expected: Vec<Vec<u32>> = case["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(json_ids)
+            .collect();
+        // The reference goes on when nothing is masked any more.
+        assert!(history.1.len() <= expected.len());
+        assert_eq!(history.1, expected[..history.1.len()]);
+        let last = history.1.last();
+        assert!(
+            expected[history.1.len()..]
+                .iter()
+                .all(|step| Some(step) == last)
+        );
+    }
+}
+
+/// What stands behind a prompt after each step.
+struct NewParts(usize, Vec<Vec<u32>>);
+
+impl session::Observer for NewParts {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.1.push(step.canvas.ids()[self.0..].to_vec());
+    }
+}
+
+/// A family with norms of queries and keys and without biases: logits of both networks, and every
+/// generation, step for step. The vectors were made by CoDA's own code on a small random checkpoint.
+#[test]
+fn coda_equals_its_reference() {
+    let folder = fixture("golden-coda/model");
+    let spec = ModelSpec::Local(folder);
+    let options = HubOptions::new("no-such-cache");
+    let package = Package::open(&spec, &options, &mut ()).unwrap();
+    let target = Target::cpu(DType::F32);
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let config = package.config.clone();
+    let tensors = Model::load_on_tensors(&config, weights, &target, &mut |_, _| ()).unwrap();
+    let mut session = Session::new(package, target);
+    let native = session.load(&mut (), &mut |_, _| ()).unwrap().beside();
+    let path = fixture("golden-coda/golden.safetensors");
+    let vectors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let cases = vectors.keys().filter(|name| name.ends_with(".ids")).count();
+    assert!(cases >= 1);
+    for mut model in [native, tensors] {
+        for case in 0..cases {
+            let found = model.head_output(&ids(&vectors[&format!("forward.{case}.ids")]));
+            let expected = floats(&vectors[&format!("forward.{case}.logits")]);
+            let error = relative_error(&found.unwrap(), &expected);
+            assert!(error < 1e-5, "case {case}: {error}");
+        }
+    }
+    generations_of("golden-coda", &mut session);
 }

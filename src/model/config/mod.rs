@@ -49,7 +49,7 @@ impl ConfigError {
         match self {
             Self::UnknownArchitecture { .. } | Self::NoMaskToken => Some(format!(
                 "only masked-diffusion models of the types {} run here (DiffuCoder, Dream, \
-                 Dream-Coder, Open-dCoder); `diffucoder models` lists some",
+                 Dream-Coder, Open-dCoder, CoDA); `diffucoder models` lists some",
                 Family::model_types()
             )),
             Self::Malformed { .. } | Self::Unsupported { .. } => None,

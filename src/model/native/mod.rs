@@ -20,7 +20,7 @@ use super::arch::Attention;
 use super::config::Config;
 use super::embedding::Embedding;
 use super::{Loader, Rows};
-use crate::kernels::{Isa, KeyValues, copy_rows};
+use crate::kernels::{Isa, KeyValues, copy_rows, rms_scales};
 use crate::weights::WeightsError;
 
 /// A loaded network. Passes only read it.
@@ -53,15 +53,17 @@ struct Shape {
 /// One transformer layer.
 struct Layer {
     input_layernorm: RmsNorm,
-    qkv_proj: Product, // D -> H·E, G·E, G·E
-    o_proj: Product,   // H·E -> D
+    qkv_proj: Product,       // D -> H·E, G·E, G·E
+    q_norm: Option<RmsNorm>, // of each head
+    k_norm: Option<RmsNorm>,
+    o_proj: Product, // H·E -> D
     post_attention_layernorm: RmsNorm,
     gate_up_proj: Product, // D -> F, F
     down_proj: Product,    // F -> D
 }
 
 struct RmsNorm {
-    weight: Vec<f32>, // [D]
+    weight: Vec<f32>, // [D], or [E] of a head
     eps: f32,
 }
 
@@ -153,8 +155,8 @@ impl Weights {
         Ok(())
     }
 
-    /// Takes the queries, keys and values of the rows at `positions` out of `output`, rotates them,
-    /// and stores the keys and values.
+    /// Takes the queries, keys and values of the rows at `positions` out of `output`, norms and
+    /// rotates them, and stores the keys and values.
     fn store(
         &self,
         layer: &Layer,
@@ -168,7 +170,7 @@ impl Weights {
             head_dim: e,
             ..
         } = self.shape;
-        let (rows, group) = (positions.len(), self.shape.group());
+        let (isa, rows, group) = (self.isa, positions.len(), self.shape.group());
         buffers.queries.resize(kv_heads * rows * group, 0.0);
         let output = &buffers.output;
         let [q, k, v] = [0, 1, 2].map(|matrix| layer.qkv_proj.first_column(matrix));
@@ -188,9 +190,15 @@ impl Weights {
                 {
                     output.copy(row, k + g * e, key);
                     output.copy(row, v + g * e, value);
+                    if let Some(norm) = &layer.k_norm {
+                        norm.apply(isa, key);
+                    }
                     rope.rotate(position, 1.0, key);
                     head.set(position, key, value);
                     output.copy(row, q + g * group, queries);
+                    if let Some(norm) = &layer.q_norm {
+                        norm.apply(isa, queries);
+                    }
                     for query in queries.chunks_exact_mut(e) {
                         rope.rotate(position, scale, query);
                     }
@@ -244,6 +252,8 @@ impl Layer {
         Ok(Self {
             input_layernorm: RmsNorm::load(config, &name("input_layernorm"), loader)?,
             qkv_proj: product(&qkv, loader)?,
+            q_norm: RmsNorm::load_if_any(config, &name("self_attn.q_norm"), loader)?,
+            k_norm: RmsNorm::load_if_any(config, &name("self_attn.k_norm"), loader)?,
             o_proj: product(&[name("self_attn.o_proj")], loader)?,
             post_attention_layernorm: RmsNorm::load(config, &post_attention_layernorm, loader)?,
             gate_up_proj: product(&gate_up, loader)?,
@@ -279,5 +289,28 @@ impl RmsNorm {
             weight: loader.vector(&format!("{name}.weight"))?,
             eps: config.rms_norm_eps as f32,
         })
+    }
+
+    /// `None` for a network without it.
+    fn load_if_any(
+        config: &Config,
+        name: &str,
+        loader: &mut Loader<'_>,
+    ) -> std::result::Result<Option<Self>, WeightsError> {
+        match loader.has(name) {
+            true => Self::load(config, name, loader).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Norms some heads `[heads, E]`, each by itself.
+    fn apply(&self, isa: Isa, heads: &mut [f32]) {
+        for head in heads.chunks_exact_mut(self.weight.len()) {
+            let mut scale = [0.0];
+            rms_scales(isa, head, self.eps, &mut scale);
+            for (x, weight) in head.iter_mut().zip(&self.weight) {
+                *x *= scale[0] * weight;
+            }
+        }
     }
 }

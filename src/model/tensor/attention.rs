@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
+use candle_nn::{Module, RmsNorm};
 
 use super::super::Loader;
 use super::linear::{Linear, matmul};
@@ -10,6 +11,8 @@ use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 pub(super) struct Attention {
+    q_norm: Option<RmsNorm>, // of each head
+    k_norm: Option<RmsNorm>,
     q_proj: Linear,  // D -> H·E
     k_proj: Linear,  // D -> G·E
     v_proj: Linear,  // D -> G·E
@@ -44,8 +47,15 @@ impl Attention {
         name: &str,
         loader: &mut Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
+        let mut norm = |head: &str| {
+            let name = format!("{name}.{head}");
+            loader.has(&name).then(|| loader.norm(&name)).transpose()
+        };
+        let (q_norm, k_norm) = (norm("q_norm")?, norm("k_norm")?);
         let mut linear = |proj: &str| loader.linear(&format!("{name}.{proj}")).map(Linear::new);
         Ok(Self {
+            q_norm,
+            k_norm,
             q_proj: linear("q_proj")?,
             k_proj: linear("k_proj")?,
             v_proj: linear("v_proj")?,
@@ -69,8 +79,8 @@ impl Attention {
         let (g, e) = (self.kv_heads, self.head_dim);
         let per_group = self.heads / g;
 
-        let k = split_heads(&self.k_proj.forward(xs)?, g, e)?; // [G, R, E]
-        let v = split_heads(&self.v_proj.forward(xs)?, g, e)?.contiguous()?; // [G, R, E]
+        let k = split_heads(&self.k_proj.forward(xs)?, g, e, self.k_norm.as_ref())?; // [G, R, E]
+        let v = split_heads(&self.v_proj.forward(xs)?, g, e, None)?.contiguous()?; // [G, R, E]
         let (k, v) = key_values.store(&rotation.apply(&k)?, &v, at)?; // [G, T, E]
 
         let (xs, rotation) = match kept {
@@ -78,7 +88,8 @@ impl Attention {
             None => (xs.clone(), rotation.clone()),
         };
         let r = xs.dim(0)?;
-        let q = rotation.apply(&split_heads(&self.q_proj.forward(&xs)?, self.heads, e)?)?; // [H, R, E]
+        let q = self.q_proj.forward(&xs)?;
+        let q = rotation.apply(&split_heads(&q, self.heads, e, self.q_norm.as_ref())?)?; // [H, R, E]
         // The query heads of a group share its keys: stacking their rows needs no copy of k and v.
         let q = q.reshape((g, per_group * r, e))?; // [G, H/G·R, E]
         let scores = (matmul(&q, &k.t()?)? * (e as f64).powf(-0.5))?; // [G, H/G·R, T]
@@ -124,7 +135,14 @@ impl KeyValues {
     }
 }
 
-/// `[T, heads·E]` to `[heads, T, E]`
-fn split_heads(xs: &Tensor, heads: usize, head_dim: usize) -> Result<Tensor> {
-    xs.reshape((xs.dim(0)?, heads, head_dim))?.transpose(0, 1)
+/// `[T, heads·E]` to `[heads, T, E]`, each head normed.
+fn split_heads(
+    xs: &Tensor,
+    heads: usize,
+    head_dim: usize,
+    norm: Option<&RmsNorm>,
+) -> Result<Tensor> {
+    let xs = xs.reshape((xs.dim(0)?, heads, head_dim))?;
+    let xs = norm.map_or(Ok(xs.clone()), |norm| norm.forward(&xs))?;
+    xs.transpose(0, 1)
 }
