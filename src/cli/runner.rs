@@ -34,9 +34,6 @@ pub struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     /// Loads the model, once it is known that the trace can be written.
-    ///
-    /// # Errors
-    /// When the trace cannot be written, or the weights cannot be had.
     pub fn load(
         mut engine: Engine,
         job: Job,
@@ -59,9 +56,6 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs with this seed.
-    ///
-    /// # Errors
-    /// When the network fails.
     pub fn draw(&mut self, seed: u64) -> anyhow::Result<Outcome> {
         self.job.settings.seed = seed;
         let package = Arc::clone(self.session.package());
@@ -77,9 +71,6 @@ impl<'a> Runner<'a> {
     }
 
     /// Ends the record of a run that made `text`, if there is one.
-    ///
-    /// # Errors
-    /// When any line of it could not be written.
     pub fn end(&mut self, text: &str, outcome: &Outcome) -> anyhow::Result<()> {
         match self.recorder.take() {
             Some(recorder) => recorder.finish(End::new(text.into(), &self.job, outcome)),
@@ -98,8 +89,6 @@ impl<'a> Runner<'a> {
             self.job.settings.seed,
         ));
     }
-
-    /// Describes a run.
     pub fn report(&self, outcome: &Outcome) -> RunReport {
         RunReport::new(&self.asked, &self.session, &self.job, outcome)
     }

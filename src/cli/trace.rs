@@ -165,11 +165,6 @@ impl Recorder {
             stop_ids: self.package.stop_ids.clone(),
         })
     }
-
-    /// Writes the end.
-    ///
-    /// # Errors
-    /// When this or any earlier line could not be written.
     pub fn finish(mut self, end: End) -> anyhow::Result<()> {
         self.write(&Line::End(end));
         self.check()
@@ -243,9 +238,6 @@ pub struct TraceFile {
 
 impl TraceFile {
     /// Makes the file, or empties it.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let file = File::create(path)
             .with_context(|| format!("cannot write the trace {}", path.display()))?;

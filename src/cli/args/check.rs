@@ -119,9 +119,6 @@ impl Check {
 
     /// Draws until the result parses or the retries are used up, with this seed and those that
     /// follow it. `draw` gives a result with the code to check; `seed` becomes that of the result.
-    ///
-    /// # Errors
-    /// Those of `draw`.
     pub fn until_it_parses<T>(
         &self,
         seed: &mut u64,

@@ -43,9 +43,6 @@ pub struct Engine {
 
 impl Engine {
     /// Downloads the weights if need be, and loads them if they are not.
-    ///
-    /// # Errors
-    /// When the weights cannot be had or are not what they should be.
     pub fn load(&mut self, ui: &Ui) -> anyhow::Result<()> {
         let bar = ui.byte_bar("loading", 0);
         let on_load = &mut |done, total| {
@@ -61,9 +58,6 @@ impl Engine {
 
 impl ComputeArgs {
     /// Finds the model, downloads its small files if need be, and decides how to hold its weights.
-    ///
-    /// # Errors
-    /// When the model cannot be had or does not fit this machine.
     pub fn open(&self, model: &ModelArgs, ui: &Ui) -> anyhow::Result<Engine> {
         self.start_threads()?;
         let (options, spec) = (model.hub_options(), model.spec()?);
@@ -102,9 +96,6 @@ impl ComputeArgs {
     }
 
     /// Starts the one pool of threads that everything computes on.
-    ///
-    /// # Errors
-    /// When the system gives no threads.
     pub fn start_threads(&self) -> anyhow::Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or_else(cores));
         pool.build_global().context("cannot start the threads")

@@ -98,9 +98,6 @@ impl PromptArgs {
 }
 
 /// All of stdin.
-///
-/// # Errors
-/// When it cannot be read.
 pub fn stdin() -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = io::stdin().read_to_end(&mut bytes);

@@ -256,9 +256,6 @@ impl SamplingArgs {
     }
 
     /// Most new tokens, where they are a number.
-    ///
-    /// # Errors
-    /// Wrong usage where it is auto.
     pub fn most_new_tokens(&self) -> Result<usize, UsageError> {
         match self.max_new_tokens {
             NewTokens::Most(n) => Ok(n),
@@ -289,8 +286,6 @@ impl SamplingArgs {
             .about(&[flag, "max-new-tokens"])),
         }
     }
-
-    /// The preset.
     pub fn mode(&self) -> Mode {
         if self.exact {
             Mode::Exact

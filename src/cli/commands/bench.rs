@@ -110,10 +110,6 @@ enum Subject {
     Synthetic(Config),
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Wrong usage, or when the model cannot be had or does not fit this machine.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let subject = args.subject(ui)?;
     let config = subject.config().clone();

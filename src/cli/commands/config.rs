@@ -33,10 +33,6 @@ struct Row {
     source: String,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// When stdout cannot be written.
 pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
     let row = |arg: &clap::Arg| {
         let name = arg.get_long().unwrap_or_default();

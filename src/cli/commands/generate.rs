@@ -84,10 +84,6 @@ pub struct Args {
     compute: ComputeArgs,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Wrong usage, or any failure of the library.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let sampling = &args.sampling;
     sampling.check()?;

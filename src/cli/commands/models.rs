@@ -27,7 +27,6 @@ pub struct Args {
 struct Row {
     /// What to give to `--model`, or `None` if that is the id.
     alias: Option<String>,
-    /// Hub id.
     id: Option<String>,
     /// What a first use downloads.
     download_bytes: Option<u64>,
@@ -38,10 +37,6 @@ struct Row {
     about: Option<&'static str>,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// When the cache cannot be read or stdout cannot be written.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
     let in_cache = cached(&options).map_err(Error::from)?;

@@ -39,10 +39,6 @@ fn about(format: Format) -> &'static str {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// When the model cannot be had or the file cannot be written.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let (options, spec) = (args.model.hub_options(), args.model.spec()?);
     let mut download = Download::new(ui, &spec);

@@ -28,9 +28,6 @@ pub struct ManArgs {
 }
 
 /// Prints a completion script.
-///
-/// # Errors
-/// When stdout cannot be written.
 pub fn completions(args: &CompletionsArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut cli, "diffucoder", &mut script);
@@ -38,9 +35,6 @@ pub fn completions(args: &CompletionsArgs, mut cli: Command, ui: &Ui) -> anyhow:
 }
 
 /// Prints a page of the manual.
-///
-/// # Errors
-/// Wrong usage if there is no such command.
 pub fn man(args: &ManArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
     cli.build();
     let command = match &args.command {

@@ -35,8 +35,6 @@ impl<'a> Progress<'a> {
             run: Drawn::Bar { bar, started },
         }
     }
-
-    /// The canvas.
     pub fn watch(ui: &'a Ui, screen: Screen, package: &'a Package) -> Self {
         Self {
             ui,
@@ -111,9 +109,6 @@ impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
 }
 
 /// The terminal for `--watch`.
-///
-/// # Errors
-/// Wrong usage where there is none.
 pub fn screen(ui: &Ui) -> Result<Screen, UsageError> {
     if ui.is_quiet() {
         let message = "--watch draws on the terminal, which --quiet forbids";

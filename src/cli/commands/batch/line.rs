@@ -58,8 +58,6 @@ impl Request {
         }
     }
 }
-
-/// Understands lines.
 pub struct Parser {
     format: LineFormat,
     /// The sampling flags, and what is given of them for all lines.

@@ -113,9 +113,6 @@ impl Shard {
 }
 
 /// Runs the command. `given` holds the sampling flags that are set.
-///
-/// # Errors
-/// Wrong usage, a failure of the library, or lines that failed.
 pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
     args.sampling.check()?;
     let is_file = |path: &Path| path != Path::new("-");
@@ -284,7 +281,6 @@ enum Form<'a> {
         prefix: &'a str,
         suffix: &'a str,
     },
-    /// A prompt.
     Answer(Asking),
 }
 

@@ -69,11 +69,6 @@ impl<'a> Sink<'a> {
     pub fn done(&self, id: &Value) -> usize {
         self.done.get(id).copied().unwrap_or(0)
     }
-
-    /// Adds a result.
-    ///
-    /// # Errors
-    /// When it cannot be written.
     pub fn write(&mut self, result: &Value) -> anyhow::Result<Written> {
         let line = format!("{result}\n");
         match &mut self.out {

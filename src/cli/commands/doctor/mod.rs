@@ -63,10 +63,6 @@ struct Cached {
     complete: bool,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// When the cache cannot be read or stdout cannot be written.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let isa = compute::isa()?;
     let threads = args.threads.unwrap_or_else(compute::cores);

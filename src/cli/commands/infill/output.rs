@@ -13,17 +13,13 @@ use crate::cli::json::RunReport;
 /// What of the result is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
-    /// The whole file.
     File,
     /// What was filled in.
     Holes,
-    /// The change.
     Diff,
     /// Nothing: the file itself is written.
     InPlace,
 }
-
-/// A filled file.
 pub struct Filled {
     pub bytes: Vec<u8>,
     pub holes: Vec<HoleReport>,
@@ -92,9 +88,6 @@ pub fn only_holes(holes: &[HoleReport]) -> String {
 }
 
 /// The change from `old` to `new` as `git apply` and `patch -p1` take it; empty if there is none.
-///
-/// # Errors
-/// None that a buffer in memory has.
 pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
     let name = name.trim_start_matches(['/', '\\']);
     // The library's own notion of a line ends at a carriage return too, and its writer for the

@@ -84,10 +84,6 @@ struct ArnessRow {
     text_global: Option<f64>,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// When the trace cannot be read or the page cannot be written.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let trace = Trace::read(&args.trace)?;
     if trace.end.is_none() {

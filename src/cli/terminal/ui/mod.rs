@@ -56,25 +56,16 @@ impl Ui {
 
     /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks
     /// one.
-    ///
-    /// # Errors
-    /// When stdout cannot be written to. A closed pipe is not an error.
     pub fn result(&self, text: &str) -> io::Result<()> {
         self.result_bytes(text.as_bytes())
     }
 
     /// [`Self::result`] of a file that need not be UTF-8.
-    ///
-    /// # Errors
-    /// As [`Self::result`].
     pub fn result_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         self.write_stdout(bytes).map(|_| ())
     }
 
     /// [`Self::result`], for those who have more of them.
-    ///
-    /// # Errors
-    /// As there.
     pub fn one_of_many(&self, text: &str) -> io::Result<Written> {
         self.write_stdout(text.as_bytes())
     }
@@ -177,9 +168,6 @@ pub fn style_of(color: anstyle::AnsiColor) -> anstyle::Style {
 
 /// Makes Ctrl-C wipe the progress bars, give the cursor back and exit at once, whatever is being
 /// computed.
-///
-/// # Errors
-/// When the system refuses the handler.
 pub fn exit_on_interrupt() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
         if let Some(bars) = BARS.get() {

@@ -76,8 +76,6 @@ impl Screen {
         // Nowhere to report a stderr that cannot be written to. One write: no half frames.
         let _ = io::stderr().lock().write_all(out.as_bytes());
     }
-
-    /// Wipes the block.
     pub fn wipe(&mut self) {
         let mut out = String::new();
         self.to_top(&mut out, self.size().columns);

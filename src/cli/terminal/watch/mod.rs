@@ -13,8 +13,6 @@ use layout::{Look, Row, Run, rows};
 
 /// Time between frames: faster than this the eye sees nothing.
 const FRAME: Duration = Duration::from_millis(40);
-
-/// Draws a run.
 pub struct Watch<'a> {
     package: &'a Package,
     screen: Screen,
