@@ -3,6 +3,11 @@
 //! Everything that lists tensors goes by this one table: loading, the check for superfluous ones,
 //! GGUF names, numbers of parameters, random weights, and the order in a quantized file.
 //!
+//! A family is added here: a row of its own, and a row of the table with its condition for each
+//! tensor that no family had before. The networks compute what they find in the table; only a new
+//! kind of layer or of attention is theirs to learn. How tokens are cut and conversations rendered
+//! is in the model's own files.
+//!
 //! llama.cpp's converter stores these networks as they are: the rows of q and k are not permuted
 //! (it rotates halves, as the checkpoints do), so a tensor is the same under both names.
 //!
