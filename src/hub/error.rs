@@ -22,7 +22,7 @@ pub enum HubError {
     BadRevision { revision: String },
     #[error("`{endpoint}` is not an http address")]
     BadEndpoint { endpoint: String },
-    #[error("the folder {} does not exist", path.display())]
+    #[error("there is no file or folder {}", path.display())]
     FolderNotFound { path: PathBuf },
     #[error("{} is not a folder", path.display())]
     NotAFolder { path: PathBuf },

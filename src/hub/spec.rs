@@ -101,7 +101,9 @@ fn looks_like_path(text: &str) -> bool {
     let has_prefix = ["./", "../", "/", "~"]
         .iter()
         .any(|prefix| text.starts_with(prefix));
-    matches!(text, "." | "..") || has_prefix || has_drive || text.contains('\\')
+    // Behind a colon it is a file of a repository.
+    let is_gguf = !text.contains(':') && text.to_ascii_lowercase().ends_with(".gguf");
+    matches!(text, "." | "..") || has_prefix || has_drive || is_gguf || text.contains('\\')
 }
 
 /// `~` and `~/x` under `home`: a quoted argument reaches us with its tilde.
@@ -220,6 +222,9 @@ mod tests {
             ("/missing", local("/missing")),
             (r"models\mine", local(r"models\mine")),
             ("D:models", local("D:models")),
+            ("models/missing.gguf", local("models/missing.gguf")),
+            ("missing.GGUF", local("missing.GGUF")),
+            ("a/b:c.gguf", gguf("a/b", Some("c.gguf"))),
             ("src/hub", local("src/hub")),
         ] {
             assert_eq!(ModelSpec::parse(typed).expect(typed), expected, "{typed}");

@@ -99,6 +99,11 @@ impl Template {
     pub fn texts(&self) -> Vec<String> {
         let read = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", "\n");
         let mut texts: Vec<String> = self.segments().map(read).collect();
+        if let Some(first) = texts.first_mut()
+            && first.starts_with('\u{feff}')
+        {
+            first.remove(0); // a byte order mark: the file keeps it
+        }
         for text in texts.iter_mut().take(self.holes.len()) {
             if text.ends_with(' ') {
                 text.pop();

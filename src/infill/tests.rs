@@ -45,6 +45,13 @@ fn a_marker_without_a_length_is_refused_with_its_place() {
 }
 
 #[test]
+fn a_byte_order_mark_stays_in_the_file_and_is_no_text() {
+    let template = Template::with_markers(b"\xef\xbb\xbfx = <FILL>\n".to_vec()).unwrap();
+    assert_eq!(template.texts(), ["x =", "\n"]);
+    assert_eq!(filled(&template, &[" 1"]), b"\xef\xbb\xbfx = 1\n");
+}
+
+#[test]
 fn fillings_take_the_line_ends_of_the_file() {
     let template = Template::with_markers(b"a\r\n<FILL>\r\n".to_vec()).unwrap();
     assert_eq!(template.texts(), ["a\n", "\n"]);

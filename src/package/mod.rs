@@ -325,25 +325,21 @@ impl Package {
                 )?);
             }
         };
-        let index = match snapshot.optional(INDEX, progress)? {
+        // One file with everything goes before an index, as transformers has it: what was saved last
+        // over a checkpoint in shards. Shards that the index does not name are nobody's.
+        let is_whole = |name: &String| name == WEIGHTS;
+        let is_in_one = snapshot.folder_files(WEIGHTS).iter().any(is_whole);
+        let index = match is_in_one {
+            true => None,
+            false => snapshot.optional(INDEX, progress)?,
+        };
+        let index = match index {
             Some(file) => Some(Index::from_json(INDEX, &read(&file)?)?),
             None => None,
         };
         let names = index
             .as_ref()
             .map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
-        if index.is_some() {
-            let mut shards = snapshot.folder_files(".safetensors").into_iter();
-            if let Some(file) =
-                shards.find(|file| file.starts_with("model-") && !names.contains(file))
-            {
-                return Err(WeightsError::StrayShard {
-                    file,
-                    index: INDEX.into(),
-                }
-                .into());
-            }
-        }
         let files = snapshot.fetch(&names, progress)?;
         let files = names
             .into_iter()

@@ -127,14 +127,6 @@ pub enum WeightsError {
         /// "does not list" or "places in …".
         instead: String,
     },
-    /// A shard lies in the folder that the index does not know.
-    #[error("{file} is a shard that {index} does not name")]
-    StrayShard {
-        /// The shard.
-        file: String,
-        /// The index file.
-        index: String,
-    },
     /// Two files hold the same tensor.
     #[error("tensor {tensor} is in both {first} and {second}")]
     Duplicate {
@@ -207,10 +199,7 @@ impl WeightsError {
                  download it again"
                     .into(),
             ),
-            Self::Index { .. }
-            | Self::NotInIndex { .. }
-            | Self::StrayShard { .. }
-            | Self::Duplicate { .. } => Some(
+            Self::Index { .. } | Self::NotInIndex { .. } | Self::Duplicate { .. } => Some(
                 "the shards and the index do not belong together: download all files of one \
                  revision again"
                     .into(),

@@ -328,3 +328,32 @@ fn a_chat_model_answers_problems_with_code() {
         fs::remove_file(&output).unwrap();
     }
 }
+
+/// As editors on Windows save it, and as problem sets are published.
+#[test]
+fn a_byte_order_mark_and_gzip_are_no_part_of_the_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let lines = r#"{"id": "a", "prompt": "def a(x):"}
+{"id": "b", "prompt": "def b(x):"}
+"#;
+    let marked = format!("\u{feff}{}", lines.replace('\n', "\r\n"));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
+    let inputs = [
+        ("plain", lines.as_bytes().to_vec()),
+        ("marked", marked.into_bytes()),
+        ("gzipped", gzip.finish().unwrap()),
+    ];
+    let written = inputs.map(|(name, bytes)| {
+        fs::write(file(name), bytes).unwrap();
+        let output = file(&format!("{name}.out"));
+        assert_eq!(batch(&file(name), &output, &[]), (Some(0), String::new()));
+        results(&output)
+            .iter()
+            .map(|result| (result["id"].clone(), result["text"].clone()))
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(written[0].len(), 2);
+    assert!(written.iter().all(|lines| *lines == written[0]));
+}

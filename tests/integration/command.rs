@@ -288,6 +288,10 @@ fn prompts_come_from_a_flag_a_file_or_a_pipe() {
     assert_eq!(from_flag, from_file);
     assert_eq!(from_flag, pipe(&common));
     assert_eq!(from_flag, pipe(&[&common[..], &["-f", "-"]].concat()));
+    // A byte order mark is no part of a text.
+    std::fs::write(&file, format!("\u{feff}{prompt}")).unwrap();
+    let marked = run(&[&common[..], &["-f", file.to_str().unwrap()]].concat());
+    assert_eq!(stdout(&marked), from_flag);
 }
 
 #[test]
@@ -659,10 +663,20 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     copy(&original);
     let stray = folder.path().join("model-00003-of-00003.safetensors");
     std::fs::write(&stray, b"").unwrap();
-    refused(
-        "model-00003-of-00003.safetensors is a shard that model.safetensors.index.json does not name",
-    );
+    let model = folder.path().to_str().unwrap();
+    let written = || {
+        let args = ["generate", "--model", model, "--prompt", "x", "--seed", "1"];
+        let output = diffucoder(&[&args[..], &["-n", "8", "-o", "json"]].concat()).output();
+        let report: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        report["token_ids"].clone()
+    };
+    let of_shards = written(); // the index decides which shards there are
     std::fs::remove_file(stray).unwrap();
+    assert_eq!(written(), of_shards);
+    // A file with everything was saved over them: it counts, and the index is an old one.
+    save_negated(folder.path());
+    assert_ne!(written(), of_shards);
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
 
     copy(&original);
     let shard = folder.path().join("model-00002-of-00002.safetensors");
@@ -671,4 +685,17 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     refused("model-00002-of-00002.safetensors is not a whole safetensors file");
     std::fs::remove_file(&shard).unwrap();
     refused("has no model-00002-of-00002.safetensors");
+}
+
+/// Writes model.safetensors with the tensors of the shards in `folder`, their numbers negated.
+fn save_negated(folder: &Path) {
+    let mut tensors = std::collections::HashMap::new();
+    for shard in ["model-00001-of-00002", "model-00002-of-00002"] {
+        let path = folder.join(format!("{shard}.safetensors"));
+        tensors.extend(candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap());
+    }
+    for tensor in tensors.values_mut() {
+        *tensor = tensor.neg().unwrap();
+    }
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
 }

@@ -15,6 +15,9 @@ use crate::cli::usage::UsageError;
 
 const HOW_TO_GIVE_ONE: &str = "give --prompt TEXT or --prompt-file FILE, or pipe a text in";
 
+/// U+FEFF in UTF-8, at the beginning of a file: nothing of its text.
+pub const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// The prompt flags.
 #[derive(clap::Args)]
 pub struct PromptArgs {
@@ -105,7 +108,11 @@ pub fn stdin() -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn utf8(bytes: Vec<u8>, source: &str) -> Result<String, UsageError> {
+/// The text of a file, without the mark that some editors put in front.
+fn utf8(mut bytes: Vec<u8>, source: &str) -> Result<String, UsageError> {
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
     String::from_utf8(bytes).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
         UsageError::new(format!(

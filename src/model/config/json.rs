@@ -4,6 +4,7 @@
 //! the authors' recipe, so only its token ids are used.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Config, ConfigError, Stated, check};
 use crate::model::arch::Family;
@@ -20,7 +21,8 @@ struct RawConfig {
     vocab_size: usize,
     rms_norm_eps: f64,
     rope_theta: Option<f64>,
-    rope_scaling: Option<serde_json::Value>,
+    rope_scaling: Option<Value>,
+    rope_parameters: Option<Value>,
     tie_word_embeddings: Option<bool>,
     max_position_embeddings: usize,
     #[serde(default = "default_hidden_act")]
@@ -80,7 +82,7 @@ impl Config {
             head_dim: raw.head_dim,
             vocab_size: raw.vocab_size,
             rms_norm_eps: raw.rms_norm_eps,
-            rope_theta: raw.rope_theta,
+            rope_theta: rope_theta(&raw)?,
             tie_word_embeddings: raw
                 .tie_word_embeddings
                 .unwrap_or(family.tie_word_embeddings),
@@ -93,10 +95,6 @@ impl Config {
             raw.hidden_act == "silu",
             || "\"silu\"".into(),
         )?;
-        let scaling = raw.rope_scaling.unwrap_or_default();
-        check("rope_scaling", &scaling, scaling.is_null(), || {
-            "null".into()
-        })?;
         check(
             "use_sliding_window",
             raw.use_sliding_window,
@@ -144,6 +142,44 @@ impl Config {
     }
 }
 
+/// The base of the rotary frequencies: `rope_theta`, or that of `rope_parameters`, in which
+/// transformers 5 writes all there is about rotation.
+fn rope_theta(raw: &RawConfig) -> Result<Option<f64>, ConfigError> {
+    let mut theta = raw.rope_theta;
+    let places = [
+        ("rope_scaling", &raw.rope_scaling),
+        ("rope_parameters", &raw.rope_parameters),
+    ];
+    for (key, value) in places {
+        let Some(value) = value else { continue };
+        // A model of several kinds of layers has one object for each.
+        let rope = value.get("full_attention").unwrap_or(value);
+        check(key, value, rope.is_null() || changes_nothing(rope), || {
+            "null, or a scaling that changes nothing".into()
+        })?;
+        theta = rope.get("rope_theta").and_then(Value::as_f64).or(theta);
+    }
+    Ok(theta)
+}
+
+/// Whether a scaling of the rotation is none: of the default type, or by a factor of 1.
+fn changes_nothing(rope: &Value) -> bool {
+    let Some(rope) = rope.as_object() else {
+        return false;
+    };
+    let kind = rope.get("rope_type").or(rope.get("type"));
+    let is_one = |key: &str, absent: bool| {
+        let number = rope.get(key).filter(|value| !value.is_null());
+        number.map_or(absent, |value| value.as_f64() == Some(1.0))
+    };
+    let is_none = match kind.map(Value::as_str) {
+        None | Some(Some("default")) => is_one("factor", true),
+        Some(Some("linear" | "dynamic" | "yarn" | "llama3")) => is_one("factor", false),
+        Some(_) => false,
+    };
+    is_none && is_one("attention_factor", true) && is_one("partial_rotary_factor", true)
+}
+
 fn parse<'a, T: Deserialize<'a>>(file: &'static str, json: &'a [u8]) -> Result<T, ConfigError> {
     serde_json::from_slice(json).map_err(|source| ConfigError::Malformed { file, source })
 }
@@ -152,7 +188,7 @@ fn parse<'a, T: Deserialize<'a>>(file: &'static str, json: &'a [u8]) -> Result<T
 mod tests {
     use super::*;
 
-    fn diffucoder() -> serde_json::Value {
+    fn diffucoder() -> Value {
         serde_json::json!({
             "model_type": "Dream", "hidden_size": 3584, "intermediate_size": 18944,
             "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
@@ -162,7 +198,7 @@ mod tests {
         })
     }
 
-    fn read(json: &serde_json::Value) -> Result<Config, ConfigError> {
+    fn read(json: &Value) -> Result<Config, ConfigError> {
         Config::from_json(json.to_string().as_bytes())
     }
 
@@ -218,6 +254,49 @@ mod tests {
             Config::from_json(b"{"),
             Err(ConfigError::Malformed { .. })
         ));
+    }
+
+    #[test]
+    fn rotation_is_read_wherever_it_is_written() {
+        let theta = |key: &str, value: Value| {
+            let mut json = diffucoder();
+            json.as_object_mut().unwrap().remove("rope_theta");
+            json[key] = value;
+            read(&json).map(|config| config.rope_theta)
+        };
+        let object = |text: &str| serde_json::from_str(text).unwrap();
+        for (text, expected) in [
+            (r#"{"rope_theta": 1e6, "rope_type": "default"}"#, 1e6),
+            (r#"{"rope_theta": 5e5}"#, 5e5),
+            (
+                r#"{"full_attention": {"rope_theta": 2e6, "rope_type": "default"}}"#,
+                2e6,
+            ),
+            (r#"{"rope_type": "linear", "factor": 1.0}"#, 1e4),
+            (r#"{"type": "yarn", "factor": 1, "rope_theta": 1e6}"#, 1e6),
+            ("null", 1e4),
+            ("{}", 1e4),
+        ] {
+            for key in ["rope_parameters", "rope_scaling"] {
+                assert_eq!(theta(key, object(text)).unwrap(), expected, "{key}: {text}");
+            }
+        }
+        assert_eq!(theta("rope_theta", 7e5.into()).unwrap(), 7e5);
+        for text in [
+            r#"{"rope_theta": 1e6, "rope_type": "yarn", "factor": 4.0}"#,
+            r#"{"rope_type": "linear", "factor": 2}"#,
+            r#"{"rope_type": "yarn"}"#,
+            r#"{"rope_type": "longrope", "factor": 1.0}"#,
+            r#"{"factor": 8.0}"#,
+            r#"{"rope_type": "default", "partial_rotary_factor": 0.5}"#,
+            r#"{"rope_type": 3}"#,
+            r#""linear""#,
+        ] {
+            for key in ["rope_parameters", "rope_scaling"] {
+                let error = theta(key, object(text)).unwrap_err().to_string();
+                assert!(error.contains(key), "{text}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -16,10 +16,12 @@ use diffucoder::infill::Template;
 use diffucoder::package::Package;
 use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Hole, Task};
+use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::compute::{ComputeArgs, Engine};
 use crate::cli::args::model::ModelArgs;
+use crate::cli::args::prompt::BYTE_ORDER_MARK;
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::Values;
@@ -30,6 +32,9 @@ use crate::cli::usage::UsageError;
 use format::LineFormat;
 use line::{Line, Parser, Request};
 use sink::Sink;
+
+/// What a gzipped file begins with.
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// Flags of `batch`.
 #[derive(clap::Args)]
@@ -52,7 +57,7 @@ Examples:
     Kubernetes job)
   diffucoder batch HumanEval.jsonl -o samples.jsonl --format human-eval --num-samples 10")]
 pub struct Args {
-    /// The prompts, as JSON lines; `-` is stdin
+    /// The prompts, as JSON lines, gzipped or not; `-` is stdin
     #[arg(value_name = "IN.jsonl")]
     input: PathBuf,
     /// Where to add the results; `-` is stdout
@@ -123,14 +128,16 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
     {
         return Err(UsageError::new("input and output are the same file").into());
     }
-    let input: Box<dyn BufRead> = match is_file(&args.input) {
-        true => {
-            let file = File::open(&args.input)
-                .with_context(|| format!("cannot read {}", args.input.display()))?;
-            Box::new(BufReader::new(file))
-        }
+    let cannot = || format!("cannot read {}", args.input.display());
+    let mut input: Box<dyn BufRead> = match is_file(&args.input) {
+        true => Box::new(BufReader::new(
+            File::open(&args.input).with_context(cannot)?,
+        )),
         false => Box::new(io::stdin().lock()),
     };
+    if input.fill_buf().with_context(cannot)?.starts_with(GZIP) {
+        input = Box::new(BufReader::new(MultiGzDecoder::new(input)));
+    }
     let mut batch = Batch {
         args,
         ui,
@@ -141,7 +148,10 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
     };
     let (mut lines, mut failed) = (0, 0);
     for (number, bytes) in (1..).zip(input.split(b'\n')) {
-        let bytes = bytes.with_context(|| format!("cannot read {}", args.input.display()))?;
+        let mut bytes = bytes.with_context(cannot)?;
+        if number == 1 && bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+        }
         let is_ours = args.shard.is_none_or(|shard| shard.has(number));
         if !is_ours || bytes.trim_ascii().is_empty() {
             continue;
