@@ -261,11 +261,6 @@ impl<'a> Array<'a> {
         }
     }
 
-    /// The type of the elements.
-    pub fn element_type(&self) -> ValueType {
-        self.element
-    }
-
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
