@@ -57,12 +57,9 @@ fn main() -> anyhow::Result<()> {
                 let holes = vec![Hole::Exactly(WRITTEN)];
                 let texts = vec![text[..given].to_vec(), Vec::new()];
                 let mut job = Job::new(texts, holes, (special.0, &special.1), settings.clone());
+                job.settings.decoding.reuse_prefix = reuse_prefix;
                 let mut tap = Tap { model, first: None };
-                let mut conditions = Conditions {
-                    reuse_prefix,
-                    ..Conditions::default()
-                };
-                let done = job.run(&mut tap, &mut conditions)?;
+                let done = job.run(&mut tap, &mut Conditions::default())?;
                 anyhow::Ok((tap.first.unwrap_or_default(), done))
             };
             let (expected, anew) = run(model, PREFIX + TYPED, false)?;

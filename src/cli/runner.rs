@@ -1,11 +1,11 @@
 //! A job run for a person: under a bar or as the drawn canvas, and recorded if that is asked for.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use diffucoder::session::{Conditions, Job, Outcome, Session};
 
 use crate::cli::args::compute::Engine;
+use crate::cli::args::shown::ShownArgs;
 use crate::cli::json::{Asked, RunReport};
 use crate::cli::terminal::progress::{self, Observers, Progress};
 use crate::cli::terminal::ui::{self, Ui};
@@ -14,10 +14,7 @@ use crate::cli::trace::{End, Recorder, TraceFile};
 /// What is drawn and recorded of a run.
 #[derive(Clone, Copy)]
 pub struct Shown<'a> {
-    /// Draw the canvas while it fills.
-    pub watch: bool,
-    /// Record the first run here.
-    pub trace: Option<&'a Path>,
+    pub args: &'a ShownArgs,
     /// The system message of the chat template, where that is used.
     pub system: Option<&'a str>,
 }
@@ -40,14 +37,19 @@ impl<'a> Runner<'a> {
         shown: Shown<'_>,
         ui: &'a Ui,
     ) -> anyhow::Result<Self> {
-        let trace = shown.trace.map(TraceFile::create).transpose()?;
+        let trace = shown
+            .args
+            .trace
+            .as_deref()
+            .map(TraceFile::create)
+            .transpose()?;
         engine.load(ui)?;
         let session = engine.session;
         let asked = Asked::new(&session, &job, shown.system);
         let recorder = trace.map(|file| Recorder::new(file, session.package(), &asked));
         Ok(Self {
             ui,
-            watch: shown.watch,
+            watch: shown.args.watch,
             session,
             job,
             asked,

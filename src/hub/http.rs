@@ -1,19 +1,18 @@
-//! HTTP as the Hub speaks it: time limits, whom to trust, which redirects to follow, who may see
-//! the token.
+//! HTTP as the Hub speaks it: time limits, which redirects to follow, who may see the token.
 //!
 //! Redirects are followed one by one, because each step decides anew whether the token goes along.
 //! Source: huggingface_hub, `_httpx2_follow_hub_redirects_with_backoff` and `_is_same_or_hub_host`.
 
+use super::address::{Origin, join, without_query};
+use super::certificates::roots;
 use super::error::HubError;
 use super::options::{CaSource, HubOptions, Patience, Token};
 use flate2::read::MultiGzDecoder;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-use std::fs;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io::Read;
 use std::sync::{Arc, OnceLock};
-use ureq::http::{Method, Request, Response, Uri};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::http::{Method, Request, Response};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 const MAX_REDIRECTS: u32 = 8;
@@ -229,40 +228,6 @@ impl Answer {
     }
 }
 
-/// Scheme, host and port: what decides who sees the token.
-#[derive(Debug, Default, PartialEq)]
-struct Origin {
-    is_https: bool,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    /// `None` if it is not a whole http address.
-    fn of(url: &str) -> Option<Self> {
-        let uri: Uri = url.parse().ok()?;
-        let is_https = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        let host = uri.host().filter(|host| !host.is_empty())?.to_lowercase();
-        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        Some(Self {
-            is_https,
-            host,
-            port,
-        })
-    }
-
-    /// A change from http to https, each on its own port, stays on the host.
-    fn is_same_host(&self, target: &Self) -> bool {
-        let is_upgrade = (self.is_https, self.port) == (false, 80)
-            && (target.is_https, target.port) == (true, 443);
-        self == target || (is_upgrade && self.host == target.host)
-    }
-}
-
 /// Where an answer points to, if it is a redirect.
 fn redirect(url: &str, response: &Response<Body>) -> Result<Option<(String, Origin)>, HubError> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -276,91 +241,6 @@ fn redirect(url: &str, response: &Response<Body>) -> Result<Option<(String, Orig
         Some(origin) if !location.is_empty() => Ok(Some((target, origin))),
         _ => Err(nowhere()),
     }
-}
-
-/// RFC 3986, section 5.2: an address relative to another.
-fn join(base: &str, location: &str) -> String {
-    let location = location.split('#').next().unwrap_or_default();
-    let base = without_query(base);
-    let scheme_end = base.find("://").map_or(0, |at| at + 3);
-    let origin_end = base[scheme_end..]
-        .find('/')
-        .map_or(base.len(), |at| scheme_end + at);
-    let (origin, path) = base.split_at(origin_end);
-    let has_scheme = location
-        .split_once(':')
-        .is_some_and(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-    if has_scheme {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{}{location}", &base[..scheme_end.saturating_sub(2)])
-    } else if location.starts_with('/') {
-        format!("{origin}{location}")
-    } else if location.starts_with('?') {
-        format!("{base}{location}")
-    } else {
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let (relative, query) = location.split_at(location.find('?').unwrap_or(location.len()));
-        let mut parts: Vec<&str> = folder.split('/').skip(1).collect();
-        for part in relative.split('/').filter(|part| *part != ".") {
-            match part {
-                ".." => drop(parts.pop()),
-                part => parts.push(part),
-            }
-        }
-        format!("{origin}/{}{query}", parts.join("/"))
-    }
-}
-
-/// Mozilla's authorities, the system's, and those that variables name.
-fn roots(sources: &[CaSource]) -> Result<Vec<Certificate<'static>>, HubError> {
-    let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-    let mut roots: Vec<_> = built_in
-        .map(|root| Certificate::from_der(root).to_owned())
-        .collect();
-    // Best effort: the built-in ones are enough for the Hub.
-    let system = rustls_native_certs::load_native_certs().certs;
-    roots.extend(
-        system
-            .iter()
-            .map(|root| Certificate::from_der(root).to_owned()),
-    );
-    for CaSource { variable, paths } in sources {
-        let mut problem = io::Error::other("it holds no certificate in PEM form");
-        let known = roots.len();
-        for path in paths {
-            match certificates(path) {
-                Ok(certificates) => roots.extend(certificates),
-                Err(error) => problem = error,
-            }
-        }
-        if roots.len() == known {
-            let path = paths.first().cloned().unwrap_or_default();
-            return Err(HubError::CaSource {
-                variable,
-                path,
-                source: problem,
-            });
-        }
-    }
-    Ok(roots)
-}
-
-/// The certificates in a file, or in the files of a folder.
-fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
-    let pem = if path.is_dir() {
-        let files = fs::read_dir(path)?
-            .flatten()
-            .filter_map(|entry| fs::read(entry.path()).ok());
-        files.collect::<Vec<_>>().join(&b'\n')
-    } else {
-        fs::read(path)?
-    };
-    let certificate = |item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    };
-    Ok(parse_pem(&pem).filter_map(certificate).collect())
 }
 
 /// A request that got no answer, or none that is HTTP.
@@ -407,55 +287,9 @@ pub(super) fn redirected(url: &str, to: &str, how: &'static str) -> HubError {
     }
 }
 
-/// Signatures of signed addresses are nobody's business.
-pub(super) fn without_query(url: &str) -> &str {
-    url.split('?').next().unwrap_or(url)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_joined_as_browsers_do() {
-        let base = "https://hub/o/r/resolve/c/a.json?x=1";
-        for (location, expected) in [
-            ("http://cdn/x?s=1#top", "http://cdn/x?s=1"),
-            ("//cdn/x", "https://cdn/x"),
-            ("/api/x?y=/z:1", "https://hub/api/x?y=/z:1"),
-            ("b.json?to=../c", "https://hub/o/r/resolve/c/b.json?to=../c"),
-            ("../.././d", "https://hub/o/r/d"),
-            ("../../../../../../d", "https://hub/d"),
-            ("?y=2", "https://hub/o/r/resolve/c/a.json?y=2"),
-            ("file:///etc/passwd", "file:///etc/passwd"),
-        ] {
-            assert_eq!(join(base, location), expected, "{location}");
-        }
-        assert_eq!(join("http://hub", "x"), "http://hub/x");
-    }
-
-    #[test]
-    fn a_host_is_the_same_by_a_more_secure_way_only() {
-        let is_same = |a: &str, b: &str| {
-            Origin::of(a)
-                .expect(a)
-                .is_same_host(&Origin::of(b).expect(b))
-        };
-        assert!(is_same("http://Hub/a", "http://hub:80/b"));
-        assert!(is_same("http://hub/a", "https://hub/a"));
-        for (a, b) in [
-            ("https://hub", "http://hub"),
-            ("http://hub:8080", "https://hub"),
-            ("https://hub", "https://hub:8443"),
-            ("https://hub", "https://hub.evil.example"),
-            ("https://hub", "https://hub@evil.example"),
-        ] {
-            assert!(!is_same(a, b), "{a} {b}");
-        }
-        for address in ["", "hub", "/hub", "ftp://hub", "http://", "http://[broken"] {
-            assert_eq!(Origin::of(address), None, "{address}");
-        }
-    }
 
     #[test]
     fn signatures_stay_out_of_messages() {

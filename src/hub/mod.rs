@@ -9,8 +9,10 @@
 //! transfers (0.5) ask for gzip together with a range, show the token to redirect hosts and have no
 //! time limits.
 
+mod address;
 mod cache;
 mod cached;
+mod certificates;
 mod error;
 mod gguf;
 mod http;

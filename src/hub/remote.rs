@@ -3,8 +3,9 @@
 //! Whatever a header says may end up in a path, so it is checked here.
 //! Source: huggingface_hub's `get_hf_file_metadata`, `http_get` and `hf_raise_for_status`.
 
+use super::address::without_query;
 use super::error::HubError;
-use super::http::{Answer, Http, Question, bad_answer, redirected, without_query};
+use super::http::{Answer, Http, Question, bad_answer, redirected};
 use super::options::HubOptions;
 use super::spec::{RepoId, is_commit};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};

@@ -41,3 +41,8 @@ pub(super) fn canvas(texts: &[Vec<u32>], lengths: &[usize], mask_id: u32) -> Can
     }
     Canvas::of(&pieces, mask_id)
 }
+
+/// Whether one of these texts follows a hole.
+pub(super) fn is_between(texts: &[Vec<u32>]) -> bool {
+    texts.iter().skip(1).any(|text| !text.is_empty())
+}

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::hole::{Hole, canvas};
+use super::hole::{Hole, canvas, is_between};
 use super::length;
 use super::observer::{Conditions, Ended, Watch};
 use crate::diffusion::{Canvas, Denoiser, GenerateError, Settings, Steps, generate};
@@ -91,6 +91,11 @@ impl Job {
         lengths.fold(0, usize::saturating_add)
     }
 
+    /// Whether text follows a hole.
+    pub fn is_between(&self) -> bool {
+        is_between(&self.texts)
+    }
+
     /// Ids that end a text.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
@@ -114,11 +119,10 @@ impl Job {
         };
         let started = Instant::now();
         let canvas = self.canvas();
-        let mut settings = self.settings.clone();
-        settings.decoding.reuse_prefix |= conditions.reuse_prefix;
-        conditions.tell(|observer| observer.on_start(&canvas, &settings));
+        let settings = &self.settings;
+        conditions.tell(|observer| observer.on_start(&canvas, settings));
         let mut watch = Watch::new(conditions, &self.stop_ids, settings.remask > 0);
-        let done = generate(model, canvas, &settings, &mut watch)?;
+        let done = generate(model, canvas, settings, &mut watch)?;
         let ended = watch.finish(&done);
         Ok(Filling {
             work: Work {

@@ -4,16 +4,7 @@
 //! [`Task`] is found before the weights are touched; [`Session::load`] reads those;
 //! [`Session::run`] fills the holes. Between a task and its [`Outcome`] lies a [`Job`]: the same in
 //! tokens, which needs a network and nothing else.
-//!
-//! ```
-//! use diffucoder::session::{Session, Task};
-//!
-//! let mut session = Session::open("tiny")?;
-//! let outcome = session.run(&Task::complete("def is_empty(items):\n"))?;
-//! println!("{}", outcome.text());
-//! # assert!(outcome.tokens() > 0);
-//! # Ok::<(), diffucoder::Error>(())
-//! ```
+//! The crate's first page has an example.
 
 pub mod asking;
 mod compute;
@@ -31,7 +22,6 @@ use std::time::{Duration, Instant};
 pub use compute::Compute;
 pub use hole::{Hole, USUAL_HOLE};
 pub use job::{Filling, Job, Work};
-pub use length::trials;
 pub use observer::{Conditions, Observer};
 pub use outcome::{Filled, Finish, Outcome};
 pub use recipe::{Mode, usual_window};
@@ -155,9 +145,9 @@ impl Session {
     /// # Errors
     /// When it does not fit the model; failures of template and tokenizer.
     pub fn prepare(&self, task: &Task<'_>) -> Result<Job, Error> {
-        let usual = || self.settings(Mode::Fast, task.is_between());
-        let settings = task.settings.clone().unwrap_or_else(usual);
-        task.encode(&self.package, settings)
+        task.encode(&self.package, |is_between| {
+            self.settings(Mode::Fast, is_between)
+        })
     }
 
     /// Fills the holes of a task.

@@ -38,8 +38,6 @@ pub struct Conditions<'a> {
     pub deadline: Option<Instant>,
     /// No forward pass begins once it is set.
     pub cancel: Option<&'a AtomicBool>,
-    /// As [`diffusion::Decoding::reuse_prefix`].
-    pub reuse_prefix: bool,
 }
 
 impl<'a> Conditions<'a> {

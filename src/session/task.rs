@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::hole::Hole;
+use super::hole::{Hole, is_between};
 use super::job::Job;
 use crate::diffusion::Settings;
 use crate::error::{Error, RequestError};
@@ -25,14 +25,13 @@ pub enum Segment<'a> {
     Text(Cow<'a, str>),
     /// A prompt, raw or in the model's chat template; special tokens count by their names.
     Prompt(Prompt<'a>),
-    /// Tokens as they are.
-    Ids(Vec<u32>),
     /// To be filled.
     Hole(Hole),
 }
 
 /// Tokens that [`Task::complete`] writes at most.
 const USUAL_TOKENS: usize = 256;
+
 impl<'a> Task<'a> {
     /// The continuation of a text, of up to 256 tokens.
     pub fn complete(text: &'a str) -> Self {
@@ -70,39 +69,22 @@ impl<'a> Task<'a> {
         self
     }
 
-    /// Tokens that can be written.
-    pub fn most_new_tokens(&self) -> usize {
-        let lengths = self.segments.iter().filter_map(|segment| match segment {
-            Segment::Hole(hole) => Some(hole.most()),
-            _ => None,
-        });
-        lengths.fold(0, usize::saturating_add)
-    }
-
-    /// Whether text follows a hole.
-    pub fn is_between(&self) -> bool {
-        let mut rest = self.segments.iter();
-        rest.any(|segment| matches!(segment, Segment::Hole(_)))
-            && rest.any(|segment| match segment {
-                Segment::Text(text) => !text.is_empty(),
-                Segment::Prompt(_) => true,
-                Segment::Ids(ids) => !ids.is_empty(),
-                Segment::Hole(_) => false,
-            })
-    }
-
-    /// The task in tokens, checked against the model's context.
+    /// The task in tokens, checked against the model's context. `usual` are the settings where the
+    /// task has none, given whether text follows a hole.
     ///
     /// # Errors
     /// [`RequestError`] when it does not fit; failures of template and tokenizer.
-    pub(super) fn encode(&self, package: &Package, settings: Settings) -> Result<Job, Error> {
+    pub(super) fn encode(
+        &self,
+        package: &Package,
+        usual: impl FnOnce(bool) -> Settings,
+    ) -> Result<Job, Error> {
         let context = package.config.max_position_embeddings;
         let (mut texts, mut holes) = (vec![Vec::new()], Vec::new());
         for segment in &self.segments {
             let ids = match segment {
                 Segment::Text(text) => package.tokenizer.encode_plain(text)?,
                 Segment::Prompt(prompt) => package.encode(prompt)?,
-                Segment::Ids(ids) => ids.clone(),
                 Segment::Hole(hole) => {
                     holes.push(*hole);
                     texts.push(Vec::new());
@@ -115,6 +97,8 @@ impl<'a> Task<'a> {
         }
         let given: usize = texts.iter().map(Vec::len).sum();
         let is_last_open = texts.last().is_some_and(Vec::is_empty);
+        let settings = self.settings.clone();
+        let settings = settings.unwrap_or_else(|| usual(is_between(&texts)));
         let last = holes.len().saturating_sub(1);
         for (number, hole) in holes.iter_mut().enumerate() {
             if let Hole::Growing { up_to } = hole {

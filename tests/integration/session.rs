@@ -136,7 +136,7 @@ fn holes_get_lengths_texts_and_reasons() {
     let file = b"def add(a, b):\n    return <FILL:3>\n\ndef sub(a, b):\n    return <FILL>\n";
     let template = Template::with_markers(file.to_vec()).unwrap();
     let task = Task::fill(&template, Hole::Chosen { up_to: 9 });
-    assert!(task.is_between());
+    assert!(session.prepare(&task).unwrap().is_between());
     let (outcome, heard) = listen(&mut session, &task);
     assert_eq!(heard.trials, 6, "lengths of 4 to 9");
     assert_eq!(outcome.holes.len(), 2);
@@ -222,11 +222,10 @@ fn a_prefix_is_reused_only_where_that_is_asked_for_and_allowed() {
         let mut session = session();
         let mut run = |reuse_prefix| {
             let mut job = session.prepare(&complete(&session, text, 8, mode)).unwrap();
-            let mut conditions = Conditions {
-                reuse_prefix,
-                ..Conditions::default()
-            };
-            let outcome = session.run_job(&mut job, &mut conditions).unwrap();
+            job.settings.decoding.reuse_prefix = reuse_prefix;
+            let outcome = session
+                .run_job(&mut job, &mut Conditions::default())
+                .unwrap();
             (outcome.canvas.ids().to_vec(), outcome.work.rows)
         };
         (run(false), run(reuse_prefix))

@@ -5,4 +5,5 @@ pub mod compute;
 pub mod model;
 pub mod prompt;
 pub mod sampling;
+pub mod shown;
 pub mod values;

@@ -1,7 +1,7 @@
 //! How to denoise: the flags, and the settings they become.
 
 use diffucoder::diffusion::{Algorithm, Cache, Decoding, Refresh, Settings, Shaping, Steps};
-use diffucoder::session::{Hole, Mode, Session, Task, usual_window};
+use diffucoder::session::{Hole, Job, Mode, Session, usual_window};
 use diffucoder::{Error, RequestError};
 
 use crate::cli::args::values::{
@@ -294,13 +294,13 @@ impl SamplingArgs {
         }
     }
 
-    /// The settings for a task.
+    /// The settings for a job.
     ///
     /// # Errors
     /// As [`Self::steps`], and for a threshold together with chance.
-    pub fn settings(&self, session: &Session, task: &Task<'_>) -> Result<Settings, UsageError> {
+    pub fn settings(&self, session: &Session, job: &Job) -> Result<Settings, UsageError> {
         let mode = self.mode();
-        let usual = session.settings(mode, task.is_between());
+        let usual = session.settings(mode, job.is_between());
         let is_random = self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0;
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
         let is_gpu = !session.target().device.is_cpu();
@@ -314,7 +314,7 @@ impl SamplingArgs {
         }
         Ok(Settings {
             algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
-            steps: self.steps(task.most_new_tokens())?,
+            steps: self.steps(job.most_new_tokens())?,
             eps: self.eps,
             shaping: Shaping {
                 temperature: self.temperature.unwrap_or(usual.shaping.temperature),
@@ -338,23 +338,33 @@ fn new_seed() -> u64 {
 
 /// Wrong usage, if that is what an error of a prompt and its answer means.
 pub fn as_usage(error: Error) -> anyhow::Error {
-    let Error::Request(RequestError::TooLong {
-        given,
-        new,
-        context,
-    }) = error
-    else {
-        return error.into();
-    };
-    let message = format!(
-        "the prompt has {given} tokens, which with --max-new-tokens {new} exceeds the model's \
-         context of {context}"
-    );
-    let hint = match context.checked_sub(given) {
-        None | Some(0) => "shorten the prompt".to_string(),
-        Some(room) => format!("-n/--max-new-tokens can be from 1 to {room}"),
-    };
-    UsageError::with_hint(message, hint)
-        .about(&["max-new-tokens"])
-        .into()
+    too_long(error, |given, new, context| {
+        let message = format!(
+            "the prompt has {given} tokens, which with --max-new-tokens {new} exceeds the model's \
+             context of {context}"
+        );
+        let hint = match context.checked_sub(given) {
+            None | Some(0) => "shorten the prompt".to_string(),
+            Some(room) => format!("-n/--max-new-tokens can be from 1 to {room}"),
+        };
+        UsageError::with_hint(message, hint)
+    })
+}
+
+/// A text that is too long is wrong usage, which `describe` puts into words: tokens that are given,
+/// those that can be written, and positions that the model has.
+pub fn too_long(
+    error: Error,
+    describe: impl FnOnce(usize, usize, usize) -> UsageError,
+) -> anyhow::Error {
+    match error {
+        Error::Request(RequestError::TooLong {
+            given,
+            new,
+            context,
+        }) => describe(given, new, context)
+            .about(&["max-new-tokens"])
+            .into(),
+        error => error.into(),
+    }
 }

@@ -1,7 +1,5 @@
 //! `diffucoder generate`: a prompt in, code out.
 
-use std::path::PathBuf;
-
 use diffucoder::session::Task;
 use diffucoder::session::asking::Asking;
 
@@ -10,12 +8,11 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::prompt::PromptArgs;
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
+use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::{Output, at_least_one};
 use crate::cli::json::Report;
 use crate::cli::runner::{Runner, Shown};
-use crate::cli::terminal::progress;
 use crate::cli::terminal::ui::{self, Ui, Written};
-use crate::cli::usage::UsageError;
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
@@ -66,12 +63,8 @@ pub struct Args {
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
-    #[arg(long, value_name = "FILE.jsonl")]
-    trace: Option<PathBuf>,
-    /// Draw the canvas on the terminal while it fills
-    #[arg(long)]
-    watch: bool,
+    #[command(flatten)]
+    shown: ShownArgs,
     /// Write this many texts, with the seeds that follow --seed
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     num_samples: usize,
@@ -90,7 +83,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let given = args.prompt.read()?;
     let check = args.check.check(given.file.as_deref())?;
     let language = args.check.language(given.file.as_deref());
-    args.check_shown(check.retries(), ui)?;
+    let is_one = args.num_samples == 1 && check.retries() == 0;
+    args.shown.check(ui, is_one, &["num-samples", "retries"])?;
     let engine = args.compute.open(&args.model, ui)?;
     let wish = given.wish(args.raw, args.code);
     let asking = Asking::new(engine.session.package(), given.text, wish, &language);
@@ -99,16 +93,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     }
     let prompt = asking.prompt(&args.system);
     let task = Task::answer(prompt, sampling.hole());
-    let settings = sampling.settings(&engine.session, &task)?;
-    check.check_chance(&settings)?;
-    let mut seed = settings.seed;
-    let job = engine
-        .session
-        .prepare(&task.with(settings))
-        .map_err(as_usage)?;
+    let mut job = engine.session.prepare(&task).map_err(as_usage)?;
+    job.settings = sampling.settings(&engine.session, &job)?;
+    check.check_chance(&job.settings)?;
+    let mut seed = job.settings.seed;
     let shown = Shown {
-        watch: args.watch,
-        trace: args.trace.as_deref(),
+        args: &args.shown,
         system: prompt.system(),
     };
     let mut runner = Runner::load(engine, job, shown, ui)?;
@@ -146,20 +136,6 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 }
 
 impl Args {
-    /// Wrong usage where what is to be drawn or recorded cannot be.
-    fn check_shown(&self, retries: u64, ui: &Ui) -> Result<(), UsageError> {
-        if self.watch {
-            progress::screen(ui)?;
-        }
-        match self.trace.is_some() && (self.num_samples > 1 || retries > 0) {
-            true => Err(UsageError::new(
-                "--trace records one run, not those of --num-samples or --retries",
-            )
-            .about(&["trace", "num-samples", "retries"])),
-            false => Ok(()),
-        }
-    }
-
     /// One of several texts gets a line above that tells it from the others, as in `head`.
     fn separated(&self, text: &str, sample: usize, seed: u64) -> String {
         if self.num_samples == 1 {

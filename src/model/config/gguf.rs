@@ -49,7 +49,6 @@ impl Config {
         let size = |key: &'static str| keys.u32(gguf_key(key));
         let size_if_any = |key: &'static str| keys.u32_if_any(gguf_key(key));
         let stated = Stated {
-            family,
             hidden_size: size("hidden_size")?,
             intermediate_size: size("intermediate_size")?,
             num_hidden_layers: size("num_hidden_layers")?,
@@ -59,11 +58,11 @@ impl Config {
             vocab_size: rows,
             rms_norm_eps: file.f64(&keys.full(gguf_key("rms_norm_eps")))?,
             rope_theta: keys.f64_if_any(gguf_key("rope_theta"))?,
-            tie_word_embeddings: file.tensor(GGUF_LM_HEAD).is_none(),
+            tie_word_embeddings: Some(file.tensor(GGUF_LM_HEAD).is_none()),
             max_position_embeddings: size("max_position_embeddings")?,
         };
         let config = stated
-            .check(gguf_key)
+            .check(family, gguf_key)
             .map_err(|refusal| keys.bad(refusal))?;
         if columns != config.hidden_size {
             return Err(GgufError::Shape {

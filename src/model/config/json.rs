@@ -12,23 +12,14 @@ use crate::model::arch::Family;
 #[derive(Deserialize)]
 struct RawConfig {
     model_type: String,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    vocab_size: usize,
-    rms_norm_eps: f64,
-    rope_theta: Option<f64>,
     rope_scaling: Option<Value>,
     rope_parameters: Option<Value>,
-    tie_word_embeddings: Option<bool>,
-    max_position_embeddings: usize,
     #[serde(default = "default_hidden_act")]
     hidden_act: String,
     #[serde(default)]
     use_sliding_window: bool,
+    #[serde(flatten)]
+    stated: Stated,
     #[serde(flatten)]
     tokens: TokenIds,
 }
@@ -72,23 +63,12 @@ impl Config {
             let found = raw.model_type;
             return Err(ConfigError::UnknownArchitecture { found });
         };
+        let rope_theta = rope_theta(&raw)?;
         let stated = Stated {
-            family,
-            hidden_size: raw.hidden_size,
-            intermediate_size: raw.intermediate_size,
-            num_hidden_layers: raw.num_hidden_layers,
-            num_attention_heads: raw.num_attention_heads,
-            num_key_value_heads: raw.num_key_value_heads,
-            head_dim: raw.head_dim,
-            vocab_size: raw.vocab_size,
-            rms_norm_eps: raw.rms_norm_eps,
-            rope_theta: rope_theta(&raw)?,
-            tie_word_embeddings: raw
-                .tie_word_embeddings
-                .unwrap_or(family.tie_word_embeddings),
-            max_position_embeddings: raw.max_position_embeddings,
+            rope_theta,
+            ..raw.stated
         };
-        let mut config = stated.check(|key| key)?;
+        let mut config = stated.check(family, |key| key)?;
         check(
             "hidden_act",
             &raw.hidden_act,
@@ -145,7 +125,7 @@ impl Config {
 /// The base of the rotary frequencies: `rope_theta`, or that of `rope_parameters`, in which
 /// transformers 5 writes all there is about rotation.
 fn rope_theta(raw: &RawConfig) -> Result<Option<f64>, ConfigError> {
-    let mut theta = raw.rope_theta;
+    let mut theta = raw.stated.rope_theta;
     let places = [
         ("rope_scaling", &raw.rope_scaling),
         ("rope_parameters", &raw.rope_parameters),

@@ -9,6 +9,7 @@ mod json;
 
 pub use self::gguf::metadata;
 use super::arch::Family;
+use serde::Deserialize;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +100,8 @@ pub struct Config {
 const MAX_SIZE: usize = 1 << 22;
 
 /// What a file states about the network, not checked, under the names of config.json.
+#[derive(Deserialize)]
 struct Stated {
-    family: &'static Family,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -110,7 +111,7 @@ struct Stated {
     vocab_size: usize,
     rms_norm_eps: f64,
     rope_theta: Option<f64>,
-    tie_word_embeddings: bool,
+    tie_word_embeddings: Option<bool>,
     max_position_embeddings: usize,
 }
 
@@ -141,7 +142,11 @@ impl Stated {
     }
 
     /// The network, without token ids. `name` is what the file calls a key of config.json.
-    fn check(self, name: fn(&'static str) -> &'static str) -> Result<Config, Refusal> {
+    fn check(
+        self,
+        family: &'static Family,
+        name: fn(&'static str) -> &'static str,
+    ) -> Result<Config, Refusal> {
         self.check_sizes(name)?;
         let heads = self.num_attention_heads;
         let named_heads = || format!("{} ({heads})", name("num_attention_heads"));
@@ -177,7 +182,7 @@ impl Stated {
             || "at least 1".into(),
         )?;
         Ok(Config {
-            family: self.family,
+            family,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,
@@ -187,9 +192,11 @@ impl Stated {
             vocab_size: self.vocab_size,
             rms_norm_eps: eps,
             rope_theta: theta,
-            tie_word_embeddings: self.tie_word_embeddings,
+            tie_word_embeddings: self
+                .tie_word_embeddings
+                .unwrap_or(family.tie_word_embeddings),
             max_position_embeddings: self.max_position_embeddings,
-            shift_logits: self.family.shift_logits,
+            shift_logits: family.shift_logits,
             mask_token_id: None,
             eos_token_ids: Vec::new(),
             pad_token_id: None,

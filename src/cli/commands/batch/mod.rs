@@ -214,13 +214,12 @@ impl Batch<'_> {
         let package = Arc::clone(self.engine.session.package());
         let form = Form::of(line, self.args, &package);
         let system = line.system.as_deref().unwrap_or(&self.args.system);
-        let task = form.task(line, system);
         let session = &mut self.engine.session;
-        let settings = line.sampling.settings(session, &task);
-        let settings = settings.map_err(|error| Failure::OfLine(error.into()))?;
-        let first_seed = settings.seed;
-        let job = session.prepare(&task.with(settings));
+        let job = session.prepare(&form.task(line, system));
         let mut job = job.map_err(|error| Failure::OfLine(as_usage(error)))?;
+        let settings = line.sampling.settings(session, &job);
+        job.settings = settings.map_err(|error| Failure::OfLine(error.into()))?;
+        let first_seed = job.settings.seed;
         let asked = Asked::new(session, &job, form.system(system));
         for sample in done..self.args.num_samples {
             job.settings.seed = first_seed.wrapping_add(sample as u64);

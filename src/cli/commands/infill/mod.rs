@@ -8,17 +8,17 @@ use anyhow::Context;
 use clap::ValueEnum;
 use diffucoder::infill::Template;
 use diffucoder::session::{Hole, Task};
-use diffucoder::{Error, RequestError, atomic};
+use diffucoder::{Error, atomic};
 
 use self::output::{Filled, InfillReport, Show};
 use crate::cli::args::check::CheckArgs;
 use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::prompt;
-use crate::cli::args::sampling::SamplingArgs;
+use crate::cli::args::sampling::{SamplingArgs, too_long};
+use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::{Output, at_least_one};
 use crate::cli::runner::{Runner, Shown};
-use crate::cli::terminal::progress;
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::usage::UsageError;
 
@@ -70,12 +70,8 @@ pub struct Args {
     /// Write the file instead of printing it: whole or not at all, with its permissions
     #[arg(short, long, group = "show", requires = "file")]
     in_place: bool,
-    /// Draw the canvas on the terminal while it fills
-    #[arg(long)]
-    watch: bool,
-    /// Record every step in a file, as JSON lines; `diffucoder report` makes a page of it
-    #[arg(long, value_name = "FILE.jsonl")]
-    trace: Option<PathBuf>,
+    #[command(flatten)]
+    shown: ShownArgs,
     /// What to print: the text alone, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -92,28 +88,18 @@ pub struct Args {
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let show = args.show()?;
-    if args.watch {
-        progress::screen(ui)?;
-    }
-    let template = args.template()?;
     let check = args.check.check(args.named())?;
+    args.shown.check(ui, check.retries() == 0, &["retries"])?;
+    let template = args.template()?;
     let engine = args.compute.open(&args.model, ui)?;
     let longest = args.sampling.most_new_tokens()?;
     let task = Task::fill(&template, args.length_by.hole(longest));
-    let settings = args.sampling.settings(&engine.session, &task)?;
-    check.check_chance(&settings)?;
-    if args.trace.is_some() && check.retries() > 0 {
-        let message = "--trace records one run, not those of --retries";
-        return Err(UsageError::new(message).about(&["trace", "retries"]).into());
-    }
-    let mut seed = settings.seed;
-    let job = engine
-        .session
-        .prepare(&task.with(settings))
-        .map_err(as_usage)?;
+    let mut job = engine.session.prepare(&task).map_err(as_usage)?;
+    job.settings = args.sampling.settings(&engine.session, &job)?;
+    check.check_chance(&job.settings)?;
+    let mut seed = job.settings.seed;
     let shown = Shown {
-        watch: args.watch,
-        trace: args.trace.as_deref(),
+        args: &args.shown,
         system: None,
     };
     let mut runner = Runner::load(engine, job, shown, ui)?;
@@ -239,25 +225,19 @@ impl Args {
 
 /// Wrong usage, if that is what an error of a file and its holes means.
 fn as_usage(error: Error) -> anyhow::Error {
-    let Error::Request(RequestError::TooLong {
-        given,
-        new,
-        context,
-    }) = error
-    else {
-        return error.into();
-    };
-    let message = format!(
-        "the text has {given} tokens and its holes up to {new}, which exceeds the model's context \
-         of {context}"
-    );
-    let hint = match given < context {
-        true => "shorten the text or the holes: -n/--max-new-tokens bounds those without a length",
-        false => "shorten the text",
-    };
-    UsageError::with_hint(message, hint)
-        .about(&["max-new-tokens"])
-        .into()
+    too_long(error, |given, new, context| {
+        let message = format!(
+            "the text has {given} tokens and its holes up to {new}, which exceeds the model's \
+             context of {context}"
+        );
+        let hint = match given < context {
+            true => {
+                "shorten the text or the holes: -n/--max-new-tokens bounds those without a length"
+            }
+            false => "shorten the text",
+        };
+        UsageError::with_hint(message, hint)
+    })
 }
 
 /// `LINE` or `LINE:COL`.
