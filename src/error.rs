@@ -84,6 +84,6 @@ pub enum RequestError {
     #[error("only a hole that nothing follows can grow")]
     GrowsBetween,
     /// A form was asked for of weights that are used as they are stored.
-    #[error("the weights of a GGUF file are used in the form in which they are stored")]
+    #[error("the weights are quantized already, and used in the form in which they are stored")]
     HeldAsStored,
 }

@@ -5,6 +5,7 @@ use diffucoder::atomic::AtomicError;
 use diffucoder::chat::ChatError;
 use diffucoder::diffusion::GenerateError;
 use diffucoder::hub::HubError;
+use diffucoder::hub::registry::converted_in;
 use diffucoder::model::device::{DeviceError, Storage};
 use diffucoder::model::quantize::QuantizeError;
 
@@ -32,9 +33,21 @@ pub fn hint(error: &Error) -> Option<String> {
 
 fn hub(error: &HubError) -> Option<String> {
     Some(match error {
-        HubError::NoConversion { alias } => {
-            format!("make one: diffucoder quantize --model {alias} --to q4_k -o {alias}-q4_k.gguf")
+        HubError::NoConversion { alias } => make_one(alias),
+        // The repository may be one that the program itself named.
+        HubError::RepoNotFound { repo, .. } | HubError::FileNotFound { repo, .. }
+            if converted_in(repo).is_some() =>
+        {
+            make_one(converted_in(repo)?.alias)
         }
+        HubError::NoSuchGguf { repo, files, .. } if converted_in(repo).is_some() => {
+            let made = make_one(converted_in(repo)?.alias);
+            match files.is_empty() {
+                true => made,
+                false => format!("it has {}; or {made}", files.join(", ")),
+            }
+        }
+        HubError::NotHereEither { source, .. } => return hub(source),
         HubError::ChooseGguf { files, .. } => {
             format!("choose one with --file: {}", files.join(", "))
         }
@@ -56,6 +69,10 @@ fn hub(error: &HubError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+fn make_one(alias: &str) -> String {
+    format!("make one: diffucoder quantize --model {alias} --to q4_k -o {alias}-q4_k.gguf")
 }
 
 /// What to do without the device, or on it.

@@ -71,12 +71,9 @@ impl RepoCache {
         self.at_revision("main").pointer_path(commit)
     }
 
-    /// Names of the files of a snapshot that are here, those in folders left out.
+    /// Names of the files of a snapshot that are here.
     pub(super) fn files(&self, commit: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.snapshot(commit)).into_iter().flatten();
-        let here = entries.flatten().filter(|entry| entry.path().is_file());
-        here.filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()
+        files_in(&self.snapshot(commit))
     }
 
     pub(super) fn is_known_absent(&self, commit: &str, file: &str) -> bool {
@@ -195,6 +192,24 @@ impl RepoCache {
             _ => Ok(()),
         }
     }
+}
+
+/// Names of the files in a folder and in those inside it, with `/` between; links to folders are
+/// not followed.
+pub(super) fn files_in(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let inside = files_in(&entry.path()).into_iter();
+            found.extend(inside.map(|file| format!("{name}/{file}")));
+        } else if entry.path().is_file() {
+            found.push(name);
+        }
+    }
+    found
 }
 
 pub(super) fn file_bytes(path: &Path) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! Which models the cache holds, for `diffucoder models`.
 
-use super::cache::{RepoCache, at, file_bytes};
+use super::cache::{RepoCache, at, file_bytes, files_in};
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
@@ -19,16 +19,16 @@ pub struct CachedModel {
     pub bytes: u64,
     /// Config and all weights are here, so that `--offline` works.
     pub is_complete: bool,
-    /// Its GGUF files.
+    /// Its GGUF files, those left out of which a part is missing.
     pub ggufs: Vec<CachedFile>,
 }
 
-/// A file of a repository in the cache.
+/// A model in one file of a repository, or in several, in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedFile {
-    /// Its name in the repository.
+    /// The file's name in the repository; of parts, the first.
     pub name: String,
-    /// Its size.
+    /// Its size; of parts, of all together.
     pub bytes: u64,
 }
 
@@ -36,8 +36,8 @@ impl CachedModel {
     /// The only GGUF file of this name or quantization.
     pub fn gguf(&self, wanted: &str) -> Option<&CachedFile> {
         let names: Vec<String> = self.ggufs.iter().map(|file| file.name.clone()).collect();
-        let name = gguf::choose(self.id.as_str(), &names, Some(wanted)).ok()??;
-        self.ggufs.iter().find(|file| file.name == name)
+        let chosen = gguf::choose(self.id.as_str(), &names, Some(wanted)).ok()??;
+        self.ggufs.iter().find(|file| chosen.contains(&file.name))
     }
 }
 
@@ -92,20 +92,16 @@ fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
     })
 }
 
+/// The models in GGUF all of whose files are here.
 fn ggufs(dir: &Path) -> Vec<CachedFile> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_gguf = |path: &Path| {
-        path.extension()
-            .is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
-    };
-    let describe = |entry: fs::DirEntry| {
-        Some(CachedFile {
-            name: entry.file_name().into_string().ok()?,
-            bytes: file_bytes(&entry.path())?,
-        })
-    };
-    let ggufs = entries.filter(|entry| is_gguf(&entry.path()));
-    ggufs.filter_map(describe).collect()
+    let candidates = gguf::candidates(&files_in(dir)).into_iter();
+    let whole = candidates.filter_map(|(_, files)| {
+        let sizes = files.iter().map(|file| file_bytes(&dir.join(file)));
+        let bytes = sizes.sum::<Option<u64>>()?;
+        let name = files.into_iter().next()?;
+        Some(CachedFile { name, bytes })
+    });
+    whole.collect()
 }
 
 /// Whether a snapshot has a GGUF file, or its config and all the weights that it speaks of.

@@ -1,5 +1,6 @@
 //! What can go wrong between a model's name and its files, told apart by what the user can do.
 
+use super::foreign::Foreign;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -62,6 +63,18 @@ pub enum HubError {
         wanted: String,
         files: Vec<String>,
     },
+    /// All at the start of a list that may be long.
+    #[error(
+        "{model} lacks {}, without which its other parts are no model",
+        few(files)
+    )]
+    PartsMissing { model: String, files: Vec<String> },
+    #[error("{} holds {} GGUF files", folder.display(), files.len())]
+    ChooseInFolder { folder: PathBuf, files: Vec<String> },
+    #[error("{model} holds {form}, which cannot be read here")]
+    Foreign { model: String, form: Foreign },
+    #[error("there is no folder {id} here, nor can it be had from the Hub")]
+    NotHereEither { id: String, source: Box<HubError> },
     #[error("{host} cannot be reached")]
     Unreachable {
         host: String,
@@ -161,6 +174,18 @@ impl HubError {
             Self::NotInFolder { .. } => {
                 "a model's folder holds config.json, the tokenizer's files and the weights"
             }
+            Self::PartsMissing { .. } => {
+                "all parts of a model must be in one folder: download the missing ones"
+            }
+            Self::ChooseInFolder { folder, files } => {
+                let paths = files
+                    .iter()
+                    .map(|file| folder.join(file).display().to_string());
+                let paths: Vec<String> = paths.collect();
+                return Some(format!("give the path of one: {}", paths.join(", ")));
+            }
+            Self::Foreign { form, .. } => form.hint(),
+            Self::NotHereEither { source, .. } => return source.hint(),
             Self::Unreadable { .. } => return None,
             Self::UnsafeName { .. } => "the model's index is damaged or hostile: do not use it",
             Self::RepoNotFound { .. } => {
@@ -203,6 +228,18 @@ impl HubError {
         Some(hint.to_owned())
     }
 
+    /// `PartsMissing` if there are any.
+    ///
+    /// # Errors
+    /// See above.
+    pub(crate) fn parts_missing(model: &str, files: Vec<String>) -> Result<(), Self> {
+        let model = model.to_owned();
+        match files.is_empty() {
+            true => Ok(()),
+            false => Err(Self::PartsMissing { model, files }),
+        }
+    }
+
     /// Whether waiting a moment may help. A Hub that was never reached is not waited for.
     pub(super) fn may_pass(&self, hub_answered: bool) -> bool {
         match self {
@@ -222,4 +259,14 @@ fn gigabytes(bytes: u64) -> String {
         (1e9, "GB")
     };
     format!("{:.1} {unit}", bytes as f64 / divisor)
+}
+
+/// The first of many, and how many more there are.
+fn few(files: &[String]) -> String {
+    const MOST: usize = 4;
+    let named = files[..files.len().min(MOST)].join(", ");
+    match files.len().saturating_sub(MOST) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }

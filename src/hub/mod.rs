@@ -1,6 +1,7 @@
 //! A model's name becomes its files, verified and on this machine.
 //!
-//! `registry` is the table of aliases, `spec` reads what the user typed, `gguf` picks a GGUF file,
+//! `registry` is the table of aliases, `spec` reads what the user typed, `gguf` picks a GGUF file, `foreign` knows
+//! forms that are not read here,
 //! `snapshot` hands out files whatever their source (the Hub, a folder, the binary itself). Behind
 //! it `repo` decides between cache and network, `http` knows redirects, certificates and who may
 //! see the token, `remote` asks the Hub, `transfer` fetches and verifies one file, and `cache`
@@ -14,6 +15,7 @@ mod cache;
 mod cached;
 mod certificates;
 mod error;
+mod foreign;
 mod gguf;
 mod http;
 mod options;
@@ -26,6 +28,7 @@ mod transfer;
 
 pub use cached::{CachedFile, CachedModel, cached};
 pub use error::HubError;
+pub use foreign::Foreign;
 pub use options::{CaSource, HubOptions, Patience, Token};
 pub use snapshot::{EmbeddedFiles, ModelFile, Snapshot};
 pub use spec::{HubModel, ModelSpec, RepoId};

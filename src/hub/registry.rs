@@ -141,11 +141,14 @@ pub fn by_hub_id(id: &str) -> Option<&'static KnownModel> {
 
 /// The model that this repository holds, be it the authors' or a conversion.
 pub fn in_repo(id: &str) -> Option<&'static KnownModel> {
-    by_hub_id(id).or_else(|| {
-        MODELS.iter().find(|model| {
-            let conversion = model.conversion.as_ref();
-            conversion.is_some_and(|known| known.hub_id.eq_ignore_ascii_case(id))
-        })
+    by_hub_id(id).or_else(|| converted_in(id))
+}
+
+/// The model of which this repository is known to hold conversions.
+pub fn converted_in(id: &str) -> Option<&'static KnownModel> {
+    MODELS.iter().find(|model| {
+        let conversion = model.conversion.as_ref();
+        conversion.is_some_and(|known| known.hub_id.eq_ignore_ascii_case(id))
     })
 }
 

@@ -52,10 +52,10 @@ impl HubRepo {
         })
     }
 
-    /// The GGUF file that is the model (see [`gguf::choose`]), or `None` for safetensors. Weights
+    /// The GGUF files that are the model (see [`gguf::choose`]), or `None` for safetensors. Weights
     /// in the cache decide if they can: only a choice that they leave open is a question to the
     /// Hub.
-    pub(super) fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
+    pub(super) fn gguf(&self, wanted: Option<&str>) -> Result<Option<Vec<String>>, HubError> {
         let id = self.id.as_str();
         let cached = self.cache.files(&self.commit);
         let is_weights = |file: &String| file.contains(".gguf") || file.contains(".safetensors");
@@ -69,13 +69,31 @@ impl HubRepo {
             Err(error) if self.options.offline => return Err(error),
             _ => {}
         }
+        let files = self.list()?;
+        let chosen = gguf::choose(id, &files, wanted)?;
+        if let Some(chosen) = &chosen {
+            gguf::check_all_there(id, chosen, &files)?;
+        }
+        Ok(chosen)
+    }
+
+    /// Names of all files at the commit, from the Hub.
+    fn list(&self) -> Result<Vec<String>, HubError> {
         match &self.files {
-            Some(files) => gguf::choose(id, files, wanted),
+            Some(files) => Ok(files.clone()),
             None => {
                 let described = self.remote.resolve(&self.commit);
-                let (_, files) = described.map_err(|error| self.explain(error))?;
-                gguf::choose(id, &files, wanted)
+                Ok(described.map_err(|error| self.explain(error))?.1)
             }
+        }
+    }
+
+    /// Names of the files that can be told without failing: all, or those in the cache.
+    pub(super) fn listed(&self) -> Vec<String> {
+        let cached = || self.cache.files(&self.commit);
+        match self.options.offline {
+            true => cached(),
+            false => self.list().unwrap_or_else(|_| cached()),
         }
     }
 

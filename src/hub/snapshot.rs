@@ -1,6 +1,8 @@
 //! One place that yields a model's files, whatever their source.
 
 use super::error::HubError;
+use super::foreign::Foreign;
+use super::gguf;
 use super::options::HubOptions;
 use super::repo::HubRepo;
 use super::spec::{ModelSpec, check_name};
@@ -67,7 +69,11 @@ impl Snapshot {
             return Err(HubError::NotAFolder { path });
         }
         let snapshot = Self(Source::Folder(path));
-        snapshot.required("config.json", &mut ()).map(|_| snapshot)
+        // A GGUF file has everything in it.
+        if gguf::candidates(&snapshot.folder_files("")).is_empty() {
+            snapshot.required("config.json", &mut ())?;
+        }
+        Ok(snapshot)
     }
 
     /// A small file that the model may lack. Offline, a file that is not in the cache counts as
@@ -133,17 +139,55 @@ impl Snapshot {
         }
     }
 
-    /// The GGUF file that is the model of a Hub repository, by its name or its quantization; `None`
-    /// where the model is safetensors. Asks the Hub for its list of files unless the cache can
-    /// tell.
+    /// The GGUF file that is the model of a Hub repository or a folder, or all parts of it, by its
+    /// name or its quantization; `None` where the model is safetensors. Asks the Hub for its list
+    /// of files unless the cache can tell.
     ///
     /// # Errors
-    /// `ChooseGguf` or `NoSuchGguf` with the files that there are, or why the Hub could not be
-    /// asked.
-    pub fn gguf(&self, wanted: Option<&str>) -> Result<Option<String>, HubError> {
-        match &self.0 {
-            Source::Hub(repo) => repo.gguf(wanted),
-            _ => Ok(None),
+    /// `ChooseGguf`, `ChooseInFolder` or `NoSuchGguf` with the files that there are,
+    /// `PartsMissing`, or why the Hub could not be asked.
+    pub fn gguf(&self, wanted: Option<&str>) -> Result<Option<Vec<String>>, HubError> {
+        let folder = match &self.0 {
+            Source::Hub(repo) => return repo.gguf(wanted),
+            Source::Embedded { .. } => return Ok(None),
+            Source::Folder(folder) => folder,
+        };
+        let mut files = self.folder_files("");
+        if !files.iter().any(|file| file == "config.json") {
+            // Safetensors alone are no model.
+            files.retain(|file| !file.ends_with(".safetensors"));
+        }
+        let chosen = gguf::choose(&self.describe(), &files, wanted);
+        let chosen = chosen.map_err(|error| match error {
+            HubError::ChooseGguf { files, .. } => HubError::ChooseInFolder {
+                folder: folder.clone(),
+                files,
+            },
+            error => error,
+        })?;
+        if let Some(chosen) = &chosen {
+            gguf::check_all_there(&self.describe(), chosen, &files)?;
+        }
+        Ok(chosen)
+    }
+
+    /// The error that a file is lacking, or, where the model is of a form that is not read here,
+    /// the one that says so.
+    pub fn explain(&self, error: HubError) -> HubError {
+        let is_lacking = matches!(
+            error,
+            HubError::NotInFolder { .. } | HubError::FileNotFound { .. }
+        );
+        let form = is_lacking.then(|| match &self.0 {
+            Source::Hub(repo) => Foreign::of_files(&repo.listed()),
+            _ => Foreign::of_files(&self.folder_files("")),
+        });
+        match form.flatten() {
+            Some(form) => HubError::Foreign {
+                model: self.describe(),
+                form,
+            },
+            None => error,
         }
     }
 

@@ -87,6 +87,28 @@ impl ModelSpec {
         }
     }
 
+    /// An id has the form of a path too: the error that a repository cannot be had says that there
+    /// is no such folder either, unless the program itself named the repository.
+    pub fn or_a_folder(&self, error: HubError) -> HubError {
+        let is_nowhere = matches!(
+            error,
+            HubError::RepoNotFound { .. }
+                | HubError::Unreachable { .. }
+                | HubError::NotCached { .. }
+        );
+        match self {
+            Self::Hub(HubModel { id, .. })
+                if is_nowhere && registry::in_repo(id.as_str()).is_none() =>
+            {
+                HubError::NotHereEither {
+                    id: id.to_string(),
+                    source: Box::new(error),
+                }
+            }
+            _ => error,
+        }
+    }
+
     fn hub(id: &str, gguf: Option<&str>) -> Result<Self, HubError> {
         Ok(Self::Hub(HubModel {
             id: RepoId::parse(id)?,

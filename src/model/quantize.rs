@@ -56,11 +56,13 @@ pub enum QuantizeError {
         #[source]
         source: Box<candle_core::Error>,
     },
-    /// The source is quantized already: doing it twice adds the errors.
-    #[error("{name} is a GGUF file, which is quantized already")]
+    /// The source is quantized already.
+    #[error("{name} is quantized already, to {kind}: doing it twice adds the errors")]
     Quantized {
         /// The source.
         name: String,
+        /// What most of its numbers are stored as.
+        kind: GgmlType,
     },
 }
 
@@ -72,9 +74,10 @@ impl QuantizeError {
             Self::Export(error) => error.hint(),
             Self::Atomic(error) => error.hint(),
             Self::Write { source, .. } => source.hint(),
-            Self::Quantized { .. } => {
-                Some("start from the model's safetensors: an alias, a Hub id or a folder".into())
-            }
+            Self::Quantized { .. } => Some(
+                "start from the model's safetensors, or from a GGUF file in F16, BF16 or F32"
+                    .into(),
+            ),
             Self::Convert { .. } => None,
         }
     }

@@ -4,26 +4,26 @@
 //! is known before gigabytes are fetched or loaded.
 
 pub mod builtin;
+mod gguf;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::path::Path;
 use std::{fs, io};
 
+use self::gguf::Gguf;
 use crate::chat::{ChatTemplate, Message};
 use crate::error::Error;
 use crate::hub::registry::{PromptStyle, Recipe};
-use crate::hub::{HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
+use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::kernels::Format;
-use crate::model::arch::{self, EMBED_TOKENS};
+use crate::model::arch::EMBED_TOKENS;
 use crate::model::config::{Config, ConfigError};
 use crate::model::quantize::{KindReport, QuantizeError, quantize};
 use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
 use crate::weights::gguf::export::{Description, Vocabulary};
-use crate::weights::gguf::{GgufError, GgufFile, GgufTokenizer};
-use crate::weights::{Bytes, Checkpoint, Index, WeightsError};
+use crate::weights::{Bytes, Checkpoint, Index, WeightsError, check_no_pointer};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
 /// models in the second, and fill the rest of the canvas with the third.
@@ -79,8 +79,8 @@ impl<'a> Prompt<'a> {
 enum Source {
     /// A folder, the Hub or this binary.
     Snapshot(Snapshot),
-    /// One file with everything, and what to call it.
-    Gguf { file: ModelFile, name: String },
+    /// Everything in the same files.
+    Gguf(Gguf),
 }
 
 impl Package {
@@ -94,39 +94,21 @@ impl Package {
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
         let recipe = spec.recipe();
-        match spec {
-            ModelSpec::Local(path) if is_gguf(path) => {
-                let file = ModelFile::Path(path.clone());
-                Self::open_gguf(file, path.display().to_string(), recipe)
-            }
-            _ => {
-                let snapshot = Snapshot::open(spec, builtin::TINY, options)?;
-                let wanted = match spec {
-                    ModelSpec::Hub(model) => model.gguf.as_deref(),
-                    _ => None,
-                };
-                match snapshot.gguf(wanted)? {
-                    Some(file) => Self::open_hub_gguf(&snapshot, file, recipe, progress),
-                    None => Self::open_snapshot(snapshot, recipe, progress),
-                }
-            }
+        if let ModelSpec::Local(path) = spec
+            && gguf::is_gguf(path)
+        {
+            return Self::open_gguf(Gguf::local(path)?, recipe);
         }
-    }
-
-    /// The small files of a GGUF model are in the same file as its weights, so all of it is fetched
-    /// here.
-    fn open_hub_gguf(
-        snapshot: &Snapshot,
-        file: String,
-        recipe: Recipe,
-        progress: &mut dyn Progress,
-    ) -> Result<Self, Error> {
-        let model = snapshot.describe();
-        let name = format!("{model}/{file}");
-        let fetched = snapshot.fetch(std::slice::from_ref(&file), progress)?;
-        match fetched.into_iter().next() {
-            Some(fetched) => Self::open_gguf(fetched, name, recipe),
-            None => Err(HubError::NotInFolder { model, file }.into()),
+        let wanted = match spec {
+            ModelSpec::Hub(model) => model.gguf.as_deref(),
+            _ => None,
+        };
+        let opened = Snapshot::open(spec, builtin::TINY, options)
+            .and_then(|snapshot| Ok((snapshot.gguf(wanted)?, snapshot)));
+        let (files, snapshot) = opened.map_err(|error| spec.or_a_folder(error))?;
+        match files {
+            Some(files) => Self::open_gguf(Gguf::fetch(&snapshot, &files, progress)?, recipe),
+            None => Self::open_snapshot(snapshot, recipe, progress),
         }
     }
 
@@ -135,7 +117,12 @@ impl Package {
         recipe: Recipe,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        let mut config = Config::from_json(&read(&snapshot.required("config.json", progress)?)?)?;
+        let file = snapshot.required("config.json", progress);
+        let json = read(&file.map_err(|error| snapshot.explain(error))?)?;
+        if let Some(form) = Foreign::of_config(&json) {
+            return Err(foreign(snapshot.describe(), form));
+        }
+        let mut config = Config::from_json(&json)?;
         if let Some(file) = snapshot.optional("generation_config.json", progress)? {
             config.add_generation_config(&read(&file)?)?;
         }
@@ -147,29 +134,6 @@ impl Package {
         }
         let files = TokenizerFiles::gather(|name| contents.get(name).map(AsRef::as_ref));
         Self::new(Source::Snapshot(snapshot), recipe, config, &files)
-    }
-
-    fn open_gguf(file: ModelFile, name: String, recipe: Recipe) -> Result<Self, Error> {
-        let failed = |source: GgufError| WeightsError::Gguf {
-            file: name.clone(),
-            source: Box::new(source),
-        };
-        let bytes = bytes(&file)?;
-        let header = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
-        let mut config = Config::from_gguf(&header).map_err(failed)?;
-        let tokenizer = GgufTokenizer::read(&header, config.vocab_size).map_err(failed)?;
-        config.shift_logits = tokenizer.shift_logits.unwrap_or(config.shift_logits);
-        config.mask_token_id = tokenizer.mask_token_id;
-        config.eos_token_ids.clone_from(&tokenizer.eos_token_ids);
-        config.pad_token_id = tokenizer.pad_token_id;
-        let files = TokenizerFiles {
-            vocab_json: Some(&tokenizer.vocab_json),
-            merges_txt: Some(&tokenizer.merges_txt),
-            added_tokens_json: Some(&tokenizer.added_tokens_json),
-            tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
-            ..TokenizerFiles::default()
-        };
-        Self::new(Source::Gguf { file, name }, recipe, config, &files)
     }
 
     fn new(
@@ -198,13 +162,13 @@ impl Package {
     pub fn name(&self) -> String {
         match &self.source {
             Source::Snapshot(snapshot) => snapshot.describe(),
-            Source::Gguf { name, .. } => name.clone(),
+            Source::Gguf(gguf) => gguf.name.clone(),
         }
     }
 
-    /// Whether the weights are stored in the form that they are to be held in (GGUF).
-    pub fn is_gguf(&self) -> bool {
-        matches!(self.source, Source::Gguf { .. })
+    /// Whether weights are stored in blocks, as most GGUF files have them, and are to be held so.
+    pub fn is_quantized(&self) -> bool {
+        matches!(&self.source, Source::Gguf(gguf) if gguf.blocks.is_some())
     }
 
     /// Memory that the weights take in the form they are stored in. They must be local.
@@ -221,14 +185,15 @@ impl Package {
     /// # Errors
     /// When the files cannot be read, or the tokenizer is of a kind that GGUF has no word for.
     pub fn vocabulary(&self) -> Result<Vocabulary, Error> {
-        let contents = |name: &str| match &self.source {
-            Source::Snapshot(snapshot) => match snapshot.optional(name, &mut ())? {
-                Some(file) => Ok(Some(read(&file)?)),
-                None => Ok(None),
-            },
-            Source::Gguf { .. } => Ok::<_, Error>(None),
-        };
         let rows = self.config.vocab_size;
+        let snapshot = match &self.source {
+            Source::Snapshot(snapshot) => snapshot,
+            Source::Gguf(gguf) => return Ok(gguf.vocabulary(rows)?),
+        };
+        let contents = |name: &str| match snapshot.optional(name, &mut ())? {
+            Some(file) => Ok::<_, Error>(Some(read(&file)?)),
+            None => Ok(None),
+        };
         let vocabulary = match contents("tokenizer.json")? {
             Some(json) => Vocabulary::from_tokenizer_json(rows, &json),
             None => Vocabulary::from_vocab_and_merges(
@@ -246,8 +211,8 @@ impl Package {
     /// became of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
     ///
     /// # Errors
-    /// When the model is a GGUF file already, its tokenizer has no place in one, or the file cannot
-    /// be written: an existing one is replaced only with `force`.
+    /// When the weights are quantized already, the tokenizer has no place in a GGUF file, or the file
+    /// cannot be written: an existing one is replaced only with `force`.
     pub fn quantize(
         &self,
         weights: Checkpoint,
@@ -256,8 +221,11 @@ impl Package {
         on_tensor: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, KindReport>, Error> {
         let name = self.name();
-        if self.is_gguf() {
-            return Err(QuantizeError::Quantized { name }.into());
+        if let Source::Gguf(Gguf {
+            blocks: Some(kind), ..
+        }) = self.source
+        {
+            return Err(QuantizeError::Quantized { name, kind }.into());
         }
         let description = Description {
             name: &name,
@@ -317,13 +285,7 @@ impl Package {
     pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
         let snapshot = match &self.source {
             Source::Snapshot(snapshot) => snapshot,
-            Source::Gguf { file, name } => {
-                return Ok(Checkpoint::open_gguf(
-                    name,
-                    bytes(file)?,
-                    arch::checkpoint_name,
-                )?);
-            }
+            Source::Gguf(gguf) => return Ok(gguf.checkpoint()?),
         };
         // One file with everything goes before an index, as transformers has it: what was saved last
         // over a checkpoint in shards. Shards that the index does not name are nobody's.
@@ -340,13 +302,21 @@ impl Package {
         let names = index
             .as_ref()
             .map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
-        let files = snapshot.fetch(&names, progress)?;
+        let files = snapshot.fetch(&names, progress);
+        let files = files.map_err(|error| match &index {
+            None => snapshot.explain(error),
+            Some(_) => error,
+        })?;
         let files = names
             .into_iter()
             .zip(files)
             .map(|(name, file)| Ok((name, bytes(&file)?)));
-        let files = files.collect::<Result<_, WeightsError>>()?;
-        Ok(Checkpoint::open(files, index.as_ref())?)
+        let files = files.collect::<Result<_, Error>>()?;
+        let checkpoint = Checkpoint::open(files, index.as_ref())?;
+        match Foreign::of_tensors(checkpoint.names()) {
+            Some(form) => Err(foreign(snapshot.describe(), form)),
+            None => Ok(checkpoint),
+        }
     }
 
     /// Loads the network.
@@ -363,19 +333,8 @@ impl Package {
     }
 }
 
-/// Whether a path names a GGUF file: by its ending, or by its first bytes.
-fn is_gguf(path: &Path) -> bool {
-    let by_name = path
-        .extension()
-        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
-    let by_magic = || {
-        let mut magic = [0; 4];
-        fs::File::open(path)
-            .and_then(|mut file| file.read_exact(&mut magic))
-            .is_ok()
-            && magic == *b"GGUF"
-    };
-    path.is_file() && (by_name || by_magic())
+fn foreign(model: String, form: Foreign) -> Error {
+    HubError::Foreign { model, form }.into()
 }
 
 /// Every id that ends a text: those of the configuration, and the usual ones that the tokenizer
@@ -425,5 +384,6 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
             "{bytes} bytes are too many for such a file"
         )));
     }
-    fs::read(path)
+    let bytes = fs::read(path)?;
+    check_no_pointer(&bytes).map(|()| bytes)
 }

@@ -42,7 +42,7 @@ impl Compute {
     pub(super) fn target(&self, device: Device, package: &Package) -> Result<Target, Error> {
         let free_bytes = free_memory_bytes(&device);
         let parameters = package.config.parameters();
-        let storage = if package.is_gguf() {
+        let storage = if package.is_quantized() {
             let is_quantized = matches!(self.quantization, Quantization::To(_));
             if is_quantized || matches!(self.precision, Precision::Fixed(_)) {
                 return Err(RequestError::HeldAsStored.into());

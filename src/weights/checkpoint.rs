@@ -84,6 +84,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.extents.keys().map(String::as_str)
+    }
+
     /// Whether some file holds this tensor.
     pub fn contains(&self, tensor: &str) -> bool {
         self.extents.contains_key(tensor)

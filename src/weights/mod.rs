@@ -6,6 +6,7 @@ pub mod gguf;
 mod safetensors;
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,7 @@ impl Bytes {
         // it is mapped could crash this one; nobody rewrites weights in place (downloads go to a
         // new file that is renamed).
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+        check_no_pointer(&map).map_err(open)?;
         Ok(Self::Mapped(map))
     }
 
@@ -65,6 +67,19 @@ impl Bytes {
     }
 }
 
+/// Checks that a file is not what git leaves in the place of a large one that it did not fetch.
+///
+/// # Errors
+/// Says what to do about it.
+pub fn check_no_pointer(file: &[u8]) -> io::Result<()> {
+    match file.starts_with(b"version https://git-lfs.github.com/spec/") {
+        true => Err(io::Error::other(
+            "it is a pointer to the file: fetch the file itself with git lfs pull",
+        )),
+        false => Ok(()),
+    }
+}
+
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
         match self {
@@ -85,7 +100,7 @@ pub enum WeightsError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The safetensors header is broken, or its offsets do not match the file's length.
     #[error("{file} is not a whole safetensors file ({bytes} bytes)")]

@@ -9,7 +9,7 @@
 use super::{Config, Refusal, Stated, check};
 use crate::model::arch::{Attention, Family, GGUF_EMBED_TOKENS, GGUF_LM_HEAD};
 use crate::weights::gguf::export::Description;
-use crate::weights::gguf::{GgufError, GgufFile, Value};
+use crate::weights::gguf::{GgufError, GgufFile, TensorInfo, Value};
 
 const KEY_LENGTH: &str = "attention.key_length";
 const VALUE_LENGTH: &str = "attention.value_length";
@@ -38,6 +38,21 @@ impl Config {
     /// [`GgufError::BadValue`] with the key at fault; [`GgufError::MissingTensor`] and
     /// [`GgufError::Shape`] for the embedding table.
     pub fn from_gguf(file: &GgufFile<'_>) -> Result<Self, GgufError> {
+        Self::from_gguf_parts(file, &[])
+    }
+
+    /// [`Self::from_gguf`] of a model in several files, of which the first has the metadata.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_gguf`].
+    pub fn from_gguf_parts(
+        file: &GgufFile<'_>,
+        others: &[GgufFile<'_>],
+    ) -> Result<Self, GgufError> {
+        let tensor = |name: &str| {
+            let mut parts = std::iter::once(file).chain(others);
+            parts.find_map(|part| part.tensor(name))
+        };
         let architecture = file.str("general.architecture")?;
         let family =
             Family::of_gguf(architecture).ok_or_else(|| GgufError::UnknownArchitecture {
@@ -45,7 +60,7 @@ impl Config {
                 known: Family::gguf_architectures(),
             })?;
         let keys = Keys { file, architecture };
-        let (columns, rows) = embedding_table(file)?;
+        let (columns, rows) = embedding_table(tensor(GGUF_EMBED_TOKENS))?;
         let size = |key: &'static str| keys.u32(gguf_key(key));
         let size_if_any = |key: &'static str| keys.u32_if_any(gguf_key(key));
         let stated = Stated {
@@ -58,7 +73,7 @@ impl Config {
             vocab_size: rows,
             rms_norm_eps: file.f64(&keys.full(gguf_key("rms_norm_eps")))?,
             rope_theta: keys.f64_if_any(gguf_key("rope_theta"))?,
-            tie_word_embeddings: Some(file.tensor(GGUF_LM_HEAD).is_none()),
+            tie_word_embeddings: Some(tensor(GGUF_LM_HEAD).is_none()),
             max_position_embeddings: size("max_position_embeddings")?,
         };
         let config = stated
@@ -77,9 +92,8 @@ impl Config {
 }
 
 /// Columns and rows of the embedding table.
-fn embedding_table(file: &GgufFile<'_>) -> Result<(usize, usize), GgufError> {
+fn embedding_table(table: Option<&TensorInfo<'_>>) -> Result<(usize, usize), GgufError> {
     let tensor = || GGUF_EMBED_TOKENS.to_owned();
-    let table = file.tensor(GGUF_EMBED_TOKENS);
     match table.map(|table| &table.dims[..]) {
         Some(&[columns, rows]) => Ok((columns, rows)),
         Some(found) => Err(GgufError::Shape {

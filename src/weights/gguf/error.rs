@@ -80,6 +80,12 @@ pub enum GgufError {
         /// The tensor.
         tensor: String,
     },
+    /// The file is not the part of a model that it is named, or its parts are not of one model.
+    #[error("{reason}")]
+    Part {
+        /// What is wrong.
+        reason: String,
+    },
     /// A tensor's dimensions contradict the metadata.
     #[error("tensor {tensor} has the dimensions {found:?}, but the metadata makes them {expected}")]
     Shape {
@@ -109,6 +115,11 @@ impl GgufError {
             | Self::Shape { .. } => {
                 Some("try another conversion of the model, or one made with a newer tool".into())
             }
+            Self::Part { .. } => Some(
+                "parts are found by their names, NAME-00001-of-00003.gguf and so on, in one folder: \
+                 download all of them again, or join them with llama.cpp's gguf-split"
+                    .into(),
+            ),
             Self::UnknownArchitecture { known, .. } => Some(format!(
                 "only masked-diffusion models of the architectures {known} run here, with a mask token"
             )),

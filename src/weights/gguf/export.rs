@@ -11,10 +11,10 @@ use std::borrow::Cow;
 use serde_json::{Map, Value as Json};
 
 use super::tokenizer::{
-    ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, SHIFT_LOGITS, TEMPLATE, TOKEN_TYPE,
-    TOKENS, TokenType, filler,
+    ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, Rows, SHIFT_LOGITS, TEMPLATE,
+    TOKEN_TYPE, TOKENS, TokenType, filler,
 };
-use super::{Array, Value};
+use super::{Array, GgufError, GgufFile, Value};
 use crate::kernels::Format;
 use crate::tokenizer::QWEN2_SPLIT;
 
@@ -155,6 +155,21 @@ impl Vocabulary {
             let what = "does not split text into words as Qwen2 does".into();
             return Err(ExportError::Unsupported { what });
         }
+        Ok(vocabulary)
+    }
+
+    /// From the metadata of a GGUF file, for a model with `rows` embedding rows.
+    ///
+    /// # Errors
+    /// What [`GgufTokenizer::read`](super::GgufTokenizer::read) returns.
+    pub fn from_gguf(rows: usize, file: &GgufFile<'_>) -> Result<Self, GgufError> {
+        let mut vocabulary = Self::empty(rows);
+        let listed = Rows::read(file, rows)?;
+        let tokens = listed.tokens.into_iter().zip(listed.types);
+        for (row, (token, kind)) in vocabulary.rows.iter_mut().zip(tokens) {
+            *row = (kind != TokenType::Unused).then(|| (token.to_owned(), kind));
+        }
+        vocabulary.merges = file.strings(MERGES)?.map(str::to_owned).collect();
         Ok(vocabulary)
     }
 

@@ -12,6 +12,7 @@ mod cursor;
 mod error;
 pub mod export;
 mod open;
+mod parts;
 mod reader;
 mod tokenizer;
 mod types;
@@ -19,6 +20,7 @@ mod value;
 mod writer;
 
 pub use self::error::GgufError;
+pub use self::parts::{PartName, parse_parts};
 pub use self::reader::{GgufFile, TensorInfo};
 pub use self::tokenizer::GgufTokenizer;
 pub use self::types::GgmlType;

@@ -102,6 +102,36 @@ impl GgufTokenizer {
     /// [`GgufError::MissingKey`], [`GgufError::WrongType`] and [`GgufError::BadValue`], with the
     /// key at fault.
     pub fn read(file: &GgufFile<'_>, rows: usize) -> Result<Self, GgufError> {
+        let Rows {
+            tokens,
+            types,
+            roles,
+        } = &Rows::read(file, rows)?;
+        Ok(Self {
+            vocab_json: vocab_json(tokens, types),
+            merges_txt: merges_txt(file)?,
+            added_tokens_json: added_tokens_json(tokens, types),
+            tokenizer_config_json: tokenizer_config_json(file, tokens, types, roles)?,
+            tokens: tokens.len(),
+            bos_token_id: roles.bos,
+            eos_token_ids: roles.ends(),
+            pad_token_id: roles.pad,
+            mask_token_id: roles.mask,
+            shift_logits: file.bool_if_any(SHIFT_LOGITS)?,
+        })
+    }
+}
+
+/// A token and its type for each row of the embedding table, spare ones at the end left out;
+/// checked.
+pub(super) struct Rows<'f> {
+    pub(super) tokens: Vec<&'f str>,
+    pub(super) types: Vec<TokenType>,
+    roles: Roles,
+}
+
+impl<'f> Rows<'f> {
+    pub(super) fn read(file: &'f GgufFile<'_>, rows: usize) -> Result<Self, GgufError> {
         let model = file.str(MODEL)?;
         check(MODEL, model, model == "gpt2", || {
             "\"gpt2\" (byte-level BPE)".into()
@@ -110,12 +140,12 @@ impl GgufTokenizer {
         check(PRE, pre, SPLIT_NAMES.contains(&pre), || {
             SPLIT_NAMES.map(|name| format!("{name:?}")).join(" or ")
         })?;
-        let tokens: Vec<&str> = file.strings(TOKENS)?.collect();
+        let mut tokens: Vec<&str> = file.strings(TOKENS)?.collect();
         let fits = !tokens.is_empty() && tokens.len() <= rows;
         check(TOKENS, format!("{} tokens", tokens.len()), fits, || {
             format!("1 to {rows}, the rows of the embedding table")
         })?;
-        let mut types = types(file, tokens.len())?;
+        let mut types = types(file, &tokens)?;
         let roles = Roles::read(file, rows, &tokens, &types)?;
         for id in roles.all() {
             // A token with a role is found in the text as a whole, whatever type it was given.
@@ -128,19 +158,13 @@ impl GgufTokenizer {
         }
         let used = |kind: &TokenType| *kind != TokenType::Unused;
         let end = types.iter().rposition(used).map_or(0, |last| last + 1);
-        let (tokens, types) = (&tokens[..end], &types[..end]);
-        check_texts(tokens, types)?;
+        tokens.truncate(end);
+        types.truncate(end);
+        check_texts(&tokens, &types)?;
         Ok(Self {
-            vocab_json: vocab_json(tokens, types),
-            merges_txt: merges_txt(file)?,
-            added_tokens_json: added_tokens_json(tokens, types),
-            tokenizer_config_json: tokenizer_config_json(file, tokens, types, &roles)?,
-            tokens: end,
-            bos_token_id: roles.bos,
-            eos_token_ids: roles.ends(),
-            pad_token_id: roles.pad,
-            mask_token_id: roles.mask,
-            shift_logits: file.bool_if_any(SHIFT_LOGITS)?,
+            tokens,
+            types,
+            roles,
         })
     }
 }
@@ -203,9 +227,9 @@ impl Roles {
     }
 }
 
-fn types(file: &GgufFile<'_>, tokens: usize) -> Result<Vec<TokenType>, GgufError> {
+fn types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufError> {
     let Some(numbers) = file.integers_if_any(TOKEN_TYPE)? else {
-        return Ok(vec![TokenType::Normal; tokens]);
+        return guessed_types(file, tokens);
     };
     let types: Vec<TokenType> = numbers
         .map(|number| {
@@ -216,10 +240,24 @@ fn types(file: &GgufFile<'_>, tokens: usize) -> Result<Vec<TokenType>, GgufError
     check(
         TOKEN_TYPE,
         format!("{} types", types.len()),
-        types.len() == tokens,
-        || format!("{tokens}, one for each token"),
+        types.len() == tokens.len(),
+        || format!("{}, one for each token", tokens.len()),
     )?;
     Ok(types)
+}
+
+/// The types in a file that has none: what is neither a byte nor made by a merge can only be found
+/// in the text as a whole, or is nobody's.
+fn guessed_types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufError> {
+    let merges = file.strings(MERGES)?;
+    let merged: HashSet<String> = merges.map(|merge| merge.replacen(' ', "", 1)).collect();
+    let guess = |(id, token): (usize, &&str)| match *token {
+        token if token.chars().count() == 1 || merged.contains(token) => TokenType::Normal,
+        token if token == filler(id) => TokenType::Unused,
+        token if token.starts_with("<|") && token.ends_with("|>") => TokenType::Control,
+        _ => TokenType::UserDefined,
+    };
+    Ok(tokens.iter().enumerate().map(guess).collect())
 }
 
 /// Tokens must differ, and one that is searched for in the text must have some.

@@ -297,8 +297,7 @@ fn a_broken_gguf_is_refused_by_name() {
     }
     assert!(
         Checkpoint::open_gguf(
-            "f",
-            diffucoder::weights::Bytes::Static(b"GGUF"),
+            vec![("f".into(), diffucoder::weights::Bytes::Static(b"GGUF"))],
             arch::checkpoint_name
         )
         .is_err()
