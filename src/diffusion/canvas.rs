@@ -22,6 +22,7 @@ pub struct Canvas {
     ids: Vec<u32>,            // [canvas]
     holes: Vec<Range<usize>>, // left to right, disjoint, not empty
     mask_id: u32,
+    tokens: usize,                   // ids below it can be revealed
     reveal_step: Vec<Option<usize>>, // [generated]
     limit: usize,                    // positions that it can grow to
 }
@@ -51,6 +52,7 @@ impl Canvas {
             ids,
             holes,
             mask_id,
+            tokens: usize::MAX,
             reveal_step: Vec::new(),
         };
         canvas.reveal_step = vec![None; canvas.span().len()];
@@ -68,6 +70,19 @@ impl Canvas {
             self.ids.len()
         };
         self
+    }
+
+    /// The canvas as one that only the first `tokens` ids of the vocabulary are revealed on: models
+    /// round the rows of their tables up, and no token has the last ones.
+    #[must_use]
+    pub fn of_tokens(mut self, tokens: usize) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Ids that can be revealed are below it.
+    pub fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// Most positions that it can have.

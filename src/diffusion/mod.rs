@@ -157,11 +157,13 @@ fn propose<E: std::error::Error + 'static>(
             shaping.apply(isa, order).ok_or(position)?;
         }
         settings.shaping.apply(isa, row).ok_or(position)?;
+        // Like the mask, ids without a token keep their probability and are no candidates.
+        let tokens = &row[..canvas.tokens().min(row.len())];
         let token = if settings.shaping.temperature > 0.0 {
             let uniform = draws.uniform(Purpose::Token, position);
-            sampling::draw(row, canvas.mask_id(), uniform)
+            sampling::draw(tokens, canvas.mask_id(), uniform)
         } else {
-            sampling::most_probable(row, canvas.mask_id())
+            sampling::most_probable(tokens, canvas.mask_id())
         };
         let order: &[f32] = if order.is_empty() { row } else { order };
         Ok(Candidate {

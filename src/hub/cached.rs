@@ -76,7 +76,9 @@ fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
     let mut snapshots: Vec<PathBuf> = main
         .into_iter()
         .chain(others.map(|entry| entry.path()))
-        .filter(|dir| dir.join("config.json").is_file() || !ggufs(dir).is_empty())
+        .filter(|dir| {
+            dir.join("config.json").is_file() || !gguf::candidates(&files_in(dir)).is_empty()
+        })
         .collect();
     // The snapshot that a run would use comes first, unless only another one is complete.
     snapshots.sort_by_key(|dir| !is_complete(dir));

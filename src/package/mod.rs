@@ -220,15 +220,21 @@ impl Package {
         (file, force): (&Path, bool),
         on_tensor: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<String, KindReport>, Error> {
-        let name = self.name();
         if let Source::Gguf(Gguf {
             blocks: Some(kind), ..
         }) = self.source
         {
+            let name = self.name();
             return Err(QuantizeError::Quantized { name, kind }.into());
         }
+        // Where the files lie is nobody's business.
+        let name = self.name();
+        let name = name
+            .trim_end_matches(['/', '\\'])
+            .rsplit(['/', '\\'])
+            .next();
         let description = Description {
-            name: &name,
+            name: name.unwrap_or_default(),
             weights: Some(to),
             vocabulary: &self.vocabulary()?,
             bos_token_id: None,
@@ -384,6 +390,11 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
             "{bytes} bytes are too many for such a file"
         )));
     }
-    let bytes = fs::read(path)?;
-    check_no_pointer(&bytes).map(|()| bytes)
+    let mut bytes = fs::read(path)?;
+    check_no_pointer(&bytes)?;
+    // Some editors put a byte order mark before a text.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    Ok(bytes)
 }

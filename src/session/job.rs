@@ -18,6 +18,7 @@ pub struct Job {
     holes: Vec<Hole>,
     mask_id: u32,
     stop_ids: Vec<u32>,
+    tokens: usize, // ids below it are drawn
     /// Work that went into choosing lengths; `None` before it is done.
     chosen_in: Option<Work>,
 }
@@ -57,8 +58,16 @@ impl Job {
             holes,
             mask_id,
             stop_ids: stop_ids.to_vec(),
+            tokens: usize::MAX,
             chosen_in: None,
         }
+    }
+
+    /// The same for a tokenizer of so many tokens ([`Canvas::of_tokens`]).
+    #[must_use]
+    pub fn of_tokens(mut self, tokens: usize) -> Self {
+        self.tokens = tokens;
+        self
     }
 
     /// Checks that there is something to fill, and that it fits a model's context.
@@ -183,6 +192,7 @@ impl Job {
             Hole::Growing { .. } => 1,
         });
         let canvas = canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id);
+        let canvas = canvas.of_tokens(self.tokens);
         match self.holes.last() {
             Some(Hole::Growing { up_to }) => {
                 let limit = canvas.ids().len() - 1 + up_to;

@@ -108,7 +108,8 @@ impl<'a> Task<'a> {
                 *up_to = (*up_to).min(context.saturating_sub(given)).max(1);
             }
         }
-        let job = Job::new(texts, holes, (package.mask_id, &package.stop_ids), settings);
+        let job = Job::new(texts, holes, (package.mask_id, &package.stop_ids), settings)
+            .of_tokens(package.tokenizer.vocab_size());
         job.check(context)?;
         Ok(job)
     }

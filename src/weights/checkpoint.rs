@@ -108,7 +108,7 @@ impl Checkpoint {
         let loaded = self
             .extents
             .iter()
-            .filter(|(name, _)| is_tied || *name != table);
+            .filter(|(name, _)| (is_tied || *name != table) && !is_buffer(name));
         let bytes = loaded.map(|(_, (_, extent))| match extent.stored {
             Stored::Float(_) => 4 * extent.shape.iter().product::<usize>() as u64,
             _ => extent.range.len() as u64,
@@ -202,12 +202,12 @@ impl Checkpoint {
     /// Ends the loading.
     ///
     /// # Errors
-    /// [`WeightsError::Extra`] when a tensor was neither taken nor ignored.
+    /// [`WeightsError::Extra`] when a tensor was neither taken nor ignored, nor is a buffer.
     pub fn finish(self) -> Result<(), WeightsError> {
         let extra = self
             .extents
             .iter()
-            .filter(|(tensor, _)| !self.taken.contains(*tensor));
+            .filter(|(tensor, _)| !self.taken.contains(*tensor) && !is_buffer(tensor));
         match extra.min_by_key(|(tensor, _)| *tensor) {
             Some((tensor, (number, _))) => Err(WeightsError::Extra {
                 file: self.files[*number].0.clone(),
@@ -215,6 +215,28 @@ impl Checkpoint {
             }),
             None => Ok(()),
         }
+    }
+}
+
+/// Whether a tensor is no weight, but what some version of some library computed once and saved
+/// with the weights: rotary tables, positions, and causal masks under their many names.
+pub(super) fn is_buffer(tensor: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        "inv_freq",
+        "original_inv_freq",
+        "cos_cached",
+        "sin_cached",
+        "position_ids",
+        "masked_bias",
+        "causal_mask",
+        "attention_mask",
+    ];
+    let mut parts = tensor.rsplit('.');
+    match (parts.next(), parts.next()) {
+        // The mask in the attention itself; a projection's bias is one level below.
+        (Some("bias"), Some("self_attn" | "attn" | "attention")) => true,
+        (Some(last), _) => NAMES.contains(&last),
+        (None, _) => false,
     }
 }
 

@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 
-use super::checkpoint::{Checkpoint, Extent, Stored};
+use super::checkpoint::{Checkpoint, Extent, Stored, is_buffer};
 use super::{Bytes, WeightsError};
 
 /// `model.safetensors.index.json`: which shard holds which tensor.
@@ -122,6 +122,7 @@ fn check_against_index(
     let Some(index) = index else { return Ok(()) };
     let instead = match index.weight_map.get(tensor) {
         Some(shard) if shard == file => return Ok(()),
+        None if is_buffer(tensor) => return Ok(()),
         Some(shard) => format!("places in {shard}"),
         None => "does not list".into(),
     };

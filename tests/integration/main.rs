@@ -8,6 +8,7 @@ mod batch;
 mod bench;
 mod checkpoints;
 mod command;
+mod files;
 mod gguf;
 mod golden;
 mod hub;

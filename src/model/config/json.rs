@@ -4,7 +4,8 @@
 //! the authors' recipe, so only its token ids are used.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, Stated, check};
 use crate::model::arch::Family;
@@ -18,6 +19,9 @@ struct RawConfig {
     hidden_act: String,
     #[serde(default)]
     use_sliding_window: bool,
+    max_window_layers: Option<usize>,
+    #[serde(default)]
+    layer_types: Vec<String>,
     #[serde(flatten)]
     stated: Stated,
     #[serde(flatten)]
@@ -69,18 +73,16 @@ impl Config {
             ..raw.stated
         };
         let mut config = stated.check(family, |key| key)?;
-        check(
-            "hidden_act",
-            &raw.hidden_act,
-            raw.hidden_act == "silu",
-            || "\"silu\"".into(),
-        )?;
-        check(
-            "use_sliding_window",
-            raw.use_sliding_window,
-            !raw.use_sliding_window,
-            || "false".into(),
-        )?;
+        let is_silu = ["silu", "swish"].contains(&raw.hidden_act.as_str());
+        check("hidden_act", &raw.hidden_act, is_silu, || "\"silu\"".into())?;
+        // Only the layers from max_window_layers on look through a window.
+        let layers = raw.max_window_layers.unwrap_or(0);
+        let is_windowed = raw.use_sliding_window && layers < config.num_hidden_layers;
+        check("use_sliding_window", true, !is_windowed, || "false".into())?;
+        let mut kinds = raw.layer_types.iter();
+        if let Some(kind) = kinds.find(|kind| *kind != "full_attention") {
+            check("layer_types", kind, false, || "full_attention alone".into())?;
+        }
         config.add_token_ids(raw.tokens)?;
         Ok(config)
     }
@@ -160,8 +162,37 @@ fn changes_nothing(rope: &Value) -> bool {
     is_none && is_one("attention_factor", true) && is_one("partial_rotary_factor", true)
 }
 
-fn parse<'a, T: Deserialize<'a>>(file: &'static str, json: &'a [u8]) -> Result<T, ConfigError> {
-    serde_json::from_slice(json).map_err(|source| ConfigError::Malformed { file, source })
+/// Reads a file of keys and values as it is found in the world: a null is no value, 1.0 is 1, truth
+/// can be a number, and a model that also sees has its text's keys in an object of their own.
+fn parse<T: DeserializeOwned>(file: &'static str, json: &[u8]) -> Result<T, ConfigError> {
+    let failed = |source| ConfigError::Malformed { file, source };
+    let mut keys: Map<String, Value> = serde_json::from_slice(json).map_err(failed)?;
+    if !keys.contains_key("hidden_size")
+        && let Some(Value::Object(text)) = keys.remove("text_config")
+    {
+        keys.extend(text);
+    }
+    keys.retain(|_, value| !value.is_null());
+    for (key, value) in &mut keys {
+        let number = value.as_f64();
+        match key.as_str() {
+            "use_sliding_window" | "tie_word_embeddings" if number == Some(0.0) => {
+                *value = false.into();
+            }
+            "use_sliding_window" | "tie_word_embeddings" if number == Some(1.0) => {
+                *value = true.into();
+            }
+            // Another spelling of no value.
+            "eos_token_id" | "pad_token_id" if number == Some(-1.0) => *value = Value::Null,
+            _ => {
+                let whole = number.filter(|number| number.fract() == 0.0 && *number >= 0.0);
+                if let Some(whole) = whole.filter(|whole| value.is_f64() && *whole < 1e15) {
+                    *value = (whole as u64).into();
+                }
+            }
+        }
+    }
+    serde_json::from_value(keys.into()).map_err(failed)
 }
 
 #[cfg(test)]
@@ -215,6 +246,11 @@ mod tests {
             ),
             ("hidden_act", "gelu".into(), "hidden_act is gelu"),
             ("use_sliding_window", true.into(), "use_sliding_window"),
+            (
+                "layer_types",
+                serde_json::json!(["full_attention", "sliding_attention"]),
+                "layer_types is sliding_attention",
+            ),
             ("model_type", "llama".into(), "\"llama\" is not supported"),
             ("mask_token_id", 152064.into(), "below vocab_size (152064)"),
             (
@@ -234,6 +270,49 @@ mod tests {
             Config::from_json(b"{"),
             Err(ConfigError::Malformed { .. })
         ));
+    }
+
+    #[test]
+    fn what_real_files_hold_besides_does_not_matter() {
+        let plain = read(&diffucoder()).unwrap();
+        for (key, value) in [
+            ("torch_dtype", "bfloat16".into()),
+            ("dtype", "bfloat16".into()),
+            (
+                "auto_map",
+                serde_json::json!({"AutoModel": "modeling_dream.DreamModel"}),
+            ),
+            ("hidden_act", "swish".into()),
+            ("hidden_act", Value::Null),
+            ("head_dim", Value::Null),
+            ("tie_word_embeddings", 0.into()),
+            ("use_sliding_window", 0.into()),
+            ("use_sliding_window", Value::Null),
+            ("sliding_window", Value::Null),
+            ("hidden_size", 3584.0.into()),
+            ("rope_theta", 1_000_000.into()),
+            ("layer_types", vec!["full_attention"; 28].into()),
+            ("quantization_config", Value::Null),
+        ] {
+            let mut json = diffucoder();
+            json[key] = value.clone();
+            assert_eq!(read(&json).unwrap(), plain, "{key}: {value}");
+        }
+        let mut windowed = diffucoder();
+        windowed["use_sliding_window"] = true.into();
+        windowed["max_window_layers"] = 28.into();
+        assert_eq!(read(&windowed).unwrap(), plain, "no layer has a window");
+        windowed["max_window_layers"] = 27.into();
+        assert!(read(&windowed).is_err());
+        let mut nested = diffucoder();
+        nested.as_object_mut().unwrap().remove("model_type");
+        let nested = serde_json::json!({
+            "model_type": "Dream", "architectures": ["DreamModel"], "text_config": nested,
+        });
+        assert_eq!(read(&nested).unwrap(), plain);
+        let mut unpadded = diffucoder();
+        unpadded["pad_token_id"] = (-1).into();
+        assert_eq!(read(&unpadded).unwrap().pad_token_id, None);
     }
 
     #[test]

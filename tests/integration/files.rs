@@ -1,0 +1,665 @@
+//! Files as they are in the world: GGUF in parts, folders of files, floats in GGUF, forms that are
+//! for other programs, and what checkpoints hold besides their weights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::quantize::quantize;
+use diffucoder::package::Package;
+use diffucoder::weights::gguf::export::Description;
+use diffucoder::weights::gguf::{GgufFile, GgufWriter, TensorDescription, Value};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+use crate::command::{diffucoder, refusal, run, run_json, stdout};
+use crate::fixture;
+use crate::hub_server::{Faults, HubServer, REPO};
+
+fn golden() -> Package {
+    let path = fixture("golden/model");
+    let spec = ModelSpec::parse(path.to_str().unwrap()).unwrap();
+    Package::open(&spec, &HubOptions::new("no-cache"), &mut ()).unwrap()
+}
+
+/// The golden checkpoint as a GGUF file of float32.
+fn golden_floats(file: &Path) {
+    let package = golden();
+    let description = Description {
+        name: "golden",
+        weights: None,
+        vocabulary: &package.vocabulary().unwrap(),
+        bos_token_id: None,
+        eos_token_id: package.config.eos_token_ids.first().copied(),
+        eot_token_id: package.tokenizer.token_to_id("<|im_end|>"),
+        pad_token_id: package.config.pad_token_id,
+        mask_token_id: package.mask_id,
+        chat_template: package.chat_template.as_ref().map(|t| t.source()),
+        shift_logits: package.config.shift_logits,
+    };
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let place = (file, false);
+    quantize(
+        &package.config,
+        &description,
+        weights,
+        place,
+        &mut |_, _| (),
+    )
+    .unwrap();
+}
+
+/// The golden checkpoint's files in a folder of their own.
+fn golden_copy(folder: &Path) {
+    for entry in fs::read_dir(fixture("golden/model")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+}
+
+type Keys<'a> = Vec<(String, Value<'a>)>;
+
+/// A GGUF file with these keys and the named tensors of another.
+fn with_tensors(source: &GgufFile<'_>, keys: &[(String, Value<'_>)], range: &[usize]) -> Vec<u8> {
+    let tensors = || range.iter().map(|&index| &source.tensors()[index]);
+    let descriptions: Vec<_> = tensors()
+        .map(|tensor| TensorDescription {
+            name: tensor.name.into(),
+            dims: tensor.dims.clone(),
+            ggml_type: tensor.ggml_type,
+        })
+        .collect();
+    let mut writer = GgufWriter::new(Vec::new(), keys, &descriptions).unwrap();
+    for tensor in tensors() {
+        writer.append(tensor.name, source.data(tensor)).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn keys_of<'a>(file: &GgufFile<'a>) -> Keys<'a> {
+    let keys = file.metadata().iter();
+    keys.map(|(key, value)| ((*key).into(), value.clone()))
+        .collect()
+}
+
+fn split_keys(number: u16, count: u16, tensors: usize) -> Keys<'static> {
+    vec![
+        ("split.no".into(), Value::U16(number)),
+        ("split.count".into(), Value::U16(count)),
+        ("split.tensors.count".into(), Value::I32(tensors as i32)),
+    ]
+}
+
+/// The golden checkpoint in three parts, of which the first has no tensors and the last the first
+/// ones: the embedding table.
+fn three_parts(folder: &Path) -> [PathBuf; 3] {
+    let whole = folder.join("whole.gguf");
+    golden_floats(&whole);
+    let bytes = fs::read(&whole).unwrap();
+    let file = GgufFile::parse(&bytes).unwrap();
+    let all: Vec<usize> = (0..file.tensors().len()).collect();
+    let parts = [&all[..0], &all[10..], &all[..10]];
+    std::array::from_fn(|number| {
+        let mut keys = if number == 0 {
+            keys_of(&file)
+        } else {
+            Keys::new()
+        };
+        keys.extend(split_keys(number as u16, 3, all.len()));
+        let path = folder.join(format!("m-F32-0000{}-of-00003.gguf", number + 1));
+        fs::write(&path, with_tensors(&file, &keys, parts[number])).unwrap();
+        path
+    })
+}
+
+fn generate<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = [
+        "generate",
+        "--raw",
+        "--model",
+        model,
+        "-p",
+        "def f(x):",
+        "-n",
+        "8",
+        "--seed",
+        "1",
+        "-t",
+        "0.2",
+    ];
+    [&args[..], more].concat()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn parts_are_the_whole_model_whichever_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = three_parts(folder.path());
+    let whole = folder.path().join("whole.gguf");
+    let expected = run_json(&generate(text(&whole), &[]));
+    for part in &parts {
+        let found = run_json(&generate(text(part), &[]));
+        assert_eq!(found["token_ids"], expected["token_ids"], "{part:?}");
+    }
+    // A folder of one model's parts is that model.
+    fs::remove_file(&whole).unwrap();
+    let found = run_json(&generate(text(folder.path()), &[]));
+    assert_eq!(found["token_ids"], expected["token_ids"]);
+
+    let made = folder.path().join("q8_0.gguf");
+    let args = ["quantize", "--to", "q8_0", "-o", text(&made), "--model"];
+    stdout(&run(&[&args[..], &[text(&parts[1])]].concat()));
+    run_json(&generate(text(&made), &[]));
+
+    fs::remove_file(&parts[1]).unwrap();
+    let (code, said) = refusal(&generate(text(&parts[2]), &[]));
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains(" lacks m-F32-00002-of-00003.gguf, without which"),
+        "{said}"
+    );
+}
+
+#[test]
+fn parts_that_are_not_what_they_are_named_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = three_parts(folder.path());
+    let bytes = parts.each_ref().map(|part| fs::read(part).unwrap());
+    let second = GgufFile::parse(&bytes[1]).unwrap();
+    let tensors = GgufFile::parse(&bytes[2]).unwrap().tensors().len() + second.tensors().len();
+    let all: Vec<usize> = (0..second.tensors().len()).collect();
+    let other = |keys: Keys<'_>, tensors: &[usize]| with_tensors(&second, &keys, tensors);
+    let names = [
+        "part 1 of 3, but named part 2 of 3",
+        "part 3 of 3, but named part 2",
+    ];
+    for (replaced, says) in [
+        (bytes[0].clone(), names[0]),
+        (bytes[2].clone(), names[1]),
+        (
+            other(Keys::new(), &all),
+            "part 1 of 1, but named part 2 of 3",
+        ),
+        (
+            other(split_keys(1, u16::MAX, tensors), &all),
+            "part 2 of 65535, but named part 2 of 3",
+        ),
+        (
+            other(split_keys(u16::MAX, 3, tensors), &all),
+            "part 65536 of 3",
+        ),
+        (
+            other(split_keys(1, 3, tensors + 1), &all),
+            "split.tensors.count is not what the first part says",
+        ),
+        (
+            other(split_keys(1, 3, tensors), &all[1..]),
+            "but the parts hold",
+        ),
+        (
+            other(vec![("split.no".into(), Value::from("two"))], &all),
+            "the key split.no is of type string",
+        ),
+        (bytes[1][..bytes[1].len() - 40].to_vec(), "cut short"),
+        (b"GGUF".to_vec(), "cut short"),
+    ] {
+        fs::write(&parts[1], replaced).unwrap();
+        let (code, said) = refusal(&generate(text(&parts[0]), &[]));
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(says), "{says}: {said}");
+        assert!(said.contains("\nhint: "), "{said}");
+    }
+    fs::write(&parts[1], &bytes[1]).unwrap();
+
+    // The same tensor in two parts: the third repeats those of the second, to the same number.
+    let third = GgufFile::parse(&bytes[2]).unwrap().tensors().len();
+    let repeated = other(split_keys(2, 3, tensors), &all[..third]);
+    fs::write(&parts[2], repeated).unwrap();
+    let (code, said) = refusal(&generate(text(&parts[0]), &[]));
+    assert_eq!(code, Some(1), "{said}");
+    fs::write(&parts[2], &bytes[2]).unwrap();
+
+    // One part under another name.
+    let renamed = folder.path().join("model.gguf");
+    fs::copy(&parts[0], &renamed).unwrap();
+    let (_, said) = refusal(&generate(text(&renamed), &[]));
+    assert!(
+        said.contains("it is part 1 of 3, which its name does not say"),
+        "{said}"
+    );
+}
+
+#[test]
+fn parts_come_from_the_hub_together() {
+    let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let parts = three_parts(folder.path());
+    let bytes = parts.each_ref().map(|part| fs::read(part).unwrap());
+    let names = [1, 2, 3].map(|n| format!("F32/m-F32-0000{n}-of-00003.gguf"));
+    let files: Vec<(&str, &[u8])> = names
+        .iter()
+        .map(String::as_str)
+        .zip(bytes.iter().map(|b| &**b))
+        .collect();
+    let hub = HubServer::start(&[&files[..], &[("m-Q8_0.gguf", b"GGUF")]].concat());
+    hub.set(Faults {
+        cut: Some((100_000, 1)),
+        ..Faults::default()
+    });
+    let ask = |more: &[&str], model: &str| {
+        diffucoder(&generate(model, more))
+            .env("HF_ENDPOINT", &hub.endpoint)
+            .env("HF_HOME", home.path())
+            .env_remove("HF_HUB_OFFLINE")
+            .output()
+            .unwrap()
+    };
+    let first = ask(&[], "some-one/Model-7B:f32");
+    let said = String::from_utf8(first.stderr.clone()).unwrap();
+    assert!(first.status.success(), "{said}");
+    assert!(said.contains("downloading 3 files of weights"), "{said}");
+    assert!(hub.transfers().contains(&"bytes=100000-".to_owned()));
+    let expected = stdout(&run(&generate(
+        text(&folder.path().join("whole.gguf")),
+        &[],
+    )));
+    assert_eq!(stdout(&first), expected);
+
+    let again = ask(&["--offline", "--file", "m-f32"], REPO);
+    assert!(!again.status.success());
+    let again = ask(&["--offline", "--file", &names[1]], REPO);
+    assert_eq!(stdout(&again), expected);
+    let models = || {
+        let mut command = diffucoder(&["models", "-o", "json"]);
+        let output = command.env("HF_HOME", home.path()).output().unwrap();
+        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = rows.as_array().unwrap().iter();
+        let mut found = rows.filter(|row| row["id"] == REPO);
+        found
+            .next()
+            .map(|row| row["cached"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(models().as_deref(), Some("complete"));
+
+    // A part is gone: the cache says so, and a run gets it again, and it alone.
+    let snapshots = home.path().join("hub/models--some-one--Model-7B/snapshots");
+    let snapshot = fs::read_dir(snapshots)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let blob = fs::canonicalize(snapshot.join(&names[1])).unwrap();
+    fs::remove_file(blob).unwrap();
+    assert_eq!(models().as_deref(), Some("partial"));
+    let absent = ask(&["--offline"], "some-one/Model-7B:f32");
+    let said = String::from_utf8(absent.stderr).unwrap();
+    assert!(said.contains(&format!("({})", names[1])), "{said}");
+    let again = ask(&[], "some-one/Model-7B:f32");
+    let said = String::from_utf8(again.stderr.clone()).unwrap();
+    assert!(said.contains("downloading 1 file of weights"), "{said}");
+    assert_eq!(stdout(&again), expected);
+}
+
+#[test]
+fn a_part_that_the_hub_lacks_is_named_before_anything_is_fetched() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[("m-00001-of-00002.gguf", b"GGUF")]);
+    let output = diffucoder(&generate(REPO, &[]))
+        .env("HF_ENDPOINT", &hub.endpoint)
+        .env("HF_HOME", home.path())
+        .env_remove("HF_HUB_OFFLINE")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("error: some-one/Model-7B lacks m-00002-of-00002.gguf"),
+        "{said}"
+    );
+    assert!(hub.transfers().is_empty());
+}
+
+#[test]
+fn a_gguf_of_floats_is_quantized_as_its_checkpoint_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let floats = folder.path().join("golden-F32.gguf");
+    golden_floats(&floats);
+    let model = fixture("golden/model");
+    let quantized = |source: &Path, name: &str| {
+        let made = folder.path().join(name);
+        let args = ["quantize", "--to", "q8_0", "-o", text(&made), "--model"];
+        stdout(&run(&[&args[..], &[text(source)]].concat()));
+        fs::read(made).unwrap()
+    };
+    let (from_gguf, from_safetensors) = (quantized(&floats, "a.gguf"), quantized(&model, "b.gguf"));
+    let (a, b) = (
+        GgufFile::parse(&from_gguf).unwrap(),
+        GgufFile::parse(&from_safetensors).unwrap(),
+    );
+    let but_name = |file: &GgufFile<'_>| -> Vec<String> {
+        let keys = keys_of(file).into_iter();
+        keys.filter(|(key, _)| key != "general.name")
+            .map(|(key, value)| format!("{key} {value:?}"))
+            .collect()
+    };
+    assert_eq!(but_name(&a), but_name(&b));
+    assert_eq!(
+        b.str("general.name"),
+        Ok("model"),
+        "no path of this machine"
+    );
+    for (x, y) in a.tensors().iter().zip(b.tensors()) {
+        assert_eq!(
+            (x.name, &x.dims, x.ggml_type),
+            (y.name, &y.dims, y.ggml_type)
+        );
+        assert!(a.data(x) == b.data(y), "{}", x.name);
+    }
+
+    // It can be quantized while it is loaded, too.
+    let quant = ["--quant", "q8_0"];
+    assert_eq!(
+        run_json(&generate(text(&floats), &quant))["token_ids"],
+        run_json(&generate(text(&model), &quant))["token_ids"]
+    );
+    let (code, said) = refusal(&[
+        "quantize",
+        "--to",
+        "q4_0",
+        "--model",
+        text(&folder.path().join("a.gguf")),
+        "-o",
+        text(&folder.path().join("c.gguf")),
+    ]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("is quantized already, to Q8_0") && said.contains("F16, BF16 or F32"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_folder_is_the_model_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("m-F32.gguf");
+    golden_floats(&alone);
+    let expected = run_json(&generate(text(&alone), &[]))["token_ids"].clone();
+    let ids = || run_json(&generate(text(folder.path()), &[]))["token_ids"].clone();
+    assert_eq!(ids(), expected);
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
+    assert_eq!(
+        ids(),
+        expected,
+        "config.json belongs to weights that are not here"
+    );
+
+    fs::copy(&alone, folder.path().join("other.gguf")).unwrap();
+    let (_, said) = refusal(&generate(text(folder.path()), &[]));
+    let folder_name = folder.path().display();
+    assert_eq!(
+        said.replace(&folder_name.to_string(), "FOLDER"),
+        "error: FOLDER holds 2 GGUF files\n\
+         hint: give the path of one: FOLDER/m-F32.gguf, FOLDER/other.gguf\n"
+    );
+    golden_copy(folder.path());
+    assert_eq!(ids(), expected, "safetensors go before GGUF files");
+}
+
+#[test]
+fn forms_of_other_programs_are_named() {
+    let config = fs::read_to_string(fixture("golden/model/config.json")).unwrap();
+    let with = |key: &str, value: serde_json::Value| {
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        config[key] = value;
+        config.to_string()
+    };
+    let gptq = with("quantization_config", json!({"quant_method": "gptq"}));
+    let mlx = with("quantization", json!({"group_size": 64, "bits": 4}));
+    for (files, says) in [
+        (
+            &[("config.json", &*gptq), ("model.safetensors", "")][..],
+            "weights quantized by GPTQ",
+        ),
+        (&[("config.json", &*mlx)], "weights quantized by MLX"),
+        (
+            &[("config.json", &*config), ("pytorch_model.bin", "")],
+            "weights for PyTorch (.bin) alone",
+        ),
+        (
+            &[
+                ("adapter_config.json", "{}"),
+                ("adapter_model.safetensors", ""),
+            ],
+            "a LoRA adapter",
+        ),
+        (
+            &[
+                ("config.json", &*config),
+                ("model-00001-of-00002.safetensors", ""),
+            ],
+            "safetensors without model.safetensors.index.json",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        golden_copy(folder.path());
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("safetensors") || path.ends_with("config.json") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        for (name, contents) in files {
+            fs::write(folder.path().join(name), contents).unwrap();
+        }
+        let (code, said) = refusal(&generate(text(folder.path()), &[]));
+        assert_eq!(code, Some(1));
+        assert!(
+            said.contains(says) && said.contains("\nhint: "),
+            "{says}: {said}"
+        );
+
+        let contents: Vec<(String, Vec<u8>)> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                (name.to_owned(), fs::read(&path).unwrap())
+            })
+            .collect();
+        let contents: Vec<(&str, &[u8])> = contents
+            .iter()
+            .map(|(name, bytes)| (&**name, &**bytes))
+            .collect();
+        let (hub, home) = (HubServer::start(&contents), tempfile::tempdir().unwrap());
+        let output = diffucoder(&generate(REPO, &[]))
+            .env("HF_ENDPOINT", &hub.endpoint)
+            .env("HF_HOME", home.path())
+            .env_remove("HF_HUB_OFFLINE")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(says), "{says}: {said}");
+    }
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    golden_copy(folder.path());
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+    for name in ["model-00002-of-00002.safetensors", "tokenizer.json"] {
+        fs::write(folder.path().join(name), pointer).unwrap();
+        let (_, said) = refusal(&generate(text(folder.path()), &[]));
+        assert!(
+            said.contains(name) && said.contains("git lfs pull"),
+            "{said}"
+        );
+    }
+}
+
+/// The golden checkpoint with its tensors changed, in one file.
+fn with_safetensors(
+    folder: &Path,
+    change: impl Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>),
+) {
+    golden_copy(folder);
+    let mut tensors = Vec::new();
+    for number in [1, 2] {
+        let path = folder.join(format!("model-0000{number}-of-00002.safetensors"));
+        let bytes = fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for (name, view) in file.tensors() {
+            tensors.push((
+                name,
+                view.dtype(),
+                view.shape().to_vec(),
+                view.data().to_vec(),
+            ));
+        }
+        fs::remove_file(path).unwrap();
+    }
+    fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name.clone(), view)
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    fs::write(folder.join("model.safetensors"), bytes).unwrap();
+}
+
+#[test]
+fn saved_buffers_are_passed_over_and_other_tensors_are_not() {
+    let model = fixture("golden/model");
+    let expected = run_json(&generate(text(&model), &[]))["token_ids"].clone();
+    let folder = tempfile::tempdir().unwrap();
+    with_safetensors(folder.path(), |tensors| {
+        let buffers = [
+            ("model.rotary_emb.inv_freq", Dtype::F32, vec![8]),
+            (
+                "model.layers.0.self_attn.rotary_emb.inv_freq",
+                Dtype::F32,
+                vec![8],
+            ),
+            (
+                "model.layers.1.self_attn.bias",
+                Dtype::BOOL,
+                vec![1, 1, 4, 4],
+            ),
+            ("model.layers.1.self_attn.masked_bias", Dtype::F32, vec![]),
+            ("model.embeddings.position_ids", Dtype::I64, vec![1, 4]),
+        ];
+        for (name, dtype, shape) in buffers {
+            let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            tensors.push((name.into(), dtype, shape, vec![0; bytes]));
+        }
+    });
+    assert_eq!(
+        run_json(&generate(text(folder.path()), &[]))["token_ids"],
+        expected
+    );
+    let folder = tempfile::tempdir().unwrap();
+    with_safetensors(folder.path(), |tensors| {
+        let name = "model.layers.0.self_attn.o_proj.bias";
+        tensors.push((name.into(), Dtype::F32, vec![1], vec![0; 4]));
+    });
+    let (_, said) = refusal(&generate(text(folder.path()), &[]));
+    assert!(said.contains("self_attn.o_proj.bias"), "{said}");
+}
+
+#[test]
+fn rows_that_no_token_has_are_never_drawn() {
+    const TOKENS: u64 = 261; // of 272 rows
+    let folder = tempfile::tempdir().unwrap();
+    // A head that is sure of the last rows, wherever it looks.
+    with_safetensors(folder.path(), |tensors| {
+        let found = tensors
+            .iter_mut()
+            .find(|(name, ..)| name == "lm_head.weight");
+        let (_, _, shape, bytes) = found.unwrap();
+        let (row_bytes, spare) = (4 * shape[1], TOKENS as usize);
+        let copy = bytes[..row_bytes].to_vec();
+        for row in spare..shape[0] {
+            bytes[row * row_bytes..][..row_bytes].copy_from_slice(&copy);
+        }
+    });
+    for flags in [
+        &["--mode", "exact", "-t", "2"][..],
+        &["--mode", "exact", "-t", "0"],
+        &["--mode", "fast", "-t", "2"],
+    ] {
+        let model = text(folder.path());
+        let args = ["generate", "--raw", "--model", model, "-p", "x", "-n", "48"];
+        let said = run_json(&[&args[..], flags].concat());
+        let ids = said["token_ids"].as_array().unwrap();
+        assert!(
+            ids.iter().all(|id| id.as_u64().unwrap() < TOKENS),
+            "{ids:?}"
+        );
+    }
+}
+
+#[test]
+fn a_gguf_without_token_types_is_read_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let typed = folder.path().join("typed.gguf");
+    golden_floats(&typed);
+    let bytes = fs::read(&typed).unwrap();
+    let file = GgufFile::parse(&bytes).unwrap();
+    let mut keys = keys_of(&file);
+    keys.retain(|(key, _)| key != "tokenizer.ggml.token_type");
+    let all: Vec<usize> = (0..file.tensors().len()).collect();
+    let untyped = folder.path().join("untyped.gguf");
+    fs::write(&untyped, with_tensors(&file, &keys, &all)).unwrap();
+    let prompt = ["-p", "<|im_start|>user\nx<|im_end|>\n"];
+    let tokens = |path: &Path| {
+        let args = [
+            "generate",
+            "--raw",
+            "--model",
+            text(path),
+            "-n",
+            "8",
+            "--seed",
+            "1",
+        ];
+        let said = run_json(&[&args[..], &prompt].concat());
+        (
+            said["usage"]["prompt_tokens"].clone(),
+            said["token_ids"].clone(),
+        )
+    };
+    assert_eq!(tokens(&untyped), tokens(&typed));
+}
+
+#[test]
+fn a_name_that_could_be_a_folder_is_said_to_be_none() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[]);
+    let ask = |model: &str, endpoint: &str| {
+        let output = diffucoder(&generate(model, &[]))
+            .env("HF_ENDPOINT", endpoint)
+            .env("HF_HOME", home.path())
+            .env_remove("HF_HUB_OFFLINE")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for endpoint in [&*hub.endpoint, "http://127.0.0.1:1"] {
+        let said = ask("checkpoints/my-finetune", endpoint);
+        let says = "error: there is no folder checkpoints/my-finetune here, nor";
+        assert!(said.starts_with(says), "{said}");
+        assert!(said.contains("\nhint: "), "{said}");
+    }
+    // Nobody typed the name behind an alias.
+    let said = ask("diffucoder:q4_k_m", &hub.endpoint);
+    assert!(!said.contains("no folder"), "{said}");
+    assert!(
+        said.contains("hint: make one: diffucoder quantize --model diffucoder --to q4_k"),
+        "{said}"
+    );
+}
