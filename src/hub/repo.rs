@@ -145,10 +145,10 @@ impl HubRepo {
             total_bytes = total_bytes.saturating_add(size_bytes);
             present_bytes += self.cache.present_bytes(&found.etag, size_bytes);
         }
-        if !missing.is_empty() {
-            let files = missing.len();
+        if let Some(first) = missing.first() {
             progress.on(Event::Plan {
-                files,
+                files: missing.len(),
+                first,
                 total_bytes,
                 present_bytes,
             });

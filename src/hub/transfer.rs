@@ -23,10 +23,11 @@ const UNKNOWN_SIZE_LIMIT_BYTES: u64 = 1 << 30;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the variants' descriptions name their fields")]
 pub enum Event<'a> {
-    /// `files` files are about to be downloaded; of their `total_bytes`, `present_bytes` are here
-    /// already.
+    /// `files` files, of which `first` is one, are about to be downloaded; of their `total_bytes`,
+    /// `present_bytes` are here already.
     Plan {
         files: usize,
+        first: &'a str,
         total_bytes: u64,
         present_bytes: u64,
     },

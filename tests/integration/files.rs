@@ -260,7 +260,10 @@ fn parts_come_from_the_hub_together() {
     let first = ask(&[], "some-one/Model-7B:f32");
     let said = String::from_utf8(first.stderr.clone()).unwrap();
     assert!(first.status.success(), "{said}");
-    assert!(said.contains("downloading 3 files of weights"), "{said}");
+    assert!(
+        said.contains("downloading 3 files of weights (F32/m-F32-00001-of-00003.gguf, …)"),
+        "{said}"
+    );
     assert!(hub.transfers().contains(&"bytes=100000-".to_owned()));
     let expected = stdout(&run(&generate(
         text(&folder.path().join("whole.gguf")),

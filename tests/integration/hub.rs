@@ -171,7 +171,9 @@ fn a_download_has_the_layout_that_python_shares() {
     assert_eq!(
         record.0,
         [
-            format!("Plan {{ files: 1, total_bytes: {size}, present_bytes: 0 }}"),
+            format!(
+                "Plan {{ files: 1, first: \"{SHARD}\", total_bytes: {size}, present_bytes: 0 }}"
+            ),
             format!("Start {{ file: \"{SHARD}\", at_bytes: 0, size_bytes: {size} }}"),
             format!("Verifying {{ file: \"{SHARD}\", size_bytes: {size} }}"),
             format!("Done {{ file: \"{SHARD}\" }}"),

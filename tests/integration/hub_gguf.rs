@@ -53,7 +53,10 @@ fn a_file_is_found_by_name_and_by_quantization_and_its_download_resumes() {
     let first = generate(&hub, home.path(), &[REPO, "--file", "MODEL-7b-Q8_0.GGUF"]);
     let said = text(&first.stderr);
     assert!(first.status.success(), "{said}");
-    assert!(said.contains("downloading 1 file of weights"), "{said}");
+    assert!(
+        said.contains("downloading 1 file of weights (Model-7B-q8_0.gguf), "),
+        "{said}"
+    );
     assert!(said.contains("trying again"), "{said}");
     assert!(hub.transfers().contains(&"bytes=300000-".to_owned()));
     let folder = home.path().join("hub/models--some-one--Model-7B");

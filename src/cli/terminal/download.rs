@@ -35,6 +35,7 @@ impl Progress for Download<'_> {
         match event {
             Event::Plan {
                 files,
+                first,
                 total_bytes,
                 present_bytes,
             } => {
@@ -45,8 +46,13 @@ impl Progress for Download<'_> {
                     0 => String::new(),
                     present => format!(", {} of it already here", human_bytes(present)),
                 };
+                // Of several GGUF files one was chosen.
+                let name = match first.to_lowercase().ends_with(".gguf") {
+                    true => format!(" ({first}{})", if files > 1 { ", …" } else { "" }),
+                    false => String::new(),
+                };
                 self.ui.note(&format!(
-                    "downloading {} of weights, {}{resumed}",
+                    "downloading {} of weights{name}, {}{resumed}",
                     count(files, "file"),
                     human_bytes(total_bytes)
                 ));
