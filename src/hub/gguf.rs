@@ -79,9 +79,9 @@ fn by_name(ggufs: &[Candidate], wanted: &str) -> Option<Vec<Candidate>> {
 /// Those whose names end in the quantization. Where the rest of one name begins all the others',
 /// that one is the plain conversion: `m-q8_0` beside `m-bf16_q8_0` and `m.i1-q8_0`.
 fn by_quantization(ggufs: &[Candidate], wanted: &str) -> Option<Vec<Candidate>> {
-    let endings = ["-", ".", "_"].map(|sign| format!("{sign}{wanted}.gguf").to_lowercase());
+    let endings = ["-", ".", "_", "/"].map(|sign| format!("{sign}{wanted}.gguf").to_lowercase());
     let rest = |(name, _): &Candidate| {
-        let name = name.to_lowercase();
+        let name = format!("/{}", name.to_lowercase());
         let rest = endings.iter().find_map(|ending| name.strip_suffix(ending));
         rest.map(str::to_owned)
     };
@@ -160,12 +160,14 @@ mod tests {
             "M.Q4_K_M.gguf",
             "M.i1-Q4_K_M.gguf",
             "sub/M-q8_0.gguf",
+            "BF16.gguf",
         ];
         for (wanted, expected) in [
             ("m.q4_k_m.GGUF", "M.Q4_K_M.gguf"),
             ("i1-Q4_K_M", "M.i1-Q4_K_M.gguf"),
             ("q4_k_m", "M.Q4_K_M.gguf"),
             ("Q8_0", "sub/M-q8_0.gguf"),
+            ("bf16", "BF16.gguf"),
         ] {
             assert_eq!(chosen(&files, Some(wanted)), file(expected));
         }

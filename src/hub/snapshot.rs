@@ -71,7 +71,8 @@ impl Snapshot {
         let snapshot = Self(Source::Folder(path));
         // A GGUF file has everything in it.
         if gguf::candidates(&snapshot.folder_files("")).is_empty() {
-            snapshot.required("config.json", &mut ())?;
+            let config = snapshot.required("config.json", &mut ());
+            config.map_err(|error| snapshot.explain(error))?;
         }
         Ok(snapshot)
     }

@@ -120,12 +120,20 @@ impl ModelSpec {
 fn looks_like_path(text: &str) -> bool {
     let bytes = text.as_bytes();
     let has_drive = bytes.len() >= 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':';
+    // An id has one slash, and an address is a mistake of another kind.
+    let has_folders =
+        text.ends_with('/') || (text.matches('/').count() > 1 && !text.contains("://"));
     let has_prefix = ["./", "../", "/", "~"]
         .iter()
         .any(|prefix| text.starts_with(prefix));
     // Behind a colon it is a file of a repository.
     let is_gguf = !text.contains(':') && text.to_ascii_lowercase().ends_with(".gguf");
-    matches!(text, "." | "..") || has_prefix || has_drive || is_gguf || text.contains('\\')
+    matches!(text, "." | "..")
+        || has_prefix
+        || has_drive
+        || is_gguf
+        || has_folders
+        || text.contains('\\')
 }
 
 /// `~` and `~/x` under `home`: a quoted argument reaches us with its tilde.
@@ -248,6 +256,8 @@ mod tests {
             ("missing.GGUF", local("missing.GGUF")),
             ("a/b:c.gguf", gguf("a/b", Some("c.gguf"))),
             ("src/hub", local("src/hub")),
+            ("a/b/c", local("a/b/c")),
+            ("models/", local("models/")),
         ] {
             assert_eq!(ModelSpec::parse(typed).expect(typed), expected, "{typed}");
         }
@@ -298,8 +308,6 @@ mod tests {
         ));
         let long = format!("a/{}", "b".repeat(95));
         for id in [
-            "a/b/c",
-            "a/",
             "-a/b",
             "a/.b",
             "a/b..c",

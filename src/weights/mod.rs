@@ -215,8 +215,7 @@ impl WeightsError {
                     .into(),
             ),
             Self::Index { .. } | Self::NotInIndex { .. } | Self::Duplicate { .. } => Some(
-                "the shards and the index do not belong together: download all files of one \
-                 revision again"
+                "the files do not belong together: download all of them, of one revision, again"
                     .into(),
             ),
             Self::Missing { .. } | Self::Extra { .. } | Self::Shape { .. } => {

@@ -221,6 +221,7 @@ fn parts_that_are_not_what_they_are_named_are_refused() {
     fs::write(&parts[2], repeated).unwrap();
     let (code, said) = refusal(&generate(text(&parts[0]), &[]));
     assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(" is in both "), "{said}");
     fs::write(&parts[2], &bytes[2]).unwrap();
 
     // One part under another name.

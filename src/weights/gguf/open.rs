@@ -13,9 +13,8 @@ impl Checkpoint {
     /// names that `checkpoint_name` gives them.
     ///
     /// # Errors
-    /// [`WeightsError::Gguf`] when a file is broken or no part of this model,
-    /// [`WeightsError::Extra`] when it holds a tensor that has no such name,
-    /// [`WeightsError::Duplicate`].
+    /// Those of [`parse_parts`], and [`WeightsError::Extra`] when a file holds a tensor that has no
+    /// such name.
     pub fn open_gguf(
         files: Vec<(String, Bytes)>,
         checkpoint_name: impl Fn(&str) -> Option<String>,

@@ -4,6 +4,7 @@
 //!
 //! Source: `llama_split_path` and `tools/gguf-split` in ggml-org/llama.cpp.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::{GgufError, GgufFile};
@@ -73,7 +74,8 @@ impl fmt::Display for PartName {
 /// checks that they are.
 ///
 /// # Errors
-/// [`WeightsError::Gguf`] with the file at fault.
+/// [`WeightsError::Gguf`] with the file at fault, [`WeightsError::Duplicate`] for a tensor in two
+/// parts.
 pub fn parse_parts(files: &[(String, Bytes)]) -> Result<Vec<GgufFile<'_>>, WeightsError> {
     let mut parts = Vec::with_capacity(files.len());
     let mut stated = None;
@@ -90,7 +92,19 @@ pub fn parse_parts(files: &[(String, Bytes)]) -> Result<Vec<GgufFile<'_>>, Weigh
         }
         parts.push(part);
     }
-    let found: usize = parts.iter().map(|part| part.tensors().len()).sum();
+    let mut holders = HashMap::new();
+    for (part, (file, _)) in parts.iter().zip(files) {
+        for tensor in part.tensors() {
+            if let Some(first) = holders.insert(tensor.name, file) {
+                return Err(WeightsError::Duplicate {
+                    tensor: tensor.name.into(),
+                    first: first.clone(),
+                    second: file.clone(),
+                });
+            }
+        }
+    }
+    let found = holders.len();
     match (stated.flatten(), files) {
         (Some(stated), [(file, _), ..]) if stated as usize != found => Err(WeightsError::Gguf {
             file: file.clone(),

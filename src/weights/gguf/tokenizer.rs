@@ -243,7 +243,10 @@ fn types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufErr
         types.len() == tokens.len(),
         || format!("{}, one for each token", tokens.len()),
     )?;
-    Ok(types)
+    match types.iter().all(|kind| *kind == TokenType::Normal) {
+        true => guessed_types(file, tokens), // as good as none: every model has a mask
+        false => Ok(types),
+    }
 }
 
 /// The types in a file that has none: what is neither a byte nor made by a merge can only be found
