@@ -97,7 +97,8 @@ fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
 /// The models in GGUF all of whose files are here.
 fn ggufs(dir: &Path) -> Vec<CachedFile> {
     let candidates = gguf::candidates(&files_in(dir)).into_iter();
-    let whole = candidates.filter_map(|(_, files)| {
+    let whole = candidates.filter_map(|gguf| {
+        let files = gguf.files();
         let sizes = files.iter().map(|file| file_bytes(&dir.join(file)));
         let bytes = sizes.sum::<Option<u64>>()?;
         let name = files.into_iter().next()?;

@@ -9,8 +9,37 @@ use std::collections::BTreeMap;
 use super::error::HubError;
 use crate::weights::gguf::PartName;
 
-/// A model: its name as one file, and its files.
-type Candidate = (String, Vec<String>);
+/// A model among the files.
+#[derive(Clone)]
+pub(super) struct Candidate {
+    /// Its name as one file.
+    whole: String,
+    /// Its only file, or the first part.
+    file: String,
+}
+
+impl Candidate {
+    fn of(file: &str) -> Self {
+        match PartName::parse(file) {
+            Some(part) => Self {
+                whole: part.whole(),
+                file: part.first(),
+            },
+            None => Self {
+                whole: file.to_owned(),
+                file: file.to_owned(),
+            },
+        }
+    }
+
+    /// All its files, whether they are there or not.
+    pub(super) fn files(&self) -> Vec<String> {
+        match PartName::parse(&self.file) {
+            Some(part) => part.all(),
+            None => vec![self.file.clone()],
+        }
+    }
+}
 
 /// The GGUF file, or all parts of one, that `wanted` names among the `files` of `model`: by a
 /// name, or by the quantization that the name ends in. Without a wish it is the only one where
@@ -26,23 +55,31 @@ pub(super) fn choose(
     wanted: Option<&str>,
 ) -> Result<Option<Vec<String>>, HubError> {
     let ggufs = candidates(files);
+    let repo = || model.to_owned();
     let Some(wanted) = wanted else {
         let has_safetensors = files.iter().any(|file| ends_in(file, ".safetensors"));
-        if ggufs.is_empty() || has_safetensors {
-            return Ok(None);
-        }
-        return only(ggufs).map(Some).map_err(|ggufs| HubError::ChooseGguf {
-            repo: model.to_owned(),
-            files: first_files(ggufs),
-        });
+        return match &ggufs[..] {
+            [] => Ok(None),
+            _ if has_safetensors => Ok(None),
+            [only] => Ok(Some(only.files())),
+            _ => Err(HubError::ChooseGguf {
+                repo: repo(),
+                files: first_files(&ggufs),
+            }),
+        };
     };
-    let found = by_name(&ggufs, wanted).or_else(|| by_quantization(&ggufs, wanted));
-    let found = found.unwrap_or_default();
-    only(found).map(Some).map_err(|found| HubError::NoSuchGguf {
-        repo: model.to_owned(),
-        wanted: wanted.to_owned(),
-        files: first_files(if found.is_empty() { ggufs } else { found }),
-    })
+    let found = match by_name(&ggufs, wanted) {
+        found if found.is_empty() => by_quantization(&ggufs, wanted),
+        found => found,
+    };
+    match &found[..] {
+        [only] => Ok(Some(only.files())),
+        _ => Err(HubError::NoSuchGguf {
+            repo: repo(),
+            wanted: wanted.to_owned(),
+            files: first_files(if found.is_empty() { &ggufs } else { &found }),
+        }),
+    }
 }
 
 /// All GGUF models among the files, in the order of their names: what quantizing leaves beside
@@ -51,37 +88,33 @@ pub(super) fn candidates(files: &[String]) -> Vec<Candidate> {
     let mut ggufs = BTreeMap::new();
     for file in files.iter().filter(|file| ends_in(file, ".gguf")) {
         let name = file.rsplit('/').next().unwrap_or(file).to_lowercase();
-        if name.ends_with("imatrix.gguf") || name.starts_with("mmproj") {
-            continue;
+        if !name.ends_with("imatrix.gguf") && !name.starts_with("mmproj") {
+            let candidate = Candidate::of(file);
+            ggufs.insert(candidate.file.clone(), candidate);
         }
-        let (whole, parts) = match PartName::parse(file) {
-            Some(part) => (part.whole(), part.all()),
-            None => (file.clone(), vec![file.clone()]),
-        };
-        ggufs.insert(parts, whole);
     }
-    ggufs
-        .into_iter()
-        .map(|(files, name)| (name, files))
-        .collect()
+    ggufs.into_values().collect()
 }
 
-fn by_name(ggufs: &[Candidate], wanted: &str) -> Option<Vec<Candidate>> {
-    let is_it = |name: &String| name.eq_ignore_ascii_case(wanted);
-    let has_file = ggufs.iter().filter(|(_, files)| files.iter().any(is_it));
-    let has_file: Vec<_> = has_file.cloned().collect();
-    let named = ggufs.iter().filter(|(name, _)| is_it(name));
-    [has_file, named.cloned().collect()]
-        .into_iter()
-        .find(|found: &Vec<_>| !found.is_empty())
+/// Those with a file of this name; if there are none, those that would have it in one file.
+fn by_name(ggufs: &[Candidate], wanted: &str) -> Vec<Candidate> {
+    let named = |name: fn(&Candidate) -> &String, wanted: &str| -> Vec<Candidate> {
+        let ggufs = ggufs.iter();
+        let named = ggufs.filter(|gguf| name(gguf).eq_ignore_ascii_case(wanted));
+        named.cloned().collect()
+    };
+    match named(|gguf| &gguf.file, &Candidate::of(wanted).file) {
+        found if found.is_empty() => named(|gguf| &gguf.whole, wanted),
+        found => found,
+    }
 }
 
 /// Those whose names end in the quantization. Where the rest of one name begins all the others',
 /// that one is the plain conversion: `m-q8_0` beside `m-bf16_q8_0` and `m.i1-q8_0`.
-fn by_quantization(ggufs: &[Candidate], wanted: &str) -> Option<Vec<Candidate>> {
+fn by_quantization(ggufs: &[Candidate], wanted: &str) -> Vec<Candidate> {
     let endings = ["-", ".", "_", "/"].map(|sign| format!("{sign}{wanted}.gguf").to_lowercase());
-    let rest = |(name, _): &Candidate| {
-        let name = format!("/{}", name.to_lowercase());
+    let rest = |gguf: &Candidate| {
+        let name = format!("/{}", gguf.whole.to_lowercase());
         let rest = endings.iter().find_map(|ending| name.strip_suffix(ending));
         rest.map(str::to_owned)
     };
@@ -89,37 +122,25 @@ fn by_quantization(ggufs: &[Candidate], wanted: &str) -> Option<Vec<Candidate>> 
         .iter()
         .filter_map(|gguf| Some((rest(gguf)?, gguf)))
         .collect();
-    let begins_others = |(rest, _): &&(String, &Candidate)| {
-        let same = found.iter().filter(|(other, _)| other == rest).count();
-        same == 1 && found.iter().all(|(other, _)| other.starts_with(rest))
+    // The shortest begins all the others, if one does.
+    let plain = found.iter().min_by_key(|(rest, _)| rest.len());
+    let is_plain = |(plain, _): &&(String, &Candidate)| {
+        let mut others = found.iter().filter(|(rest, _)| rest != plain);
+        let is_alone = others.clone().count() + 1 == found.len();
+        is_alone && others.all(|(rest, _)| rest.starts_with(plain))
     };
-    let chosen = match found.iter().find(begins_others) {
+    match plain.filter(is_plain) {
         Some((_, plain)) => vec![(*plain).clone()],
         None => found.into_iter().map(|(_, gguf)| gguf.clone()).collect(),
-    };
-    Some(chosen).filter(|chosen| !chosen.is_empty())
+    }
 }
 
 fn ends_in(file: &str, ending: &str) -> bool {
     file.to_lowercase().ends_with(ending)
 }
 
-fn first_files(ggufs: Vec<Candidate>) -> Vec<String> {
-    let files = ggufs.into_iter();
-    files
-        .filter_map(|(_, files)| files.into_iter().next())
-        .collect()
-}
-
-/// The files of the only one, or all.
-fn only(mut ggufs: Vec<Candidate>) -> Result<Vec<String>, Vec<Candidate>> {
-    match ggufs.pop() {
-        Some((_, files)) if ggufs.is_empty() => Ok(files),
-        last => {
-            ggufs.extend(last);
-            Err(ggufs)
-        }
-    }
+fn first_files(ggufs: &[Candidate]) -> Vec<String> {
+    ggufs.iter().map(|gguf| gguf.file.clone()).collect()
 }
 
 /// Checks that all `chosen` files are among those of a model.

@@ -8,7 +8,7 @@ use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::quantize::quantize;
 use diffucoder::package::Package;
 use diffucoder::weights::gguf::export::Description;
-use diffucoder::weights::gguf::{GgufFile, GgufWriter, TensorDescription, Value};
+use diffucoder::weights::gguf::{Array, GgufFile, GgufWriter, TensorDescription, Value};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -618,6 +618,11 @@ fn a_gguf_without_token_types_is_read_all_the_same() {
     let all: Vec<usize> = (0..file.tensors().len()).collect();
     let untyped = folder.path().join("untyped.gguf");
     fs::write(&untyped, with_tensors(&file, &keys, &all)).unwrap();
+    let rows = file.strings("tokenizer.ggml.tokens").unwrap().count();
+    let normal = Value::Array(Array::of_i32(vec![1; rows]));
+    keys.push(("tokenizer.ggml.token_type".into(), normal));
+    let all_normal = folder.path().join("normal.gguf");
+    fs::write(&all_normal, with_tensors(&file, &keys, &all)).unwrap();
     let prompt = ["-p", "<|im_start|>user\nx<|im_end|>\n"];
     let tokens = |path: &Path| {
         let args = [
@@ -637,6 +642,7 @@ fn a_gguf_without_token_types_is_read_all_the_same() {
         )
     };
     assert_eq!(tokens(&untyped), tokens(&typed));
+    assert_eq!(tokens(&all_normal), tokens(&typed));
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! Source: `llama_split_path` and `tools/gguf-split` in ggml-org/llama.cpp.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use super::{GgufError, GgufFile};
 use crate::weights::{Bytes, WeightsError};
@@ -17,11 +16,10 @@ const TENSORS: &str = "split.tensors.count";
 /// Most parts of a model; published ones have a hundred at most.
 const MAX_PARTS: usize = 1 << 12;
 
-/// The name of a part: `NAME-00002-of-00003.gguf`.
+/// What the names of all parts of a model have in common: `NAME-00002-of-00003.gguf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartName {
     stem: String,
-    number: usize, // from 1
     count: usize,
     ending: String, // in the file's letter case
 }
@@ -42,31 +40,29 @@ impl PartName {
             && (1..=count).contains(&number);
         is_part.then(|| Self {
             stem: stem.into(),
-            number,
             count,
             ending: ending.into(),
         })
     }
 
+    fn numbered(&self, number: usize) -> String {
+        let (stem, count, ending) = (&self.stem, self.count, &self.ending);
+        format!("{stem}-{number:05}-of-{count:05}{ending}")
+    }
+
+    /// The name of the first part.
+    pub fn first(&self) -> String {
+        self.numbered(1)
+    }
+
     /// The names of all parts, in order.
     pub fn all(&self) -> Vec<String> {
-        let part = |number| Self {
-            number,
-            ..self.clone()
-        };
-        (1..=self.count).map(|n| part(n).to_string()).collect()
+        (1..=self.count).map(|n| self.numbered(n)).collect()
     }
 
     /// What the model would be called in one file.
     pub fn whole(&self) -> String {
         format!("{}{}", self.stem, self.ending)
-    }
-}
-
-impl fmt::Display for PartName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (number, count) = (self.number, self.count);
-        write!(f, "{}-{number:05}-of-{count:05}{}", self.stem, self.ending)
     }
 }
 
