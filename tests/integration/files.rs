@@ -272,10 +272,10 @@ fn parts_come_from_the_hub_together() {
     )));
     assert_eq!(stdout(&first), expected);
 
-    let again = ask(&["--offline", "--file", "m-f32"], REPO);
-    assert!(!again.status.success());
-    let again = ask(&["--offline", "--file", &names[1]], REPO);
-    assert_eq!(stdout(&again), expected);
+    for file in ["f32", "m-f32", "F32/m-F32.gguf", &names[1]] {
+        let again = ask(&["--offline", "--file", file], REPO);
+        assert_eq!(stdout(&again), expected, "{file}");
+    }
     let models = || {
         let mut command = diffucoder(&["models", "-o", "json"]);
         let output = command.env("HF_HOME", home.path()).output().unwrap();
