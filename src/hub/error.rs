@@ -63,11 +63,7 @@ pub enum HubError {
         wanted: String,
         files: Vec<String>,
     },
-    /// All at the start of a list that may be long.
-    #[error(
-        "{model} lacks {}, without which its other parts are no model",
-        few(files)
-    )]
+    #[error("{model} is not whole without {}", few(files))]
     PartsMissing { model: String, files: Vec<String> },
     #[error("{} holds {} GGUF files", folder.display(), files.len())]
     ChooseInFolder { folder: PathBuf, files: Vec<String> },

@@ -259,7 +259,7 @@ mod tests {
         let error = check_all_there("o/r", &[1, 2, 3].map(part), &files).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "o/r lacks Q8_0/m-Q8_0-00002-of-00003.gguf, without which its other parts are no model"
+            "o/r is not whole without Q8_0/m-Q8_0-00002-of-00003.gguf"
         );
         // A count that is no count of parts makes a file of its own.
         assert_eq!(

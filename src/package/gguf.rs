@@ -52,13 +52,11 @@ impl Gguf {
         let files = match name.and_then(PartName::parse) {
             Some(part) => {
                 let parts = part.all().into_iter();
-                let (here, missing) = parts.partition(|name| path.with_file_name(name).is_file());
-                let folder = path.with_file_name("");
-                HubError::parts_missing(&folder.display().to_string(), missing)?;
-                let here: Vec<String> = here;
-                here.iter()
-                    .map(|name| file(&path.with_file_name(name)))
-                    .collect()
+                let (here, missing): (Vec<_>, Vec<_>) =
+                    parts.partition(|name| path.with_file_name(name).is_file());
+                HubError::parts_missing(&path.display().to_string(), missing)?;
+                let here = here.iter().map(|name| path.with_file_name(name));
+                here.map(|path| file(&path)).collect()
             }
             None => vec![file(path)],
         };
