@@ -1,13 +1,17 @@
 //! Chat templates: messages to the text, or the ids, that the model was trained on.
 //!
-//! A template is a Jinja program in `chat_template.jinja` or in `tokenizer_config.json`, rendered
-//! by MiniJinja in the environment that transformers gives it. It comes with the checkpoint, so it
-//! is not trusted: its size, work, recursion, stack and time are bounded. (One thing is not: a
-//! value made to contain itself, through `namespace`, and then printed, ends the process.)
+//! A template is a Jinja program in `chat_template.jinja`, in `tokenizer_config.json` or, of models
+//! that also take pictures, in `chat_template.json`, rendered by MiniJinja in the environment that
+//! transformers gives it. Where several have names it is the one named `default`; those in
+//! `additional_chat_templates` are for other uses. It comes with the checkpoint, so it is not
+//! trusted: its size, work, recursion, stack and time are bounded. (One thing is not: a value made
+//! to contain itself, through `namespace`, and then printed, ends the process.)
 //!
 //! Source: `transformers`, `utils/chat_template_utils.py`.
 
+mod dialect;
 mod functions;
+mod python;
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -17,12 +21,11 @@ use std::time::Duration;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind};
-use minijinja_contrib::pycompat;
 
 use self::functions::Raised;
 use crate::tokenizer::{
-    self, CHAT_TEMPLATE, CONFIG, Literals, SpecialTokens, TokenRole, Tokenizer, TokenizerError,
-    TokenizerFiles,
+    self, CHAT_TEMPLATE, CONFIG, LEGACY_CHAT_TEMPLATE, Literals, SpecialTokens, Tokenizer,
+    TokenizerError, TokenizerFiles,
 };
 
 /// Qwen2.5's template has 2.5 KB.
@@ -51,6 +54,9 @@ pub enum ChatError {
     /// The template refuses these messages, in its own words.
     #[error("the chat template refuses these messages: {0}")]
     Refused(String),
+    /// The template does not use what the user says, or not all of it.
+    #[error("the chat template leaves out the user's message, or a part of it")]
+    LeavesOut,
     /// The template needs something that it was not given.
     #[error("the chat template needs something that these messages do not have")]
     Undefined(#[source] minijinja::Error),
@@ -105,14 +111,17 @@ impl Message {
 pub struct ChatTemplate {
     file: &'static str,
     source: String,
+    /// The source as MiniJinja reads it.
+    adapted: String,
     specials: SpecialTokens,
 }
 
 impl ChatTemplate {
-    /// The template of a checkpoint, or `None` if it has none, like most base models.
+    /// The template of a checkpoint, or `None` if it has none, like most base models. Whether it is
+    /// Jinja shows when it is used, so that the model can be used without it.
     ///
     /// # Errors
-    /// [`ChatError::Syntax`] if it is not Jinja, [`ChatError::Tokenizer`] if a file is damaged.
+    /// [`ChatError::Tokenizer`] if a file is damaged.
     pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Option<Self>> {
         let specials = SpecialTokens::read(files)?;
         let (file, source) = match files.chat_template_jinja {
@@ -120,29 +129,28 @@ impl ChatTemplate {
                 CHAT_TEMPLATE,
                 tokenizer::text(CHAT_TEMPLATE, bytes)?.to_owned(),
             ),
-            None => match template_in_config(files.tokenizer_config_json)? {
-                Some(source) => (CONFIG, source),
-                None => return Ok(None),
-            },
+            None => {
+                let legacy = (LEGACY_CHAT_TEMPLATE, files.chat_template_json);
+                let mut found = None;
+                for (file, bytes) in [(CONFIG, files.tokenizer_config_json), legacy] {
+                    if let (None, Some(source)) = (&found, template_in(file, bytes)?) {
+                        found = Some((file, source));
+                    }
+                }
+                let Some(found) = found else { return Ok(None) };
+                found
+            }
         };
         if source.len() > MAX_TEMPLATE_BYTES {
             let reason = format!("the chat template has more than {MAX_TEMPLATE_BYTES} bytes");
             return Err(TokenizerError::Damaged { file, reason }.into());
         }
-        let template = Self {
+        Ok(Some(Self {
             file,
+            adapted: dialect::adapt(&source),
             source,
             specials,
-        };
-        let parse = template.clone();
-        apart(move || {
-            parse
-                .environment(0)
-                .template_from_named_str(parse.file, &parse.source)
-                .map(drop)
-        })?
-        .map_err(ChatError::Syntax)?;
-        Ok(Some(template))
+        }))
     }
 
     /// The template itself.
@@ -158,8 +166,8 @@ impl ChatTemplate {
     /// does both.
     ///
     /// # Errors
-    /// [`ChatError::Refused`], [`ChatError::Undefined`], [`ChatError::Exhausted`],
-    /// [`ChatError::Render`] and [`ChatError::Thread`].
+    /// [`ChatError::Syntax`], [`ChatError::Refused`], [`ChatError::Undefined`],
+    /// [`ChatError::Exhausted`], [`ChatError::Render`] and [`ChatError::Thread`].
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let (template, messages) = (self.clone(), messages.to_vec());
         let rendered = apart(move || template.render_here(&messages, add_generation_prompt))?;
@@ -170,6 +178,7 @@ impl ChatTemplate {
                     return ChatError::Refused(message.clone());
                 }
                 match here.downcast_ref().map(minijinja::Error::kind) {
+                    Some(ErrorKind::SyntaxError) => return ChatError::Syntax(error),
                     Some(ErrorKind::OutOfFuel) => return ChatError::Exhausted,
                     Some(ErrorKind::UndefinedError) => return ChatError::Undefined(error),
                     _ => cause = here.source(),
@@ -187,7 +196,8 @@ impl ChatTemplate {
     /// which tokenises [`Self::render`].
     ///
     /// # Errors
-    /// Those of [`Self::render`], [`ChatError::Tokenizer`] and [`ChatError::NoStandIn`].
+    /// Those of [`Self::render`], [`ChatError::LeavesOut`], [`ChatError::Tokenizer`] and
+    /// [`ChatError::NoStandIn`].
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -210,8 +220,26 @@ impl ChatTemplate {
             })
             .collect();
         let mut text = self.render(&protected, add_generation_prompt)?;
+        self.check_uses(protected, add_generation_prompt)?;
         text.push_str(&literals.protect(answer));
         Ok(tokenizer.encode_around(&text, &literals)?)
+    }
+
+    /// Checks that the last thing the user says reaches the text: that marks before and behind it
+    /// do. A template may trim it, escape it or change its case.
+    fn check_uses(&self, mut messages: Vec<Message>, add_generation_prompt: bool) -> Result<()> {
+        const MARK: &str = "zqxjvk";
+        let Some(said) = messages.iter_mut().rfind(|message| message.role == "user") else {
+            return Ok(());
+        };
+        said.content = format!("{MARK}{}{MARK}", said.content);
+        let wanted = said.content.matches(MARK).count();
+        match self.render(&messages, add_generation_prompt) {
+            Ok(text) if text.to_lowercase().matches(MARK).count() < wanted => {
+                Err(ChatError::LeavesOut)
+            }
+            _ => Ok(()), // it renders the message itself
+        }
     }
 
     fn render_here(
@@ -231,15 +259,10 @@ impl ChatTemplate {
             ("documents", Value::from(())),
         ];
         // A role without a token is undefined, not none: templates test for that.
-        for role in TokenRole::ALL {
-            variables.extend(
-                self.specials
-                    .get(role)
-                    .map(|token| (role.key(), Value::from(token))),
-            );
-        }
+        let tokens = self.specials.named();
+        variables.extend(tokens.map(|(name, token)| (name, Value::from(token))));
         environment
-            .template_from_named_str(self.file, &self.source)?
+            .template_from_named_str(self.file, &self.adapted)?
             .render(Value::from_pairs(variables))
     }
 
@@ -253,11 +276,7 @@ impl ChatTemplate {
                 .unwrap_or_default(),
         );
         environment.set_auto_escape_callback(|_| AutoEscape::None); // not by the file's name
-        environment.set_unknown_method_callback(|state, value, method, args| match method {
-            // The one method whose result can be any size before it is charged for.
-            "format" => Err(ErrorKind::UnknownMethod.into()),
-            _ => pycompat::unknown_method_callback(state, value, method, args),
-        });
+        python::add_to(&mut environment);
         environment.add_filter("tojson", functions::tojson);
         environment.add_function("raise_exception", functions::raise_exception);
         environment.add_function("strftime_now", functions::strftime_now);
@@ -288,17 +307,10 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result
     }
 }
 
-/// `chat_template` of `tokenizer_config.json`: one template, or several with names.
-fn template_in_config(bytes: Option<&[u8]>) -> Result<Option<String>> {
-    let config = tokenizer::object(CONFIG, bytes)?;
-    let damaged = |reason: &str| {
-        let reason = reason.to_owned();
-        Err(TokenizerError::Damaged {
-            file: CONFIG,
-            reason,
-        }
-        .into())
-    };
+/// `chat_template` of a file: one template, or several with names.
+fn template_in(file: &'static str, bytes: Option<&[u8]>) -> Result<Option<String>> {
+    let config = tokenizer::object(file, bytes)?;
+    let damaged = |reason: String| Err(TokenizerError::Damaged { file, reason }.into());
     match config.get("chat_template") {
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
@@ -306,9 +318,13 @@ fn template_in_config(bytes: Option<&[u8]>) -> Result<Option<String>> {
             let default = named.iter().find(|entry| entry["name"] == "default");
             match default.map(|entry| &entry["template"]) {
                 Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
-                _ => damaged("no chat template is named default"),
+                _ => {
+                    let names = named.iter().filter_map(|entry| entry["name"].as_str());
+                    let names = names.collect::<Vec<_>>().join(", ");
+                    damaged(format!("no chat template is named default, only: {names}"))
+                }
             }
         }
-        Some(_) => damaged("chat_template is neither a string nor a list"),
+        Some(_) => damaged("chat_template is neither a string nor a list".to_owned()),
     }
 }

@@ -41,6 +41,14 @@ pub struct KnownModel {
     pub recipe: Recipe,
 }
 
+impl KnownModel {
+    /// The names of its GGUF files as a model's name can be given, with their sizes.
+    pub fn conversions(&self) -> impl Iterator<Item = (String, u64)> {
+        let files = self.conversion.iter().flat_map(|known| known.files);
+        files.map(|&(quantization, bytes)| (format!("{}:{quantization}", self.alias), bytes))
+    }
+}
+
 /// A Hub repository of a model's GGUF files.
 #[derive(Debug, PartialEq)]
 pub struct Conversion {

@@ -52,8 +52,10 @@ pub struct Package {
 /// A prompt and the form in which the model gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prompt<'a> {
-    /// To be continued as it is.
+    /// To be continued as it is; special tokens count by their names.
     Raw(&'a str),
+    /// To be continued as it is; the names of special tokens are text.
+    Text(&'a str),
     /// A question in the chat template.
     Chat {
         /// The system message.
@@ -69,7 +71,7 @@ impl<'a> Prompt<'a> {
     /// The system message, where the model gets one.
     pub fn system(&self) -> Option<&'a str> {
         match self {
-            Self::Raw(_) => None,
+            Self::Raw(_) | Self::Text(_) => None,
             Self::Chat { system, .. } => Some(system),
         }
     }
@@ -277,6 +279,7 @@ impl Package {
                 let messages = [Message::new("system", *system), Message::new("user", *user)];
                 Ok(template.encode(&self.tokenizer, &messages, true, answer)?)
             }
+            (Prompt::Text(text), _) => Ok(self.tokenizer.encode_plain(text)?),
             (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {
                 Ok(self.tokenizer.encode_prompt(text, self.mask_id)?)
             }

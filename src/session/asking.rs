@@ -14,6 +14,8 @@ pub struct Asking {
     /// The beginning of the model's answer.
     answer: String,
     is_chat: bool,
+    /// Whether special tokens count by their names.
+    has_tokens: bool,
     fence: Option<Fence>,
     /// What stands before the result in the file that it is a part of.
     pub before: String,
@@ -48,6 +50,7 @@ impl Asking {
             text: String::new(),
             answer: String::new(),
             is_chat: package.is_chat(),
+            has_tokens: false,
             fence: None,
             before: String::new(),
         };
@@ -68,6 +71,15 @@ impl Asking {
                 );
                 plain.fenced(language, question, text)
             }
+        }
+    }
+
+    /// With special tokens in the text, by their names. In a chat template they stay text.
+    #[must_use]
+    pub fn with_special_tokens(self) -> Self {
+        Self {
+            has_tokens: true,
+            ..self
         }
     }
 
@@ -97,7 +109,8 @@ impl Asking {
     /// The prompt, with this system message where the model takes one.
     pub fn prompt<'a>(&'a self, system: &'a str) -> Prompt<'a> {
         match self.is_chat {
-            false => Prompt::Raw(&self.text),
+            false if self.has_tokens => Prompt::Raw(&self.text),
+            false => Prompt::Text(&self.text),
             true => Prompt::Chat {
                 system,
                 user: &self.text,

@@ -3,8 +3,8 @@
 //! A checkpoint carries either `tokenizer.json` (everything in one file) or the older layout:
 //! `vocab.json`, `merges.txt`, and added tokens in `added_tokens.json` and in
 //! `tokenizer_config.json`'s `added_tokens_decoder`. Every file comes from somewhere else, so each
-//! is checked here: the BPE builder of the `tokenizers` crate panics on a merge that no token
-//! covers, and gives added tokens whatever id is free instead of the id the file says.
+//! is checked here: the `tokenizers` crate gives added tokens whatever id is free instead of the id
+//! the file says.
 //!
 //! Source: `transformers` 5, `PreTrainedTokenizerBase._from_pretrained` (which file wins, and the
 //! flags of a token that `added_tokens.json` alone names).
@@ -22,6 +22,7 @@ const ADDED_TOKENS: &str = "added_tokens.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
 pub(crate) const CHAT_TEMPLATE: &str = "chat_template.jinja";
+pub(crate) const LEGACY_CHAT_TEMPLATE: &str = "chat_template.json";
 
 /// The contents of a checkpoint's tokenizer files; `None` for a file it does not have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,11 +41,13 @@ pub struct TokenizerFiles<'a> {
     pub tokenizer_config_json: Option<&'a [u8]>,
     /// `chat_template.jinja`. Wins over the template in `tokenizer_config.json`.
     pub chat_template_jinja: Option<&'a [u8]>,
+    /// `chat_template.json`, which older processors have. Read where no other file has a template.
+    pub chat_template_json: Option<&'a [u8]>,
 }
 
 impl<'a> TokenizerFiles<'a> {
     /// The names of all the files, for whoever has to fetch or open them.
-    pub const NAMES: [&'static str; 7] = [
+    pub const NAMES: [&'static str; 8] = [
         TOKENIZER_JSON,
         VOCAB,
         MERGES,
@@ -52,6 +55,7 @@ impl<'a> TokenizerFiles<'a> {
         SPECIAL_TOKENS_MAP,
         CONFIG,
         CHAT_TEMPLATE,
+        LEGACY_CHAT_TEMPLATE,
     ];
 
     /// Asks `contents` for each of [`Self::NAMES`].
@@ -64,6 +68,7 @@ impl<'a> TokenizerFiles<'a> {
             special_tokens_map_json: contents(SPECIAL_TOKENS_MAP),
             tokenizer_config_json: contents(CONFIG),
             chat_template_jinja: contents(CHAT_TEMPLATE),
+            chat_template_json: contents(LEGACY_CHAT_TEMPLATE),
         }
     }
 }
@@ -104,7 +109,9 @@ impl TokenRole {
 pub(crate) struct SpecialTokens {
     /// In the order of [`TokenRole::ALL`].
     by_role: [Option<String>; 5],
-    /// Tokens that are special without a role of their own.
+    /// Tokens under other names (`cls_token`, `image_token`): variables of a chat template too.
+    others: Vec<(String, String)>,
+    /// Tokens that are special without a name.
     additional: Vec<String>,
 }
 
@@ -126,13 +133,30 @@ impl SpecialTokens {
                 }
             }
             for key in ["additional_special_tokens", "extra_special_tokens"] {
-                let tokens: Vec<&Value> = match object.get(key) {
-                    Some(Value::Array(list)) => list.iter().collect(),
-                    Some(Value::Object(named)) => named.values().collect(),
-                    _ => Vec::new(),
-                };
-                for token in tokens {
-                    found.additional.extend(content(file, key, token)?);
+                match object.get(key) {
+                    Some(Value::Array(list)) => {
+                        for token in list {
+                            found.additional.extend(content(file, key, token)?);
+                        }
+                    }
+                    Some(Value::Object(named)) => {
+                        for (name, token) in named {
+                            let token = content(file, name, token)?;
+                            found
+                                .others
+                                .extend(token.map(|token| (name.clone(), token)));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            for (name, value) in object {
+                let is_role = TokenRole::ALL.iter().any(|role| role.key() == name);
+                if name.ends_with("_token") && !is_role && !value.is_boolean() {
+                    let token = content(file, name, value)?;
+                    found
+                        .others
+                        .extend(token.map(|token| (name.clone(), token)));
                 }
             }
         }
@@ -143,10 +167,18 @@ impl SpecialTokens {
         self.by_role[role as usize].as_deref()
     }
 
+    /// The tokens that have names: a role, or another one.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&str, &str)> {
+        let roles = TokenRole::ALL.into_iter().zip(&self.by_role);
+        let roles = roles.filter_map(|(role, token)| Some((role.key(), token.as_deref()?)));
+        let others = self.others.iter();
+        roles.chain(others.map(|(name, token)| (&**name, &**token)))
+    }
+
     /// Every token that some file calls special.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        let named = self.by_role.iter().flatten();
-        named.chain(&self.additional).map(String::as_str)
+        let named = self.named().map(|(_, token)| token);
+        named.chain(self.additional.iter().map(String::as_str))
     }
 }
 

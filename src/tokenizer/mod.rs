@@ -19,7 +19,10 @@ mod files;
 mod literal;
 mod pipeline;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::thread;
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
@@ -27,7 +30,9 @@ use tokenizers::{
     OffsetType, PreTokenizer, PreTokenizerWrapper,
 };
 
-pub(crate) use self::files::{CHAT_TEMPLATE, CONFIG, SpecialTokens, object, text};
+pub(crate) use self::files::{
+    CHAT_TEMPLATE, CONFIG, LEGACY_CHAT_TEMPLATE, SpecialTokens, object, text,
+};
 pub use self::files::{TokenRole, TokenizerFiles};
 pub(crate) use self::literal::Literals;
 use self::literal::Restore;
@@ -251,7 +256,7 @@ impl Tokenizer {
             words.into_encoding(None, 0, OffsetType::None)
         };
         // The split expression is the checkpoint's, and its engine panics where it gives up.
-        match catch_unwind(AssertUnwindSafe(encode)) {
+        match quietly(encode) {
             Ok(encoding) => Ok(encoding
                 .map_err(TokenizerError::Library)?
                 .get_ids()
@@ -352,6 +357,12 @@ impl Tokenizer {
         }
     }
 
+    /// Whether a text spells an added token, which [`Self::encode`] would take for that.
+    #[must_use]
+    pub fn is_spelt_in(&self, text: &str) -> bool {
+        self.added_tokens().any(|token| text.contains(token))
+    }
+
     /// Every added token.
     pub(crate) fn added_tokens(&self) -> impl Iterator<Item = &str> {
         self.added.get_vocab().keys().map(String::as_str)
@@ -360,6 +371,24 @@ impl Tokenizer {
     fn is_known(&self, id: u32) -> bool {
         (id as usize) < self.vocab_size
     }
+}
+
+/// Does some work that can panic, without the line that the process prints of every panic.
+fn quietly<T>(work: impl FnOnce() -> T) -> thread::Result<T> {
+    thread_local!(static IS_QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_QUIET.get() {
+                before(info);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_QUIET.set(false);
+    done
 }
 
 fn vocabulary(

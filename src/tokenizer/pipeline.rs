@@ -179,27 +179,16 @@ impl Source {
             let reason = format!("the byte symbol {missing:?} is missing");
             return Err(damaged(self.vocab, reason));
         }
-        let mut joined = String::new();
-        for (index, (left, right)) in merges.iter().enumerate() {
-            joined.clear();
-            joined.push_str(left);
-            joined.push_str(right);
-            for token in [left, right, &joined] {
-                if !vocab.contains_key(token) {
-                    let reason = format!(
-                        "merge {} ({left} {right}) needs the token {token:?}, which is not in {}",
-                        index + 1,
-                        self.vocab,
-                    );
-                    return Err(damaged(self.merges, reason));
-                }
-            }
-        }
         BPE::builder()
             .vocab_and_merges(vocab, merges)
             .ignore_merges(ignore_merges)
             .build()
-            .map_err(TokenizerError::Library)
+            .map_err(|error| {
+                damaged(
+                    self.merges,
+                    format!("not all of it is in {}: {error}", self.vocab),
+                )
+            })
     }
 }
 

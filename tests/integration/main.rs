@@ -24,6 +24,7 @@ mod tokenizer;
 mod trace;
 #[cfg(unix)]
 mod watch;
+mod words;
 
 use std::path::PathBuf;
 

@@ -205,6 +205,8 @@ fn doctor_finds_the_machine() {
         assert!(found[key].as_f64().unwrap() > 0.0, "{key}");
     }
     assert!(found["advice"].as_str().unwrap().contains("--model"));
+    assert_eq!(found["choices"][0]["flags"], "--model diffucoder:q4_k_m");
+    assert_eq!(found["choices"][0]["download_bytes"], 4_800_000_000_u64);
     let text = stdout(&run(&["doctor", "--threads", "1"]));
     assert!(
         text.contains("kernels ") && text.contains("1 threads to compute with"),

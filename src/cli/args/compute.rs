@@ -49,8 +49,11 @@ impl Engine {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         };
-        self.session
-            .load(&mut Download::new(ui, &self.spec), on_load)?;
+        let mut download = Download::new(ui, &self.spec);
+        if self.session.target().device.is_cpu() {
+            download = download.naming_conversion(&self.spec);
+        }
+        self.session.load(&mut download, on_load)?;
         bar.finish_and_clear();
         Ok(())
     }

@@ -39,6 +39,10 @@ pub struct PromptArgs {
     /// Take the text of a file or a pipe as a question
     #[arg(long)]
     ask: bool,
+    /// Take the names of special tokens (<|im_end|> …) in a file or a pipe for those tokens, as in
+    /// --prompt; in a chat template they are text
+    #[arg(long)]
+    pub special: bool,
 }
 
 /// A prompt as it was given.
@@ -47,6 +51,8 @@ pub struct Given {
     pub text: String,
     /// Whether a chat model is to continue it, rather than to answer it.
     pub complete: bool,
+    /// Whether special tokens count by their names where no template is used.
+    pub special: bool,
     /// The file it is from, if it has a name.
     pub file: Option<PathBuf>,
 }
@@ -94,6 +100,7 @@ impl PromptArgs {
         }
         Ok(Given {
             text,
+            special: self.special || self.prompt.is_some(),
             complete: self.complete || (self.prompt.is_none() && !self.ask),
             file: file.map(Path::to_path_buf),
         })

@@ -87,7 +87,18 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     args.shown.check(ui, is_one, &["num-samples", "retries"])?;
     let engine = args.compute.open(&args.model, ui)?;
     let wish = given.wish(args.raw, args.code);
-    let asking = Asking::new(engine.session.package(), given.text, wish, &language);
+    let package = engine.session.package();
+    let spells_token = package.tokenizer.is_spelt_in(&given.text);
+    let asking = Asking::new(package, given.text, wish, &language);
+    let asking = match given.special {
+        true => asking.with_special_tokens(),
+        false => asking,
+    };
+    if args.prompt.special && asking.is_chat() {
+        ui.note("--special does nothing in the chat template: tokens in the text stay text");
+    } else if spells_token && !given.special && !asking.is_chat() {
+        ui.note("special tokens in the text are taken as text; --special makes tokens of them");
+    }
     if asking.is_continued_in_chat() {
         ui.status("continuing the given text as a file; --ask takes it as a question");
     }

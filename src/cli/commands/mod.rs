@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod bench;
+mod choices;
 pub mod config;
 pub mod doctor;
 pub mod generate;

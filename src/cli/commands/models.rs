@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::choices::{Machine, Needs};
+use crate::cli::args::compute;
 use crate::cli::args::values::Output;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
@@ -30,6 +32,9 @@ struct Row {
     id: Option<String>,
     /// What a first use downloads.
     download_bytes: Option<u64>,
+    /// `None` for the built-in model, and for those that are in the cache but have no alias.
+    #[serde(flatten)]
+    needs: Option<Needs>,
     licence: Option<&'static str>,
     /// "built in", "complete", "partial" or "no".
     cached: &'static str,
@@ -40,16 +45,24 @@ struct Row {
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
     let in_cache = cached(&options).map_err(Error::from)?;
+    let machine = Machine::measure(compute::isa()?, compute::cores());
     let find = |id: &str| {
         let mut found = in_cache.iter();
         found.find(|found| found.id.as_str().eq_ignore_ascii_case(id))
     };
+    let machine = &machine;
     let known = MODELS.iter().flat_map(|model| {
-        let whole = Row::known(model, model.hub_id.and_then(find));
+        let needs = model.hub_id.map(|_| machine.needs_of_whole(model));
+        let whole = Row {
+            needs,
+            ..Row::known(model, model.hub_id.and_then(find))
+        };
         let conversion = model.conversion.as_ref();
         let quantized = conversion.into_iter().flat_map(move |conversion| {
-            let row =
-                move |file| Row::quantized(model, conversion.hub_id, file, find(conversion.hub_id));
+            let row = move |file: &(&str, u64)| Row {
+                needs: Some(machine.needs(file.1 as f64)),
+                ..Row::quantized(model, conversion.hub_id, file, find(conversion.hub_id))
+            };
             conversion.files.iter().map(row)
         });
         std::iter::once(whole).chain(quantized)
@@ -60,7 +73,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
         Output::Text => {
-            ui.result(&text(&rows))?;
+            let terminal = console::Term::stdout().size_checked();
+            let width = terminal.map_or(usize::MAX, |(_, columns)| columns.into());
+            ui.result(&text(&rows, width))?;
+            ui.status(
+                "Memory and tokens/s are estimates; whole models are quantized while loading.",
+            );
             ui.status(&format!("cache: {}", options.cache_dir.display()));
         }
     }
@@ -73,6 +91,7 @@ impl Row {
             alias: Some(model.alias.to_owned()),
             id: model.hub_id.map(str::to_string),
             download_bytes: model.hub_id.map(|_| model.download_bytes),
+            needs: None,
             licence: Some(model.licence),
             cached: match (model.hub_id, found) {
                 (None, _) => "built in",
@@ -96,6 +115,7 @@ impl Row {
             alias: Some(format!("{}:{quantization}", model.alias)),
             id: Some(hub_id.to_owned()),
             download_bytes: Some(download_bytes),
+            needs: None,
             licence: Some(model.licence),
             cached: if file.is_some() { "complete" } else { "no" },
             cached_bytes: file.map_or(0, |file| file.bytes),
@@ -108,6 +128,7 @@ impl Row {
             alias: None,
             id: Some(found.id.to_string()),
             download_bytes: None,
+            needs: None,
             licence: None,
             cached: completeness(found),
             cached_bytes: found.bytes,
@@ -124,19 +145,57 @@ fn completeness(found: &CachedModel) -> &'static str {
     }
 }
 
-fn text(rows: &[Row]) -> String {
-    let header = ["MODEL", "SIZE", "LICENCE", "CACHED", "HUB ID"].map(str::to_string);
+/// As a table, without the licences and the ids on the Hub where they do not fit beside the rest.
+fn text(rows: &[Row], width: usize) -> String {
+    let header = [
+        "MODEL", "DOWNLOAD", "MEMORY", "TOKENS/S", "CACHED", "LICENCE", "HUB ID",
+    ];
     let cells = rows.iter().map(|row| {
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), human_bytes);
+        let needs = row.needs.as_ref();
         [
             row.alias.clone().or(row.id.clone()).unwrap_or_default(),
-            row.download_bytes.map_or_else(|| "-".into(), human_bytes),
-            row.licence.unwrap_or("see its page").to_string(),
+            bytes(row.download_bytes),
+            bytes(needs.map(|needs| needs.memory_bytes)),
+            needs.map_or_else(|| "-".into(), Needs::speed),
             match row.cached_bytes {
                 0 => row.cached.to_string(),
                 bytes => format!("{} ({})", row.cached, human_bytes(bytes)),
             },
+            row.licence.unwrap_or("see its page").to_string(),
             row.id.clone().unwrap_or_else(|| "-".into()),
         ]
     });
-    table([Align::Left; 5], std::iter::once(header).chain(cells))
+    let lines: Vec<_> = std::iter::once(header.map(str::to_string))
+        .chain(cells)
+        .collect();
+    use Align::{Left, Right};
+    let whole = table([Left, Right, Right, Right, Left, Left, Left], lines.clone());
+    if whole.lines().all(|line| line.chars().count() <= width) {
+        return whole;
+    }
+    let first = |line: [String; 7]| line.first_chunk::<5>().cloned().unwrap_or_default();
+    table(
+        [Left, Right, Right, Right, Left],
+        lines.into_iter().map(first),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_gets_the_first_columns() {
+        let row = Row {
+            cached_bytes: 15_200_000_000,
+            cached: "complete",
+            ..Row::known(&MODELS[0], None)
+        };
+        let rows = [row];
+        assert!(text(&rows, usize::MAX).contains("apple/DiffuCoder"));
+        let narrow = text(&rows, 80);
+        assert!(narrow.ends_with("complete (15.20 GB)\n"), "{narrow}");
+        assert!(narrow.lines().all(|line| line.len() <= 80));
+    }
 }

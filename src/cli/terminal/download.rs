@@ -9,6 +9,8 @@ use diffucoder::hub::{Event, HubModel, ModelSpec, Progress, registry};
 pub struct Download<'a> {
     ui: &'a Ui,
     licence_note: Option<String>,
+    /// A file to take instead, and its size.
+    smaller: Option<(String, u64)>,
     bar: Option<ProgressBar>,
 }
 
@@ -25,7 +27,21 @@ impl<'a> Download<'a> {
         Self {
             ui,
             licence_note,
+            smaller: None,
             bar: None,
+        }
+    }
+
+    /// Names the conversion of a known model, before the whole of it is downloaded.
+    #[must_use]
+    pub fn naming_conversion(self, spec: &ModelSpec) -> Self {
+        let whole = match spec {
+            ModelSpec::Hub(HubModel { id, gguf: None }) => registry::by_hub_id(id.as_str()),
+            _ => None,
+        };
+        Self {
+            smaller: whole.and_then(|model| model.conversions().next()),
+            ..self
         }
     }
 }
@@ -41,6 +57,9 @@ impl Progress for Download<'_> {
             } => {
                 if let Some(licence) = self.licence_note.take() {
                     self.ui.note(&licence);
+                }
+                if let Some(note) = self.conversion_note(total_bytes, present_bytes) {
+                    self.ui.note(&note);
                 }
                 let resumed = match present_bytes {
                     0 => String::new(),
@@ -92,9 +111,49 @@ impl Progress for Download<'_> {
 }
 
 impl Download<'_> {
+    /// Said once, and only while more is missing than the conversion has.
+    fn conversion_note(&mut self, total_bytes: u64, present_bytes: u64) -> Option<String> {
+        let missing_bytes = total_bytes.saturating_sub(present_bytes);
+        let (name, bytes) = self.smaller.take_if(|(_, bytes)| *bytes < missing_bytes)?;
+        Some(format!(
+            "on a CPU a conversion is as fast, is {} instead of {} and needs less memory: stop \
+             this with Ctrl-C and use `--model {name}`",
+            human_bytes(bytes),
+            human_bytes(total_bytes),
+        ))
+    }
+
     fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_conversion_is_named_before_the_whole_is_downloaded() {
+        let ui = Ui::new(true);
+        let note = |name: &str, present_bytes| {
+            let spec = ModelSpec::parse(name).unwrap();
+            let mut download = Download::new(&ui, &spec).naming_conversion(&spec);
+            let note = download.conversion_note(15_200_000_000, present_bytes);
+            assert_eq!(
+                download.conversion_note(15_200_000_000, present_bytes),
+                None
+            );
+            note
+        };
+        let named = note("diffucoder", 0).unwrap();
+        assert!(named.contains("4.80 GB instead of 15.20 GB"), "{named}");
+        assert!(named.contains("`--model diffucoder:q4_k_m`"), "{named}");
+        assert!(note("apple/DiffuCoder-7B-Instruct", 0).is_some());
+        assert_eq!(note("diffucoder", 12_000_000_000), None);
+        for other in ["diffucoder:q4_k_m", "dream-coder", "somebody/model", "tiny"] {
+            assert_eq!(note(other, 0), None, "{other}");
         }
     }
 }

@@ -191,11 +191,10 @@ fn broken_merges() {
     let error = merges("#version: 0.2\n# i\ni zz");
     assert_eq!(
         error,
-        r#"merges.txt is damaged: merge 2 (i zz) needs the token "zz", which is not in vocab.json"#
+        "merges.txt is damaged: not all of it is in vocab.json: Token `zz` out of vocabulary"
     );
-    assert!(merges("i n\n#version: 0.2").contains(r##"needs the token "#version:""##));
-    // Longer than any token: this makes the library's builder panic.
-    assert!(merges("#in #in").contains(r##""#in#in""##));
+    assert!(merges("i n\n#version: 0.2").contains("`#version:`"));
+    assert!(merges("#in #in").contains("`#in#in`")); // longer than any token
     let error = Tokenizer::from_files(&TokenizerFiles {
         merges_txt: Some(b"\xff"),
         ..qwen2_files()
@@ -391,7 +390,7 @@ proptest! {
             added_tokens_json: Some(added),
             special_tokens_map_json: Some(map),
             tokenizer_config_json: Some(config),
-            chat_template_jinja: None,
+            ..TokenizerFiles::default()
         });
         if let Ok(tokenizer) = built {
             let ids = tokenizer.encode("a #in <e>\u{e9}<m> \n").unwrap();

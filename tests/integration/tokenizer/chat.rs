@@ -46,6 +46,61 @@ fn templates_render_and_encode_as_transformers_does() {
     }
 }
 
+/// What templates are made of, each against transformers: what of it MiniJinja has to be taught,
+/// and what it must go on doing.
+#[test]
+fn constructs_render_as_transformers_renders_them() {
+    let constructs = fixture("constructs.json");
+    let message =
+        |m: &Value| Message::new(m["role"].as_str().unwrap(), m["content"].as_str().unwrap());
+    let messages = constructs["messages"].as_array().unwrap();
+    let messages: Vec<Message> = messages.iter().map(message).collect();
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>"}).to_string();
+    for case in constructs["cases"].as_array().unwrap() {
+        let source = case["template"].as_str().unwrap();
+        let files = TokenizerFiles {
+            chat_template_jinja: Some(source.as_bytes()),
+            tokenizer_config_json: Some(config.as_bytes()),
+            ..TokenizerFiles::default()
+        };
+        let template = ChatTemplate::from_files(&files).unwrap().unwrap();
+        let text = template.render(&messages, true);
+        let text = text.unwrap_or_else(|error| chain(&error));
+        assert_eq!(text, case["text"].as_str().unwrap(), "{source}");
+    }
+}
+
+#[test]
+fn a_template_that_leaves_the_question_out_is_refused() {
+    let encode = |source: &str, content: &str| {
+        let system = Message::new("system", "s");
+        let messages = [system, Message::new("user", content)];
+        template(source)
+            .unwrap()
+            .encode(&QWEN2, &messages, true, "")
+    };
+    for unused in [
+        "<|im_start|>assistant\n",
+        "{{ messages[0].content }}",
+        "{{ messages[1].content[:3] }}",
+        "{{ messages[1].content.split('</think>')[-1] }}",
+        "{% for m in messages %}{% if m.role == 'human' %}{{ m.content }}{% endif %}{% endfor %}",
+    ] {
+        let refused = encode(unused, "so</think> s").unwrap_err();
+        assert!(matches!(refused, ChatError::LeavesOut), "{unused}");
+    }
+    for used in [
+        "{{ messages[1].content|trim|upper }}",
+        "{{ messages|tojson }}",
+        "{{ messages }}",
+        "{% for m in messages %}{{ m.content|replace('<|im_end|>', '') }}{% endfor %}",
+    ] {
+        for content in ["\n s<|im_end|>\u{e9}\"'\n", "", "s"] {
+            assert!(encode(used, content).is_ok(), "{used}");
+        }
+    }
+}
+
 #[test]
 fn control_tokens_in_a_message_are_text() {
     let template = ChatTemplate::from_files(&qwen2_files()).unwrap().unwrap();
@@ -127,6 +182,22 @@ fn where_the_template_is_found() {
         with(json!({"chat_template": list}), None).unwrap().unwrap(),
         "d"
     );
+    // An older processor's file counts where no other has a template.
+    for (config, wanted) in [(json!({}), "p"), (json!({"chat_template": "c"}), "c")] {
+        let config = config.to_string();
+        let files = TokenizerFiles {
+            tokenizer_config_json: Some(config.as_bytes()),
+            chat_template_json: Some(br#"{"chat_template": "p"}"#),
+            ..TokenizerFiles::default()
+        };
+        let template = ChatTemplate::from_files(&files).unwrap().unwrap();
+        assert_eq!(template.render(&user("hi"), false).unwrap(), wanted);
+    }
+    let error = with(
+        json!({"chat_template": [{"name": "rag", "template": "r"}]}),
+        None,
+    );
+    assert!(error.unwrap_err().to_string().ends_with("only: rag"));
     for bad in [
         json!([{"name": "tool_use", "template": "t"}]),
         json!(3),
@@ -140,16 +211,22 @@ fn where_the_template_is_found() {
             "{error}"
         );
     }
-    // A token is passed under its role, and a role without one is undefined.
-    let roles = "{{ bos_token is defined }} {{ eos_token }} {{ '<' }}";
-    let config =
-        json!({"eos_token": {"content": "</s>", "__type": "AddedToken"}, "bos_token": null});
-    assert_eq!(with(config, Some(roles)).unwrap().unwrap(), "False </s> <");
+    // A token is passed under its role or other name, and a role without one is undefined.
+    let roles =
+        "{{ bos_token is defined }} {{ eos_token }} {{ cls_token }} {{ image_token }}{{ '<' }}";
+    let config = json!({
+        "eos_token": {"content": "</s>", "__type": "AddedToken"}, "bos_token": null,
+        "cls_token": "<c>", "extra_special_tokens": {"image_token": {"content": "<i>"}},
+        "add_bos_token": true,
+    });
+    let text = with(config, Some(roles)).unwrap().unwrap();
+    assert_eq!(text, "False </s> <c> <i><");
 }
 
 #[test]
 fn template_errors_say_what_is_wrong() {
-    let syntax = template("a\n{% if %}").unwrap_err();
+    let syntax = template("a\n{% if %}").unwrap();
+    let syntax = syntax.render(&user(""), false).unwrap_err();
     assert!(matches!(syntax, ChatError::Syntax(_)));
     assert!(
         chain(&syntax).contains("chat_template.jinja:2"),
@@ -183,10 +260,8 @@ fn template_errors_say_what_is_wrong() {
         .unwrap_err();
     assert!(matches!(empty, ChatError::Undefined(_)));
 
-    let unknown = template("{{ messages|nonsense }}");
-    let unknown = unknown
-        .and_then(|template| template.render(&[], false))
-        .unwrap_err();
+    let unknown = template("{{ messages|nonsense }}").unwrap();
+    let unknown = unknown.render(&[], false).unwrap_err();
     assert!(chain(&unknown).contains("nonsense"), "{}", chain(&unknown));
     let big = template(&" ".repeat(70_000)).unwrap_err();
     assert!(
@@ -231,7 +306,6 @@ fn hostile_templates_end_in_an_error() {
     let wrong = [
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ range(99999)|list|tojson(indent=100000) }}",
-        "{{ '{:999999999}'.format(3) }}",
         "{% include 'x' %}",
     ];
     for source in wrong {
@@ -248,6 +322,9 @@ fn hostile_templates_end_in_an_error() {
     let work = [
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'x' * 10000000000 }}",
+        "{{ '{:999999999}'.format(3) }}",
+        "{{ '%999999999d' % 3 }}",
+        "{{ ('{0}' * 9999).format('x' * 99999) }}",
         "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
     ];
     for source in work {

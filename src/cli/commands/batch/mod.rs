@@ -72,7 +72,8 @@ pub struct Args {
     /// Results of each line, with the seeds that follow its seed
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     num_samples: usize,
-    /// Give the prompts to the model as they are, without the chat template
+    /// Give the prompts to the model as they are, without the chat template; the names of special
+    /// tokens count as tokens
     #[arg(long, conflicts_with = "system")]
     raw: bool,
     /// The system message of the chat template
@@ -308,7 +309,11 @@ impl<'a> Form<'a> {
                     (false, LineFormat::Json) => Wish::Answer,
                     (false, LineFormat::Evalplus | LineFormat::HumanEval) => Wish::Code,
                 };
-                Self::Answer(Asking::new(package, prompt.clone(), wish, "python"))
+                let asking = Asking::new(package, prompt.clone(), wish, "python");
+                Self::Answer(match args.raw {
+                    true => asking.with_special_tokens(),
+                    false => asking,
+                })
             }
         }
     }

@@ -3,28 +3,16 @@
 use serde::Serialize;
 use sysinfo::System;
 
+use super::choices::{Choice, Machine};
 use crate::cli::args::compute;
 use crate::cli::args::values::{Output, at_least_one};
-use crate::cli::hints;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
+use diffucoder::hub::registry::MODELS;
 use diffucoder::hub::{CachedModel, HubOptions, cached};
-use diffucoder::kernels::limits::{Limits, Meter};
-use diffucoder::kernels::{Format, Isa};
-use diffucoder::model::device::{DeviceChoice, DeviceError, free_memory_bytes};
-
-/// Weights of the 7B models.
-const PARAMETERS: f64 = 7.6e9;
-/// Positions that a pass of the default mode computes, in the mean of 256 tokens at two a pass
-/// (`bench --generate`).
-const ROWS: f64 = 9.3;
-/// Tokens that such a pass reveals, by how sure the model is.
-const TOKENS: [f64; 2] = [1.0, 3.0];
-/// Share of the int8 limit that a whole forward pass reaches, attention and all.
-const EFFICIENCY: f64 = 0.6;
-/// Memory beside the weights: activations, keys and values, logits.
-const SPARE: f64 = 1.2;
+use diffucoder::kernels::Isa;
+use diffucoder::model::device::{DeviceChoice, DeviceError};
 
 /// Flags of `doctor`.
 #[derive(clap::Args)]
@@ -53,6 +41,8 @@ struct Findings {
     cached: Vec<Cached>,
     int8_ops_per_s: f64,
     read_bytes_per_s: f64,
+    /// The ways to run the default model; the speeds are estimates from the two limits.
+    choices: Vec<Choice>,
     advice: String,
 }
 
@@ -71,8 +61,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut system = System::new();
     system.refresh_memory();
     system.refresh_cpu_all();
-    let free_bytes = free_memory_bytes(&candle_core::Device::Cpu);
-    let limits = Meter::new(isa, threads).measure();
+    let machine = Machine::measure(isa, threads);
+    let choices = machine.choices(&MODELS[0]); // the default
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         cpu: system
@@ -84,14 +74,15 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         kernels: isa.name(),
         kernels_available: Isa::available().map(Isa::name).collect(),
         memory_bytes: system.total_memory(),
-        memory_free_bytes: free_bytes,
+        memory_free_bytes: machine.free_bytes,
         cuda: gpu(DeviceChoice::Cuda(0)),
         metal: gpu(DeviceChoice::Metal),
         cache: options.cache_dir.display().to_string(),
         cached: models.iter().map(Cached::from).collect(),
-        int8_ops_per_s: limits.int8_ops_per_s,
-        read_bytes_per_s: limits.read_bytes_per_s,
-        advice: advice(free_bytes, limits),
+        int8_ops_per_s: machine.limits.int8_ops_per_s,
+        read_bytes_per_s: machine.limits.read_bytes_per_s,
+        advice: advice(&choices),
+        choices,
     };
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&findings)?))?,
@@ -150,7 +141,12 @@ impl Findings {
             ("advice", self.advice.clone()),
         ];
         let lines = lines.map(|(what, text)| [what.to_string(), text]);
-        table([Align::Left; 2], lines)
+        format!(
+            "{}\n{}\nMemory is what a run takes in all. Tokens/s are estimates from the limits above\n\
+             for `--mode fast`: from one to three tokens a forward pass.\n",
+            table([Align::Left; 2], lines),
+            choices_table(&self.choices)
+        )
     }
 }
 
@@ -168,38 +164,53 @@ impl From<&CachedModel> for Cached {
 fn gpu(choice: DeviceChoice) -> String {
     match choice.open() {
         Ok(_) => "ready".into(),
-        Err(error @ DeviceError::NotCompiled { .. }) => {
-            format!("not in this build ({})", hints::device(&error))
+        Err(DeviceError::NotCompiled { feature, .. }) => {
+            format!("not in this build (`cargo build --release --features {feature}`)")
         }
         Err(error) => format!("{:#}", anyhow::Error::from(error)),
     }
 }
 
-/// Which model to run here, and how long it takes.
-fn advice(free_bytes: Option<u64>, limits: Limits) -> String {
-    if DeviceChoice::Auto
-        .open()
-        .is_ok_and(|device| !device.is_cpu())
-    {
-        return "`--model diffucoder` on the GPU, in bf16: 15.2 GB of its memory".into();
+/// Which of the choices to take.
+fn advice(choices: &[Choice]) -> String {
+    match choices.iter().find(|choice| choice.needs.fits) {
+        Some(Choice { flags, .. }) => format!("`diffucoder generate {flags} --prompt …`"),
+        None => {
+            let least = choices.iter().map(|choice| choice.needs.memory_bytes).min();
+            format!(
+                "`--model tiny`: the 7B models need {} of free memory at least",
+                human_bytes(least.unwrap_or_default())
+            )
+        }
     }
-    let bytes =
-        |format: Format| PARAMETERS / format.block_inputs() as f64 * format.block_bytes() as f64;
-    let fits = |format: &Format| free_bytes.is_none_or(|free| SPARE * bytes(*format) < free as f64);
-    let Some(format) = [Format::Q8_0, Format::Q4_0].into_iter().find(fits) else {
-        return format!(
-            "`--model tiny`: the 7B models need {} of free memory at 4 bits",
-            human_bytes((SPARE * bytes(Format::Q4_0)) as u64)
-        );
-    };
-    let compute = 2.0 * PARAMETERS * ROWS / (EFFICIENCY * limits.int8_ops_per_s);
-    let pass = compute.max(bytes(format) / limits.read_bytes_per_s);
-    let [slowest, fastest] = TOKENS.map(|tokens| tokens / pass);
-    format!(
-        "`--model diffucoder --quant {format}` ({} of memory): about {pass:.2} s for each forward \
-         pass, {slowest:.1} to {fastest:.1} tokens/s",
-        human_bytes(bytes(format) as u64),
-    )
+}
+
+/// The choices as a table.
+fn choices_table(choices: &[Choice]) -> String {
+    let header = ["7B MODEL", "DOWNLOAD", "MEMORY", "TOKENS/S", ""].map(str::to_string);
+    let recommended = choices.iter().position(|choice| choice.needs.fits);
+    let lines = choices.iter().enumerate().map(|(number, choice)| {
+        let remark = match choice.needs.fits {
+            true if Some(number) == recommended => "recommended",
+            true => "",
+            false => "does not fit",
+        };
+        [
+            choice.flags.clone(),
+            human_bytes(choice.download_bytes),
+            human_bytes(choice.needs.memory_bytes),
+            choice.needs.speed(),
+            remark.to_string(),
+        ]
+    });
+    let columns = [
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Right,
+        Align::Left,
+    ];
+    table(columns, std::iter::once(header).chain(lines))
 }
 
 /// Features of this CPU that the kernels, ours and candle's, ask for.
@@ -222,18 +233,31 @@ fn features() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diffucoder::kernels::limits::Limits;
 
     #[test]
-    fn the_advice_follows_memory_and_speed() {
-        let limits = Limits {
-            int8_ops_per_s: 1e12,
-            read_bytes_per_s: 40e9,
+    fn the_advice_is_the_first_choice_that_fits() {
+        let choices = |gb: u64| {
+            let machine = Machine {
+                free_bytes: Some(gb * 1_000_000_000),
+                limits: Limits {
+                    int8_ops_per_s: 1e12,
+                    read_bytes_per_s: 40e9,
+                },
+                is_gpu: false,
+            };
+            machine.choices(&MODELS[0])
         };
-        let advice = |gb: u64| advice(Some(gb * 1_000_000_000), limits);
-        assert!(advice(24).contains("--quant q8_0"), "{}", advice(24));
-        assert!(advice(24).contains("about 0.24 s"), "{}", advice(24));
-        assert!(advice(24).contains("4.2 to 12.7 tokens/s"));
-        assert!(advice(8).contains("--quant q4_0"));
-        assert!(advice(2).contains("--model tiny"));
+        assert!(advice(&choices(24)).contains("--model diffucoder:q4_k_m"));
+        assert!(advice(&choices(2)).contains("--model tiny"));
+        assert_eq!(
+            choices_table(&choices(7)),
+            "\
+7B MODEL                         DOWNLOAD   MEMORY   TOKENS/S
+--model diffucoder:q4_k_m         4.80 GB  5.76 GB  4.2 to 13  recommended
+--model diffucoder --quant q8_0  15.20 GB  9.69 GB  4.2 to 13  does not fit
+--model diffucoder --quant q4_0  15.20 GB  5.13 GB  4.2 to 13
+"
+        );
     }
 }

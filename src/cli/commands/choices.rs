@@ -1,0 +1,197 @@
+//! What a known model takes on this machine: what is downloaded, memory, and an estimate of its
+//! speed.
+
+use diffucoder::hub::registry::KnownModel;
+use diffucoder::kernels::limits::{Limits, Meter};
+use diffucoder::kernels::{Format, Isa};
+use diffucoder::model::device::{DeviceChoice, free_memory_bytes};
+use serde::Serialize;
+
+/// Weights of the 7B models.
+const PARAMETERS: f64 = 7.6e9;
+/// Positions that a pass of the default mode computes, in the mean of 256 tokens at two a pass
+/// (`bench --generate`).
+const ROWS: f64 = 9.3;
+/// Tokens that such a pass reveals, by how sure the model is.
+const TOKENS: [f64; 2] = [1.0, 3.0];
+/// Share of the int8 limit that a whole forward pass reaches, attention and all.
+const EFFICIENCY: f64 = 0.6;
+/// Memory beside the weights: activations, keys and values, logits. (5.2 GB at the peak for a file
+/// of 4.4 GB: benches/README.md.)
+const SPARE: f64 = 1.2;
+/// In what a whole model is held, from the largest to the smallest.
+const HELD_AS: [Format; 2] = [Format::Q8_0, Format::Q4_0];
+
+/// What there is to compute with.
+pub struct Machine {
+    pub free_bytes: Option<u64>,
+    pub limits: Limits,
+    pub is_gpu: bool,
+}
+
+/// What a model takes.
+#[derive(Debug, Serialize)]
+pub struct Needs {
+    /// All in all, about.
+    pub memory_bytes: u64,
+    pub fits: bool,
+    /// From and to, by how sure the model is: estimated from the machine's limits, for CPUs only.
+    pub tokens_per_s: Option<[f64; 2]>,
+}
+
+/// A way to run a model.
+#[derive(Debug, Serialize)]
+pub struct Choice {
+    pub flags: String,
+    pub download_bytes: u64,
+    #[serde(flatten)]
+    pub needs: Needs,
+}
+
+impl Machine {
+    /// Measures it, which takes about a second.
+    pub fn measure(isa: Isa, threads: usize) -> Self {
+        let device = DeviceChoice::Auto.open();
+        Self {
+            free_bytes: free_memory_bytes(&candle_core::Device::Cpu),
+            limits: Meter::new(isa, threads).measure(),
+            is_gpu: device.is_ok_and(|device| !device.is_cpu()),
+        }
+    }
+
+    /// What a model of 7B takes whose weights have this size in memory.
+    pub fn needs(&self, weights_bytes: f64) -> Needs {
+        let memory = SPARE * weights_bytes;
+        let compute = 2.0 * PARAMETERS * ROWS / (EFFICIENCY * self.limits.int8_ops_per_s);
+        let pass = compute.max(weights_bytes / self.limits.read_bytes_per_s);
+        Needs {
+            memory_bytes: memory as u64,
+            // The memory of a GPU is not known here.
+            fits: self.is_gpu || self.free_bytes.is_none_or(|free| memory < free as f64),
+            tokens_per_s: (!self.is_gpu).then(|| TOKENS.map(|tokens| tokens / pass)),
+        }
+    }
+
+    /// What the whole of a model takes: in the largest quantized form that fits, on a GPU as it is.
+    pub fn needs_of_whole(&self, model: &KnownModel) -> Needs {
+        if self.is_gpu {
+            return self.needs(model.download_bytes as f64);
+        }
+        let mut forms = HELD_AS.map(|format| self.needs(held(format))).into_iter();
+        let fitting = forms.find(|needs| needs.fits);
+        fitting.unwrap_or_else(|| self.needs(held(HELD_AS[HELD_AS.len() - 1])))
+    }
+
+    /// The ways to run a model, the one to recommend first, those that do not fit included.
+    pub fn choices(&self, model: &KnownModel) -> Vec<Choice> {
+        let choice = |flags, download_bytes, weights_bytes| Choice {
+            flags,
+            download_bytes,
+            needs: self.needs(weights_bytes),
+        };
+        let whole = |more: &str, weights_bytes| {
+            let flags = format!("--model {}{more}", model.alias);
+            choice(flags, model.download_bytes, weights_bytes)
+        };
+        let conversions = model
+            .conversions()
+            .map(|(name, bytes)| choice(format!("--model {name}"), bytes, bytes as f64));
+        match self.is_gpu {
+            true => std::iter::once(whole("", model.download_bytes as f64))
+                .chain(conversions)
+                .collect(),
+            false => conversions
+                .chain(HELD_AS.map(|format| whole(&format!(" --quant {format}"), held(format))))
+                .collect(),
+        }
+    }
+}
+
+/// Weights of 7B in a format.
+fn held(format: Format) -> f64 {
+    PARAMETERS / format.block_inputs() as f64 * format.block_bytes() as f64
+}
+
+impl Needs {
+    /// `4.2 to 12.7`, or a dash.
+    pub fn speed(&self) -> String {
+        let figure = |tokens: f64| match tokens < 10.0 {
+            true => format!("{tokens:.1}"),
+            false => format!("{tokens:.0}"),
+        };
+        self.tokens_per_s.map_or_else(
+            || "-".to_owned(),
+            |[slowest, fastest]| format!("{} to {}", figure(slowest), figure(fastest)),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diffucoder::hub::registry::MODELS;
+
+    fn machine(free_gb: u64) -> Machine {
+        Machine {
+            free_bytes: Some(free_gb * 1_000_000_000),
+            limits: Limits {
+                int8_ops_per_s: 1e12,
+                read_bytes_per_s: 40e9,
+            },
+            is_gpu: false,
+        }
+    }
+
+    #[test]
+    fn the_first_choice_that_fits_is_the_conversion() {
+        let first = |free_gb| {
+            let choices = machine(free_gb).choices(&MODELS[0]);
+            let mut fitting = choices.into_iter().filter(|choice| choice.needs.fits);
+            fitting
+                .next()
+                .map(|choice| (choice.flags, choice.download_bytes))
+        };
+        let conversion = ("--model diffucoder:q4_k_m".to_owned(), 4_800_000_000);
+        assert_eq!(first(64), Some(conversion.clone()));
+        assert_eq!(first(6), Some(conversion));
+        // 4.3 GB of weights and what stands beside them.
+        let smallest = ("--model diffucoder --quant q4_0".to_owned(), 15_200_000_000);
+        assert_eq!(first(5).map(|(flags, _)| flags), None);
+        assert_eq!(
+            Machine {
+                free_bytes: Some(5_500_000_000),
+                ..machine(0)
+            }
+            .choices(&MODELS[0])
+            .into_iter()
+            .find(|choice| choice.needs.fits)
+            .map(|choice| (choice.flags, choice.download_bytes)),
+            Some(smallest)
+        );
+        let on_gpu = Machine {
+            is_gpu: true,
+            ..machine(1)
+        };
+        assert_eq!(on_gpu.choices(&MODELS[0])[0].flags, "--model diffucoder");
+    }
+
+    #[test]
+    fn speed_follows_arithmetic_and_then_reading() {
+        let speed = |needs: Needs| needs.speed();
+        assert_eq!(speed(machine(64).needs(4.8e9)), "4.2 to 13");
+        let mut slow = machine(64);
+        slow.limits.read_bytes_per_s = 4.8e9;
+        assert_eq!(speed(slow.needs(4.8e9)), "1.0 to 3.0");
+        slow.is_gpu = true;
+        assert_eq!(speed(slow.needs(4.8e9)), "-");
+        // A whole model is held in q8_0, or smaller if that does not fit.
+        assert_eq!(
+            machine(10).needs_of_whole(&MODELS[0]).memory_bytes,
+            9_690_000_000
+        );
+        assert_eq!(
+            machine(9).needs_of_whole(&MODELS[0]).memory_bytes,
+            5_130_000_000
+        );
+    }
+}
