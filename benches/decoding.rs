@@ -1,17 +1,17 @@
-//! What each way of decoding costs and what it loses, on the built-in model and held-out prompts
-//! (signature and docstring of functions from projects that it was not trained on).
+//! What each way of decoding costs and what it loses, on held-out prompts (signature and docstring
+//! of functions from projects that the built-in model was not trained on) and on lines cut out of
+//! Python files. Each row differs from one above it in one thing.
 //!
-//! For each mode: tokens a forward, rows a token, seconds, the share of texts that Python parses
-//! together with their prompt, and the negative log-likelihood of the text when its tokens are
-//! revealed one by one, surest position first, with everything computed anew (nats a token: how
-//! likely the exact sampler finds what the mode wrote). A text that did not end counts up to its
-//! last whole line.
+//! For each: tokens a forward, rows a token, seconds; how long the texts are, for a short one parses
+//! easily; the share that Python parses together with their prompt, of all and of those longer than
+//! 8 tokens; and the negative log-likelihood of the text when its tokens are revealed one by one,
+//! surest position first, with everything computed anew (nats a token: how likely the exact sampler
+//! finds what the mode wrote). A text that did not end counts up to its last whole line. With
+//! `--holes FOLDER`, also how many of the lines cut out of its files come back, in holes of the true
+//! length at temperature 0 and without remasking, and how similar the others are.
 //!
-//! With `--remask N`, each token of the finished text is masked by itself and predicted again, N
-//! times.
-//!
-//! `cargo bench --bench decoding -- [--prompts N] [--new-tokens N] [--all] [--only NAME]
-//! [--no-nll] [--remask N]`
+//! `cargo bench --bench decoding -- [--model NAME] [--prompts N] [--new-tokens N] [--only NAME]…
+//! [--holes FOLDER [--count N]] [--temperature T] [--no-nll] [--remask N]`
 
 mod common;
 
@@ -21,195 +21,335 @@ use std::sync::Arc;
 
 use common::Options;
 use diffucoder::diffusion::{
-    Algorithm, Decoding, Denoiser, Ending, Refresh, Settings, Shaping, Steps,
+    Algorithm, Cache, Decoding, Denoiser, Ending, Far, Mode, Refresh, Rule, Settings, Shaping,
+    Steps,
 };
+use diffucoder::infill::Template;
 use diffucoder::kernels::Isa;
 use diffucoder::package::Package;
-use diffucoder::session::Session;
+use diffucoder::session::{Hole, Session, Task};
+
+/// Texts of at most so many tokens are short.
+const SHORT: usize = 8;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::read();
-    let new_tokens = options.number("--new-tokens", 64)?;
     let prompts = common::held_out_prompts(options.number("--prompts", 200)?)?;
-    let mut session = common::tiny()?;
-    let remask = options.number("--remask", 0)?;
-    let with_nll = !options.has("--no-nll");
+    let mut session = common::session(options.value("--model").unwrap_or("tiny"))?;
+    let lines = match options.value("--holes") {
+        Some(folder) => common::lines(folder.as_ref(), options.number("--count", 100)?)?,
+        None => Vec::new(),
+    };
+    let only = options.values("--only");
 
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:<34} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6} {:>6}",
-        "mode", "tokens", "tokens/fw", "rows/tok", "s", "tok/s", "NLL", "ended", "parse"
+        "{:<40} {:>6} {:>9} {:>9} {:>7} {:>6} {:>6} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6}",
+        "mode",
+        "tokens",
+        "tokens/fw",
+        "rows/tok",
+        "s",
+        "median",
+        "short",
+        "NLL",
+        "ended",
+        "parse",
+        "longer",
+        "exact",
+        "edit"
     )?;
-    for mode in modes(session.package(), options.has("--all")) {
-        let Mode {
-            name,
-            ending,
-            decoding,
-            tokens_per_step,
-        } = mode;
-        if options
-            .value("--only")
-            .is_some_and(|only| !name.contains(only))
-        {
+    for way in ways(session.package()) {
+        if !only.is_empty() && !only.contains(&way.name) {
             continue;
         }
-        let (mut tokens, mut forwards, mut rows, mut seconds) = (0, 0, 0, 0.0);
-        let (mut nll, mut scored, mut texts, mut stopped) = (0.0, 0, Vec::new(), 0);
-        for (seed, text) in prompts.iter().enumerate() {
-            let settings = Settings {
-                algorithm: decoding.usual_algorithm(),
-                shaping: Shaping::nucleus(0.2, 0.95),
-                seed: seed as u64,
-                ending: ending.clone(),
-                decoding,
-                steps: Steps::OfTokens(tokens_per_step),
-                remask,
-                ..Settings::reference(1)
-            };
-            let done = common::complete(&mut session, text, new_tokens, &settings, &mut ())?;
-            (forwards, rows) = (forwards + done.work.forwards, rows + done.work.rows);
-            seconds += done.work.time.as_secs_f64();
-            let prompt = &done.canvas.ids()[..done.canvas.prompt_len()];
-            let (generated, end) = (done.canvas.generated(), done.tokens());
-            tokens += end;
-            // With its end, which is a choice of the mode's as well.
-            let scored_tokens = &generated[..new_tokens.min(end + 1)];
-            if with_nll {
-                nll += exact_nll(&mut session, prompt, scored_tokens)?;
-                scored += scored_tokens.len();
-            }
-            let mut whole = format!("{text}{}", done.text());
-            // A text that the canvas cut off rightly stops in the middle of a line.
-            if end == new_tokens {
-                whole.truncate(whole.rfind('\n').map_or(whole.len(), |at| at + 1));
-            } else {
-                stopped += 1;
-            }
-            texts.push(whole);
-        }
-        writeln!(
-            out,
-            "{name:<34} {tokens:>7} {:>9.2} {:>9.1} {seconds:>8.2} {:>8.0} {:>8} {:>6} {:>6}",
-            tokens as f64 / forwards as f64,
-            rows as f64 / tokens as f64,
-            tokens as f64 / seconds,
-            match with_nll {
-                true => format!("{:.3}", nll / scored as f64),
-                false => "-".into(),
-            },
-            format!("{:.0} %", 100.0 * f64::from(stopped) / texts.len() as f64),
-            parse_rate(&texts)?,
-        )?;
+        let texts = Texts::write(&mut session, &prompts, &way, &options)?;
+        let holes = Holes::fill(&mut session, &lines, &way, &options)?;
+        writeln!(out, "{:<40} {texts} {holes}", way.name)?;
     }
     Ok(())
 }
 
 /// A way of decoding by its name.
-struct Mode {
+struct Way {
     name: &'static str,
     ending: Ending,
     decoding: Decoding,
     tokens_per_step: usize,
 }
 
-/// The modes of the README's table, and with `all` what they were chosen from.
-fn modes(package: &Package, all: bool) -> Vec<Mode> {
-    let stop = || Ending::AtStop(package.stop_ids.clone());
-    let exact = Decoding::default();
-    let (quality, fast) = (Decoding::quality(), Decoding::fast(Decoding::CPU_WINDOW));
-    let mode = |name, ending, decoding, tokens_per_step| Mode {
+impl Way {
+    fn settings(&self, temperature: f32, remask: usize, seed: u64) -> Settings {
+        Settings {
+            algorithm: self.decoding.usual_algorithm(),
+            shaping: Shaping::nucleus(temperature, 0.95),
+            seed,
+            ending: self.ending.clone(),
+            decoding: self.decoding,
+            steps: Steps::OfTokens(self.tokens_per_step),
+            remask,
+            ..Settings::reference(1)
+        }
+    }
+}
+
+/// The modes, and what lies between them: from `exact`, one thing at a time.
+fn ways(package: &Package) -> Vec<Way> {
+    let way = |name, decoding| Way {
         name,
-        ending,
+        ending: Ending::AtStop(package.stop_ids.clone()),
+        decoding,
+        tokens_per_step: 1,
+    };
+    let exact = Decoding::default();
+    let whole = |name, decoding, tokens_per_step| Way {
+        name,
+        ending: Ending::FullCanvas,
         decoding,
         tokens_per_step,
     };
-    let window = |masks, seen, from| Decoding {
-        window: Some(masks),
-        lookahead: Some(seen),
-        ..from
-    };
-    let with_threshold = |p, from| Decoding {
-        threshold: p,
-        ..from
-    };
-    let untempered = Decoding {
-        order_temperature: Some(1.0),
+    let (balanced, fast) = (Mode::Balanced.decoding(false), Mode::Fast.decoding(false));
+    // Windows with all masks seen and nothing reused, one token a forward.
+    let windows = Decoding {
+        window: Some(32),
         ..exact
     };
-    let refreshed = |refresh| Decoding { refresh, ..fast };
-    let by_sampling = Decoding {
-        order_temperature: None,
-        ..fast
+    let untempered = |decoding| Decoding {
+        order_temperature: Some(1.0),
+        ..decoding
     };
-    let fixed = with_threshold(None, fast);
-    let threshold = with_threshold(Some(0.9), untempered);
-    let mut modes = vec![
-        mode("exact", Ending::FullCanvas, exact, 1),
-        mode("exact, 2 tokens a step", Ending::FullCanvas, exact, 2),
-        mode("exact, order temperature 1", stop(), untempered, 1),
-        mode("exact, threshold 0.9", stop(), threshold, 1),
-        mode("quality", stop(), quality, 1),
-        mode("fast", stop(), fast, 1),
-        mode("fast, order by sampling", stop(), by_sampling, 1),
-        mode("fast, 2 tokens a step", stop(), fixed, 2),
-    ];
-    if all {
-        modes.extend([
-            mode("quality, window 16", stop(), window(16, 32, quality), 1),
-            mode(
-                "fast, refresh window",
-                stop(),
-                refreshed(Refresh::Window),
-                1,
-            ),
-            mode(
-                "fast, refresh every 4",
-                stop(),
-                refreshed(Refresh::Every(4)),
-                1,
-            ),
-            mode("fast, window 8", stop(), window(8, 0, fast), 1),
-            mode("fast, window 16", stop(), window(16, 0, fast), 1),
-            mode("fast, window 32", stop(), window(32, 0, fast), 1),
-            mode("fast, lookahead 16", stop(), window(12, 16, fast), 1),
-            mode("fast, lookahead 4", stop(), window(12, 4, fast), 1),
-            mode("fast, lookahead 48", stop(), window(12, 48, fast), 1),
-            mode(
-                "fast, lookahead 48, every 4",
-                stop(),
-                window(12, 48, refreshed(Refresh::Every(4))),
-                1,
-            ),
-            mode(
-                "fast, lookahead 48, every 8",
-                stop(),
-                window(12, 48, refreshed(Refresh::Every(8))),
-                1,
-            ),
-            mode(
-                "fast, lookahead 48, window",
-                stop(),
-                window(12, 48, refreshed(Refresh::Window)),
-                1,
-            ),
-            mode("quality, lookahead 64", stop(), window(32, 64, quality), 1),
-            mode(
-                "fast, threshold 0.8",
-                stop(),
-                with_threshold(Some(0.8), fast),
-                1,
-            ),
-            mode(
-                "fast, threshold 0.7",
-                stop(),
-                with_threshold(Some(0.7), fast),
-                1,
-            ),
-            mode("fast, 1 token a step", stop(), fixed, 1),
-        ]);
+    let ruled = |rule: Rule, threshold, decoding| Decoding {
+        rule,
+        threshold: Some(threshold),
+        ..decoding
+    };
+    let sure = |decoding| ruled(Rule::Threshold, 0.9, decoding);
+    let seen = |masks, far, decoding| Decoding {
+        lookahead: Some(masks),
+        far,
+        ..decoding
+    };
+    let cached = |cache, refresh, decoding| Decoding {
+        cache,
+        refresh,
+        ..decoding
+    };
+    let ordered = untempered(windows);
+    let threshold = sure(ordered);
+    let near = seen(16, Far::Thinned, threshold);
+    vec![
+        whole("exact", exact, 1),
+        whole("exact, 2 tokens a step", exact, 2),
+        way("exact to the end of the text", exact),
+        way("order", untempered(exact)),
+        way("order, threshold", sure(untempered(exact))),
+        way("window", windows),
+        way(
+            "window 12",
+            Decoding {
+                window: Some(12),
+                ..windows
+            },
+        ),
+        way("window, order", ordered),
+        way("window, order, threshold", threshold),
+        way(
+            "window, order, threshold .8",
+            ruled(Rule::Threshold, 0.8, ordered),
+        ),
+        way("window, order, klass .9", ruled(Rule::Klass, 0.9, ordered)),
+        way("window, order, klass .8", ruled(Rule::Klass, 0.8, ordered)),
+        way(
+            "window, order, frechet",
+            ruled(Rule::Frechet, 0.25, ordered),
+        ),
+        way(
+            "window, order, threshold, 32 seen",
+            seen(32, Far::Hidden, threshold),
+        ),
+        way(
+            "window, order, threshold, 16 seen",
+            seen(16, Far::Hidden, threshold),
+        ),
+        way(
+            "window, order, threshold, 0 seen",
+            seen(0, Far::Hidden, threshold),
+        ),
+        way("window, order, threshold, thinned", near),
+        way(
+            "thinned, prefix",
+            cached(Cache::Prefix, Refresh::Window, near),
+        ),
+        way("thinned, dual", cached(Cache::Dual, Refresh::Window, near)),
+        way(
+            "thinned, dual, every 16",
+            cached(Cache::Dual, Refresh::Every(16), near),
+        ),
+        way(
+            "thinned, dual, every 64",
+            cached(Cache::Dual, Refresh::Every(64), near),
+        ),
+        way(
+            "thinned, dual, never",
+            cached(Cache::Dual, Refresh::Never, near),
+        ),
+        way("balanced", balanced),
+        way("balanced, threshold", ruled(Rule::Threshold, 0.9, balanced)),
+        way("balanced, klass .8", ruled(Rule::Klass, 0.8, balanced)),
+        way("balanced, frechet", ruled(Rule::Frechet, 0.25, balanced)),
+        way("quality", Mode::Quality.decoding(false)),
+        way("fast", fast),
+        way("fast, 16 seen and thinned", seen(16, Far::Thinned, fast)),
+        whole("fast-dllm", Mode::FastDllm.decoding(false), 1),
+    ]
+}
+
+/// What came of the prompts.
+struct Texts {
+    tokens: Vec<usize>, // of each
+    forwards: usize,
+    rows: usize,
+    seconds: f64,
+    nll: Option<f64>, // a token
+    ended: usize,
+    parsed: Vec<bool>, // none where there is no Python
+}
+
+impl Texts {
+    fn write(
+        session: &mut Session,
+        prompts: &[String],
+        way: &Way,
+        options: &Options,
+    ) -> anyhow::Result<Self> {
+        let new_tokens = options.number("--new-tokens", 64)?;
+        let temperature = options.value("--temperature").unwrap_or("0.2").parse()?;
+        let remask = options.number("--remask", 0)?;
+        let mut found = Self {
+            tokens: Vec::new(),
+            forwards: 0,
+            rows: 0,
+            seconds: 0.0,
+            nll: None,
+            ended: 0,
+            parsed: Vec::new(),
+        };
+        let (mut nll, mut scored, mut texts) = (0.0, 0, Vec::new());
+        for (seed, text) in prompts.iter().enumerate() {
+            let settings = way.settings(temperature, remask, seed as u64);
+            let done = common::complete(session, text, new_tokens, &settings, &mut ())?;
+            found.forwards += done.work.forwards;
+            found.rows += done.work.rows;
+            found.seconds += done.work.time.as_secs_f64();
+            let prompt = &done.canvas.ids()[..done.canvas.prompt_len()];
+            let (generated, end) = (done.canvas.generated(), done.tokens());
+            found.tokens.push(end);
+            if !options.has("--no-nll") {
+                // With its end, which is a choice of the mode's as well.
+                let tokens = &generated[..new_tokens.min(end + 1)];
+                nll += exact_nll(session, prompt, tokens)?;
+                scored += tokens.len();
+            }
+            let mut whole = format!("{text}{}", done.text());
+            // A text that the canvas cut off rightly stops in the middle of a line.
+            if end == new_tokens {
+                whole.truncate(whole.rfind('\n').map_or(whole.len(), |at| at + 1));
+            } else {
+                found.ended += 1;
+            }
+            texts.push(whole);
+        }
+        found.nll = (scored > 0).then(|| nll / scored as f64);
+        found.parsed = parsed(&texts)?;
+        Ok(found)
     }
-    modes
+}
+
+impl std::fmt::Display for Texts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let total: usize = self.tokens.iter().sum();
+        let mut sorted = self.tokens.clone();
+        sorted.sort_unstable();
+        let count = self.tokens.len();
+        let short = sorted.partition_point(|&tokens| tokens <= SHORT);
+        let all = self.parsed.iter().filter(|&&parses| parses).count();
+        let both = self.parsed.iter().zip(&self.tokens);
+        let longer = both.filter(|(parses, tokens)| **parses && **tokens > SHORT);
+        let longer = longer.count();
+        let parsed = |count, of| match self.parsed.is_empty() {
+            true => "-".into(),
+            false => percent(count, of),
+        };
+        write!(
+            f,
+            "{total:>6} {:>9.2} {:>9.1} {:>7.1} {:>6} {:>6} {:>7} {:>6} {:>6} {:>6}",
+            total as f64 / self.forwards as f64,
+            self.rows as f64 / total as f64,
+            self.seconds,
+            sorted.get(count / 2).copied().unwrap_or(0),
+            percent(short, count),
+            self.nll.map_or("-".into(), |nll| format!("{nll:.3}")),
+            percent(self.ended, count),
+            parsed(all, count),
+            parsed(longer, count - short),
+        )
+    }
+}
+
+/// What came of the lines.
+struct Holes {
+    exact: usize,
+    similarity: f64, // sum
+    count: usize,
+}
+
+impl Holes {
+    fn fill(
+        session: &mut Session,
+        lines: &[(Vec<u8>, String)],
+        way: &Way,
+        options: &Options,
+    ) -> anyhow::Result<Self> {
+        let remask = options.number("--remask", 0)?;
+        let (mut exact, mut similarity) = (0, 0.0);
+        for (marked, line) in lines {
+            let template = Template::with_markers(marked.clone())?;
+            let length = session.package().tokenizer.encode_plain(line)?.len();
+            let task = Task::fill(&template, Hole::Exactly(length));
+            let done = session.run(&task.with(way.settings(0.0, remask, 0)))?;
+            exact += usize::from(done.text() == *line);
+            similarity += edit_similarity(&done.text(), line);
+        }
+        Ok(Self {
+            exact,
+            similarity,
+            count: lines.len(),
+        })
+    }
+}
+
+impl std::fmt::Display for Holes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.count == 0 {
+            return write!(f, "{:>6} {:>6}", "-", "-");
+        }
+        let similarity = self.similarity / self.count as f64;
+        write!(
+            f,
+            "{:>6} {similarity:>6.3}",
+            percent(self.exact, self.count)
+        )
+    }
+}
+
+fn percent(part: usize, of: usize) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64)
+}
+
+/// 1 for the same text, 0 for one in which every character has to be changed.
+fn edit_similarity(a: &str, b: &str) -> f64 {
+    strsim::normalized_levenshtein(a, b)
 }
 
 /// `-ln p` of `tokens` behind `prompt`, revealed one by one, least entropy first.
@@ -246,9 +386,9 @@ fn exact_nll(session: &mut Session, prompt: &[u32], tokens: &[u32]) -> anyhow::R
     Ok(nll)
 }
 
-/// Share of the texts that Python parses, where there is a Python.
-fn parse_rate(texts: &[String]) -> anyhow::Result<String> {
-    const COUNT: &str = "import ast, json, sys, warnings
+/// Whether Python parses each of the texts, where there is a Python.
+fn parsed(texts: &[String]) -> anyhow::Result<Vec<bool>> {
+    const PARSE: &str = "import ast, json, sys, warnings
 warnings.simplefilter('ignore')
 def parses(text):
     try:
@@ -256,19 +396,17 @@ def parses(text):
         return True
     except (SyntaxError, ValueError):
         return False
-print(sum(map(parses, json.load(sys.stdin))))";
+json.dump([parses(text) for text in json.load(sys.stdin)], sys.stdout)";
     let python = Command::new("python3")
-        .args(["-c", COUNT])
+        .args(["-c", PARSE])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut python) = python else {
-        return Ok("-".into());
+        return Ok(Vec::new());
     };
     if let Some(stdin) = python.stdin.take() {
         serde_json::to_writer(stdin, texts)?;
     }
-    let output = python.wait_with_output()?;
-    let parsed: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
-    Ok(format!("{:.0} %", 100.0 * parsed / texts.len() as f64))
+    Ok(serde_json::from_slice(&python.wait_with_output()?.stdout)?)
 }

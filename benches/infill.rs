@@ -5,17 +5,13 @@
 
 mod common;
 
-use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, ensure};
 use diffucoder::diffusion::{Ending, Settings, Shaping, Steps};
 use diffucoder::infill::Template;
 use diffucoder::session::{Hole, Outcome, Session, Task};
 
-/// Lines on either side of a hole.
-const CONTEXT_LINES: usize = 12;
 const LONGEST: usize = 32;
 /// About the median: what any way has to beat.
 const USUAL: usize = 8;
@@ -28,18 +24,12 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     let count = args.next().map_or(Ok(100), |text| text.parse())?;
-    let lines = lines(Path::new(&folder))?;
-    ensure!(
-        lines.len() >= count,
-        "{folder} has {} lines that will do",
-        lines.len()
-    );
+    let lines = common::lines(Path::new(&folder), count)?;
 
     let mut session = common::tiny()?;
 
     let mut found = [Found::default(), Found::default(), Found::default()];
-    for i in 0..count {
-        let (marked, line) = &lines[i * lines.len() / count];
+    for (marked, line) in &lines {
         let template = Template::with_markers(marked.clone())?;
         let right = session.package().tokenizer.encode_plain(line)?.len();
         let chosen = fill(&mut session, &template, Hole::Chosen { up_to: LONGEST })?;
@@ -88,51 +78,4 @@ fn fill(session: &mut Session, template: &Template, hole: Hole) -> anyhow::Resul
         ..Settings::reference(1)
     };
     Ok(session.run(&Task::fill(template, hole).with(settings))?)
-}
-
-/// Excerpts with a hole in place of one line of code, its indentation left, and that line as the
-/// model is to write it.
-fn lines(folder: &Path) -> anyhow::Result<Vec<(Vec<u8>, String)>> {
-    let mut found = Vec::new();
-    for file in python_files(folder)? {
-        let Ok(text) = fs::read_to_string(&file) else {
-            continue;
-        };
-        let lines: Vec<&str> = text.lines().collect();
-        for (i, line) in lines.iter().enumerate() {
-            let code = line.trim();
-            let is_code = code.contains(['=', '(', '.', ':']) && !code.starts_with('#');
-            if !is_code || !(4..=60).contains(&code.len()) || text.contains("<FILL") {
-                continue;
-            }
-            let (from, to) = (
-                i.saturating_sub(CONTEXT_LINES),
-                lines.len().min(i + 1 + CONTEXT_LINES),
-            );
-            let indentation = &line[..line.len() - line.trim_start().len()];
-            let mut excerpt = lines[from..i].join("\n");
-            excerpt += &format!("\n{indentation}<FILL>\n{}\n", lines[i + 1..to].join("\n"));
-            let space = if indentation.ends_with(' ') { " " } else { "" };
-            found.push((excerpt.into_bytes(), format!("{space}{code}")));
-        }
-    }
-    Ok(found)
-}
-
-fn python_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-        for entry in entries {
-            let path = entry?.path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false if path.extension().is_some_and(|ending| ending == "py") => files.push(path),
-                false => {}
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
 }

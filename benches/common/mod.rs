@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, ensure};
 use candle_core::DType;
 use diffucoder::diffusion::Settings;
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -31,6 +32,12 @@ impl Options {
         self.0.get(at + 1).map(String::as_str)
     }
 
+    /// What follows each time that an option is given.
+    pub fn values(&self, name: &str) -> Vec<&str> {
+        let pairs = self.0.windows(2).filter(|pair| pair[0] == name);
+        pairs.map(|pair| pair[1].as_str()).collect()
+    }
+
     pub fn number(&self, name: &str, default: usize) -> anyhow::Result<usize> {
         self.value(name)
             .map_or(Ok(default), |text| Ok(text.parse()?))
@@ -50,7 +57,12 @@ pub fn load(package: &Package, target: &Target) -> anyhow::Result<Model> {
 
 /// The built-in model in float32.
 pub fn tiny() -> anyhow::Result<Session> {
-    let mut session = Session::new(open("tiny")?, Target::cpu(DType::F32));
+    session("tiny")
+}
+
+/// A model by its name, in float32.
+pub fn session(name: &str) -> anyhow::Result<Session> {
+    let mut session = Session::new(open(name)?, Target::cpu(DType::F32));
     session.load(&mut (), &mut |_, _| ())?;
     Ok(session)
 }
@@ -80,4 +92,61 @@ pub fn held_out_prompts(count: usize) -> anyhow::Result<Vec<String>> {
     let mut prompts: Vec<String> = serde_json::from_slice(&fs::read(file)?)?;
     prompts.truncate(count);
     Ok(prompts)
+}
+
+/// Lines on either side of a hole.
+const CONTEXT_LINES: usize = 12;
+
+/// So many excerpts of the Python files of a folder, with a hole in place of one line of code, its
+/// indentation left, and that line as the model is to write it.
+pub fn lines(folder: &Path, count: usize) -> anyhow::Result<Vec<(Vec<u8>, String)>> {
+    let mut found = Vec::new();
+    for file in python_files(folder)? {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.trim();
+            let is_code = code.contains(['=', '(', '.', ':']) && !code.starts_with('#');
+            if !is_code || !(4..=60).contains(&code.len()) || text.contains("<FILL") {
+                continue;
+            }
+            let (from, to) = (
+                i.saturating_sub(CONTEXT_LINES),
+                lines.len().min(i + 1 + CONTEXT_LINES),
+            );
+            let indentation = &line[..line.len() - line.trim_start().len()];
+            let mut excerpt = lines[from..i].join("\n");
+            excerpt += &format!("\n{indentation}<FILL>\n{}\n", lines[i + 1..to].join("\n"));
+            let space = if indentation.ends_with(' ') { " " } else { "" };
+            found.push((excerpt.into_bytes(), format!("{space}{code}")));
+        }
+    }
+    ensure!(
+        found.len() >= count,
+        "{} has {} lines that will do",
+        folder.display(),
+        found.len()
+    );
+    let evenly = |i: usize| found[i * found.len() / count].clone();
+    Ok((0..count).map(evenly).collect())
+}
+
+fn python_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        for entry in entries {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().is_some_and(|ending| ending == "py") => files.push(path),
+                false => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
 }

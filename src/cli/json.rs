@@ -1,6 +1,6 @@
 //! The objects that `--output json` prints, and their parts.
 
-use diffucoder::diffusion::{Ending, Refresh, Settings};
+use diffucoder::diffusion::{Ending, Mode, Refresh, Settings};
 use diffucoder::model::Target;
 use diffucoder::model::device::Storage;
 use diffucoder::session::{Job, Outcome, Session};
@@ -60,11 +60,16 @@ pub struct SettingsReport {
     pub eps: f32,
     pub seed: u64,
     pub exact: bool,
+    /// The mode that these settings are, `None` where flags have changed it.
+    pub mode: Option<&'static str>,
     pub window: Option<usize>,
     pub lookahead: Option<usize>,
+    pub far: &'static str,
     pub cache: &'static str,
     pub refresh: String,
+    pub first_token: &'static str,
     pub threshold: Option<f32>,
+    pub rule: &'static str,
     pub order_temperature: Option<f32>,
     pub remask: usize,
     pub raw: bool,
@@ -157,15 +162,19 @@ impl SettingsReport {
             eps: settings.eps,
             seed: settings.seed,
             exact: settings.ending == Ending::FullCanvas,
+            mode: Mode::of(decoding, !target.device.is_cpu()).map(Mode::name),
             window: decoding.window,
             lookahead: decoding.lookahead,
+            far: decoding.far.name(),
             cache: decoding.cache.name(),
             refresh: match decoding.refresh {
                 Refresh::Window => "window".into(),
                 Refresh::Every(passes) => passes.to_string(),
                 Refresh::Never => "never".into(),
             },
+            first_token: decoding.first_token.name(),
             threshold: decoding.threshold,
+            rule: decoding.rule.name(),
             order_temperature: decoding.order_temperature,
             remask: settings.remask,
             raw: asked.system.is_none(),

@@ -267,6 +267,7 @@ mod tests {
                 token,
                 confidence: 0.0,
                 probability: 0.0,
+                is_settled: false,
             },
             step,
         );

@@ -78,6 +78,9 @@ pub struct Candidate {
     pub confidence: f32,
     /// Probability of the token, by which a threshold reveals.
     pub probability: f32,
+    /// Whether the last passes left the position's distribution as it was; without a rule that asks
+    /// for it, nobody looks and it is `false`.
+    pub is_settled: bool,
 }
 
 #[cfg(test)]

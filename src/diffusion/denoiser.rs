@@ -29,6 +29,7 @@ pub trait Denoiser {
         let mut logits = Vec::new();
         let pass = Pass {
             ids,
+            positions: &all,
             refresh: &all,
             predict: positions,
         };
@@ -42,10 +43,26 @@ pub trait Denoiser {
 pub struct Pass<'a> {
     /// Token ids, masks included, of the part of the canvas that is to be seen.
     pub ids: &'a [u32],
-    /// Positions whose keys and values are computed; those of all others are from earlier passes.
+    /// Where each of them stands on the canvas, ascending: at its own index, but for masks at the
+    /// end of which some are left out. A network keeps keys and values by index.
+    pub positions: &'a [usize],
+    /// Indices of those whose keys and values are computed; those of all others are from earlier
+    /// passes.
     pub refresh: &'a [usize],
-    /// Positions to predict.
+    /// Indices of those to predict.
     pub predict: &'a [usize],
+}
+
+impl Pass<'_> {
+    /// Indices of all that go through the transformer, ascending: those to be computed, and those
+    /// whose output predicts something. The prediction for an index is the output `shift` before it.
+    pub fn computed(&self, shift: usize) -> Vec<usize> {
+        let sources = self.predict.iter().map(|at| at.saturating_sub(shift));
+        let mut computed: Vec<usize> = self.refresh.iter().copied().chain(sources).collect();
+        computed.sort_unstable();
+        computed.dedup();
+        computed
+    }
 }
 
 /// What a pass over a whole canvas yields.

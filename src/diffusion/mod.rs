@@ -13,12 +13,15 @@
 //! that remasking predicts each once more.
 //!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
-//! become is `sampling` and `confidence`; which candidates are revealed is `reveal` and `schedule`.
+//! become is `sampling` and `confidence`; which candidates are revealed is `reveal`, `schedule` and
+//! `stability`. A way of decoding is a [`Decoding`], and those that have a name are [`Mode`]s: none
+//! has a loop of its own.
 
 pub mod arness;
 mod canvas;
 mod confidence;
 mod denoiser;
+mod mode;
 mod random;
 mod remasking;
 mod reveal;
@@ -26,19 +29,22 @@ mod run;
 mod sampling;
 mod schedule;
 mod settings;
+mod stability;
 mod window;
 
 pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use denoiser::{Denoiser, Pass, Predictions};
+pub use mode::{Mode, usual_window};
 pub use sampling::Shaping;
 pub use schedule::Schedule;
-pub use settings::{Cache, Decoding, Ending, Refresh, Settings, Steps};
+pub use settings::{Cache, Decoding, Ending, Far, FirstToken, Refresh, Rule, Settings, Steps};
 
 use rayon::prelude::*;
 
 use random::Purpose;
 use run::{Frame, Run};
+use stability::{Memory, Stability};
 
 /// One finished step, for whoever watches.
 #[derive(Debug)]
@@ -110,7 +116,7 @@ where
     D::Error: std::error::Error + 'static,
 {
     let mut run = Run::new(&canvas, settings, model.cached_ids());
-    let (mut logits, mut rows) = (Vec::new(), 0);
+    let (mut logits, mut rows, mut stability) = (Vec::new(), 0, Stability::default());
     let is_whole = loop {
         if !observer.goes_on() {
             break false;
@@ -118,9 +124,10 @@ where
         let Some(frame) = run.next(&mut canvas) else {
             break true;
         };
-        let computed = model.forward(&frame.pass(&canvas), &mut logits);
+        let computed = model.forward(&frame.pass(), &mut logits);
         rows += computed.map_err(GenerateError::Model)?;
-        let candidates = propose(&mut logits, frame, &canvas, settings)?;
+        let memories = stability.of(frame.masked());
+        let candidates = propose(&mut logits, memories, frame, &canvas, settings)?;
         let revealed = frame.reveals(&candidates);
         for candidate in &revealed {
             canvas.reveal(candidate, frame.step);
@@ -140,18 +147,21 @@ where
 }
 
 /// A candidate for each masked position of the frame, from its logits `[masked, V]`, which are used
-/// up.
+/// up, and what is remembered of it.
 fn propose<E: std::error::Error + 'static>(
     logits: &mut [f32],
+    memories: &mut [Memory],
     frame: &Frame,
     canvas: &Canvas,
     settings: &Settings,
 ) -> Result<Vec<Candidate>, GenerateError<E>> {
-    let (masked, draws, isa) = (frame.masked(), frame.draws, settings.isa);
-    let vocab_size = logits.len() / masked.len();
-    let candidate = |order: &mut Vec<f32>, (row, &position): (&mut [f32], &usize)| {
+    let (draws, isa) = (frame.draws, settings.isa);
+    let vocab_size = logits.len() / memories.len();
+    let decoding = &settings.decoding;
+    let candidate = |order: &mut Vec<f32>, (row, memory): (&mut [f32], &mut Memory)| {
+        let position = memory.position;
         order.clear();
-        if let Some(temperature) = settings.decoding.order_temperature {
+        if let Some(temperature) = decoding.order_temperature {
             order.extend_from_slice(row);
             let shaping = Shaping::temperature(temperature);
             shaping.apply(isa, order).ok_or(position)?;
@@ -171,9 +181,10 @@ fn propose<E: std::error::Error + 'static>(
             token,
             confidence: settings.algorithm.confidence(isa, order, token),
             probability: order[token as usize],
+            is_settled: decoding.rule == Rule::Klass && memory.see(order),
         })
     };
-    let rows = logits.par_chunks_mut(vocab_size).zip(masked);
+    let rows = logits.par_chunks_mut(vocab_size).zip(memories);
     let candidates: Result<_, usize> = rows.map_init(Vec::new, candidate).collect();
     candidates.map_err(|position| GenerateError::NotFinite {
         position,

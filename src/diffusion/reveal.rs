@@ -2,13 +2,17 @@
 
 use super::confidence::{Algorithm, Candidate};
 use super::random::{Draws, Purpose};
-use super::settings::Settings;
+use super::settings::{Rule, Settings};
 
 /// How a step chooses among the candidates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Reveal {
     /// Those at least this probable, and one at least.
     AtLeast(f32),
+    /// The same, of those whose distribution has settled.
+    Settled(f32),
+    /// The most that are right together with more than this probability, and one at least.
+    Together(f32),
     /// Each with the same chance, so that the schedule's share of them is expected (`origin`).
     Share,
     /// As many as the schedule says, drawn with weights softmax(confidence / temperature).
@@ -22,16 +26,19 @@ pub(super) enum Reveal {
 pub(super) struct Amount {
     pub count: usize,
     pub share: f32,
+    /// What a threshold reveals at most.
+    pub most: usize,
 }
 
 impl Reveal {
     pub fn of(settings: &Settings) -> Self {
-        match (
-            settings.decoding.threshold,
-            settings.algorithm,
-            settings.alg_temp,
-        ) {
-            (Some(threshold), _, _) => Self::AtLeast(threshold),
+        let decoding = &settings.decoding;
+        match (decoding.threshold, settings.algorithm, settings.alg_temp) {
+            (Some(threshold), _, _) => match decoding.rule {
+                Rule::Threshold => Self::AtLeast(threshold),
+                Rule::Klass => Self::Settled(threshold),
+                Rule::Frechet => Self::Together(threshold),
+            },
             (None, Algorithm::Origin, _) => Self::Share,
             (None, _, Some(alg_temp)) if alg_temp > 0.0 => Self::Drawn(alg_temp),
             (None, _, _) => Self::Surest,
@@ -41,7 +48,14 @@ impl Reveal {
     /// The revealed ones among `candidates`, surest first or in the order in which they were drawn.
     pub fn choose(self, candidates: &[Candidate], amount: Amount, draws: Draws) -> Vec<Candidate> {
         match self {
-            Self::AtLeast(threshold) => at_least(candidates, threshold),
+            Self::AtLeast(threshold) => {
+                let is_sure = |candidate: &Candidate| candidate.probability >= threshold;
+                all_or_surest(candidates, amount.most, is_sure)
+            }
+            Self::Settled(threshold) => all_or_surest(candidates, amount.most, |candidate| {
+                candidate.is_settled && candidate.probability >= threshold
+            }),
+            Self::Together(bound) => together(candidates, bound, amount.most),
             Self::Share => draw_each(candidates, amount.share, draws),
             Self::Drawn(alg_temp) => draw_confident(candidates, amount.count, alg_temp, draws),
             Self::Surest => most_confident(candidates, amount.count),
@@ -56,16 +70,41 @@ fn most_confident(candidates: &[Candidate], count: usize) -> Vec<Candidate> {
     })
 }
 
-/// The candidates that are at least as probable as `threshold`, surest first; the surest of all if
-/// there are none.
-fn at_least(candidates: &[Candidate], threshold: f32) -> Vec<Candidate> {
-    let probable = |candidate: &Candidate| candidate.probability >= threshold;
+/// The candidates that are sure enough, surest first and up to so many; the surest of all if there
+/// are none.
+fn all_or_surest(
+    candidates: &[Candidate],
+    most: usize,
+    is_sure: impl Fn(&Candidate) -> bool,
+) -> Vec<Candidate> {
     let mut revealed = most_confident(candidates, candidates.len());
-    if revealed.iter().any(probable) {
-        revealed.retain(probable);
+    if revealed.iter().any(&is_sure) {
+        revealed.retain(is_sure);
+        revealed.truncate(most);
     } else {
         revealed.truncate(1);
     }
+    revealed
+}
+
+/// The largest number of the most probable candidates, up to `most`, that are right together with a
+/// probability above `bound`: at least `1 - sum(1 - p)` by Fréchet's inequality, from which
+/// Fast-dLLM++ takes what the least probable of them is short of certainty once more.
+fn together(candidates: &[Candidate], bound: f32, most: usize) -> Vec<Candidate> {
+    let probability = |candidate: &Candidate| f64::from(candidate.probability);
+    let mut revealed = highest(candidates, candidates.len(), probability);
+    let mut doubt = 0.0;
+    let holds = |candidate: &Candidate| {
+        let missing = 1.0 - candidate.probability;
+        doubt += missing;
+        1.0 - doubt - missing > bound
+    };
+    let count = revealed
+        .iter()
+        .map(holds)
+        .take_while(|&holds| holds)
+        .count();
+    revealed.truncate(count.clamp(1, most.max(1)));
     revealed
 }
 
@@ -125,6 +164,7 @@ mod tests {
                 token: 0,
                 confidence,
                 probability: 0.0,
+                is_settled: false,
             })
             .collect()
     }
@@ -209,25 +249,52 @@ mod tests {
         assert!(draw_each(&candidates, 0.0, Draws::new(0, 0)).is_empty());
     }
 
-    #[test]
-    fn a_threshold_is_of_probabilities_and_the_order_of_confidences() {
-        let mut all = candidates(&[-3.0, -1.0, -2.0]);
-        for (candidate, probability) in all.iter_mut().zip([0.95, 0.5, 0.9]) {
+    fn with_probabilities(confidences: &[f32], probabilities: &[f32]) -> Vec<Candidate> {
+        let mut all = candidates(confidences);
+        for (candidate, &probability) in all.iter_mut().zip(probabilities) {
             candidate.probability = probability;
         }
-        let positions = |threshold| -> Vec<usize> {
-            let revealed = at_least(&all, threshold);
-            revealed
-                .iter()
-                .map(|candidate| candidate.position)
-                .collect()
+        all
+    }
+
+    fn chosen(reveal: Reveal, candidates: &[Candidate], most: usize) -> Vec<usize> {
+        let amount = Amount {
+            most,
+            ..Amount::default()
         };
-        assert_eq!(positions(0.9), [12, 10]);
-        assert_eq!(
-            positions(0.99),
-            [11],
-            "the surest where none is probable enough"
-        );
-        assert_eq!(positions(0.0), [11, 12, 10]);
+        positions(&reveal.choose(candidates, amount, Draws::new(0, 0)))
+    }
+
+    #[test]
+    fn a_threshold_is_of_probabilities_and_the_order_of_confidences() {
+        let all = with_probabilities(&[-3.0, -1.0, -2.0], &[0.95, 0.5, 0.9]);
+        let chosen = |threshold, most| chosen(Reveal::AtLeast(threshold), &all, most);
+        assert_eq!(chosen(0.9, 9), [12, 10]);
+        assert_eq!(chosen(0.9, 1), [12]);
+        assert_eq!(chosen(0.99, 9), [11], "the surest where none is enough");
+        assert_eq!(chosen(0.0, 9), [11, 12, 10]);
+    }
+
+    #[test]
+    fn what_has_not_settled_waits() {
+        let mut all = with_probabilities(&[0.95, 0.92, 0.5], &[0.95, 0.92, 0.5]);
+        let reveal = Reveal::Settled(0.9);
+        assert_eq!(chosen(reveal, &all, 9), [10], "the surest, settled or not");
+        all[1].is_settled = true;
+        all[2].is_settled = true;
+        assert_eq!(chosen(reveal, &all, 9), [11]);
+    }
+
+    /// 1 - (doubts so far) - (the last one's again): 0.98, 0.85, 0.65 and 0.15 for probabilities of
+    /// 0.99, 0.93, 0.87 and 0.6, whose doubts add up to 0.01, 0.08, 0.21 and 0.61.
+    #[test]
+    fn together_they_are_right_at_least_as_often_as_the_bound_says() {
+        let all = with_probabilities(&[0.0; 4], &[0.87, 0.99, 0.6, 0.93]);
+        let chosen = |bound, most| chosen(Reveal::Together(bound), &all, most);
+        assert_eq!(chosen(0.9, 9), [11]);
+        assert_eq!(chosen(0.7, 9), [11, 13]);
+        assert_eq!(chosen(0.25, 9), [11, 13, 10]);
+        assert_eq!(chosen(0.25, 2), [11, 13]);
+        assert_eq!(chosen(0.99, 9), [11], "one at least");
     }
 }

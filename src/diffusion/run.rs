@@ -7,7 +7,7 @@ use super::random::Draws;
 use super::remasking::Remasking;
 use super::reveal::{Amount, Reveal};
 use super::schedule::Schedule;
-use super::settings::{Ending, Settings};
+use super::settings::{Cache, Ending, Settings};
 use super::window::Window;
 
 /// What is left to do on a canvas.
@@ -68,13 +68,17 @@ impl<'a> Run<'a> {
                 return None;
             }
             self.pace.take(step, 1);
-        } else if window.is_new {
-            self.pace.take_share(step, window.masked.len());
+        } else if let Some(masks) = window.begins_with {
+            self.pace.take_share(step, masks);
         }
         let mut amount = self.pace.amount(step, window.masked.len());
         if settings.ending != Ending::FullCanvas {
             // The reference has steps that reveal nothing; elsewhere a pass is not wasted.
             amount.count = amount.count.max(1);
+        }
+        if settings.decoding.is_capped && settings.decoding.cache == Cache::None {
+            let to_come = canvas.limit() - canvas.ids().len();
+            amount.most = self.pace.most(step, canvas.masked().len() + to_come);
         }
         self.frame.amount = amount;
         self.frame.step = step;
@@ -91,9 +95,10 @@ impl Frame {
     }
 
     /// What the network is to compute.
-    pub fn pass<'c>(&'c self, canvas: &'c Canvas) -> Pass<'c> {
+    pub fn pass(&self) -> Pass<'_> {
         Pass {
-            ids: &canvas.ids()[..self.window.visible],
+            ids: &self.window.ids,
+            positions: &self.window.seen,
             refresh: &self.window.refresh,
             predict: &self.window.masked,
         }
@@ -146,6 +151,14 @@ impl Pace {
         Amount {
             count: self.schedule.reveal_count(step - self.start, masked),
             share: self.schedule.reveal_share(step - self.start),
+            most: usize::MAX,
         }
+    }
+
+    /// Tokens that are behind their time, of a canvas with so many masks left: in every step as
+    /// many were to be revealed, and at least one is.
+    fn most(&self, step: usize, left: usize) -> usize {
+        let due = self.masks * (step + 1) / self.steps;
+        due.saturating_sub(self.masks - left).max(1)
     }
 }

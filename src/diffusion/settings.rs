@@ -107,7 +107,8 @@ pub enum Cache {
     /// Keys and values of what lies before the window.
     Prefix,
     /// Everything that was computed with the token it now has. A mask is computed again where its
-    /// row predicts something, which in a shifted model is wherever a mask follows it.
+    /// row predicts something, which in a shifted model is wherever a mask follows it. With
+    /// [`FirstToken::Committed`], as published: what lies outside the window.
     Dual,
 }
 
@@ -137,6 +138,91 @@ pub enum Refresh {
     Never,
 }
 
+/// Which of the masks behind those of [`Decoding::lookahead`] are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Far {
+    /// None.
+    #[default]
+    Hidden,
+    /// The fewer the further from the window, and the last: each an eighth of its distance behind
+    /// the one before. A deterministic form of the dropout by distance of DPad (arXiv 2508.14148).
+    Thinned,
+}
+
+impl Far {
+    /// Both, in the order help texts list them.
+    pub const ALL: [Self; 2] = [Self::Hidden, Self::Thinned];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden",
+            Self::Thinned => "thinned",
+        }
+    }
+}
+
+/// Where the first token of a window comes from, where keys and values are reused: a shifted model
+/// predicts it from the row before the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FirstToken {
+    /// That row is computed at each pass, until the token is revealed like any other.
+    #[default]
+    Predicted,
+    /// As in Fast-dLLM: the pass that computes everything reveals it, whatever its probability, and
+    /// nothing else; those that follow compute the window alone.
+    Committed,
+}
+
+impl FirstToken {
+    /// Both, in the order help texts list them.
+    pub const ALL: [Self; 2] = [Self::Predicted, Self::Committed];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Predicted => "predicted",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// What a threshold is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rule {
+    /// The probability of each candidate.
+    #[default]
+    Threshold,
+    /// The same, of candidates whose distribution has settled: each of the last two passes moved it
+    /// by less than 0.001 nats (KLASS, arXiv 2511.05664).
+    Klass,
+    /// A lower bound of the probability that the surest candidates are right together (Fréchet's;
+    /// Fast-dLLM++).
+    Frechet,
+}
+
+impl Rule {
+    /// All of them, in the order help texts list them.
+    pub const ALL: [Self; 3] = [Self::Threshold, Self::Klass, Self::Frechet];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Threshold => "threshold",
+            Self::Klass => "klass",
+            Self::Frechet => "frechet",
+        }
+    }
+
+    /// The threshold of its authors.
+    pub fn usual_threshold(self) -> f32 {
+        match self {
+            Self::Threshold | Self::Klass => 0.9,
+            Self::Frechet => 0.25,
+        }
+    }
+}
+
 /// How a canvas is taken in parts. The default is the reference: all of it at every step.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Decoding {
@@ -144,12 +230,21 @@ pub struct Decoding {
     pub window: Option<usize>,
     /// Positions seen behind the window, where nothing but masks follows; `None` is all of them.
     pub lookahead: Option<usize>,
+    /// What is seen behind these.
+    pub far: Far,
     /// What is reused.
     pub cache: Cache,
     /// When what is reused is computed anew.
     pub refresh: Refresh,
-    /// Reveal every candidate at least this probable, and one at least, instead of a fixed number.
+    /// Where the first token of a window comes from.
+    pub first_token: FirstToken,
+    /// Reveal every candidate that reaches this, and one at least, instead of a fixed number.
     pub threshold: Option<f32>,
+    /// What the threshold is held against.
+    pub rule: Rule,
+    /// Whether a threshold reveals no more tokens than the steps so far were to reveal, each as
+    /// many: Fast-dLLM's count, which it has where nothing is cached.
+    pub is_capped: bool,
     /// Temperature of the confidence that orders the reveals, taken from unfiltered logits; `None`
     /// takes it from the tempered and filtered ones, as the reference does.
     pub order_temperature: Option<f32>,
@@ -167,16 +262,46 @@ impl Decoding {
     /// The same on a GPU, where more rows are free.
     pub const GPU_WINDOW: usize = 32;
 
+    /// Fast-dLLM as published for Dream (`generation_utils_block.py`; arXiv 2505.22618): blocks of
+    /// 32 with all masks behind them, everything computed anew for each, and a threshold.
+    pub fn fast_dllm() -> Self {
+        Self {
+            window: Some(32),
+            cache: Cache::Prefix,
+            first_token: FirstToken::Committed,
+            threshold: Some(0.9),
+            is_capped: true,
+            ..Self::default()
+        }
+    }
+
     /// Windows and a threshold, with everything computed anew for each window.
     pub fn quality() -> Self {
         Self {
             window: Some(32),
             lookahead: Some(32),
             cache: Cache::Prefix,
-            refresh: Refresh::Window,
             threshold: Some(0.9),
             order_temperature: Some(1.0),
-            reuse_prefix: false,
+            ..Self::default()
+        }
+    }
+
+    /// What is published for models of Dream's family, as far as it costs little: windows of 32 and
+    /// reused keys (Fast-dLLM), of the masks behind them the near ones and a thinned sample of the
+    /// others (DPad), everything computed anew every 64 passes (dLLM-Cache: 50 to 100), and a
+    /// threshold for what has settled (KLASS). Each token is computed once with its final value.
+    pub fn balanced() -> Self {
+        Self {
+            window: Some(32),
+            lookahead: Some(16),
+            far: Far::Thinned,
+            cache: Cache::Dual,
+            refresh: Refresh::Every(64),
+            threshold: Some(0.9),
+            rule: Rule::Klass,
+            order_temperature: Some(1.0),
+            ..Self::default()
         }
     }
 
@@ -190,7 +315,7 @@ impl Decoding {
             refresh: Refresh::Never,
             threshold: Some(0.9),
             order_temperature: Some(1.0),
-            reuse_prefix: false,
+            ..Self::default()
         }
     }
 

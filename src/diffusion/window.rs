@@ -5,26 +5,30 @@
 //! Keys and values of positions outside it are reused, as in Fast-dLLM (arXiv 2505.22618, section
 //! 3), with two differences: a revealed token is computed once with its final value, wherever it
 //! is, and the row before a masked position, from which a shifted model predicts it, is computed
-//! with it instead of trusting the first token of every window to a full pass.
+//! with it instead of trusting the first token of every window to a full pass. With
+//! [`FirstToken::Committed`] there are no differences.
 
 use super::canvas::Canvas;
-use super::settings::{Cache, Refresh, Settings};
+use super::settings::{Cache, Far, FirstToken, Refresh, Settings};
 
 /// A window of the canvas, and what the next pass does for it.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     /// Masked positions of the window, left to right: to be predicted.
     pub masked: Vec<usize>,
-    /// Positions whose keys and values are computed.
+    /// Positions that are seen, ascending: all up to somewhere behind the window, and of the masks
+    /// that follow some or none.
+    pub seen: Vec<usize>,
+    /// Their tokens.
+    pub ids: Vec<u32>,
+    /// Indices of those whose keys and values are computed.
     pub refresh: Vec<usize>,
-    /// Length of the canvas that is seen.
-    pub visible: usize,
-    /// Whether the window was moved.
-    pub is_new: bool,
-    start: usize,            // of the window
-    end: usize,              // of the window
-    known: Vec<Option<u32>>, // the token with which each position's keys and values were computed
-    reused: usize,           // positions at the start that an earlier run computed
+    /// Masks of the window when it was moved here, if this pass is its first.
+    pub begins_with: Option<usize>,
+    start: usize,                     // of the window
+    end: usize,                       // of the window
+    known: Vec<Option<(usize, u32)>>, // position and token of the keys and values at each index
+    reused: usize,                    // positions at the start that an earlier run computed
     passes: usize,
 }
 
@@ -38,8 +42,9 @@ impl Window {
             true => cached.iter().zip(prompt).take_while(is_same).count(),
             false => 0,
         };
+        let known = prompt[..reused].iter().copied().enumerate();
         Self {
-            known: cached[..reused].to_vec(),
+            known: known.map(Some).collect(),
             reused,
             ..Self::default()
         }
@@ -53,47 +58,69 @@ impl Window {
         let Some(&first) = open.first() else {
             return false;
         };
-        self.is_new = !open
+        let is_new = !open
             .iter()
             .any(|position| (self.start..self.end).contains(position));
-        if self.is_new {
-            let last = decoding
-                .window
-                .map_or(open.len(), |size| size.min(open.len()))
-                - 1;
-            (self.start, self.end) = (first, open[last] + 1);
+        if is_new {
+            let size = decoding.window.unwrap_or(usize::MAX).min(open.len());
+            (self.start, self.end) = (first, open[size - 1] + 1);
         }
-        self.masked.clear();
         let window = self.start..self.end;
+        self.masked.clear();
         self.masked
             .extend(open.iter().filter(|position| window.contains(position)));
-        let seen = decoding
-            .lookahead
-            .map_or(usize::MAX, |n| self.end.saturating_add(n));
-        self.visible = canvas.visible(stops).min(seen.max(canvas.masks_from()));
+        self.begins_with = is_new.then_some(self.masked.len());
+        self.see(canvas, settings);
 
-        self.known.resize(canvas.ids().len(), None);
         let is_due = match decoding.refresh {
-            Refresh::Window => self.is_new,
+            Refresh::Window => is_new,
             Refresh::Every(passes) => self.passes.is_multiple_of(passes),
             Refresh::Never => false,
         };
-        let is_stale = |position: usize| self.known[position] != Some(canvas.ids()[position]);
-        let is_kept = |position: usize| match decoding.cache {
+        let is_committed =
+            decoding.first_token == FirstToken::Committed && decoding.cache != Cache::None;
+        if is_committed && is_due {
+            self.masked.truncate(1);
+        }
+        let is_kept = |index: usize| match decoding.cache {
             Cache::None => false,
-            Cache::Prefix => position < self.start,
-            Cache::Dual => true,
+            Cache::Prefix => index < window.start,
+            Cache::Dual => !is_committed || !window.contains(&index),
         };
         let reused = if self.passes == 0 { self.reused } else { 0 };
-        let refresh = (0..self.visible).filter(|&position| {
-            (is_due && position >= reused) || is_stale(position) || !is_kept(position)
-        });
         self.refresh.clear();
-        self.refresh.extend(refresh);
-        for &position in &self.refresh {
-            self.known[position] = Some(canvas.ids()[position]);
+        self.known
+            .resize(self.known.len().max(self.seen.len()), None);
+        for (index, (&position, &id)) in self.seen.iter().zip(&self.ids).enumerate() {
+            let is_stale = self.known[index] != Some((position, id));
+            if (is_due && index >= reused) || is_stale || !is_kept(index) {
+                self.refresh.push(index);
+                self.known[index] = Some((position, id));
+            }
         }
         self.passes += 1;
         true
+    }
+
+    /// Looks at everything up to the last token and at masks behind the window.
+    fn see(&mut self, canvas: &Canvas, settings: &Settings) {
+        let decoding = settings.decoding;
+        let visible = canvas.visible(settings.ending.stop_ids());
+        let near = decoding
+            .lookahead
+            .map_or(usize::MAX, |n| self.end.saturating_add(n))
+            .max(canvas.masks_from())
+            .min(visible);
+        self.seen.clear();
+        self.seen.extend(0..near);
+        if decoding.far == Far::Thinned && near < visible {
+            let next = |&position: &usize| Some(position + 1 + (position - self.end) / 8);
+            let far = std::iter::successors(Some(near), next);
+            self.seen.extend(far.take_while(|&at| at < visible - 1));
+            self.seen.push(visible - 1);
+        }
+        self.ids.clear();
+        self.ids
+            .extend(self.seen.iter().map(|&at| canvas.ids()[at]));
     }
 }

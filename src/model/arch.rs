@@ -15,6 +15,7 @@
 
 use self::Size::{D, E, F, Kv, Q, V};
 use self::When::{Always, QkNorm, QkvBias, Untied};
+use crate::diffusion::Mode;
 
 /// What all models of a kind have in common and their files do not always say.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub struct Family {
     pub tie_word_embeddings: bool,
     /// Whether the output at a position predicts the next one, where the file does not say.
     pub shift_logits: bool,
+    /// The mode that suits its weights: one with published figures on them, else the sampler of its
+    /// authors.
+    pub mode: Mode,
 }
 
 /// Which positions attend to which. The networks take this apart when they load: a new pattern
@@ -56,6 +60,7 @@ pub static DREAM: Family = Family {
     qk_norm: false,
     tie_word_embeddings: false,
     shift_logits: true,
+    mode: Mode::Balanced,
 };
 
 /// Qwen3's transformer without its causal mask: CoDA. Its config.json says nothing of its head,
@@ -69,6 +74,7 @@ pub static CODA: Family = Family {
     qk_norm: true,
     tie_word_embeddings: false,
     shift_logits: true,
+    mode: Mode::Exact,
 };
 
 impl Family {

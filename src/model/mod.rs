@@ -148,6 +148,7 @@ impl Model {
         let all: Vec<usize> = (0..ids.len()).collect();
         let pass = Pass {
             ids,
+            positions: &all,
             refresh: &all,
             predict: &all,
         };
@@ -160,8 +161,8 @@ impl Model {
         let rows = Rows::of(pass, shift);
         let longest = self.cached_ids.len().max(pass.ids.len());
         self.cached_ids.resize(longest, None);
-        for &position in &rows.positions {
-            self.cached_ids[position] = None; // until the pass is done
+        for &index in &rows.indices {
+            self.cached_ids[index] = None; // until the pass is done
         }
         match &mut self.network {
             Network::Native(weights, state) => weights.forward(state, pass.ids, &rows, logits)?,
@@ -171,19 +172,24 @@ impl Model {
                 *logits = output.flatten_all()?.to_vec1()?;
             }
         }
-        for &position in &rows.positions {
-            self.cached_ids[position] = Some(pass.ids[position]);
+        for &index in &rows.indices {
+            let is_in_place = pass.positions[index] == index;
+            self.cached_ids[index] = is_in_place.then_some(pass.ids[index]);
         }
-        Ok(rows.positions.len())
+        Ok(rows.indices.len())
     }
 }
 
 /// What a pass computes.
 struct Rows {
-    /// Canvas positions, ascending. `[R]`
+    /// Where their keys and values are kept, ascending. `[R]`
+    indices: Vec<usize>,
+    /// Where they stand on the canvas. `[R]`
     positions: Vec<usize>,
     /// Which of them the head is asked about. `[outputs]`
     outputs: Vec<usize>,
+    /// Length of the canvas up to the last position that is seen.
+    reach: usize,
 }
 
 impl Rows {
@@ -195,19 +201,14 @@ impl Rows {
     /// keeps its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's
     /// `generation_utils.py`).
     fn of(pass: &Pass<'_>, shift: usize) -> Self {
-        let sources = pass.predict.iter().map(|p| p.saturating_sub(shift));
-        let mut positions: Vec<usize> = pass
-            .refresh
-            .iter()
-            .copied()
-            .chain(sources.clone())
-            .collect();
-        positions.sort_unstable();
-        positions.dedup();
-        let outputs = sources.map(|source| positions.partition_point(|&p| p < source));
+        let indices = pass.computed(shift);
+        let sources = pass.predict.iter().map(|at| at.saturating_sub(shift));
+        let outputs = sources.map(|source| indices.partition_point(|&index| index < source));
         Self {
             outputs: outputs.collect(),
-            positions,
+            positions: indices.iter().map(|&index| pass.positions[index]).collect(),
+            indices,
+            reach: pass.positions.last().map_or(0, |last| last + 1),
         }
     }
 }
@@ -277,6 +278,7 @@ mod tests {
         };
         let pass = Pass {
             ids: &ids,
+            positions: &all,
             refresh,
             predict: &[1, len / 2, len - 1],
         };

@@ -179,6 +179,7 @@ mod tests {
             qk_norm: false,
             tie_word_embeddings: false,
             shift_logits: true,
+            mode: crate::diffusion::Mode::Exact,
         }
     }
 

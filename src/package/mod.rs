@@ -13,6 +13,7 @@ use std::{fs, io};
 
 use self::gguf::Gguf;
 use crate::chat::{ChatTemplate, Message};
+use crate::diffusion::Mode;
 use crate::error::Error;
 use crate::hub::registry::{PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
@@ -255,6 +256,11 @@ impl Package {
             on_tensor,
         );
         Ok(written?)
+    }
+
+    /// The mode that suits its weights.
+    pub fn mode(&self) -> Mode {
+        self.recipe.mode.unwrap_or(self.config.family.mode)
     }
 
     /// Whether this model takes its prompts in a chat template.

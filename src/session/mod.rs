@@ -19,12 +19,12 @@ mod task;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use crate::diffusion::Mode;
 pub use compute::Compute;
 pub use hole::{Hole, USUAL_HOLE};
 pub use job::{Filling, Job, Work};
 pub use observer::{Conditions, Observer};
 pub use outcome::{Filled, Finish, Outcome};
-pub use recipe::{Mode, usual_window};
 pub use task::{Segment, Task};
 
 use crate::Error;
@@ -137,7 +137,7 @@ impl Session {
     /// The settings that follow from model, machine and mode; `is_between` where text follows a
     /// hole.
     pub fn settings(&self, mode: Mode, is_between: bool) -> Settings {
-        mode.settings(&self.package, &self.target, is_between)
+        recipe::settings(mode, &self.package, &self.target, is_between)
     }
 
     /// A task in tokens, checked against the model. The weights are not needed.
@@ -146,7 +146,7 @@ impl Session {
     /// When it does not fit the model; failures of template and tokenizer.
     pub fn prepare(&self, task: &Task<'_>) -> Result<Job, Error> {
         task.encode(&self.package, |is_between| {
-            self.settings(Mode::Fast, is_between)
+            self.settings(self.package.mode(), is_between)
         })
     }
 

@@ -63,7 +63,14 @@ fn a_generation_is_measured_to_its_full_length() {
     let keys: Vec<&String> = report.as_object().unwrap().keys().collect();
     assert_eq!(
         keys,
-        ["limits", "forward", "generate", "load_s", "peak_rss_bytes"]
+        [
+            "limits",
+            "forward",
+            "generate",
+            "modes",
+            "load_s",
+            "peak_rss_bytes"
+        ]
     );
     let number = |key: &str| report["generate"][key].as_f64().unwrap();
     assert_eq!(number("forwards"), 16.0);
@@ -71,6 +78,11 @@ fn a_generation_is_measured_to_its_full_length() {
     // time, at the most.
     assert!((64.0 + 32.0..16.0 * 96.0).contains(&number("rows")));
     assert!((number("tokens_per_s") * number("seconds") - 32.0).abs() < 1e-6);
+    assert!((0.0..1.0).contains(&number("outside_network")));
+    // The rows of the mode that was measured are those that were counted for it.
+    let modes = report["modes"].as_array().unwrap();
+    let fast = modes.iter().find(|mode| mode["mode"] == "fast").unwrap();
+    assert_eq!(fast["rows_per_token"].as_f64(), Some(number("rows") / 32.0));
     assert!((number("ms_per_forward") * 16.0 - 1e3 * number("seconds")).abs() < 1e-6);
 }
 

@@ -128,6 +128,7 @@ fn a_cache_changes_nothing_and_both_networks_agree() {
     let mut tensors = Model::load_on_tensors(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
     let (_, mut native) = model();
     let mut ids: Vec<u32> = (0..40).map(|i| (i * 7) % 256).collect();
+    let all: Vec<usize> = (0..ids.len()).collect();
     let whole = native.predict(&ids, &[3, 20, 39]).unwrap();
     let whole_by_tensors = tensors.predict(&ids, &[3, 20, 39]).unwrap();
     assert!(relative_error(&whole_by_tensors.logits, &whole.logits) < 1e-5);
@@ -142,6 +143,7 @@ fn a_cache_changes_nothing_and_both_networks_agree() {
         }
         let pass = Pass {
             ids: &ids,
+            positions: &all,
             refresh,
             predict: &[3, 20, 39],
         };
@@ -170,6 +172,7 @@ fn more_of_a_canvas_can_be_seen_later() {
     let rest: Vec<usize> = (0..70).collect();
     let pass = Pass {
         ids: &ids,
+        positions: &rest,
         refresh: &rest,
         predict: &[4, 69],
     };

@@ -8,6 +8,7 @@ mod batch;
 mod bench;
 mod checkpoints;
 mod command;
+mod fast_dllm;
 mod files;
 mod gguf;
 mod golden;

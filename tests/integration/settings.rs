@@ -78,7 +78,7 @@ fn config_shows_where_each_value_came_from() {
         (json!("0.5"), format!("{}:2", file.display()))
     );
     assert_eq!(row("temperature"), (Value::Null, "built in".into()));
-    assert_eq!(row("mode").0, "fast");
+    assert_eq!(row("mode"), (Value::Null, "built in".into()), "the model's");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         stderr.contains("DIFFUCODER_MODLE is set, but there is no such setting"),

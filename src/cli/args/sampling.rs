@@ -1,7 +1,10 @@
 //! How to denoise: the flags, and the settings they become.
 
-use diffucoder::diffusion::{Algorithm, Cache, Decoding, Refresh, Settings, Shaping, Steps};
-use diffucoder::session::{Hole, Job, Mode, Session, usual_window};
+use diffucoder::diffusion::{
+    Algorithm, Cache, Decoding, Far, FirstToken, Mode, Refresh, Rule, Settings, Shaping, Steps,
+    usual_window,
+};
+use diffucoder::session::{Hole, Job, Session};
 use diffucoder::{Error, RequestError};
 
 use crate::cli::args::values::{
@@ -17,7 +20,8 @@ pub struct SamplingArgs {
     /// or the model's context ends
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
     pub max_new_tokens: NewTokens,
-    /// Number of denoising steps [default: as many as new tokens]
+    /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache what
+    /// it reveals at most [default: half as many]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     steps: Option<usize>,
     /// Tokens to reveal at each step, instead of --steps
@@ -28,17 +32,15 @@ pub struct SamplingArgs {
     #[arg(long, value_parser = one_of(&Algorithm::ALL, Algorithm::name, about_algorithm))]
     algorithm: Option<Algorithm>,
     /// Randomness of the tokens, and through them of the order; 0 takes the most probable
-    /// [default: the authors' for the model, 0.2 to 0.4]
+    /// [default: the authors' for the model, 0.2 to 0.4; 0 in fast-dllm]
     #[arg(short, long, value_name = "T", value_parser = zero_or_more, allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Keep the most probable tokens up to this mass; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
-    #[arg(allow_negative_numbers = true)]
-    top_p: f32,
-    /// Keep this many of the most probable tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 0, value_parser = zero_or_above)]
-    #[arg(allow_negative_numbers = true)]
-    top_k: usize,
+    /// Keep the most probable tokens up to this mass; 1 keeps all [default: 0.95; 1 in fast-dllm]
+    #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Keep this many of the most probable tokens; 0 keeps all [default: 0; 50 in fast-dllm]
+    #[arg(long, value_name = "K", value_parser = zero_or_above, allow_negative_numbers = true)]
+    top_k: Option<usize>,
     /// Randomness of the order; 0 reveals the surest first
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = zero_or_more)]
     #[arg(allow_negative_numbers = true)]
@@ -61,9 +63,10 @@ pub struct SamplingArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Decoding")]
 struct DecodingArgs {
-    /// Sets the flags below together
-    #[arg(long, default_value = Mode::Fast.name(), value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
-    mode: Mode,
+    /// Sets the flags below together [default: what suits the weights, as `diffucoder models` says;
+    /// balanced for relatives of DiffuCoder]
+    #[arg(long, value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
+    mode: Option<Mode>,
     /// Masks that are filled before the canvas behind them is: auto (12; 32 on a GPU), a number, or
     /// full
     #[arg(long, value_name = "N", value_parser = window)]
@@ -71,6 +74,9 @@ struct DecodingArgs {
     /// Masks that are seen behind the window: a number, or all
     #[arg(long, value_name = "N", value_parser = lookahead)]
     lookahead: Option<Lookahead>,
+    /// What is seen behind these
+    #[arg(long, value_parser = one_of(&Far::ALL, Far::name, about_far))]
+    far: Option<Far>,
     /// What is not computed again at every step
     #[arg(long, value_parser = one_of(&Cache::ALL, Cache::name, about_cache))]
     cache: Option<Cache>,
@@ -78,10 +84,17 @@ struct DecodingArgs {
     /// or never
     #[arg(long, value_name = "WHEN", value_parser = refresh)]
     refresh: Option<Refresh>,
+    /// Where the first token of a window comes from, which a model of this kind predicts from the
+    /// row before
+    #[arg(long, value_parser = one_of(&FirstToken::ALL, FirstToken::name, about_first_token))]
+    first_token: Option<FirstToken>,
     /// Reveal all tokens at least this probable at once, and the surest if there are none; off
     /// reveals a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
     #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<Threshold>,
+    /// What the threshold is held against [default: the probability of each token]
+    #[arg(long, value_parser = one_of(&Rule::ALL, Rule::name, about_rule))]
+    rule: Option<Rule>,
     /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
     /// that tokens are drawn from
     #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
@@ -173,11 +186,15 @@ fn order_temperature(text: &str) -> Result<OrderTemperature, String> {
     }
 }
 
-fn about_mode(mode: Mode) -> &'static str {
+pub fn about_mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Exact => "The published sampler, step for step: the whole canvas, to its end",
+        Mode::Balanced => {
+            "Windows and a threshold, with masks behind the window seen and keys reused"
+        }
         Mode::Quality => "Windows and thresholds, with everything computed anew for each window",
-        Mode::Fast => "Windows and thresholds, each token computed once with its final value",
+        Mode::Fast => "Small windows and nothing behind them, each token computed once",
+        Mode::FastDllm => "Fast-dLLM as published: blocks of 32, all computed anew for each",
     }
 }
 
@@ -186,6 +203,28 @@ fn about_cache(cache: Cache) -> &'static str {
         Cache::None => "all of the canvas is computed",
         Cache::Prefix => "what is before the window is kept",
         Cache::Dual => "all but the masks of the window is kept",
+    }
+}
+
+fn about_far(far: Far) -> &'static str {
+    match far {
+        Far::Hidden => "nothing",
+        Far::Thinned => "masks at growing distances, and the last",
+    }
+}
+
+fn about_first_token(first: FirstToken) -> &'static str {
+    match first {
+        FirstToken::Predicted => "that row is computed with the window",
+        FirstToken::Committed => "from where all is computed, whatever its probability (Fast-dLLM)",
+    }
+}
+
+fn about_rule(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Threshold => "the probability of each token",
+        Rule::Klass => "the same, where the last two forwards changed nothing (KLASS)",
+        Rule::Frechet => "a bound of the probability of all together (Fast-dLLM++)",
     }
 }
 
@@ -202,7 +241,7 @@ impl DecodingArgs {
     /// The preset, with what the flags change.
     fn decoding(&self, mode: Mode, is_gpu: bool, is_fixed: bool) -> Decoding {
         let mut decoding = mode.decoding(is_gpu);
-        if is_fixed {
+        if is_fixed && !decoding.is_capped {
             decoding.threshold = None;
         }
         match self.window {
@@ -214,6 +253,12 @@ impl DecodingArgs {
         decoding.lookahead = self.lookahead.map_or(decoding.lookahead, |n| n.0);
         decoding.cache = self.cache.unwrap_or(decoding.cache);
         decoding.refresh = self.refresh.unwrap_or(decoding.refresh);
+        decoding.far = self.far.unwrap_or(decoding.far);
+        decoding.first_token = self.first_token.unwrap_or(decoding.first_token);
+        if let Some(rule) = self.rule {
+            decoding.rule = rule;
+            decoding.threshold = decoding.threshold.map(|_| rule.usual_threshold());
+        }
         decoding.threshold = self.threshold.map_or(decoding.threshold, |p| p.0);
         let order = self.order_temperature.map(|t| t.0);
         decoding.order_temperature = order.unwrap_or(decoding.order_temperature);
@@ -234,17 +279,23 @@ impl SamplingArgs {
                 "--tokens-per-step K sets the pace of a canvas that grows",
             )
             .about(&["steps", "max-new-tokens"])),
-            NewTokens::Auto
-                if self.decoding.decoding(self.mode(), false, false).reach() == usize::MAX =>
-            {
-                Err(UsageError::with_hint(
-                    "-n auto grows the canvas with its windows, and here all of it is seen at once",
-                    "use --mode fast or quality, with --window and --lookahead that are numbers",
-                )
-                .about(&["max-new-tokens", "exact", "mode", "window", "lookahead"]))
+            // Before a model is open its mode is not known; the flags may say enough.
+            NewTokens::Auto => {
+                self.check_growth(&self.decoding(self.mode().unwrap_or(Mode::Fast), false))
             }
-            NewTokens::Auto => Ok(()),
         }
+    }
+
+    /// Refuses a canvas that is to grow and cannot.
+    fn check_growth(&self, decoding: &Decoding) -> Result<(), UsageError> {
+        if self.max_new_tokens != NewTokens::Auto || decoding.reach() < usize::MAX {
+            return Ok(());
+        }
+        Err(UsageError::with_hint(
+            "-n auto grows the canvas with its windows, and here all of it is seen at once",
+            "use --mode balanced or fast, with --window and --lookahead that are numbers",
+        )
+        .about(&["max-new-tokens", "exact", "mode", "window", "lookahead"]))
     }
 
     /// The hole behind a prompt.
@@ -286,12 +337,22 @@ impl SamplingArgs {
             .about(&[flag, "max-new-tokens"])),
         }
     }
-    pub fn mode(&self) -> Mode {
-        if self.exact {
-            Mode::Exact
-        } else {
-            self.decoding.mode
-        }
+
+    /// The mode that is asked for, if any is.
+    fn mode(&self) -> Option<Mode> {
+        self.exact.then_some(Mode::Exact).or(self.decoding.mode)
+    }
+
+    /// How a mode takes the canvas in parts, with what the flags change.
+    fn decoding(&self, mode: Mode, is_gpu: bool) -> Decoding {
+        let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
+        let is_fixed = has_steps || self.is_random();
+        self.decoding.decoding(mode, is_gpu, is_fixed)
+    }
+
+    /// Whether chance decides the order.
+    fn is_random(&self) -> bool {
+        self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0
     }
 
     /// The settings for a job.
@@ -299,13 +360,11 @@ impl SamplingArgs {
     /// # Errors
     /// As [`Self::steps`], and for a threshold together with chance.
     pub fn settings(&self, session: &Session, job: &Job) -> Result<Settings, UsageError> {
-        let mode = self.mode();
+        let mode = self.mode().unwrap_or(session.package().mode());
         let usual = session.settings(mode, job.is_between());
-        let is_random = self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0;
-        let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
-        let is_gpu = !session.target().device.is_cpu();
-        let decoding = self.decoding.decoding(mode, is_gpu, has_steps || is_random);
-        if is_random && decoding.threshold.is_some() {
+        let decoding = self.decoding(mode, !session.target().device.is_cpu());
+        self.check_growth(&decoding)?;
+        if self.is_random() && decoding.threshold.is_some() {
             return Err(UsageError::with_hint(
                 "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
                 "leave one of them out",
@@ -314,12 +373,15 @@ impl SamplingArgs {
         }
         Ok(Settings {
             algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
-            steps: self.steps(job.most_new_tokens())?,
+            steps: match (self.steps, self.tokens_per_step) {
+                (None, None) => usual.steps,
+                _ => self.steps(job.most_new_tokens())?,
+            },
             eps: self.eps,
             shaping: Shaping {
                 temperature: self.temperature.unwrap_or(usual.shaping.temperature),
-                top_p: Some(self.top_p).filter(|&p| p < 1.0),
-                top_k: Some(self.top_k).filter(|&k| k > 0),
+                top_p: self.top_p.or(usual.shaping.top_p).filter(|&p| p < 1.0),
+                top_k: self.top_k.or(usual.shaping.top_k).filter(|&k| k > 0),
             },
             alg_temp: Some(self.alg_temp).filter(|&t| t > 0.0),
             seed: self.seed.unwrap_or_else(new_seed),

@@ -1,11 +1,12 @@
 //! `diffucoder bench`: how fast a model runs here, beside what this machine could do at best.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
 use diffucoder::Error;
-use diffucoder::diffusion::{Decoding, Denoiser, Ending, Pass, Settings, Shaping, Steps};
+use diffucoder::diffusion::{Decoding, Denoiser, Ending, Mode, Pass, Settings, Shaping, Steps};
 use diffucoder::kernels::limits::{self, Limits, Meter};
 use diffucoder::model::Model;
 use diffucoder::model::config::{Config, ConfigError};
@@ -15,8 +16,8 @@ use serde::Serialize;
 
 use crate::cli::args::compute::{ComputeArgs, Engine, isa};
 use crate::cli::args::model::ModelArgs;
-use crate::cli::args::sampling::as_usage;
-use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::args::sampling::{about_mode, as_usage};
+use crate::cli::args::values::{Output, at_least_one, one_of};
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use crate::cli::usage::UsageError;
@@ -36,13 +37,17 @@ pub struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,32,320",
           value_parser = at_least_one)]
     rows: Vec<usize>,
-    /// Also write N tokens behind a prompt of 64, in fast mode but a fixed number at each forward,
-    /// however the text ends
+    /// Also write N tokens behind a prompt of 64, a fixed number at each forward, however the text
+    /// ends; and count the rows that each mode would compute for it
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     generate: Option<usize>,
     /// How many tokens each of its forwards reveals
     #[arg(long, value_name = "K", value_parser = at_least_one, default_value_t = 2, requires = "generate")]
     tokens_per_forward: usize,
+    /// The mode to write them in
+    #[arg(long, default_value = Mode::Fast.name(), requires = "generate",
+          value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
+    mode: Mode,
     /// What to print: a table, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -66,6 +71,9 @@ struct Report {
     forward: Vec<Forward>,
     #[serde(skip_serializing_if = "Option::is_none")]
     generate: Option<Generated>,
+    /// What each mode would compute for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    modes: Vec<ModeWork>,
     load_s: f64,
     peak_rss_bytes: Option<u64>,
 }
@@ -98,6 +106,16 @@ struct Generated {
     rows: usize,
     tokens_per_s: f64,
     ms_per_forward: f64,
+    /// Share of the time that is not the network's: sampling, planning, the cache.
+    outside_network: f64,
+}
+
+/// What a mode computes to write as many tokens, as many at each forward.
+#[derive(Serialize)]
+struct ModeWork {
+    mode: &'static str,
+    forwards: usize,
+    rows_per_token: f64,
 }
 
 /// Tokens of the prompt that is generated behind.
@@ -125,7 +143,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 let flags = ["tokens-per-forward", "generate"];
                 return Err(UsageError::new(message).about(&flags).into());
             }
-            let job = generation(&config, n, args.tokens_per_forward);
+            let job = generation(&config, n, args.tokens_per_forward, args.mode);
             job.check(longest).map_err(|error| as_usage(error.into()))?;
             Some(job)
         }
@@ -146,11 +164,17 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut generated = None;
     if let Some(job) = &mut job {
         ui.status("measuring a generation");
-        let filling = job.run(&mut model, &mut Conditions::default());
+        let mut timed = Timed::new(&mut model);
+        let filling = job.run(&mut timed, &mut Conditions::default());
         let work = filling.map_err(Error::from)?.work;
-        generated = Some(Generated::new(job.most_new_tokens(), work));
+        generated = Some(Generated::new(job.most_new_tokens(), work, timed.time));
     }
-    let report = Report::new(&config, meter.measure(), &passes, generated, load_time);
+    let work = |n| Mode::ALL.map(|mode| ModeWork::count(&config, n, args.tokens_per_forward, mode));
+    let modes = args.generate.into_iter().flat_map(work).collect();
+    let report = Report {
+        modes,
+        ..Report::new(&config, meter.measure(), &passes, generated, load_time)
+    };
     match args.output {
         Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&report)?))?,
         Output::Text => ui.result(&report.table())?,
@@ -228,6 +252,7 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
     let all: Vec<usize> = (0..rows).collect();
     let pass = Pass {
         ids: &ids,
+        positions: &all,
         refresh: &all,
         predict: &all,
     };
@@ -242,15 +267,15 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
     Ok(shortest)
 }
 
-/// To write `n` tokens behind a prompt, as `--mode fast --tokens-per-step` does, however the text
+/// To write `n` tokens behind a prompt, as `--tokens-per-step` does in a mode, however the text
 /// ends.
-fn generation(config: &Config, n: usize, tokens_per_forward: usize) -> Job {
+fn generation(config: &Config, n: usize, tokens_per_forward: usize, mode: Mode) -> Job {
     let settings = Settings {
         shaping: Shaping::nucleus(0.2, 0.95),
         ending: Ending::AtStop(Vec::new()),
         decoding: Decoding {
             threshold: None,
-            ..Decoding::fast(Decoding::CPU_WINDOW)
+            ..mode.decoding(false)
         },
         steps: Steps::OfTokens(tokens_per_forward),
         ..Settings::reference(1)
@@ -260,8 +285,65 @@ fn generation(config: &Config, n: usize, tokens_per_forward: usize) -> Job {
     Job::new(texts, vec![Hole::Exactly(n)], (mask_id, &[]), settings)
 }
 
+/// A network, and the time that it took.
+struct Timed<'a> {
+    model: &'a mut Model,
+    time: Duration,
+}
+
+impl<'a> Timed<'a> {
+    fn new(model: &'a mut Model) -> Self {
+        let time = Duration::ZERO;
+        Self { model, time }
+    }
+}
+
+impl Denoiser for Timed<'_> {
+    type Error = candle_core::Error;
+
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> candle_core::Result<usize> {
+        let started = Instant::now();
+        let rows = self.model.forward(pass, logits);
+        self.time += started.elapsed();
+        rows
+    }
+}
+
+/// Computes nothing, and counts the rows that a network would compute.
+struct Counting {
+    shift: usize,
+}
+
+impl Denoiser for Counting {
+    type Error = Infallible;
+
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+        logits.clear();
+        logits.resize(2 * pass.predict.len(), 0.0);
+        Ok(pass.computed(self.shift).len())
+    }
+}
+
+impl ModeWork {
+    fn count(config: &Config, n: usize, tokens_per_forward: usize, mode: Mode) -> Self {
+        let mut network = Counting {
+            shift: usize::from(config.shift_logits),
+        };
+        let mut job = generation(config, n, tokens_per_forward, mode);
+        let work = match job.run(&mut network, &mut Conditions::default()) {
+            Ok(filling) => filling.work,
+            Err(_) => Work::default(), // zeros are finite, and nothing else can fail
+        };
+        Self {
+            mode: mode.name(),
+            forwards: work.forwards,
+            rows_per_token: work.rows as f64 / n as f64,
+        }
+    }
+}
+
 impl Generated {
-    fn new(tokens: usize, work: Work) -> Self {
+    fn new(tokens: usize, work: Work, in_network: Duration) -> Self {
         let seconds = work.time.as_secs_f64();
         Self {
             seconds,
@@ -269,6 +351,7 @@ impl Generated {
             rows: work.rows,
             tokens_per_s: tokens as f64 / seconds,
             ms_per_forward: 1e3 * seconds / work.forwards as f64,
+            outside_network: 1.0 - in_network.as_secs_f64() / seconds,
         }
     }
 }
@@ -304,6 +387,7 @@ impl Report {
             },
             forward: forward.collect(),
             generate,
+            modes: Vec::new(),
             load_s: load_time.as_secs_f64(),
             peak_rss_bytes: limits::peak_rss_bytes(),
         }
@@ -336,21 +420,44 @@ impl Report {
         );
         let generated = self.generate.as_ref().map_or(String::new(), |done| {
             format!(
-                "\ngenerating   {:.1} s, {:.1} tokens/s: {} forwards of {:.1} rows and {:.0} ms\n",
+                "\ngenerating   {:.1} s, {:.1} tokens/s: {} forwards of {:.1} rows and {:.0} ms, {:.1} % \
+                 outside the network\n",
                 done.seconds,
                 done.tokens_per_s,
                 done.forwards,
                 done.rows as f64 / done.forwards as f64,
-                done.ms_per_forward
+                done.ms_per_forward,
+                100.0 * done.outside_network
             )
         });
-        format!("{machine}\n{rows}{generated}")
+        let mut modes = Vec::new();
+        if !self.modes.is_empty() {
+            modes.push(["MODE", "FORWARDS", "ROWS/TOKEN"].map(str::to_string));
+        }
+        modes.extend(self.modes.iter().map(|work| {
+            let rows = format!("{:.1}", work.rows_per_token);
+            [work.mode.to_string(), work.forwards.to_string(), rows]
+        }));
+        let modes = table([Align::Left, Align::Right, Align::Right], modes);
+        format!("{machine}\n{rows}{generated}{modes}")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On DiffuCoder's shape, 256 tokens behind 64, two at each forward.
+    #[test]
+    fn work_of_the_modes() {
+        let config = Shape::DiffuCoder7B.config().unwrap();
+        let work = |mode| ModeWork::count(&config, 256, 2, mode);
+        let rows = |mode| work(mode).rows_per_token;
+        assert!(Mode::ALL.iter().all(|&mode| work(mode).forwards >= 128));
+        assert_eq!(rows(Mode::Exact), 320.0 / 2.0);
+        assert!(rows(Mode::Balanced) <= 12.0, "{}", rows(Mode::Balanced));
+        assert!(rows(Mode::Fast) < 5.0, "{}", rows(Mode::Fast));
+    }
 
     #[test]
     fn shapes_are_valid() {

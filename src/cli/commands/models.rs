@@ -36,6 +36,8 @@ struct Row {
     #[serde(flatten)]
     needs: Option<Needs>,
     licence: Option<&'static str>,
+    /// What `--mode` is where nobody says; `None` is its family's.
+    mode: Option<&'static str>,
     /// "built in", "complete", "partial" or "no".
     cached: &'static str,
     cached_bytes: u64,
@@ -93,6 +95,7 @@ impl Row {
             download_bytes: model.hub_id.map(|_| model.download_bytes),
             needs: None,
             licence: Some(model.licence),
+            mode: Some(model.mode().name()),
             cached: match (model.hub_id, found) {
                 (None, _) => "built in",
                 (_, Some(found)) => completeness(found),
@@ -117,6 +120,7 @@ impl Row {
             download_bytes: Some(download_bytes),
             needs: None,
             licence: Some(model.licence),
+            mode: Some(model.mode().name()),
             cached: if file.is_some() { "complete" } else { "no" },
             cached_bytes: file.map_or(0, |file| file.bytes),
             about: Some(model.about),
@@ -130,6 +134,7 @@ impl Row {
             download_bytes: None,
             needs: None,
             licence: None,
+            mode: None,
             cached: completeness(found),
             cached_bytes: found.bytes,
             about: None,
@@ -148,7 +153,7 @@ fn completeness(found: &CachedModel) -> &'static str {
 /// As a table, without the licences and the ids on the Hub where they do not fit beside the rest.
 fn text(rows: &[Row], width: usize) -> String {
     let header = [
-        "MODEL", "DOWNLOAD", "MEMORY", "TOKENS/S", "CACHED", "LICENCE", "HUB ID",
+        "MODEL", "DOWNLOAD", "MEMORY", "TOKENS/S", "MODE", "CACHED", "LICENCE", "HUB ID",
     ];
     let cells = rows.iter().map(|row| {
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), human_bytes);
@@ -158,6 +163,7 @@ fn text(rows: &[Row], width: usize) -> String {
             bytes(row.download_bytes),
             bytes(needs.map(|needs| needs.memory_bytes)),
             needs.map_or_else(|| "-".into(), Needs::speed),
+            row.mode.unwrap_or("-").to_string(),
             match row.cached_bytes {
                 0 => row.cached.to_string(),
                 bytes => format!("{} ({})", row.cached, human_bytes(bytes)),
@@ -170,13 +176,13 @@ fn text(rows: &[Row], width: usize) -> String {
         .chain(cells)
         .collect();
     use Align::{Left, Right};
-    let whole = table([Left, Right, Right, Right, Left, Left, Left], lines.clone());
+    let whole = table([Left, Right, Right, Right, Left, Left, Left, Left], lines.clone());
     if whole.lines().all(|line| line.chars().count() <= width) {
         return whole;
     }
-    let first = |line: [String; 7]| line.first_chunk::<5>().cloned().unwrap_or_default();
+    let first = |line: [String; 8]| line.first_chunk::<6>().cloned().unwrap_or_default();
     table(
-        [Left, Right, Right, Right, Left],
+        [Left, Right, Right, Right, Left, Left],
         lines.into_iter().map(first),
     )
 }

@@ -5,7 +5,7 @@ use super::*;
 /// Refuses to be asked about what was never computed, and wants every token it sees to be computed
 /// with its final value. Its logits depend on the position alone.
 struct Strict {
-    known: Vec<Option<u32>>,
+    known: Vec<Option<(usize, u32)>>, // position and token by index
     rows: usize,
 }
 
@@ -16,13 +16,22 @@ impl Denoiser for Strict {
         self.known
             .resize(pass.ids.len().max(self.known.len()), None);
         for &position in pass.refresh {
-            self.known[position] = Some(pass.ids[position]);
+            self.known[position] = Some((pass.positions[position], pass.ids[position]));
         }
-        for (position, (known, id)) in self.known.iter().zip(pass.ids).enumerate() {
+        let seen = pass.positions.iter().zip(pass.ids);
+        for (known, (&position, &id)) in self.known.iter().zip(seen) {
             assert!(known.is_some(), "position {position} was never computed");
-            assert!(*known == Some(*id), "position {position} is stale");
+            assert!(
+                *known == Some((position, id)),
+                "position {position} is stale"
+            );
         }
-        assert!(pass.predict.iter().all(|&at| pass.ids[at] == MASK));
+        assert!(pass.positions.is_sorted_by(|a, b| a < b));
+        assert!(
+            pass.predict
+                .iter()
+                .all(|&at| pass.ids[at] == MASK && pass.positions[at] == at)
+        );
         assert!(pass.refresh.is_sorted() && pass.predict.is_sorted());
         logits.clear();
         for &at in pass.predict {
@@ -46,6 +55,10 @@ fn check_growth(canvas: &Canvas, settings: &Settings) {
     }
     let settings = &Settings {
         ending: Ending::AtStop(vec![STOP]),
+        decoding: Decoding {
+            far: Far::Hidden, // of a canvas that grows nobody knows the end
+            ..settings.decoding
+        },
         ..settings.clone()
     };
     let run = |canvas: Canvas, settings: &Settings| {
@@ -142,12 +155,101 @@ fn an_unchanged_prefix_is_computed_once() {
     }
 }
 
+/// What each pass saw and computed.
+#[derive(Default)]
+struct Recording(Vec<(Vec<usize>, Vec<usize>)>);
+
+impl Denoiser for Recording {
+    type Error = Infallible;
+
+    fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+        let refreshed = pass.refresh.iter().map(|&at| pass.positions[at]).collect();
+        self.0.push((pass.positions.to_vec(), refreshed));
+        *logits = [0.0, 3.0, 0.0, 0.0, 0.0, 0.0].repeat(pass.predict.len());
+        Ok(pass.refresh.len())
+    }
+}
+
+fn recorded(decoding: Decoding, masks: usize, steps: usize) -> Recording {
+    let settings = Settings {
+        decoding,
+        ..settings(steps)
+    };
+    let mut model = Recording::default();
+    generate(
+        &mut model,
+        Canvas::new(&[1, 2], masks, MASK),
+        &settings,
+        &mut (),
+    )
+    .unwrap();
+    model
+}
+
+#[test]
+fn masks_far_behind_are_seen_the_fewer_the_further() {
+    let decoding = Decoding {
+        window: Some(4),
+        lookahead: Some(4),
+        far: Far::Thinned,
+        cache: Cache::Dual,
+        refresh: Refresh::Never,
+        ..Decoding::default()
+    };
+    let passes = recorded(decoding, 38, 38).0;
+    // The window ends at 6: all up to 9, then one in two from a distance of 8 on, one in three
+    // from 16, and the last.
+    let far = [10, 11, 12, 13, 14, 16, 18, 20, 22, 25, 28, 31, 35, 39];
+    let seen: Vec<usize> = (0..10).chain(far).collect();
+    assert_eq!(passes[0].0, seen);
+    assert_eq!(passes[0].1, seen, "nothing is known at first");
+    assert_eq!(passes[3].0, seen, "the window has not moved");
+    assert!(passes[1].1.len() <= 1, "{:?}", passes[1].1);
+    let (seen, refreshed) = &passes[4];
+    assert!(seen.iter().copied().take(14).eq(0..14) && seen.ends_with(&[39]));
+    let new = seen.iter().filter(|&&at| at >= 10).count();
+    assert!(refreshed.len() <= new + 1, "{refreshed:?}");
+}
+
+/// As in Fast-dLLM: a pass over everything for each block, which gives its first token, and then
+/// the block alone.
+#[test]
+fn a_committed_first_token_comes_from_the_pass_over_everything() {
+    let all: Vec<usize> = (0..8).collect();
+    let committed = |cache| Decoding {
+        window: Some(3),
+        cache,
+        threshold: Some(0.99),
+        ..Decoding::fast_dllm()
+    };
+    let dual: Vec<_> = recorded(committed(Cache::Dual), 6, 6).0;
+    let refreshed: Vec<_> = dual.into_iter().map(|pass| pass.1).collect();
+    assert_eq!(
+        refreshed,
+        [
+            &all[..],
+            &[2, 3, 4],
+            &[2, 3, 4],
+            &all,
+            &[5, 6, 7],
+            &[5, 6, 7]
+        ]
+    );
+    let prefix: Vec<_> = recorded(committed(Cache::Prefix), 6, 6).0;
+    let refreshed: Vec<_> = prefix.into_iter().map(|pass| pass.1).collect();
+    assert_eq!(
+        refreshed,
+        [&all[..], &all[2..], &all[2..], &all, &all[5..], &all[5..]]
+    );
+}
+
 proptest::proptest! {
     #[test]
     fn any_way_of_decoding_reveals_each_position_once(
         (texts, holes) in (proptest::collection::vec(0..5usize, 1..4), proptest::collection::vec(1..30usize, 1..4)),
         (window, lookahead) in (proptest::option::of(1..20usize), proptest::option::of(0..20usize)),
-        (cache, refresh) in (0..3usize, 0..4usize),
+        (cache, refresh, far, first_token) in (0..3usize, 0..4usize, 0..2usize, 0..2usize),
+        (rule, is_capped) in (0..3usize, proptest::bool::ANY),
         (threshold, order) in (proptest::option::of(0.1..1f32), proptest::option::of(0.3..2f32)),
         (steps, seed, algorithm, ends) in (1..40usize, 0..9u64, 0..4usize, proptest::bool::ANY),
     ) {
@@ -170,7 +272,11 @@ proptest::proptest! {
                 refresh: [Refresh::Window, Refresh::Every(1), Refresh::Every(3), Refresh::Never][refresh],
                 threshold,
                 order_temperature: order,
-                reuse_prefix: false,
+                far: Far::ALL[far],
+                first_token: FirstToken::ALL[first_token],
+                rule: Rule::ALL[rule],
+                is_capped,
+                ..Decoding::default()
             },
             ..settings(steps.min(masked.len()))
         };

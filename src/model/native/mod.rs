@@ -119,13 +119,13 @@ impl Weights {
         logits: &mut Vec<f32>,
     ) -> Result<()> {
         let (rope, buffers) = (&mut state.rope, &mut state.buffers);
-        let row_ids: Vec<u32> = rows.positions.iter().map(|&at| ids[at]).collect();
+        let row_ids: Vec<u32> = rows.indices.iter().map(|&at| ids[at]).collect();
         let embedded = self.embed_tokens.forward(&row_ids, &Device::Cpu)?;
         buffers.residual = embedded
             .to_dtype(candle_core::DType::F32)?
             .flatten_all()?
             .to_vec1()?;
-        rope.reserve(ids.len());
+        rope.reserve(rows.reach);
 
         let last = self.layers.len() - 1;
         for (number, (layer, key_values)) in
@@ -133,7 +133,7 @@ impl Weights {
         {
             buffers.multiply_normed(&layer.input_layernorm, &layer.qkv_proj)?;
             key_values.reserve(ids.len());
-            self.store(layer, rope, &rows.positions, key_values, buffers);
+            self.store(layer, rope, rows, key_values, buffers);
             self.attend(ids.len(), key_values, buffers);
             if number == last {
                 // Nothing behind this mixes positions: only rows that are asked for go on.
@@ -155,13 +155,13 @@ impl Weights {
         Ok(())
     }
 
-    /// Takes the queries, keys and values of the rows at `positions` out of `output`, norms and
-    /// rotates them, and stores the keys and values.
+    /// Takes the queries, keys and values of the rows out of `output`, norms and rotates them, and
+    /// stores the keys and values.
     fn store(
         &self,
         layer: &Layer,
         rope: &Rope,
-        positions: &[usize],
+        computed: &Rows,
         key_values: &mut KeyValues,
         buffers: &mut Buffers,
     ) {
@@ -170,7 +170,10 @@ impl Weights {
             head_dim: e,
             ..
         } = self.shape;
-        let (isa, rows, group) = (self.isa, positions.len(), self.shape.group());
+        let Rows {
+            indices, positions, ..
+        } = computed;
+        let (isa, rows, group) = (self.isa, indices.len(), self.shape.group());
         buffers.queries.resize(kv_heads * rows * group, 0.0);
         let output = &buffers.output;
         let [q, k, v] = [0, 1, 2].map(|matrix| layer.qkv_proj.first_column(matrix));
@@ -183,10 +186,9 @@ impl Weights {
             .for_each(|(g, (head, queries))| {
                 let mut scratch = vec![0.0; 2 * e];
                 let (key, value) = scratch.split_at_mut(e);
-                for ((row, &position), queries) in positions
-                    .iter()
-                    .enumerate()
-                    .zip(queries.chunks_exact_mut(group))
+                let places = indices.iter().zip(positions).enumerate();
+                for ((row, (&index, &position)), queries) in
+                    places.zip(queries.chunks_exact_mut(group))
                 {
                     output.copy(row, k + g * e, key);
                     output.copy(row, v + g * e, value);
@@ -194,7 +196,7 @@ impl Weights {
                         norm.apply(isa, key);
                     }
                     rope.rotate(position, 1.0, key);
-                    head.set(position, key, value);
+                    head.set(index, key, value);
                     output.copy(row, q + g * group, queries);
                     if let Some(norm) = &layer.q_norm {
                         norm.apply(isa, queries);

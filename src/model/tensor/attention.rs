@@ -24,11 +24,11 @@ pub(super) struct Attention {
 
 /// Where the rows of a pass are.
 pub(super) struct At<'a> {
-    /// Their positions. `[R]`
-    pub positions: &'a [usize],
-    /// The rotations of these.
+    /// Where their keys and values are kept. `[R]`
+    pub indices: &'a [usize],
+    /// The rotations of their positions.
     pub rotation: Rotation,
-    /// The length of the canvas, T.
+    /// Number of positions that are seen, T.
     pub len: usize,
 }
 
@@ -122,9 +122,9 @@ impl KeyValues {
             }
         };
         let cache = self.0.insert(cache);
-        // A run of positions side by side is one copy.
+        // A run of rows side by side is one copy.
         let mut row = 0;
-        for run in at.positions.chunk_by(|a, b| a + 1 == *b) {
+        for run in at.indices.chunk_by(|a, b| a + 1 == *b) {
             let part = |xs: &Tensor| xs.narrow(1, row, run.len())?.contiguous();
             cache.keys.slice_set(&part(k)?, 1, run[0])?;
             cache.values.slice_set(&part(v)?, 1, run[0])?;

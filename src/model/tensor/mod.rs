@@ -78,13 +78,13 @@ impl Weights {
             Tensor::new(numbers, &self.device)
         };
         let outputs = indices(&rows.outputs)?;
-        let rotation = state.rope.rotation(ids.len(), self.dtype, &self.device)?;
+        let rotation = state.rope.rotation(rows.reach, self.dtype, &self.device)?;
         let at = At {
-            positions: &rows.positions,
+            indices: &rows.indices,
             rotation: rotation.at(&indices(&rows.positions)?)?,
             len: ids.len(),
         };
-        let row_ids: Vec<u32> = rows.positions.iter().map(|&at| ids[at]).collect();
+        let row_ids: Vec<u32> = rows.indices.iter().map(|&at| ids[at]).collect();
 
         let mut xs = self.embed_tokens.forward(&row_ids, &self.device)?; // [R, D]
         let last = self.layers.len() - 1;

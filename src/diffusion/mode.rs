@@ -1,0 +1,80 @@
+//! Settings that belong together, by a name.
+
+use super::settings::Decoding;
+
+/// How fast, and what it may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The published sampler, step for step: the whole canvas, to its end.
+    Exact,
+    /// Windows, a threshold and reused keys, with masks behind the window seen.
+    Balanced,
+    /// Windows and thresholds, with everything computed anew for each window.
+    Quality,
+    /// Small windows and nothing behind them, each token computed once with its final value.
+    Fast,
+    /// Fast-dLLM as it was published, to the canvas's end.
+    FastDllm,
+}
+
+impl Mode {
+    /// All of them, in the order help texts list them.
+    pub const ALL: [Self; 5] = [
+        Self::Exact,
+        Self::Balanced,
+        Self::Quality,
+        Self::Fast,
+        Self::FastDllm,
+    ];
+
+    /// The name that flags and files have for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Balanced => "balanced",
+            Self::Quality => "quality",
+            Self::Fast => "fast",
+            Self::FastDllm => "fast-dllm",
+        }
+    }
+
+    /// How the canvas is taken in parts.
+    pub fn decoding(self, is_gpu: bool) -> Decoding {
+        match self {
+            Self::Exact => Decoding::default(),
+            Self::Balanced => Decoding::balanced(),
+            Self::Quality => Decoding::quality(),
+            Self::Fast => Decoding::fast(usual_window(is_gpu)),
+            Self::FastDllm => Decoding::fast_dllm(),
+        }
+    }
+
+    /// The mode whose decoding this is, if it is one's.
+    pub fn of(decoding: &Decoding, is_gpu: bool) -> Option<Self> {
+        let decoding = Decoding {
+            reuse_prefix: false, // is nobody's
+            ..*decoding
+        };
+        let mut modes = Self::ALL.into_iter();
+        modes.find(|mode| mode.decoding(is_gpu) == decoding)
+    }
+
+    /// Whether it reproduces a sampler as published, which fills its canvas and leaves it at that.
+    pub fn is_published(self) -> bool {
+        matches!(self, Self::Exact | Self::FastDllm)
+    }
+
+    /// How often each token is looked at again. Between texts the number of tokens is fixed and may
+    /// be wrong, so that the first ones revealed often do not fit the last.
+    pub fn remask(self, is_between: bool) -> usize {
+        usize::from(is_between && !self.is_published())
+    }
+}
+
+/// Masks of a window where nobody says how many, in [`Mode::Fast`].
+pub fn usual_window(is_gpu: bool) -> usize {
+    match is_gpu {
+        true => Decoding::GPU_WINDOW,
+        false => Decoding::CPU_WINDOW,
+    }
+}
