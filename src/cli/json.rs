@@ -181,10 +181,15 @@ impl SettingsReport {
             system: asked.system.clone(),
             device: device_name(target),
             dtype: target.storage.dtype().as_str(),
-            quant: match target.storage {
-                Storage::Dense(_) => "none".into(),
-                other => other.to_string(),
-            },
+            quant: quant_name(target),
         }
+    }
+}
+
+/// The format that a model's weights are held in, or `none`.
+pub fn quant_name(target: &Target) -> String {
+    match target.storage {
+        Storage::Dense(_) => "none".into(),
+        other => other.to_string(),
     }
 }

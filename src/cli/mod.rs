@@ -14,11 +14,10 @@ mod usage;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use args::sampling;
 use commands::{batch, bench, config, doctor, generate, infill, models, quantize, report, shell};
-use defaults::{Defaults, layers};
+use defaults::Defaults;
 use exit::Exit;
 use terminal::ui::{self, Ui};
 use usage::UsageError;
@@ -102,17 +101,29 @@ fn run() -> anyhow::Result<()> {
     ui::exit_on_interrupt()?;
     let command = Cli::command();
     let typed = command.clone().get_matches();
-    let defaults = Defaults::load(&command, &typed)?;
-    // The arguments say where defaults are and which of them step back, and only clap can tell
-    // `--config FILE` from a prompt that looks like it: so they are parsed again, if there are any.
-    let matches = match defaults.is_empty() {
-        true => typed.clone(),
-        false => defaults.apply(command.clone(), &typed).get_matches(),
-    };
-    dispatch(&defaults, &command, &matches).map_err(|error| match error.downcast::<UsageError>() {
-        Ok(error) => defaults.blame(error, &command, &typed).into(),
-        Err(error) => error,
-    })
+    let mut defaults = Defaults::load(&command, &typed)?;
+    loop {
+        // The arguments say where defaults are and which of them step back, and only clap can tell
+        // `--config FILE` from a prompt that looks like it: so they are parsed again, if there are
+        // any.
+        let matches = match defaults.is_empty() {
+            true => typed.clone(),
+            false => defaults.apply(command.clone(), &typed).get_matches(),
+        };
+        let ui = Ui::new(matches.get_flag("quiet"));
+        if let Some(reason) = defaults.unreadable.take() {
+            ui.note(&reason);
+        }
+        let Err(error) = dispatch(&defaults, &command, &matches) else {
+            return Ok(());
+        };
+        let error = error.downcast::<UsageError>()?;
+        // Wrong usage is found before anything is written, so that the command can begin again.
+        let Some(entry) = defaults.step_back(&error, &command, &typed) else {
+            return Err(defaults.blame(error, &command, &typed).into());
+        };
+        ui.note(&format!("{entry} does not apply here: {error}"));
+    }
 }
 
 fn dispatch(
@@ -126,10 +137,8 @@ fn dispatch(
         Command::Generate(args) => generate::run(&args, &ui),
         Command::Infill(args) => infill::run(&args, &ui),
         Command::Batch(args) => {
-            let sampling = sampling::SamplingArgs::augment_args(clap::Command::new("sampling"));
             let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-            let given = layers::given(&sampling, matches, &defaults.values());
-            batch::run(&args, given, &ui)
+            batch::run(&args, matches, defaults, &ui)
         }
         Command::Report(args) => report::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),

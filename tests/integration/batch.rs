@@ -15,7 +15,8 @@ const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
 {"prompt": "x = "}
 "#;
 
-fn batch(input: &Path, output: &Path, more: &[&str]) -> (Option<i32>, String) {
+/// Exit code, and stderr without the summary.
+pub fn batch(input: &Path, output: &Path, more: &[&str]) -> (Option<i32>, String) {
     let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
     let args = [
         "batch",
@@ -33,10 +34,15 @@ fn batch(input: &Path, output: &Path, more: &[&str]) -> (Option<i32>, String) {
     ];
     let done = diffucoder(&[&args[..], more].concat()).output().unwrap();
     assert!(done.stdout.is_empty());
-    (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    let is_summary = |line: &&str| line.contains(" done, ") && line.contains(" skipped");
+    let other = stderr
+        .split_inclusive('\n')
+        .filter(|line| !is_summary(line));
+    (done.status.code(), other.collect())
 }
 
-fn results(path: &Path) -> Vec<Value> {
+pub fn results(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
     text.lines()
@@ -45,7 +51,7 @@ fn results(path: &Path) -> Vec<Value> {
 }
 
 /// Everything of the results that does not depend on the clock.
-fn essence(results: &[Value]) -> Vec<Value> {
+pub fn essence(results: &[Value]) -> Vec<Value> {
     let keys = ["id", "sample", "meta", "text", "token_ids", "settings"];
     let essence = |result: &Value| json!(keys.map(|key| &result[key]));
     results.iter().map(essence).collect()

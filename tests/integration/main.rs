@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod batch;
+mod batch_habits;
 mod bench;
 mod checkpoints;
 mod command;
+mod defaults;
 mod fast_dllm;
 mod files;
 mod gguf;

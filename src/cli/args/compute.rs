@@ -1,16 +1,19 @@
 //! Where to compute: the flags, and the session that they open.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Context;
 use candle_core::DeviceLocation;
 use diffucoder::hub::ModelSpec;
 use diffucoder::kernels::Isa;
 use diffucoder::model::Target;
-use diffucoder::model::device::{DeviceChoice, Precision, Quantization, Storage};
+use diffucoder::model::device::{DeviceChoice, DeviceError, Precision, Quantization, Storage};
 use diffucoder::session::{Compute, Session};
 use diffucoder::{Error, RequestError};
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::at_least_one;
+use crate::cli::hints;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
@@ -73,6 +76,11 @@ impl ComputeArgs {
             )
             .about(&["quant", "dtype"])
             .into(),
+            Error::Device(error @ DeviceError::QuantizesOnCpu) => {
+                UsageError::with_hint(error.to_string(), hints::device(&error))
+                    .about(&["quant"])
+                    .into()
+            }
             error => anyhow::Error::from(error),
         })?;
         if let (Storage::Quantized(format), Quantization::Auto) =
@@ -98,8 +106,12 @@ impl ComputeArgs {
         })
     }
 
-    /// Starts the one pool of threads that everything computes on.
+    /// Starts the one pool of threads that everything computes on, if it is not there yet.
     pub fn start_threads(&self) -> anyhow::Result<()> {
+        static STARTED: AtomicBool = AtomicBool::new(false);
+        if STARTED.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or_else(cores));
         pool.build_global().context("cannot start the threads")
     }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Context;
 use diffucoder::session::asking::Wish;
@@ -107,12 +108,16 @@ impl PromptArgs {
     }
 }
 
-/// All of stdin.
+/// All of stdin. It is kept: a command that begins again without a default asks for it again.
 pub fn stdin() -> anyhow::Result<Vec<u8>> {
+    static READ: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(bytes) = READ.get() {
+        return Ok(bytes.clone());
+    }
     let mut bytes = Vec::new();
     let read = io::stdin().read_to_end(&mut bytes);
     read.context("cannot read stdin")?;
-    Ok(bytes)
+    Ok(READ.get_or_init(|| bytes).clone())
 }
 
 /// The text of a file, without the mark that some editors put in front.

@@ -4,8 +4,7 @@ use clap::Command;
 use serde::Serialize;
 
 use crate::cli::args::values::Output;
-use crate::cli::defaults::layers::is_switch;
-use crate::cli::defaults::{Defaults, all_settable};
+use crate::cli::defaults::{Defaults, all_settable, layers};
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::Ui;
 
@@ -18,7 +17,9 @@ use crate::cli::terminal::ui::Ui;
   temperature = 0.3
 
 So do variables: DIFFUCODER_MODEL=tiny, DIFFUCODER_MAX_NEW_TOKENS=64.
-A flag wins over a variable, a variable over the file."
+A flag wins over a variable, a variable over the file. A default that a command or model cannot
+take, such as quant with a GGUF file or more steps than new tokens, steps back, and a note says
+so; the same flag on the command line is an error."
 )]
 pub struct Args {
     /// What to print: a table, or a JSON array
@@ -36,13 +37,13 @@ struct Row {
 pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
     let row = |arg: &clap::Arg| {
         let name = arg.get_long().unwrap_or_default();
-        let (value, source) = match defaults.of(name) {
-            Some(entry) => (Some(entry.value.clone()), entry.source.clone()),
-            None => {
-                let built_in = arg.get_default_values().first();
-                let value = built_in.map(|value| value.to_string_lossy().into_owned());
-                let off = is_switch(arg).then(|| "false".to_string());
-                (value.or(off), "built in".to_string())
+        let built_in = || layers::built_in(arg).into_iter().next();
+        let (value, source) = match (defaults.of(name), defaults.yields_to(cli, name)) {
+            (None, _) => (built_in(), "built in".to_string()),
+            (Some(entry), None) => (Some(entry.value()), entry.source.clone()),
+            (Some(entry), Some(other)) => {
+                let source = format!("built in: {} steps back for {}", entry.source, other.source);
+                (built_in(), source)
             }
         };
         Row {

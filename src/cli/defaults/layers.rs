@@ -8,17 +8,16 @@ use std::collections::BTreeMap;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-/// Values by the flags' long names.
-pub type Values = BTreeMap<String, String>;
+/// Values by the flags' long names: one each, or several where a flag can be repeated.
+pub type Values = BTreeMap<String, Vec<String>>;
 
 /// The command with `layer` as defaults; flags of `above` hold already and are not touched.
-pub fn with_defaults(mut command: Command, layer: &Values, above: &[String]) -> Command {
+pub fn with_defaults(mut command: Command, layer: &Values, above: &Values) -> Command {
     for (name, value) in layer {
-        let is_blocked = above.contains(name)
-            || find(&command, name).is_none_or(|arg| conflicts(&command, arg, above));
-        if !is_blocked && let Some(id) = find(&command, name).map(|arg| arg.get_id().clone()) {
+        let free = find(&command, name).filter(|arg| blocking(&command, arg, above).is_none());
+        if let Some(id) = free.map(|arg| arg.get_id().clone()) {
             let value = value.clone();
-            command = command.mut_arg(id, |arg| arg.default_value(value));
+            command = command.mut_arg(id, |arg| arg.default_values(value));
         }
     }
     command
@@ -36,34 +35,106 @@ pub fn is_switch(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
-/// Whether a flag, or one that excludes it, is among `names`.
-fn conflicts(command: &Command, arg: &Arg, names: &[String]) -> bool {
+/// Whether it can be given several times.
+pub fn is_repeatable(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::Append)
+}
+
+/// Which flag of `above` this one yields to: itself, or one that it cannot be combined with. A
+/// switch that is off excludes nothing.
+pub fn blocking<'a>(command: &Command, arg: &Arg, above: &'a Values) -> Option<&'a str> {
     let excludes = |one: &Arg, other: &Arg| {
         let conflicts = command.get_arg_conflicts_with(one);
         conflicts.iter().any(|arg| arg.get_id() == other.get_id())
     };
-    let named = names.iter().filter_map(|name| find(command, name));
-    let mut others = named.filter(|other| other.get_id() != arg.get_id());
-    others.any(|other| excludes(arg, other) || excludes(other, arg))
+    let blocks = |(name, value): &(&String, &Vec<String>)| {
+        find(command, name).is_some_and(|other| {
+            let is_off = is_switch(other) && value.iter().all(|value| value == "false");
+            other.get_id() == arg.get_id()
+                || !is_off && (excludes(arg, other) || excludes(other, arg))
+        })
+    };
+    above.iter().find(blocks).map(|(name, _)| name.as_str())
+}
+
+/// The values of a flag that the matches hold, wherever they come from.
+pub fn values_of(arg: &Arg, matches: &ArgMatches) -> Option<Vec<String>> {
+    let id = arg.get_id().as_str();
+    if is_switch(arg) {
+        return Some(vec![matches.get_flag(id).to_string()]);
+    }
+    let raw = matches.get_raw(id)?;
+    raw.map(|value| Some(value.to_str()?.to_string())).collect()
+}
+
+/// The values of a flag that nobody sets; none where that is the absence of one.
+pub fn built_in(arg: &Arg) -> Vec<String> {
+    let values = arg.get_default_values().iter();
+    let mut values: Vec<String> = values.map(|v| v.to_string_lossy().into_owned()).collect();
+    if is_switch(arg) && values.is_empty() {
+        values.push("false".into());
+    }
+    values
 }
 
 /// What the matches hold that is not built in: typed, or from a layer.
 pub fn given(command: &Command, matches: &ArgMatches, of_layers: &Values) -> Values {
-    let text = |arg: &Arg| {
+    let given = |arg: &Arg| {
         let name = arg.get_long()?;
         let id = arg.get_id().as_str();
         let is_typed = matches.value_source(id) == Some(ValueSource::CommandLine);
         if !is_typed && !of_layers.contains_key(name) {
             return None;
         }
-        let value = match is_switch(arg) {
-            true => matches.get_flag(id).to_string(),
-            false => {
-                let mut raw = matches.get_raw(id)?;
-                raw.next()?.to_str()?.to_string()
-            }
-        };
-        Some((name.to_string(), value))
+        Some((name.to_string(), values_of(arg, matches)?))
     };
-    command.get_arguments().filter_map(text).collect()
+    command.get_arguments().filter_map(given).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags as those that are added some day: one that can be repeated, and two that exclude each
+    /// other.
+    fn command() -> Command {
+        Command::new("x").no_binary_name(true).args([
+            Arg::new("stop").long("stop").action(ArgAction::Append),
+            Arg::new("exact").long("exact").action(ArgAction::SetTrue),
+            Arg::new("mode")
+                .long("mode")
+                .conflicts_with("exact")
+                .default_value("fast"),
+        ])
+    }
+
+    fn values(pairs: &[(&str, &[&str])]) -> Values {
+        let texts = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect();
+        let pairs = pairs
+            .iter()
+            .map(|(name, all)| (name.to_string(), texts(all)));
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_flag_that_is_repeated_keeps_all_its_values() {
+        let layer = values(&[("stop", &["a", "b"])]);
+        let layered = with_defaults(command(), &layer, &Values::new());
+        let matches = layered.clone().get_matches_from([""; 0]);
+        assert_eq!(given(&command(), &matches, &layer), layer);
+        let matches = layered.get_matches_from(["--stop=c", "--stop=d"]);
+        let typed = values(&[("stop", &["c", "d"])]);
+        assert_eq!(given(&command(), &matches, &Values::new()), typed);
+    }
+
+    #[test]
+    fn a_value_steps_back_for_a_switch_that_is_on() {
+        let mode = |exact: &str| {
+            let above = values(&[("exact", &[exact])]);
+            let layered = with_defaults(command(), &values(&[("mode", &["quality"])]), &above);
+            let matches = layered.get_matches_from([""; 0]);
+            matches.get_one::<String>("mode").cloned().unwrap()
+        };
+        assert_eq!([mode("true"), mode("false")], ["fast", "quality"]);
+    }
 }

@@ -3,11 +3,15 @@
 //! Precedence: flag, `DIFFUCODER_*` variable, file, built in. The file is TOML, with the flags'
 //! long names as keys. Which flags: those that say how to compute, not what to do (the ones under a
 //! heading in the help, and a few more).
+//!
+//! A default is a wish for every command and model, and so must not break those that it does not
+//! suit: where it cannot apply it steps back, and a note says so. What is typed is an order, and
+//! wrong usage there. The model itself never steps back: another one is not what was asked for.
 
 pub mod layers;
 
 use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::{env, fmt, fs, io};
 
 use anyhow::Context;
 use clap::error::ErrorKind;
@@ -26,6 +30,19 @@ const PREFIX: &str = "DIFFUCODER_";
 /// Variables that are no flags.
 const OTHER_VARIABLES: [&str; 2] = ["DIFFUCODER_CONFIG", "DIFFUCODER_ISA"];
 
+impl Entry {
+    /// For a person, as one text.
+    pub fn value(&self) -> String {
+        self.values.join(", ")
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} ({})", self.name, self.value(), self.source)
+    }
+}
+
 /// Every default that was found.
 #[derive(Debug, Default)]
 pub struct Defaults {
@@ -34,13 +51,15 @@ pub struct Defaults {
     in_environment: Vec<Entry>,
     /// Variables with our prefix that mean nothing.
     pub unknown: Vec<String>,
+    /// Why the file that nobody named is not read.
+    pub unreadable: Option<String>,
 }
 
 /// One default.
 #[derive(Debug)]
 pub struct Entry {
     name: String,
-    pub value: String,
+    values: Vec<String>,
     /// For a person: `config.toml:3` or the variable.
     pub source: String,
 }
@@ -67,11 +86,24 @@ impl Defaults {
         let Some(path) = named.clone().or_else(usual_file) else {
             return Ok(defaults);
         };
-        match fs::read_to_string(&path) {
-            Ok(text) => defaults.read_file(cli, &path, &text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {}
-            Err(error) => {
+        match (fs::read(&path), &named) {
+            (Ok(bytes), _) => {
+                let text = String::from_utf8(bytes).map_err(|error| {
+                    let at = error.utf8_error().valid_up_to();
+                    UsageError::new(format!("{} is not UTF-8 (byte {at})", path.display()))
+                })?;
+                defaults.read_file(cli, &path, &text)?;
+            }
+            (Err(error), Some(_)) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+            // Nobody asked for this one. Under sudo, su and in containers HOME can be anybody's.
+            (Err(error), None) => {
+                let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+                if !absent.contains(&error.kind()) {
+                    let reason = format!("going on without {}: {error}", path.display());
+                    defaults.unreadable = Some(reason);
+                }
             }
         }
         defaults.file = Some(path);
@@ -97,42 +129,39 @@ impl Defaults {
             let value = check(cli, &name, value, variable)?;
             self.in_environment.push(Entry {
                 name,
-                value,
+                values: vec![value],
                 source: variable.to_string(),
             });
         }
         Ok(())
     }
 
-    fn read_file(&mut self, cli: &Command, path: &Path, text: &str) -> Result<(), UsageError> {
+    fn read_file(&mut self, cli: &Command, path: &Path, toml: &str) -> Result<(), UsageError> {
         let place = |at: usize| {
-            let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
+            let line = toml.get(..at).unwrap_or(toml).matches('\n').count() + 1;
             format!("{}:{line}", path.display())
         };
-        let table = DeTable::parse(text).map_err(|error| {
+        let table = DeTable::parse(toml).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             UsageError::new(format!("{}: {}", place(at), error.message()))
         })?;
         for (key, value) in table.get_ref() {
             let (name, source) = (key.get_ref().to_string(), place(key.span().start));
-            if settable(cli, &name).is_none() {
+            let Some(flag) = settable(cli, &name) else {
                 return Err(unknown_key(cli, &name, &source));
-            }
-            let value = match value.get_ref() {
-                DeValue::String(text) => text.to_string(),
-                DeValue::Integer(number) => number.to_string(),
-                DeValue::Float(number) => number.to_string(),
-                DeValue::Boolean(switch) => switch.to_string(),
-                _ => {
-                    return Err(UsageError::new(format!(
-                        "{source}: {name} is not one value"
-                    )));
-                }
             };
-            let value = check(cli, &name, &value, &source)?;
+            let texts = match value.get_ref() {
+                DeValue::Array(several) if layers::is_repeatable(flag) => {
+                    several.iter().map(|one| text(one.get_ref())).collect()
+                }
+                one => text(one).map(|text| vec![text]),
+            };
+            let texts: Vec<String> = texts
+                .ok_or_else(|| UsageError::new(format!("{source}: {name} is not one value")))?;
+            let checked = texts.iter().map(|text| check(cli, &name, text, &source));
             self.in_file.push(Entry {
+                values: checked.collect::<Result<_, _>>()?,
                 name,
-                value,
                 source,
             });
         }
@@ -156,25 +185,36 @@ impl Defaults {
     }
 
     fn apply_to(&self, command: Command, matches: &ArgMatches) -> Command {
-        let values = |entries: &[Entry]| -> Values {
-            entries
-                .iter()
-                .map(|e| (e.name.clone(), e.value.clone()))
-                .collect()
-        };
-        let typed = layers::given(&command, matches, &Values::new());
-        let mut above: Vec<String> = typed.into_keys().collect();
+        let mut above = layers::given(&command, matches, &Values::new());
         let environment = values(&self.in_environment);
         let command = layers::with_defaults(command, &environment, &above);
-        above.extend(environment.into_keys());
+        above.extend(environment);
         layers::with_defaults(command, &values(&self.in_file), &above)
+    }
+
+    /// Takes out the default that makes this wrong usage, and says which. `None` if all that it is
+    /// about was typed, or is the model.
+    pub fn step_back(
+        &mut self,
+        error: &UsageError,
+        cli: &Command,
+        matches: &ArgMatches,
+    ) -> Option<Entry> {
+        let typed = typed(cli, matches);
+        let may = |name: &&&str| **name != "model" && !typed.contains_key(**name);
+        error.flags.iter().filter(may).find_map(|name| {
+            [&mut self.in_environment, &mut self.in_file]
+                .into_iter()
+                .find_map(|entries| {
+                    let at = entries.iter().position(|entry| entry.name == **name)?;
+                    Some(entries.remove(at))
+                })
+        })
     }
 
     /// Wrong usage, with where the flags that it is about came from if they were not typed.
     pub fn blame(&self, mut error: UsageError, cli: &Command, matches: &ArgMatches) -> UsageError {
-        let (name, matches) = matches.subcommand().unwrap_or(("", matches));
-        let command = cli.find_subcommand(name).unwrap_or(cli);
-        let typed = layers::given(command, matches, &Values::new());
+        let typed = typed(cli, matches);
         let untyped = error
             .flags
             .iter()
@@ -188,8 +228,9 @@ impl Defaults {
 
     /// All values by flag: the environment's over the file's.
     pub fn values(&self) -> Values {
-        let both = self.in_file.iter().chain(&self.in_environment);
-        both.map(|e| (e.name.clone(), e.value.clone())).collect()
+        let mut all = values(&self.in_file);
+        all.extend(values(&self.in_environment));
+        all
     }
 
     /// What a flag that is not typed gets, and from where.
@@ -197,6 +238,38 @@ impl Defaults {
         let mut both = self.in_environment.iter().chain(&self.in_file);
         both.find(|entry| entry.name == name)
     }
+
+    /// The variable that a value of the file yields to, for another flag.
+    pub fn yields_to(&self, cli: &Command, name: &str) -> Option<&Entry> {
+        let mut commands = cli.get_subcommands();
+        let (command, arg) = commands.find_map(|command| Some((command, find(command, name)?)))?;
+        let environment = values(&self.in_environment);
+        let other = layers::blocking(command, arg, &environment)?;
+        self.of(other).filter(|entry| entry.name != name)
+    }
+}
+
+fn values(entries: &[Entry]) -> Values {
+    let pairs = entries.iter().map(|e| (e.name.clone(), e.values.clone()));
+    pairs.collect()
+}
+
+/// The flags of the command that were typed.
+fn typed(cli: &Command, matches: &ArgMatches) -> Values {
+    let (name, matches) = matches.subcommand().unwrap_or(("", matches));
+    let command = cli.find_subcommand(name).unwrap_or(cli);
+    layers::given(command, matches, &Values::new())
+}
+
+/// What a value of the file says; `None` if it is not one value.
+fn text(value: &DeValue<'_>) -> Option<String> {
+    Some(match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(switch) => switch.to_string(),
+        _ => return None,
+    })
 }
 
 /// Every flag that can have a default, once, in the order of the help.
@@ -282,4 +355,24 @@ fn unknown_key(cli: &Command, name: &str, source: &str) -> UsageError {
 fn usual_file() -> Option<PathBuf> {
     let folders = etcetera::choose_base_strategy().ok()?;
     Some(folders.config_dir().join("diffucoder").join("config.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    /// clap finds two flags of one id in debug builds alone; the value of one is then the other's.
+    #[test]
+    fn every_flag_of_a_command_has_an_id_of_its_own() {
+        let cli = crate::cli::Cli::command();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            let mut seen = BTreeSet::new();
+            for arg in command.get_arguments() {
+                let (name, id) = (command.get_name(), arg.get_id());
+                assert!(seen.insert(id), "{name} has two arguments of the id {id}");
+            }
+        }
+    }
 }

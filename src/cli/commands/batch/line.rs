@@ -1,12 +1,16 @@
 //! One line of a batch's input: what to write, and the settings that are its own.
 
-use clap::{Args as _, Command, FromArgMatches};
+use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 use diffucoder::session::USUAL_HOLE;
 use serde_json::{Map, Value};
 
 use super::format::LineFormat;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::defaults::layers::{self, Values};
+use crate::cli::usage::UsageError;
+
+/// The flag that a hole's length is another word for.
+const LONGEST: &str = "max-new-tokens";
 
 /// A line that was understood.
 #[derive(Debug)]
@@ -16,7 +20,8 @@ pub struct Line {
     pub request: Request,
     /// Of the chat template.
     pub system: Option<String>,
-    pub sampling: SamplingArgs,
+    /// Settings of its own, by the flags' names.
+    own: Values,
     /// Copied to the result as it is.
     pub meta: Option<Value>,
 }
@@ -42,162 +47,254 @@ impl Request {
         prefix: Option<String>,
         suffix: Option<String>,
         open: bool,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, UsageError> {
         match (prompt, prefix, suffix) {
             (Some(prompt), None, None) if !prompt.is_empty() => Ok(Self::Answer { prompt }),
-            (Some(_), None, None) => Err("its prompt is empty".into()),
+            (Some(_), None, None) => Err(wrong("its prompt is empty")),
             (None, Some(prefix), Some(suffix)) => Ok(Self::Fill {
                 // Nothing follows: a continuation, which ends where the model ends it.
                 is_open: open && !suffix.is_empty(),
                 prefix,
                 suffix,
             }),
-            (None, None, None) => Err("it has no prompt".into()),
-            (None, _, _) => Err("prefix and suffix go together".into()),
-            (Some(_), _, _) => Err("it has a prompt, and prefix or suffix too".into()),
+            (None, None, None) => Err(wrong("it has no prompt")),
+            (None, _, _) => Err(wrong("prefix and suffix go together")),
+            (Some(_), _, _) => Err(wrong("it has a prompt, and prefix or suffix too")),
         }
     }
 }
+/// What makes lines of bytes.
 pub struct Parser {
     format: LineFormat,
-    /// The sampling flags, and what is given of them for all lines.
+    /// The flags that a line can set.
     command: Command,
-    given: Values,
+    /// What was typed of them, for lines that say nothing else.
+    typed: Values,
+    /// What variables and the configuration file say of them.
+    defaults: Values,
 }
 
 impl Parser {
-    /// `given` holds the sampling flags for the lines that say nothing else.
-    pub fn new(format: LineFormat, given: Values) -> Self {
+    /// `matches` are those of the command, for which `defaults` were found.
+    pub fn new(format: LineFormat, matches: &ArgMatches, defaults: Values) -> Self {
         let command = Command::new("line").no_binary_name(true);
-        let command = command.disable_help_flag(true);
+        let command = SamplingArgs::augment_args(command.disable_help_flag(true));
         Self {
             format,
-            command: SamplingArgs::augment_args(command),
-            given,
+            typed: layers::given(&command, matches, &Values::new()),
+            defaults,
+            command,
         }
     }
 
-    /// Understands a line; the error says why not, for a person.
-    pub fn parse(&self, bytes: &[u8], number: usize) -> Result<Line, String> {
+    /// Which default makes a line fail: one that it can do without.
+    pub fn default_at_fault(
+        &self,
+        line: &Line,
+        error: &anyhow::Error,
+        without: &[&'static str],
+    ) -> Option<&'static str> {
+        let flags = &error.downcast_ref::<UsageError>()?.flags;
+        let is_said = |name: &str| self.typed.contains_key(name) || line.own.contains_key(name);
+        let mut defaults = flags
+            .iter()
+            .filter(|name| self.defaults.contains_key(**name));
+        defaults
+            .find(|name| !is_said(name) && !without.contains(name))
+            .copied()
+    }
+
+    /// Understands a line, but for its settings.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn parse(&self, bytes: &[u8], number: usize) -> Result<Line, UsageError> {
         let text = std::str::from_utf8(bytes)
-            .map_err(|error| format!("not UTF-8 (byte {})", error.valid_up_to()))?;
-        let object: Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))?;
+            .map_err(|error| wrong(format!("not UTF-8 (byte {})", error.valid_up_to())))?;
+        let object: Map<String, Value> = serde_json::from_str(text).map_err(not_an_object(text))?;
         let id_key = self.format.id_key();
         let (mut id, mut system, mut meta) = (Value::from(number), None, None);
         let (mut prompt, mut prefix, mut suffix, mut length) = (None, None, None, None);
-        let mut settings = Vec::new();
+        let (mut tests, mut own) = (None, Values::new());
         for (key, value) in object {
-            match key.as_str() {
+            match (key.as_str(), self.format) {
                 _ if key == id_key => id = check_id(id_key, value)?,
-                "prompt" => prompt = Some(string(&key, value)?),
-                "prefix" => prefix = Some(string(&key, value)?),
-                "suffix" => suffix = Some(string(&key, value)?),
+                ("prompt", _) | ("text", LineFormat::Mbpp) => prompt = Some(string(&key, value)?),
+                ("prefix", _) => prefix = Some(string(&key, value)?),
+                ("suffix", _) => suffix = Some(string(&key, value)?),
+                ("test_list", LineFormat::Mbpp) => tests = Some(strings(&key, value)?),
                 // A problem set has columns of its own.
-                _ if self.format != LineFormat::Json => {}
-                "system" => system = Some(string(&key, value)?),
-                "length" => length = setting(&key, value)?,
-                "meta" => meta = Some(value),
+                (_, LineFormat::Evalplus | LineFormat::HumanEval | LineFormat::Mbpp) => {}
+                ("system", _) => system = Some(string(&key, value)?),
+                ("length", _) => length = setting(&key, value)?,
+                ("meta", _) => meta = Some(value),
                 _ => {
-                    let name = key.replace('_', "-");
-                    if key.contains('-') || layers::find(&self.command, &name).is_none() {
-                        return Err(self.unknown(&key));
-                    }
-                    if let Some(text) = setting(&key, value)? {
-                        settings.push((name, text));
-                    }
+                    let (name, values) = self.setting(&key, value)?;
+                    own.extend(values.map(|values| (name, values)));
                 }
             }
         }
+        if self.format != LineFormat::Json && suffix.is_some() && prefix.is_none() {
+            prefix = prompt.take(); // as human-eval-infilling has it
+        }
+        let prompt = prompt.map(|prompt| match tests {
+            Some(tests) => format!(
+                "{prompt}\nYour code should pass these tests:\n\n{}\n",
+                tests.join("\n")
+            ),
+            None => prompt,
+        });
         let request = Request::of(prompt, prefix, suffix, length.is_none())?;
-        let longest = "max-new-tokens";
         match (&request, length) {
             (_, None) => {}
             (Request::Answer { .. }, Some(_)) => {
-                return Err("its length is a hole's, and it has no suffix".into());
+                return Err(wrong("its length is a hole's, and it has no suffix"));
             }
-            (Request::Fill { .. }, Some(_)) if settings.iter().any(|(name, _)| name == longest) => {
-                return Err("it has a length, and max_new_tokens too".into());
+            (Request::Fill { .. }, Some(_)) if own.contains_key(LONGEST) => {
+                return Err(wrong("it has a length, and max_new_tokens too"));
             }
-            (Request::Fill { .. }, Some(length)) => settings.push((longest.into(), length)),
-        }
-        let mut given = self.given.clone();
-        if let Request::Fill { is_open: true, .. } = request {
-            let default = || USUAL_HOLE.to_string();
-            given.entry(longest.into()).or_insert_with(default);
+            (Request::Fill { .. }, Some(length)) => {
+                own.insert(LONGEST.into(), vec![length]);
+            }
         }
         Ok(Line {
             id,
             request,
             system,
             meta,
-            sampling: self.sampling(&given, &settings)?,
+            own,
         })
     }
 
-    fn sampling(
+    /// The flag that a key sets, and its values; none for null.
+    fn setting(
         &self,
-        given: &Values,
-        settings: &[(String, String)],
-    ) -> Result<SamplingArgs, String> {
-        let names: Vec<String> = settings.iter().map(|(name, _)| name.clone()).collect();
-        let command = layers::with_defaults(self.command.clone(), given, &names);
-        let flags = settings.iter().filter_map(|(name, value)| {
-            let is_switch = layers::find(&self.command, name).is_some_and(layers::is_switch);
-            match (is_switch, value.as_str()) {
-                (true, "true") => Some(format!("--{name}")),
-                (true, "false") => None,
-                _ => Some(format!("--{name}={value}")),
+        key: &str,
+        value: Value,
+    ) -> Result<(String, Option<Vec<String>>), UsageError> {
+        let name = key.replace('_', "-");
+        let flag = layers::find(&self.command, &name).filter(|_| !key.contains('-'));
+        let flag = flag.ok_or_else(|| self.unknown(key))?;
+        let values = match value {
+            Value::Array(several) if layers::is_repeatable(flag) => {
+                let texts = several.into_iter().map(|one| setting(key, one));
+                Some(
+                    texts
+                        .filter_map(Result::transpose)
+                        .collect::<Result<_, _>>()?,
+                )
             }
+            one => setting(key, one)?.map(|text| vec![text]),
+        };
+        Ok((name, values))
+    }
+
+    /// A line's settings over those for all lines, some defaults left out; a hole that is open is
+    /// shorter than what is written at an end, where nobody says how long.
+    ///
+    /// # Errors
+    /// When a value is none, or does not go with another.
+    pub fn sampling(
+        &self,
+        line: &Line,
+        without: &[&'static str],
+    ) -> Result<SamplingArgs, UsageError> {
+        let own = &line.own;
+        let mut defaults = self.defaults.clone();
+        defaults.retain(|name, _| !without.contains(&name.as_str()));
+        if matches!(line.request, Request::Fill { is_open: true, .. }) {
+            let usual = || vec![USUAL_HOLE.to_string()];
+            defaults.entry(LONGEST.into()).or_insert_with(usual);
+        }
+        let mut above = own.clone();
+        let command = layers::with_defaults(self.command.clone(), &self.typed, &above);
+        let typed = self.typed.clone().into_iter();
+        above.extend(typed.filter(|(name, _)| !own.contains_key(name)));
+        let command = layers::with_defaults(command, &defaults, &above);
+        let flags = own.iter().flat_map(|(name, values)| {
+            let is_switch = layers::find(&self.command, name).is_some_and(layers::is_switch);
+            values
+                .iter()
+                .filter_map(move |value| match (is_switch, value.as_str()) {
+                    (true, "true") => Some(format!("--{name}")),
+                    (true, "false") => None,
+                    _ => Some(format!("--{name}={value}")),
+                })
         });
         let said = |error: clap::Error| {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
-            first.trim_start_matches("error: ").to_string()
+            wrong(first.trim_start_matches("error: "))
         };
         let matches = command.try_get_matches_from(flags).map_err(said)?;
         let sampling = SamplingArgs::from_arg_matches(&matches).map_err(said)?;
-        sampling.check().map_err(|error| error.to_string())?;
+        sampling.check()?;
         Ok(sampling)
     }
 
-    fn unknown(&self, key: &str) -> String {
+    fn unknown(&self, key: &str) -> UsageError {
         let settings = self
             .command
             .get_arguments()
             .filter_map(|arg| arg.get_long());
         let settings: Vec<String> = settings.map(|name| name.replace('-', "_")).collect();
-        format!(
+        wrong(format!(
             "`{key}` is no key that is known here: it can have id, prompt, prefix and suffix, length, system, \
              meta (copied to the result), {}",
             settings.join(", ")
-        )
+        ))
     }
 }
 
-fn check_id(key: &str, value: Value) -> Result<Value, String> {
+/// What a line has wrong.
+fn wrong(message: impl Into<String>) -> UsageError {
+    UsageError::new(message)
+}
+
+fn not_an_object(text: &str) -> impl Fn(serde_json::Error) -> UsageError {
+    let is_array = text.starts_with('[');
+    move |error| {
+        let wrong = wrong(format!("not a JSON object: {error}"));
+        let hint = "`jq -c '.[]'` makes lines of an array";
+        UsageError {
+            hint: is_array.then(|| hint.into()),
+            ..wrong
+        }
+    }
+}
+
+fn strings(key: &str, value: Value) -> Result<Vec<String>, UsageError> {
+    match value {
+        Value::Array(texts) => texts.into_iter().map(|text| string(key, text)).collect(),
+        _ => Err(wrong(format!("its {key} is no array"))),
+    }
+}
+
+fn check_id(key: &str, value: Value) -> Result<Value, UsageError> {
     match value {
         Value::String(_) => Ok(value),
         Value::Number(ref number) if number.is_u64() || number.is_i64() => Ok(value),
-        _ => Err(format!("its {key} is neither a text nor a whole number")),
+        _ => Err(wrong(format!(
+            "its {key} is neither a text nor a whole number"
+        ))),
     }
 }
 
-fn string(key: &str, value: Value) -> Result<String, String> {
+fn string(key: &str, value: Value) -> Result<String, UsageError> {
     match value {
         Value::String(text) => Ok(text),
-        _ => Err(format!("its {key} is not a text")),
+        _ => Err(wrong(format!("its {key} is not a text"))),
     }
 }
 
 /// The text of a setting; `None` for null.
-fn setting(key: &str, value: Value) -> Result<Option<String>, String> {
+fn setting(key: &str, value: Value) -> Result<Option<String>, UsageError> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
         Value::Number(number) => Ok(Some(number.to_string())),
         Value::Bool(bool) => Ok(Some(bool.to_string())),
-        Value::Array(_) | Value::Object(_) => Err(format!("its {key} is not one value")),
+        Value::Array(_) | Value::Object(_) => Err(wrong(format!("its {key} is not one value"))),
     }
 }
 
@@ -208,51 +305,120 @@ mod tests {
     use diffucoder::diffusion::Steps;
 
     fn parser(given: &[(&str, &str)]) -> Parser {
-        let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string()));
-        Parser::new(LineFormat::Json, given.collect())
+        let flags = given.iter().map(|(name, value)| match *value {
+            "true" => format!("--{name}"),
+            _ => format!("--{name}={value}"),
+        });
+        let command = SamplingArgs::augment_args(Command::new("batch").no_binary_name(true));
+        let matches = command.get_matches_from(flags);
+        Parser::new(LineFormat::Json, &matches, Values::new())
+    }
+
+    fn understood(parser: &Parser, line: &str) -> (Line, SamplingArgs) {
+        let line = parser.parse(line.as_bytes(), 7).unwrap();
+        let sampling = parser.sampling(&line, &[]).unwrap();
+        (line, sampling)
     }
 
     fn refusal(line: &str) -> String {
-        parser(&[]).parse(line.as_bytes(), 1).unwrap_err()
+        let parser = parser(&[]);
+        let line = parser.parse(line.as_bytes(), 1);
+        let sampling = line.and_then(|line| parser.sampling(&line, &[]));
+        sampling.unwrap_err().to_string()
     }
 
     #[test]
     fn settings_of_a_line_win_over_those_for_all() {
         let parser = parser(&[("max-new-tokens", "32"), ("steps", "8"), ("exact", "true")]);
-        let parse = |line: &str| parser.parse(line.as_bytes(), 7).unwrap();
-        let line = parse(r#"{"prompt": "x"}"#);
+        let parse = |line: &str| understood(&parser, line);
+        let (line, sampling) = parse(r#"{"prompt": "x"}"#);
         assert_eq!(line.id, 7);
         assert_eq!(
-            (line.sampling.max_new_tokens, line.sampling.exact),
+            (sampling.max_new_tokens, sampling.exact),
             (NewTokens::Most(32), true)
         );
-        assert_eq!(line.sampling.steps(32).unwrap(), Steps::Count(8));
-        let line = parse(r#"{"id": "a", "prompt": "x", "max_new_tokens": 64, "exact": false}"#);
+        assert_eq!(sampling.steps(32).unwrap(), Steps::Count(8));
+        let (_, sampling) =
+            parse(r#"{"id": "a", "prompt": "x", "max_new_tokens": 64, "exact": false}"#);
         assert_eq!(
-            (line.sampling.max_new_tokens, line.sampling.exact),
+            (sampling.max_new_tokens, sampling.exact),
             (NewTokens::Most(64), false)
         );
         // What cannot be combined with a line's own setting steps back.
-        let line = parse(r#"{"prompt": "x", "tokens_per_step": 2}"#);
-        assert_eq!(line.sampling.steps(32).unwrap(), Steps::OfTokens(2));
+        let (_, sampling) = parse(r#"{"prompt": "x", "tokens_per_step": 2}"#);
+        assert_eq!(sampling.steps(32).unwrap(), Steps::OfTokens(2));
     }
 
     #[test]
     fn a_hole_is_as_long_as_said_or_open() {
-        let parse = |given: &[_], line: &str| parser(given).parse(line.as_bytes(), 1).unwrap();
-        let hole = |line: &Line| match line.request {
-            Request::Fill { is_open, .. } => (is_open, line.sampling.most_new_tokens().unwrap()),
-            Request::Answer { .. } => panic!("no hole"),
+        let hole = |given: &[_], line: &str| {
+            let (line, sampling) = understood(&parser(given), line);
+            match line.request {
+                Request::Fill { is_open, .. } => (is_open, sampling.most_new_tokens().unwrap()),
+                Request::Answer { .. } => panic!("no hole"),
+            }
         };
         let open = r#"{"prefix": "a", "suffix": "b"}"#;
-        assert_eq!(hole(&parse(&[], open)), (true, 32));
-        assert_eq!(hole(&parse(&[("max-new-tokens", "9")], open)), (true, 9));
+        assert_eq!(hole(&[], open), (true, 32));
+        assert_eq!(hole(&[("max-new-tokens", "9")], open), (true, 9));
         let own = r#"{"prefix": "a", "suffix": "b", "max_new_tokens": 5}"#;
-        assert_eq!(hole(&parse(&[("max-new-tokens", "9")], own)), (true, 5));
+        assert_eq!(hole(&[("max-new-tokens", "9")], own), (true, 5));
         let said = r#"{"prefix": "a", "suffix": "b", "length": 3, "steps": 3}"#;
-        assert_eq!(hole(&parse(&[("max-new-tokens", "9")], said)), (false, 3));
+        assert_eq!(hole(&[("max-new-tokens", "9")], said), (false, 3));
         let nothing_follows = r#"{"prefix": "a", "suffix": ""}"#;
-        assert_eq!(hole(&parse(&[], nothing_follows)), (false, 256));
+        assert_eq!(hole(&[], nothing_follows), (false, 256));
+    }
+
+    #[test]
+    fn a_default_is_at_fault_but_no_setting_that_somebody_gave() {
+        let with = |typed: &[(&str, &str)], line: &str| {
+            let mut parser = parser(typed);
+            let defaults = [("steps", "9"), ("max-new-tokens", "4")];
+            let defaults =
+                defaults.map(|(name, value)| (name.to_string(), vec![value.to_string()]));
+            parser.defaults = defaults.into();
+            let line = parser.parse(line.as_bytes(), 1).unwrap();
+            let error = parser.sampling(&line, &[]).unwrap_err().into();
+            let first = parser.default_at_fault(&line, &error, &[]);
+            let second = parser.default_at_fault(&line, &error, &["steps"]);
+            (first, second)
+        };
+        let (steps, length) = (Some("steps"), Some("max-new-tokens"));
+        assert_eq!(with(&[], r#"{"prompt": "x"}"#), (steps, length));
+        assert_eq!(
+            with(&[("steps", "8")], r#"{"prompt": "x"}"#),
+            (length, length)
+        );
+        let own = r#"{"prompt": "x", "max_new_tokens": 3}"#;
+        assert_eq!(with(&[], own), (steps, None));
+        assert_eq!(with(&[("steps", "8")], own), (None, None));
+    }
+
+    #[test]
+    fn problems_are_asked_with_their_tests_and_filled_between_prompt_and_suffix() {
+        let request = |format, line: &str| {
+            let parser = Parser {
+                format,
+                ..parser(&[])
+            };
+            parser.parse(line.as_bytes(), 1).unwrap().request
+        };
+        let problem =
+            r#"{"task_id": 2, "prompt": "Add.", "test_list": ["assert f(1)", "assert f(2)"]}"#;
+        let prompt = "Add.\nYour code should pass these tests:\n\nassert f(1)\nassert f(2)\n";
+        let prompt = prompt.to_string();
+        assert_eq!(
+            request(LineFormat::Mbpp, problem),
+            Request::Answer { prompt }
+        );
+        let problem =
+            r#"{"task_id": "a", "prompt": "x", "suffix": "y", "test": "", "length": "ours"}"#;
+        let fill = Request::Fill {
+            prefix: "x".into(),
+            suffix: "y".into(),
+            is_open: true,
+        };
+        assert_eq!(request(LineFormat::HumanEval, problem), fill);
     }
 
     #[test]
@@ -300,6 +466,6 @@ mod tests {
             assert!(refusal(line).contains(says), "{line}: {}", refusal(line));
         }
         let error = parser(&[]).parse(b"{\"prompt\": \"\xff\"}", 1).unwrap_err();
-        assert_eq!(error, "not UTF-8 (byte 12)");
+        assert_eq!(error.to_string(), "not UTF-8 (byte 12)");
     }
 }

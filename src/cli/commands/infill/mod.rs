@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 
 pub struct Args {
     /// The file; without one, or with `-`, stdin. `<FILL>` marks a hole, `<FILL:40>` one of 40
     /// tokens
-    #[arg(value_name = "FILE", conflicts_with_all = ["prefix_file", "suffix_file"])]
+    #[arg(id = "template", value_name = "FILE", conflicts_with_all = ["prefix_file", "suffix_file"])]
     file: Option<PathBuf>,
     /// Make a hole at the end of this line, or before a column of it, both counted from 1; markers
     /// are then text. Can be given several times
@@ -68,7 +68,7 @@ pub struct Args {
     #[arg(long, group = "show")]
     diff: bool,
     /// Write the file instead of printing it: whole or not at all, with its permissions
-    #[arg(short, long, group = "show", requires = "file")]
+    #[arg(short, long, group = "show", requires = "template")]
     in_place: bool,
     #[command(flatten)]
     shown: ShownArgs,

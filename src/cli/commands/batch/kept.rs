@@ -1,0 +1,156 @@
+//! The settings that results were made with, kept beside them: `out.jsonl.settings.json`.
+//!
+//! A batch goes on where it was. With other settings that would make a file of two kinds of
+//! results, or, where all lines are done, do nothing and say nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use anyhow::Context;
+use clap::{ArgMatches, Command};
+use diffucoder::session::Session;
+
+use super::format::LineFormat;
+use crate::cli::args::compute::device_name;
+use crate::cli::defaults::layers;
+use crate::cli::json;
+use crate::cli::usage::UsageError;
+
+/// What the results of all lines depend on, beside the lines: the model, how it is held, and the
+/// flags that are not at their built-in values.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kept(pub BTreeMap<String, String>);
+
+/// Flags of the batch itself: what is written of a line does not depend on them.
+const OF_BATCH: [&str; 6] = [
+    "output",
+    "shard",
+    "format",
+    "num-samples",
+    "resume-anyway",
+    "restart",
+];
+
+/// The file beside `output`, or beside what that leads to: a link, /dev/stdout.
+pub fn beside(output: &Path) -> PathBuf {
+    let mut name: OsString = output.canonicalize().unwrap_or(output.into()).into();
+    name.push(".settings.json");
+    name.into()
+}
+
+impl Kept {
+    /// The settings that every line begins with; `matches` are those of `command`. Of the flags
+    /// that say which model, where from and where to compute, it has what became of them.
+    pub fn of(
+        session: &Session,
+        format: LineFormat,
+        command: &Command,
+        matches: &ArgMatches,
+    ) -> Self {
+        let target = session.target();
+        let named = [
+            ("format", format.name()),
+            ("model", session.package().name()),
+            ("device", device_name(target)),
+            ("dtype", target.storage.dtype().as_str().to_string()),
+            ("quant", json::quant_name(target)),
+        ];
+        let named = named.map(|(name, value)| (name.to_string(), value));
+        let flags = command.get_arguments().filter_map(|arg| {
+            let name = arg.get_long().filter(|name| !OF_BATCH.contains(name))?;
+            if matches!(arg.get_help_heading(), Some("Model" | "Computing")) {
+                return None;
+            }
+            let value = layers::values_of(arg, matches)?.join(", ");
+            let built_in = layers::built_in(arg).join(", ");
+            (!same(Some(&value), Some(&built_in))).then(|| (name.to_string(), value))
+        });
+        Self(named.into_iter().chain(flags).collect())
+    }
+
+    /// What is kept beside `output`, if anything is. A file that a killed run left empty is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is something else.
+    pub fn read(output: &Path) -> anyhow::Result<Option<Self>> {
+        let path = beside(output);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match serde_json::from_slice(&text) {
+            Ok(settings) => Ok(Some(Self(settings))),
+            Err(_) => {
+                let message = format!("{} holds something else than settings", path.display());
+                Err(UsageError::with_hint(message, "move it away, or give another output").into())
+            }
+        }
+    }
+
+    /// Keeps them beside `output`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, output: &Path) -> anyhow::Result<()> {
+        let path = beside(output);
+        let text = serde_json::to_string_pretty(&self.0)? + "\n";
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// What is not as it was, for a person.
+    pub fn differences(&self, before: &Self) -> Vec<String> {
+        let names: BTreeMap<_, _> = before.0.iter().chain(&self.0).collect();
+        let says = |value: Option<&String>| match value {
+            None => "not given".to_string(),
+            Some(text) if text.chars().count() > 60 => {
+                format!("{}…", text.chars().take(59).collect::<String>())
+            }
+            Some(text) => text.clone(),
+        };
+        let differs = |name: &String| {
+            let (was, is) = (before.0.get(name), self.0.get(name));
+            let changed = format!("{name} was {} and is {}", says(was), says(is));
+            (!same(was, is)).then_some(changed)
+        };
+        names.into_keys().filter_map(differs).collect()
+    }
+}
+
+/// Whether two values mean the same; numbers can be spelled in many ways.
+fn same(one: Option<&String>, other: Option<&String>) -> bool {
+    let number = |text: Option<&String>| text.and_then(|text| text.parse::<f64>().ok());
+    one == other || number(one).is_some_and(|one| number(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_named_with_both_values() {
+        let kept = |pairs: &[(&str, &str)]| {
+            Kept(
+                pairs
+                    .iter()
+                    .map(|(k, v)| (k.to_string(), v.to_string()))
+                    .collect(),
+            )
+        };
+        let before = kept(&[("model", "a"), ("seed", "1"), ("temperature", "0.20")]);
+        let now = kept(&[("model", "b"), ("temperature", ".2"), ("top-k", "5")]);
+        assert_eq!(
+            now.differences(&before),
+            [
+                "model was a and is b",
+                "seed was 1 and is not given",
+                "top-k was not given and is 5"
+            ]
+        );
+        assert!(now.differences(&now).is_empty());
+    }
+}
