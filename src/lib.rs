@@ -26,7 +26,7 @@
 //! | [`diffusion`] | the sampler: the denoising loop, which knows a network as a trait and no tensors |
 //! | [`weights`] | tensors in safetensors and GGUF files |
 //! | [`kernels`] | products of quantized weights, attention and softmax, for each instruction set |
-//! | [`text`], [`atomic`] | places in a text, whether it parses; files that are there whole or not at all |
+//! | [`text`], [`atomic`] | places in a text, its lines and language, whether it parses; files that are there whole or not at all |
 //!
 //! The command line is not part of the library: `src/cli` belongs to `src/main.rs`, turns flags
 //! into tasks and settings, and writes what comes back.

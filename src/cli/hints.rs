@@ -67,6 +67,7 @@ fn hub(error: &HubError) -> Option<String> {
         HubError::NotCached { .. } => {
             "run once without --offline to download it; `--model tiny` needs no download".into()
         }
+        HubError::NotDownloaded { .. } => "`diffucoder list` shows what is downloaded".into(),
         _ => return None,
     })
 }

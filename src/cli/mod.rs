@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod defaults;
 mod exit;
+mod habits;
 mod hints;
 mod json;
 mod runner;
@@ -16,7 +17,9 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use commands::{batch, bench, config, doctor, generate, infill, models, quantize, report, shell};
+use commands::{
+    batch, bench, config, doctor, downloads, generate, infill, models, quantize, report, shell,
+};
 use defaults::Defaults;
 use exit::Exit;
 use terminal::ui::{self, Ui};
@@ -31,10 +34,12 @@ use usage::UsageError;
     name = "diffucoder",
     version,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 100,
+    args_override_self = true,
+    override_usage = "diffucoder [OPTIONS] <COMMAND>\n       diffucoder [OPTIONS] \"PROMPT\""
 )]
 #[command(
-    after_help = "Try it now, offline: diffucoder generate --model tiny --prompt \"def is_valid(value):\"",
+    after_help = "Try it now, offline: diffucoder --model tiny \"def is_valid(value):\"",
     after_long_help = AFTER_LONG_HELP
 )]
 struct Cli {
@@ -50,9 +55,12 @@ struct Cli {
 }
 
 const AFTER_LONG_HELP: &str = "Try it now, offline:
-  diffucoder generate --model tiny --prompt \"def is_valid(value):\"
+  diffucoder --model tiny \"def is_valid(value):\"
   cat start.py | diffucoder generate --model tiny -n 64 >> start.py
-  diffucoder help generate
+With a model that answers questions:
+  diffucoder pull diffucoder:q4_k_m
+  cat f.py | diffucoder --model diffucoder:q4_k_m \"Explain this\"
+A prompt without a command is for `generate`: `diffucoder help generate` has its flags.
 
 Defaults of flags come from DIFFUCODER_* variables and a configuration file: see `diffucoder config --help`.
 
@@ -70,6 +78,15 @@ enum Command {
     Report(report::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
+    /// Download a model and check its files, to use it later or offline
+    #[command(visible_alias = "download")]
+    Pull(downloads::PullArgs),
+    /// List what is downloaded, and how much of the disk it takes
+    #[command(visible_alias = "ls")]
+    List(downloads::ListArgs),
+    /// Remove downloaded models
+    #[command(visible_alias = "remove", alias = "delete")]
+    Rm(downloads::RmArgs),
     /// Measure how fast a model runs here, beside what this machine can do at best
     Bench(Box<bench::Args>),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
@@ -82,25 +99,40 @@ enum Command {
     Completions(shell::CompletionsArgs),
     /// Print a page of the manual
     Man(shell::ManArgs),
+    /// Print the version
+    Version,
 }
 
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
     let exit = match run() {
         Ok(()) => Exit::Done,
-        Err(error) => {
-            let (exit, hint) = exit::of(&error);
-            ui::print_error(&error, hint.as_deref());
-            exit
-        }
+        Err(error) => explain(error),
     };
     exit.into()
+}
+
+/// Says what went wrong; or what was asked for, where that is the help.
+fn explain(error: anyhow::Error) -> Exit {
+    let said = error.downcast::<clap::Error>().map(|mut said| {
+        habits::suggest(&mut said);
+        ui::print_clap(&said)
+    });
+    let error = match said {
+        Ok(Ok(exit)) => return exit,
+        Ok(Err(unwritten)) => unwritten.into(),
+        Err(error) => error,
+    };
+    let (exit, hint) = exit::of(&error);
+    ui::print_error(&error, hint.as_deref());
+    exit
 }
 
 fn run() -> anyhow::Result<()> {
     ui::exit_on_interrupt()?;
     let command = Cli::command();
-    let typed = command.clone().get_matches();
+    let args = habits::with_command(std::env::args_os().collect());
+    let typed = command.clone().try_get_matches_from(&args)?;
     let mut defaults = Defaults::load(&command, &typed)?;
     loop {
         // The arguments say where defaults are and which of them step back, and only clap can tell
@@ -108,7 +140,10 @@ fn run() -> anyhow::Result<()> {
         // any.
         let matches = match defaults.is_empty() {
             true => typed.clone(),
-            false => defaults.apply(command.clone(), &typed).get_matches(),
+            false => {
+                let command = defaults.apply(command.clone(), &typed);
+                command.try_get_matches_from(&args)?
+            }
         };
         let ui = Ui::new(matches.get_flag("quiet"));
         if let Some(reason) = defaults.unreadable.take() {
@@ -131,10 +166,13 @@ fn dispatch(
     command: &clap::Command,
     matches: &ArgMatches,
 ) -> anyhow::Result<()> {
-    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(matches)?;
     let ui = Ui::new(cli.quiet);
     match cli.command {
-        Command::Generate(args) => generate::run(&args, &ui),
+        Command::Generate(args) => {
+            let typed = matches.subcommand().map_or(matches, |(_, matches)| matches);
+            generate::run(&args, typed, &ui)
+        }
         Command::Infill(args) => infill::run(&args, &ui),
         Command::Batch(args) => {
             let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
@@ -143,10 +181,14 @@ fn dispatch(
         Command::Report(args) => report::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),
         Command::Models(args) => models::run(&args, &ui),
+        Command::Pull(args) => downloads::pull(&args, &ui),
+        Command::List(args) => downloads::list(&args, &ui),
+        Command::Rm(args) => downloads::rm(&args, &ui),
         Command::Quantize(args) => quantize::run(&args, &ui),
         Command::Doctor(args) => doctor::run(&args, &ui),
         Command::Config(args) => config::run(&args, command, defaults, &ui),
         Command::Completions(args) => shell::completions(&args, command.clone(), &ui),
         Command::Man(args) => shell::man(&args, command.clone(), &ui),
+        Command::Version => Ok(ui.result(&command.render_version())?),
     }
 }

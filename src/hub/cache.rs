@@ -119,6 +119,25 @@ impl RepoCache {
         }
     }
 
+    /// Keeps all downloads into this repository away while the locks are held.
+    ///
+    /// # Errors
+    /// `Downloading` if there is one.
+    pub(super) fn lock_all(&self) -> Result<Vec<File>, HubError> {
+        let entries = fs::read_dir(self.root.join(".locks").join(&self.name));
+        let files = entries.into_iter().flatten().flatten();
+        let files: Vec<File> = files
+            .filter_map(|entry| File::open(entry.path()).ok())
+            .collect();
+        let is_taken = |file: &File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        match files.iter().any(is_taken) {
+            true => Err(HubError::Downloading {
+                model: self.id.clone(),
+            }),
+            false => Ok(files),
+        }
+    }
+
     fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
     }

@@ -1,4 +1,4 @@
-//! Which models the cache holds, for `diffucoder models`.
+//! Which models the cache holds, and how large they are.
 
 use super::cache::{RepoCache, at, file_bytes, files_in};
 use super::error::HubError;
@@ -63,7 +63,7 @@ pub fn cached(options: &HubOptions) -> Result<Vec<CachedModel>, HubError> {
     Ok(models)
 }
 
-fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
+pub(super) fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
     let cache = RepoCache::new(root, &id);
     let main = cache
         .commit_of("main")
@@ -125,7 +125,7 @@ pub(super) fn is_complete(dir: &Path) -> bool {
 }
 
 /// Links are not followed: their blobs are counted where they lie.
-fn folder_bytes(dir: &Path) -> u64 {
+pub(super) fn folder_bytes(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {

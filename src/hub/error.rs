@@ -102,6 +102,10 @@ pub enum HubError {
         file: String,
         cache: PathBuf,
     },
+    #[error("{model} is not in the cache {}", cache.display())]
+    NotDownloaded { model: String, cache: PathBuf },
+    #[error("{model} is being downloaded by another process")]
+    Downloading { model: String },
     #[error(
         "{} has {} free, but the download needs {}",
         dir.display(), gigabytes(*free_bytes), gigabytes(*needed_bytes)
@@ -208,6 +212,8 @@ impl HubError {
             | Self::RevisionNotFound { .. }
             | Self::Unreachable { .. }
             | Self::NotCached { .. } => return None,
+            Self::NotDownloaded { .. } => return None,
+            Self::Downloading { .. } => "wait until that is done, or end it",
             Self::ServerStatus { status: 429, .. } => "wait a few minutes, or set HF_TOKEN",
             Self::ServerStatus { .. } => "try again later; what has arrived is kept",
             Self::BadAnswer { .. } => "check HF_ENDPOINT and any proxy between here and the Hub",

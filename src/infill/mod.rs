@@ -10,6 +10,7 @@ use std::ops::Range;
 
 pub use marker::MarkerError;
 
+use crate::text::lines;
 use crate::text::place::{NoSuchPlace, offset};
 
 /// A file, and where its holes are.
@@ -116,7 +117,7 @@ impl Template {
     /// those of the file; fillings get its line ends, and lose the space that stands before them
     /// already.
     pub fn fill(&self, fillings: &[impl AsRef<str>]) -> (Vec<u8>, Vec<Range<usize>>) {
-        let crlf = self.is_crlf();
+        let crlf = lines::is_crlf(&self.bytes);
         let mut fillings = fillings.iter().map(AsRef::as_ref);
         let (mut filled, mut places) = (Vec::with_capacity(self.bytes.len()), Vec::new());
         for segment in self.segments() {
@@ -128,7 +129,7 @@ impl Template {
                 _ => filling,
             };
             match crlf {
-                true => filled.extend(filling.replace("\r\n", "\n").replace('\n', "\r\n").bytes()),
+                true => filled.extend(lines::to_crlf(filling).bytes()),
                 false => filled.extend(filling.bytes()),
             }
             places.push(start..filled.len());
@@ -142,15 +143,6 @@ impl Template {
         let (bytes, places) = self.fill(&[filling]);
         let place = places.into_iter().next().unwrap_or_default();
         String::from_utf8_lossy(&bytes[place]).into_owned()
-    }
-
-    /// Whether the file's lines end in CRLF, most of them.
-    fn is_crlf(&self) -> bool {
-        let count = |ending: &[u8]| {
-            let windows = self.bytes.windows(ending.len());
-            windows.filter(|window| *window == ending).count()
-        };
-        2 * count(b"\r\n") > count(b"\n")
     }
 
     fn segments(&self) -> impl Iterator<Item = &[u8]> {

@@ -108,7 +108,7 @@ proptest! {
             (rest, at) = (&rest[part.len()..], at + part.len());
             if let Some(place) = places.get(i) {
                 prop_assert_eq!(place.start, at);
-                let written = match template.is_crlf() {
+                let written = match lines::is_crlf(&template.bytes) {
                     true => filling.replace("\r\n", "\n").replace('\n', "\r\n"),
                     false => filling.clone(),
                 };

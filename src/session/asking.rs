@@ -5,12 +5,15 @@
 //! The words are those of the paper's evaluation (arXiv 2506.20639, HumanEval), where the answer is
 //! prefilled with "Here is the code to solve this problem:" and a fence.
 
+use std::borrow::Cow;
+
 use crate::package::{Package, Prompt};
+use crate::text::lines;
 
 /// What the model gets, and how its answer becomes the result.
 #[derive(Debug)]
 pub struct Asking {
-    text: String,
+    text: String, // its lines end in LF
     /// The beginning of the model's answer.
     answer: String,
     is_chat: bool,
@@ -19,6 +22,8 @@ pub struct Asking {
     fence: Option<Fence>,
     /// What stands before the result in the file that it is a part of.
     pub before: String,
+    /// Whether the lines of that file end in CRLF.
+    is_crlf: bool,
 }
 
 /// What is wanted of a text.
@@ -45,31 +50,31 @@ struct Fence {
 impl Asking {
     /// `text`, with what is wanted of it; `language` stands behind the fence. A model that is no
     /// chat model continues whatever it gets.
-    pub fn new(package: &Package, text: String, wish: Wish, language: &str) -> Self {
+    pub fn new(package: &Package, before: String, wish: Wish, language: &str) -> Self {
+        let is_continued = wish != Wish::Answer && wish != Wish::Code || !package.is_chat();
+        let is_crlf = is_continued && lines::is_crlf(before.as_bytes());
+        let text = lines::to_lf(&before).into_owned();
         let plain = Self {
             text: String::new(),
             answer: String::new(),
             is_chat: package.is_chat(),
             has_tokens: false,
             fence: None,
-            before: String::new(),
+            before: if is_continued { before } else { String::new() },
+            is_crlf,
         };
         match wish {
             _ if wish == Wish::Raw || !package.is_chat() => Self {
-                before: text.clone(),
                 text,
                 is_chat: false,
                 ..plain
             },
             Wish::Raw | Wish::Answer => Self { text, ..plain },
-            Wish::Code => plain.fenced(language, text, String::new()),
+            Wish::Code => plain.fenced(language, text, ""),
             Wish::Continuation => {
-                let ticks = &Fence::around(&text).ticks;
-                let end = if text.ends_with('\n') { "" } else { "\n" };
-                let question = format!(
-                    "Complete the following {language} code.\n{ticks}{language}\n{text}{end}{ticks}"
-                );
-                plain.fenced(language, question, text)
+                let shown = Fence::show(language, &text);
+                let question = format!("Complete the following {language} code.\n{shown}");
+                plain.fenced(language, question, &text)
             }
         }
     }
@@ -84,14 +89,13 @@ impl Asking {
     }
 
     /// With an answer that begins inside a fence, with `before`.
-    fn fenced(self, language: &str, text: String, before: String) -> Self {
-        let fence = Fence::around(&before);
+    fn fenced(self, language: &str, text: String, before: &str) -> Self {
+        let fence = Fence::around(before);
         let ticks = &fence.ticks;
         Self {
             answer: format!("Here is the code to solve this problem:\n{ticks}{language}\n{before}"),
             text,
             fence: Some(fence),
-            before,
             ..self
         }
     }
@@ -119,12 +123,39 @@ impl Asking {
         }
     }
 
-    /// The result, out of what the model wrote.
-    pub fn result<'a>(&self, written: &'a str) -> &'a str {
-        self.fence
-            .as_ref()
-            .map_or(written, |fence| fence.cut(written))
+    /// The result, out of what the model wrote, with the line ends of what it continues.
+    pub fn result<'a>(&self, written: &'a str) -> Cow<'a, str> {
+        let fence = self.fence.as_ref();
+        let result = fence.map_or(written, |fence| fence.cut(written));
+        match self.is_crlf {
+            true => lines::to_crlf(result),
+            false => result.into(),
+        }
     }
+}
+
+/// A text that a question is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its name, where that tells it from others.
+    pub name: Option<&'a str>,
+    /// The word behind its fence; may be empty.
+    pub language: &'a str,
+    /// The text.
+    pub text: &'a str,
+}
+
+/// A question about texts as chat models are used to it: each text in a fence, then the question.
+pub fn question_about(subjects: &[Subject<'_>], question: &str) -> String {
+    let mut message = String::new();
+    for subject in subjects {
+        if let Some(name) = subject.name {
+            message += &format!("{name}:\n");
+        }
+        message += &Fence::show(subject.language, subject.text);
+        message += "\n\n";
+    }
+    message + question
 }
 
 impl Fence {
@@ -135,6 +166,17 @@ impl Fence {
             ticks: "`".repeat(3.max(longest + 1)),
             at_line_start: text.is_empty() || text.ends_with('\n'),
         }
+    }
+
+    /// A text inside a fence.
+    fn show(language: &str, text: &str) -> String {
+        let ticks = Self::around(text).ticks;
+        let end = if text.is_empty() || text.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        };
+        format!("{ticks}{language}\n{text}{end}{ticks}")
     }
 
     /// What stands before the line that closes the fence.
@@ -169,6 +211,28 @@ mod tests {
         assert_eq!(fence.cut("x = 1"), "x = 1", "it was cut short");
         assert_eq!(Fence::around("def f(").cut("```\n```"), "```\n");
         assert_eq!(Fence::around("def f():\n").cut("```\n```"), "");
+    }
+
+    #[test]
+    fn a_question_comes_behind_the_texts_that_it_is_about() {
+        let code = Subject {
+            name: None,
+            language: "python",
+            text: "x = 1",
+        };
+        assert_eq!(
+            question_about(&[code], "Why?"),
+            "```python\nx = 1\n```\n\nWhy?"
+        );
+        let notes = Subject {
+            name: Some("notes.md"),
+            language: "",
+            text: "```\n```\n",
+        };
+        assert_eq!(
+            question_about(&[notes, code], "Why?"),
+            "notes.md:\n````\n```\n```\n````\n\n```python\nx = 1\n```\n\nWhy?"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::ends::Ends;
 use super::hole::{Hole, canvas, is_between};
 use super::length;
 use super::observer::{Conditions, Ended, Watch};
@@ -14,6 +15,9 @@ use crate::error::RequestError;
 pub struct Job {
     /// How to denoise. Another seed draws another text.
     pub settings: Settings,
+    /// What ends the texts in the holes, beside the model. A run that looks for text
+    /// ([`super::Session::run_job`]) is over once all of them have ended.
+    pub ends: Ends,
     texts: Vec<Vec<u32>>,
     holes: Vec<Hole>,
     mask_id: u32,
@@ -54,6 +58,7 @@ impl Job {
     ) -> Self {
         Self {
             settings,
+            ends: Ends::default(),
             texts,
             holes,
             mask_id,

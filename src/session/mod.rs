@@ -8,6 +8,7 @@
 
 pub mod asking;
 mod compute;
+mod ends;
 mod hole;
 mod job;
 mod length;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::diffusion::Mode;
 pub use compute::Compute;
+pub use ends::{Ends, Function};
 pub use hole::{Hole, USUAL_HOLE};
 pub use job::{Filling, Job, Work};
 pub use observer::{Conditions, Observer};
@@ -170,10 +172,14 @@ impl Session {
     ) -> Result<Outcome, Error> {
         let package = Arc::clone(&self.package);
         let model = self.load(&mut (), &mut |_, _| ())?;
-        let mut texts = conditions
-            .observer
-            .as_mut()
-            .map(|observer| Texts::new(*observer, &package.tokenizer));
+        let mut unwatched = ();
+        let observer: Option<&mut dyn Observer> = match &mut conditions.observer {
+            Some(observer) => Some(*observer),
+            None if job.ends.is_empty() => None,
+            None => Some(&mut unwatched),
+        };
+        let ends = job.ends.clone();
+        let mut texts = observer.map(|observer| Texts::new(observer, &package.tokenizer, &ends));
         let filling = job.run(
             model,
             &mut Conditions {

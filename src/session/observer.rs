@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::ends::{Ends, Known};
 use crate::diffusion::{self, Canvas, Generation, Settings, Step};
 use crate::tokenizer::Tokenizer;
 
@@ -22,8 +23,13 @@ pub trait Observer {
     /// masked.
     fn on_decided(&mut self, _hole: usize, _ids: &[u32]) {}
 
-    /// The same as text, in whole characters.
+    /// The same as text, in whole characters, up to where the job's [`super::Ends`] cut it.
     fn on_text(&mut self, _hole: usize, _text: &str) {}
+
+    /// Whether all that is wanted is decided: no forward pass begins after that.
+    fn has_enough(&self) -> bool {
+        false
+    }
 }
 
 /// Watches nothing.
@@ -58,6 +64,10 @@ impl<'a> Conditions<'a> {
 
     /// Why the run is to end before its end.
     pub(super) fn is_over(&self) -> Option<Ended> {
+        let observer = self.observer.as_ref();
+        if observer.is_some_and(|observer| observer.has_enough()) {
+            return Some(Ended::Enough);
+        }
         if self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
             return Some(Ended::Cancelled);
         }
@@ -72,6 +82,8 @@ impl<'a> Conditions<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     Whole,
+    /// All that is wanted was decided.
+    Enough,
     Late,
     Cancelled,
 }
@@ -140,24 +152,46 @@ impl diffusion::Observer for Watch<'_, '_> {
 pub(super) struct Texts<'a> {
     observer: &'a mut dyn Observer,
     tokenizer: &'a Tokenizer,
-    halves: Vec<Vec<u8>>, // of a character, by hole
+    ends: &'a Ends,
+    holes: Vec<HoleText>,
+}
+
+#[derive(Default, Clone)]
+struct HoleText {
+    half: Vec<u8>, // of a character
+    text: String,
+    /// Bytes of it that were passed on.
+    passed: usize,
+    is_over: bool,
 }
 
 impl<'a> Texts<'a> {
-    pub fn new(observer: &'a mut dyn Observer, tokenizer: &'a Tokenizer) -> Self {
+    pub fn new(observer: &'a mut dyn Observer, tokenizer: &'a Tokenizer, ends: &'a Ends) -> Self {
         Self {
             observer,
             tokenizer,
-            halves: Vec::new(),
+            ends,
+            holes: Vec::new(),
         }
     }
 
     /// What is left when no more tokens come; half a character is U+FFFD, as in the whole text.
-    pub fn finish(self) {
-        for (hole, half) in self.halves.iter().enumerate() {
-            if !half.is_empty() {
-                self.observer.on_text(hole, &String::from_utf8_lossy(half));
-            }
+    pub fn finish(mut self) {
+        for number in 0..self.holes.len() {
+            let hole = &mut self.holes[number];
+            let half = std::mem::take(&mut hole.half);
+            hole.text.push_str(&String::from_utf8_lossy(&half));
+            let end = self.ends.cut(&hole.text).unwrap_or(hole.text.len());
+            self.pass(number, end);
+        }
+    }
+
+    /// Passes the text of a hole on, up to `end`.
+    fn pass(&mut self, number: usize, end: usize) {
+        let hole = &mut self.holes[number];
+        if end > hole.passed && !hole.is_over {
+            self.observer.on_text(number, &hole.text[hole.passed..end]);
+            hole.passed = end;
         }
     }
 }
@@ -168,6 +202,7 @@ impl Observer for Texts<'_> {
     }
 
     fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
+        self.holes = vec![HoleText::default(); canvas.holes().len()];
         self.observer.on_start(canvas, settings);
     }
 
@@ -175,18 +210,29 @@ impl Observer for Texts<'_> {
         self.observer.on_step(step);
     }
 
-    fn on_decided(&mut self, hole: usize, ids: &[u32]) {
-        self.observer.on_decided(hole, ids);
-        self.halves
-            .resize(self.halves.len().max(hole + 1), Vec::new());
-        let bytes = &mut self.halves[hole];
+    fn on_decided(&mut self, number: usize, ids: &[u32]) {
+        self.observer.on_decided(number, ids);
+        let Some(hole) = self.holes.get_mut(number) else {
+            return;
+        };
+        let bytes = &mut hole.half;
         bytes.extend(ids.iter().flat_map(|&id| self.tokenizer.token_bytes(id)));
         let whole = whole_characters(bytes);
-        if whole > 0 {
-            self.observer
-                .on_text(hole, &String::from_utf8_lossy(&bytes[..whole]));
-            bytes.drain(..whole);
+        hole.text
+            .push_str(&String::from_utf8_lossy(&bytes[..whole]));
+        bytes.drain(..whole);
+        match self.ends.look(&hole.text) {
+            Known::Sure(end) => self.pass(number, end),
+            Known::End(end) => {
+                self.pass(number, end);
+                self.holes[number].is_over = true;
+            }
         }
+    }
+
+    fn has_enough(&self) -> bool {
+        let all = !self.holes.is_empty() && self.holes.iter().all(|hole| hole.is_over);
+        all || self.observer.has_enough()
     }
 }
 

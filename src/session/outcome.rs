@@ -21,7 +21,7 @@ pub struct Outcome {
 pub struct Filled {
     /// Its text, up to where that ends; of a run that was ended early the part that is decided.
     pub text: String,
-    /// Tokens of the text.
+    /// Tokens of the text; the last may reach beyond its end where [`super::Ends`] cut it.
     pub tokens: usize,
     /// All of the hole; the mask's id where nothing was revealed.
     pub ids: Vec<u32>,
@@ -32,7 +32,7 @@ pub struct Filled {
 /// Why a text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, or what the job's [`super::Ends`] look for.
     Stop,
     /// The hole is full.
     Length,
@@ -63,14 +63,21 @@ impl Outcome {
         } = filling;
         let filled = |hole: &std::ops::Range<usize>| {
             let ids = canvas.ids()[hole.clone()].to_vec();
-            let tokens = canvas.decided_in(hole, job.stop_ids());
+            let mut tokens = canvas.decided_in(hole, job.stop_ids());
+            let mut text = tokenizer.decode(&ids[..tokens], Specials::Keep);
+            let cut = job.ends.cut(&text);
+            if let Some(end) = cut {
+                text.truncate(end);
+                tokens = tokens_of(&ids[..tokens], end, tokenizer);
+            }
             Filled {
-                text: tokenizer.decode(&ids[..tokens], Specials::Keep),
+                text,
                 finish: match ended {
+                    _ if cut.is_some() => Finish::Stop,
                     _ if canvas.stop_in(hole, job.stop_ids()).is_some() => Finish::Stop,
                     _ if tokens == hole.len() => Finish::Length,
                     Ended::Late => Finish::Deadline,
-                    Ended::Whole | Ended::Cancelled => Finish::Cancelled,
+                    Ended::Whole | Ended::Enough | Ended::Cancelled => Finish::Cancelled,
                 },
                 tokens,
                 ids,
@@ -109,5 +116,19 @@ impl Outcome {
     /// Tokens of text a second.
     pub fn rate(&self) -> f64 {
         self.tokens() as f64 / self.work.time.as_secs_f64()
+    }
+}
+
+/// How many of `ids` it takes for this many bytes of text.
+fn tokens_of(ids: &[u32], bytes: usize, tokenizer: &Tokenizer) -> usize {
+    let mut ends = ids.iter().scan(0, |end, &id| {
+        *end += tokenizer.token_bytes(id).len();
+        Some(*end)
+    });
+    match bytes {
+        0 => 0,
+        _ => ends
+            .position(|end| end >= bytes)
+            .map_or(ids.len(), |at| at + 1),
     }
 }

@@ -1,4 +1,6 @@
-//! Text as files have it: places in it, and whether it parses.
+//! Text as files have it: places in it, its line ends, its language, and whether it parses.
 
+pub mod guess;
+pub mod lines;
 pub mod place;
 pub mod syntax;

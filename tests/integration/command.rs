@@ -349,7 +349,7 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
     let tiny: &[&str] = &["generate", "--model", "tiny", "-p", "x"];
     let cases: &[(&[&str], &str)] = &[
         (&["--prompt", ""], "the prompt from --prompt is empty"),
-        (&["-p", "x", "-f", "y"], "cannot be used with"),
+        (&["-p", "x", "y"], "cannot be used with"),
         (
             &["-p", "x", "-n", "0"],
             "--max-new-tokens <N>': must be at least 1",

@@ -8,7 +8,7 @@ use crate::fixture;
 use crate::hub_server::{COMMIT, Faults, HubServer, REPO};
 
 /// A Hub that has the golden model.
-fn hub() -> HubServer {
+pub fn hub() -> HubServer {
     let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(fixture("golden/model"))
         .unwrap()
         .map(|entry| entry.unwrap())

@@ -4,6 +4,7 @@
 // clippy.toml allows these in tests, but not in what they share.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod asking;
 mod batch;
 mod batch_habits;
 mod bench;

@@ -1,9 +1,11 @@
 //! `--check`: does the result parse? And `--retries`: draw again until it does.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::cli::usage::UsageError;
 use diffucoder::diffusion::{Algorithm, Settings};
+use diffucoder::text::guess;
 use diffucoder::text::place::Place;
 use diffucoder::text::syntax::Language;
 
@@ -11,7 +13,8 @@ use diffucoder::text::syntax::Language;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Code")]
 pub struct CheckArgs {
-    /// The language of the code [default: that of the file, by its ending, or else python]
+    /// The language of the code [default: that of the file, by its ending or by what is in it, or
+    /// else python]
     #[arg(long, value_name = "LANGUAGE", value_parser = fence_word)]
     language: Option<String>,
     /// Parse the result, and exit with 3 and the place if it does not parse (python, rust,
@@ -47,18 +50,17 @@ pub struct Check {
 
 impl CheckArgs {
     /// The language's name, as a fence spells it.
-    pub fn language(&self, file: Option<&Path>) -> String {
-        let of_file = || file.and_then(Language::of_file).unwrap_or(Language::Python);
-        self.language
-            .clone()
-            .unwrap_or_else(|| of_file().to_string())
+    pub fn language(&self, file: Option<&Path>, text: &str) -> String {
+        let guessed = || guess::fence_word(file, text).map(Cow::into_owned);
+        let language = self.language.clone().or_else(guessed);
+        language.unwrap_or_else(|| Language::Python.to_string())
     }
 
     /// What to check.
     ///
     /// # Errors
     /// Wrong usage when this program has no parser for it.
-    pub fn check(&self, file: Option<&Path>) -> Result<Check, UsageError> {
+    pub fn check(&self, file: Option<&Path>, text: &str) -> Result<Check, UsageError> {
         if !self.check {
             return Ok(Check {
                 language: None,
@@ -72,7 +74,7 @@ impl CheckArgs {
             )
             .about(&["check"]));
         }
-        let name = self.language(file);
+        let name = self.language(file, text);
         let language = Language::named(&name).ok_or_else(|| {
             let names = Language::ALL.map(Language::name).join(", ");
             UsageError::with_hint(

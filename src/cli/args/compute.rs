@@ -65,7 +65,7 @@ impl Engine {
 impl ComputeArgs {
     /// Finds the model, downloads its small files if need be, and decides how to hold its weights.
     pub fn open(&self, model: &ModelArgs, ui: &Ui) -> anyhow::Result<Engine> {
-        self.start_threads()?;
+        self.start_threads(ui)?;
         let (options, spec) = (model.hub_options(), model.spec()?);
         let mut download = Download::new(ui, &spec);
         let session = Session::open_with(&spec, &options, &self.compute()?, &mut download);
@@ -107,14 +107,32 @@ impl ComputeArgs {
     }
 
     /// Starts the one pool of threads that everything computes on, if it is not there yet.
-    pub fn start_threads(&self) -> anyhow::Result<()> {
+    pub fn start_threads(&self, ui: &Ui) -> anyhow::Result<()> {
         static STARTED: AtomicBool = AtomicBool::new(false);
         if STARTED.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or_else(cores));
+        let threads = self
+            .threads
+            .map_or_else(cores, |threads| clamped(threads, ui));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().context("cannot start the threads")
     }
+}
+
+/// More threads than this for each that the machine can run at once only wait for each other.
+const THREADS_EACH: usize = 4;
+
+/// A number of threads that does no harm. What is computed is the same with any.
+pub fn clamped(threads: usize, ui: &Ui) -> usize {
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = THREADS_EACH * here;
+    if threads > most {
+        ui.note(&format!(
+            "--threads {threads} is taken as {most}: this process has {here} to run on"
+        ));
+    }
+    threads.min(most)
 }
 
 /// Physical cores that this process may use: a second thread on a core adds nothing to arithmetic.

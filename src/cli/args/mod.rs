@@ -3,6 +3,7 @@
 pub mod check;
 pub mod compute;
 pub mod model;
+pub mod output;
 pub mod prompt;
 pub mod sampling;
 pub mod shown;

@@ -1,5 +1,7 @@
 //! Which model, and where from.
 
+use std::ffi::{OsStr, OsString};
+
 use diffucoder::hub::registry::DEFAULT_ALIAS;
 use diffucoder::hub::{HubOptions, ModelSpec};
 
@@ -13,7 +15,7 @@ pub struct ModelArgs {
     /// a .gguf file. An alias or id may end in the quantization of one of its GGUF files:
     /// diffucoder:q4_k_m
     #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS, help_heading = "Model")]
-    model: String,
+    model: OsString,
     /// GGUF file of the model on the Hub, in any letter case
     #[arg(long, value_name = "NAME.gguf", help_heading = "Model")]
     file: Option<String>,
@@ -36,34 +38,45 @@ impl ModelArgs {
 
     /// What `--model` names. A name that cannot be one is wrong usage.
     pub fn spec(&self) -> Result<ModelSpec, UsageError> {
-        let mut spec = ModelSpec::parse(&self.model).map_err(|error| {
-            let refused = UsageError::new(format!("--model: {error}")).about(&["model"]);
-            UsageError {
-                hint: hint(&error.into()),
-                ..refused
-            }
-        })?;
+        self.spec_of(None)
+    }
+
+    /// What `name` stands for, or else `--model`.
+    pub fn spec_of(&self, name: Option<&OsStr>) -> Result<ModelSpec, UsageError> {
+        let source = if name.is_some() { "MODEL" } else { "--model" };
+        let name = name.unwrap_or(&self.model);
+        let mut spec = named(source, name).map_err(|error| error.about(&["model"]))?;
+        let name = name.display();
         if let Some(file) = &self.file {
             let message = match &mut spec {
                 ModelSpec::Hub(model) if model.gguf.is_none() => {
                     model.gguf = Some(file.clone());
                     return Ok(spec);
                 }
-                ModelSpec::Hub(_) => format!("--file and --model {} name two files", self.model),
-                _ => format!(
-                    "--file is for models on the Hub, which {} is not",
-                    self.model
-                ),
+                ModelSpec::Hub(_) => format!("--file and --model {name} name two files"),
+                _ => format!("--file is for models on the Hub, which {name} is not"),
             };
             return Err(UsageError::new(message).about(&["file", "model"]));
         }
         if self.revision.is_some() && !matches!(spec, ModelSpec::Hub(_)) {
-            let message = format!(
-                "--revision is for models on the Hub, which {} is not",
-                self.model
-            );
+            let message = format!("--revision is for models on the Hub, which {name} is not");
             return Err(UsageError::new(message).about(&["revision", "model"]));
         }
         Ok(spec)
     }
+}
+
+/// What a name stands for; one that is not UTF-8 is a path. `source` is where it was given.
+///
+/// # Errors
+/// Wrong usage if it cannot be a model.
+pub fn named(source: &str, name: &OsStr) -> Result<ModelSpec, UsageError> {
+    let Some(text) = name.to_str() else {
+        return Ok(ModelSpec::Local(name.into()));
+    };
+    ModelSpec::parse(text).map_err(|error| UsageError {
+        message: format!("{source}: {error}"),
+        flags: Vec::new(),
+        hint: hint(&error.into()),
+    })
 }

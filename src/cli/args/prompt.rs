@@ -1,40 +1,47 @@
-//! Where the prompt comes from, a flag, a file or a pipe, and what is to be done with it.
+//! Where the prompt comes from, flags, files or a pipe, and what is to be done with it.
 //!
-//! Models that are not chat models continue whatever they get. For a chat model a text is either a
-//! question to be answered or a file to be continued, and where it comes from decides: what is
-//! typed at `--prompt` is a question, what is in a file or comes through a pipe is a file.
+//! A text in a file or from a pipe is continued, a prompt that is typed is a question to a chat
+//! model. Where both are given the question is about the text. Models that are not chat models
+//! continue whatever they get: the text with the prompt behind it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
-use diffucoder::session::asking::Wish;
+use diffucoder::package::Package;
+use diffucoder::session::asking::{Asking, Subject, Wish, question_about};
+use diffucoder::text::{guess, lines};
 
+use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 
-const HOW_TO_GIVE_ONE: &str = "give --prompt TEXT or --prompt-file FILE, or pipe a text in";
+const HOW_TO_GIVE_ONE: &str = "give a prompt, --prompt-file FILE, or pipe a text in";
 
 /// U+FEFF in UTF-8, at the beginning of a file: nothing of its text.
 pub const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
+/// Silence after which a person who waits is told what for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The prompt flags.
 #[derive(clap::Args)]
 pub struct PromptArgs {
-    /// The prompt: a question for a chat model, for others a text to continue
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        allow_hyphen_values = true,
-        conflicts_with = "prompt_file"
-    )]
-    pub prompt: Option<String>,
-    /// Continue a file; `-` is stdin, and a text that is piped in needs no flag
+    /// The prompt: a question for a chat model, for others a text to continue. `-` is stdin
+    #[arg(value_name = "PROMPT", conflicts_with = "prompt")]
+    prompt_words: Option<String>,
+    /// The prompt, given by a flag
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Continue a file, or ask the prompt about it; `-` is stdin, which is read without this flag
+    /// too if something is piped in. Can be given several times
     #[arg(short = 'f', long, value_name = "FILE")]
-    pub prompt_file: Option<PathBuf>,
-    /// Take the text of --prompt as the beginning of a file to continue, also for a chat model
+    prompt_file: Vec<PathBuf>,
+    /// Take the prompt as the beginning of a file to continue, also for a chat model
     #[arg(long, conflicts_with = "ask")]
     complete: bool,
     /// Take the text of a file or a pipe as a question
@@ -46,71 +53,243 @@ pub struct PromptArgs {
     pub special: bool,
 }
 
-/// A prompt as it was given.
+/// A prompt as it was given; texts and prompt are not both empty.
 pub struct Given {
-    /// Never empty.
-    pub text: String,
-    /// Whether a chat model is to continue it, rather than to answer it.
-    pub complete: bool,
+    texts: Vec<Text>,
+    prompt: Option<String>,
+    complete: bool,
+    ask: bool,
     /// Whether special tokens count by their names where no template is used.
     pub special: bool,
-    /// The file it is from, if it has a name.
-    pub file: Option<PathBuf>,
 }
 
-impl Given {
-    /// What is wanted of it.
-    pub fn wish(&self, raw: bool, code: bool) -> Wish {
-        match (raw, self.complete, code) {
-            (true, _, _) => Wish::Raw,
-            (false, true, _) => Wish::Continuation,
-            (false, false, true) => Wish::Code,
-            (false, false, false) => Wish::Answer,
-        }
-    }
+/// What a file or a pipe holds.
+struct Text {
+    file: Option<PathBuf>,
+    text: String,
 }
 
 impl PromptArgs {
-    /// The prompt, from the flags or else from a pipe; never empty.
+    /// The prompt, and the texts that it is about.
     ///
     /// # Errors
     /// Wrong usage when there is none, when it is empty or when it is not UTF-8.
-    pub fn read(&self) -> anyhow::Result<Given> {
-        let file = self
-            .prompt_file
-            .as_deref()
-            .filter(|path| *path != Path::new("-"));
-        let (text, source) = match (&self.prompt, file) {
-            (Some(text), _) => (text.clone(), "--prompt".to_string()),
-            (None, Some(path)) => {
-                let bytes = fs::read(path)
-                    .with_context(|| format!("cannot read --prompt-file {}", path.display()))?;
-                let source = format!("--prompt-file {}", path.display());
-                (utf8(bytes, &source)?, source)
-            }
-            (None, None) => {
-                if self.prompt_file.is_none() && io::stdin().is_terminal() {
+    pub fn read(&self, ui: &Ui) -> anyhow::Result<Given> {
+        let is_stdin = |text: &&String| *text == "-";
+        let typed = self.prompt.as_ref().or(self.prompt_words.as_ref());
+        let prompt = typed.filter(|text| !is_stdin(text)).cloned();
+        let mut files: Vec<&Path> = self.prompt_file.iter().map(PathBuf::as_path).collect();
+        files.extend(typed.filter(is_stdin).map(Path::new));
+        if files.iter().filter(|file| is_dash(file)).count() > 1 {
+            return Err(UsageError::new("`-` is given twice, but there is one stdin").into());
+        }
+        let mut texts = Vec::new();
+        for file in &files {
+            texts.push(Text::read(file)?);
+        }
+        if files.is_empty() {
+            match &prompt {
+                Some(_) => texts.extend(piped(ui)?),
+                None if io::stdin().is_terminal() => {
                     return Err(UsageError::with_hint("no prompt", HOW_TO_GIVE_ONE).into());
                 }
-                (utf8(stdin()?, "stdin")?, "stdin".to_string())
+                None => texts.push(Text::of_stdin(stdin()?)?),
+            }
+        }
+        let is_empty = match &prompt {
+            Some(prompt) => prompt.is_empty().then(|| "--prompt".to_string()),
+            None => {
+                let all_empty = texts.iter().all(|text| text.text.is_empty());
+                texts.first().filter(|_| all_empty).map(Text::source)
             }
         };
-        if text.is_empty() {
+        if let Some(source) = is_empty {
             let message = format!("the prompt from {source} is empty");
             return Err(UsageError::with_hint(message, HOW_TO_GIVE_ONE).into());
         }
         Ok(Given {
-            text,
-            special: self.special || self.prompt.is_some(),
-            complete: self.complete || (self.prompt.is_none() && !self.ask),
-            file: file.map(Path::to_path_buf),
+            special: self.special || texts.is_empty(),
+            texts,
+            prompt,
+            complete: self.complete,
+            ask: self.ask,
         })
     }
 }
 
-/// All of stdin. It is kept: a command that begins again without a default asks for it again.
+impl Given {
+    /// The last file that has a name: what is written goes on there.
+    pub fn file(&self) -> Option<&Path> {
+        let mut files = self.texts.iter().rev().map(|text| text.file.as_deref());
+        files.find(Option::is_some).flatten()
+    }
+
+    /// All of it as one text that goes on: as `cat` puts files together, and the prompt on a line
+    /// of its own behind them.
+    pub fn whole(&self) -> String {
+        let mut whole: String = self.texts.iter().map(|text| text.text.as_str()).collect();
+        if let Some(prompt) = &self.prompt {
+            if !whole.is_empty() && !whole.ends_with('\n') {
+                let is_crlf = lines::is_crlf(whole.as_bytes());
+                whole += if is_crlf { "\r\n" } else { "\n" };
+            }
+            whole += prompt;
+        }
+        whole
+    }
+
+    /// Whether it is a text and a prompt about it.
+    pub fn is_about_text(&self) -> bool {
+        !self.texts.is_empty() && self.prompt.is_some() && !self.complete
+    }
+
+    /// Whether something is given that a chat model would answer.
+    fn is_question(&self) -> bool {
+        !self.complete && (self.prompt.is_some() || self.ask)
+    }
+
+    /// The prompt as the model takes it, in `language`.
+    pub fn asking(&self, package: &Package, (raw, code): (bool, bool), language: &str) -> Asking {
+        let wish = match (raw, self.is_question(), code) {
+            (true, _, _) => Wish::Raw,
+            (false, false, _) => Wish::Continuation,
+            (false, true, true) => Wish::Code,
+            (false, true, false) => Wish::Answer,
+        };
+        let text = match &self.prompt {
+            Some(prompt) if self.is_about_text() && package.is_chat() && !raw => {
+                self.question_about_texts(prompt)
+            }
+            _ => self.whole(),
+        };
+        let asking = Asking::new(package, text, wish, language);
+        match self.special {
+            true => asking.with_special_tokens(),
+            false => asking,
+        }
+    }
+
+    fn question_about_texts(&self, question: &str) -> String {
+        let described: Vec<_> = self
+            .texts
+            .iter()
+            .map(|text| {
+                let name = text.file.as_deref().filter(|_| self.texts.len() > 1);
+                let language = guess::fence_word(text.file.as_deref(), &text.text);
+                (name.map(|name| name.display().to_string()), language)
+            })
+            .collect();
+        let subjects = self.texts.iter().zip(&described);
+        let subjects = subjects.map(|(text, (name, language))| Subject {
+            name: name.as_deref(),
+            language: language.as_deref().unwrap_or_default(),
+            text: &text.text,
+        });
+        question_about(&subjects.collect::<Vec<_>>(), question)
+    }
+}
+
+impl Text {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        if is_dash(path) {
+            return Ok(Self::of_stdin(stdin()?)?);
+        }
+        let bytes = fs::read(path)
+            .with_context(|| format!("cannot read --prompt-file {}", path.display()))?;
+        let mut text = Self {
+            file: Some(path.to_path_buf()),
+            text: String::new(),
+        };
+        text.text = utf8(bytes, &text.source())?;
+        Ok(text)
+    }
+
+    fn of_stdin(bytes: Vec<u8>) -> Result<Self, UsageError> {
+        let text = utf8(bytes, "stdin")?;
+        Ok(Self { file: None, text })
+    }
+
+    /// Where it is from, for a person.
+    fn source(&self) -> String {
+        match &self.file {
+            Some(file) => format!("--prompt-file {}", file.display()),
+            None => "stdin".into(),
+        }
+    }
+}
+
+fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == OsStr::new("-")
+}
+
+/// What is piped in beside a prompt, unless that is nothing.
+fn piped(ui: &Ui) -> anyhow::Result<Option<Text>> {
+    match stdin_kind() {
+        _ if READ.get().is_some() => {}
+        Stdin::None => return Ok(None),
+        Stdin::Shared => {
+            ui.note("stdin is being read by something else, and left alone; `-f -` reads the rest");
+            return Ok(None);
+        }
+        Stdin::Text => {}
+    }
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(stdin()));
+    let bytes = match receiver.recv_timeout(PATIENCE) {
+        Ok(bytes) => bytes,
+        Err(_) => {
+            ui.note("waiting for the text on stdin to end; with </dev/null there is none");
+            receiver.recv().context("cannot read stdin")?
+        }
+    };
+    let text = Text::of_stdin(bytes?)?;
+    Ok(Some(text).filter(|text| !text.text.trim().is_empty()))
+}
+
+/// What stdin is, for a command that can do without it.
+#[cfg_attr(not(unix), allow(dead_code))] // only there can a file be seen to be shared
+enum Stdin {
+    /// A terminal, the null device or closed.
+    None,
+    /// A file that somebody has read a part of, such as a loop over its lines.
+    Shared,
+    Text,
+}
+
+#[cfg(unix)]
+fn stdin_kind() -> Stdin {
+    use std::io::Seek;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+
+    let Ok(stdin) = io::stdin().as_fd().try_clone_to_owned() else {
+        return Stdin::None;
+    };
+    let mut stdin = fs::File::from(stdin);
+    let Ok(about) = stdin.metadata() else {
+        return Stdin::None;
+    };
+    match (about.file_type(), stdin.stream_position()) {
+        (kind, _) if kind.is_char_device() => Stdin::None,
+        (kind, Ok(at)) if kind.is_file() && at >= about.len() => Stdin::None,
+        (kind, Ok(at)) if kind.is_file() && at > 0 => Stdin::Shared,
+        _ => Stdin::Text,
+    }
+}
+
+#[cfg(not(unix))]
+fn stdin_kind() -> Stdin {
+    match io::stdin().is_terminal() {
+        true => Stdin::None,
+        false => Stdin::Text,
+    }
+}
+
+/// What was read of stdin.
+static READ: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// All of stdin, which is kept for those who ask again.
 pub fn stdin() -> anyhow::Result<Vec<u8>> {
-    static READ: OnceLock<Vec<u8>> = OnceLock::new();
     if let Some(bytes) = READ.get() {
         return Ok(bytes.clone());
     }

@@ -19,6 +19,7 @@ pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text
     /// or the model's context ends
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
+    #[arg(visible_alias = "max-tokens", aliases = ["n-predict", "num-predict"])]
     pub max_new_tokens: NewTokens,
     /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache what
     /// it reveals at most [default: half as many]
@@ -34,6 +35,7 @@ pub struct SamplingArgs {
     /// Randomness of the tokens, and through them of the order; 0 takes the most probable
     /// [default: the authors' for the model, 0.2 to 0.4; 0 in fast-dllm]
     #[arg(short, long, value_name = "T", value_parser = zero_or_more, allow_negative_numbers = true)]
+    #[arg(visible_alias = "temp")]
     temperature: Option<f32>,
     /// Keep the most probable tokens up to this mass; 1 keeps all [default: 0.95; 1 in fast-dllm]
     #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
@@ -353,6 +355,11 @@ impl SamplingArgs {
     /// Whether chance decides the order.
     fn is_random(&self) -> bool {
         self.algorithm == Some(Algorithm::Origin) || self.alg_temp > 0.0
+    }
+
+    /// A temperature that nobody means: `-t` is the number of threads in llama-cli.
+    pub fn wild_temperature(&self) -> Option<f32> {
+        self.temperature.filter(|&temperature| temperature > 2.0)
     }
 
     /// The settings for a job.

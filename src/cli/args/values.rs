@@ -1,14 +1,6 @@
 //! Values of flags that several commands share, and what they accept.
 
-use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-
-/// What stdout carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    Text,
-    Json,
-}
 
 /// Takes one of `all` by its name; each has a line for the help.
 pub fn one_of<T: Copy + Send + Sync + 'static>(

@@ -16,8 +16,9 @@ use serde::Serialize;
 
 use crate::cli::args::compute::{ComputeArgs, Engine, isa};
 use crate::cli::args::model::ModelArgs;
+use crate::cli::args::output::OutputArgs;
 use crate::cli::args::sampling::{about_mode, as_usage};
-use crate::cli::args::values::{Output, at_least_one, one_of};
+use crate::cli::args::values::{at_least_one, one_of};
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use crate::cli::usage::UsageError;
@@ -48,9 +49,8 @@ pub struct Args {
     #[arg(long, default_value = Mode::Fast.name(), requires = "generate",
           value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
     mode: Mode,
-    /// What to print: a table, or one JSON object
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -175,17 +175,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         modes,
         ..Report::new(&config, meter.measure(), &passes, generated, load_time)
     };
-    match args.output {
-        Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&report)?))?,
-        Output::Text => ui.result(&report.table())?,
-    }
-    Ok(())
+    args.output.report(&report, || report.table(), ui)
 }
 
 impl Args {
     fn subject(&self, ui: &Ui) -> anyhow::Result<Subject> {
         if let Some(shape) = self.synthetic {
-            self.compute.start_threads()?;
+            self.compute.start_threads(ui)?;
             return Ok(Subject::Synthetic(shape.config().map_err(Error::from)?));
         }
         let started = Instant::now();

@@ -3,7 +3,7 @@
 use clap::Command;
 use serde::Serialize;
 
-use crate::cli::args::values::Output;
+use crate::cli::args::output::OutputArgs;
 use crate::cli::defaults::{Defaults, all_settable, layers};
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::Ui;
@@ -22,9 +22,8 @@ take, such as quant with a GGUF file or more steps than new tokens, steps back, 
 so; the same flag on the command line is an error."
 )]
 pub struct Args {
-    /// What to print: a table, or a JSON array
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Serialize)]
@@ -53,23 +52,15 @@ pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::
         }
     };
     let rows: Vec<Row> = all_settable(cli).into_iter().map(row).collect();
-    match args.output {
-        Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
-        Output::Text => {
-            let header = ["SETTING", "VALUE", "FROM"].map(str::to_string);
-            let cells = rows.into_iter().map(|row| {
-                [
-                    row.setting,
-                    row.value.unwrap_or_else(|| "-".into()),
-                    row.source,
-                ]
-            });
-            ui.result(&table(
-                [Align::Left; 3],
-                std::iter::once(header).chain(cells),
-            ))?;
-        }
-    }
+    let text = || {
+        let header = ["SETTING", "VALUE", "FROM"].map(str::to_string);
+        let cells = rows.iter().map(|row| {
+            let value = row.value.clone().unwrap_or_else(|| "-".into());
+            [row.setting.clone(), value, row.source.clone()]
+        });
+        table([Align::Left; 3], std::iter::once(header).chain(cells))
+    };
+    args.output.report(&rows, text, ui)?;
     for variable in &defaults.unknown {
         ui.note(&format!("{variable} is set, but there is no such setting"));
     }

@@ -1,33 +1,51 @@
 //! `diffucoder generate`: a prompt in, code out.
 
-use diffucoder::session::Task;
-use diffucoder::session::asking::Asking;
+use std::borrow::Cow;
 
-use crate::cli::args::check::CheckArgs;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, ValueEnum};
+use diffucoder::infill::Template;
+use diffucoder::package::Package;
+use diffucoder::session::asking::Asking;
+use diffucoder::session::{Ends, Function, Hole, Task, USUAL_HOLE};
+use diffucoder::text::lines;
+
+use crate::cli::args::check::{Check, CheckArgs};
 use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
-use crate::cli::args::prompt::PromptArgs;
+use crate::cli::args::output::OutputArgs;
+use crate::cli::args::prompt::{Given, PromptArgs};
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::shown::ShownArgs;
-use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::args::values::at_least_one;
 use crate::cli::json::Report;
 use crate::cli::runner::{Runner, Shown};
 use crate::cli::terminal::ui::{self, Ui, Written};
+use crate::cli::usage::UsageError;
 
 /// Flags of `generate`.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
-  diffucoder generate --model tiny --prompt \"def is_valid(value):\" -n 48
+  diffucoder generate --model tiny \"def is_valid(value):\" --stop-after function
   cat start.py | diffucoder generate --model diffucoder-base >> start.py
-  diffucoder generate --model tiny --prompt \"def f(x):\" --output json | jq .usage
+  cat f.py | diffucoder generate \"Explain this\"
+  diffucoder generate -f f.py -f test_f.py \"Why does the test fail?\" -o answer.md
+  diffucoder generate --model tiny \"def area(r):\" --suffix \"print(area(2))\"
+  diffucoder generate --model tiny --prompt \"def f(x):\" --json | jq .usage
   diffucoder generate --model tiny --prompt \"class Stack:\" --watch
   diffucoder generate --model tiny --prompt \"class Stack:\" --trace run.jsonl
 
-Keys of --output json, one object a line:
+What is piped in is read beside a prompt too, to its end: give </dev/null to a command that shares
+its stdin with others, as in a loop of `while read`. (A file that such a loop has begun to read is
+left alone, and so is stdin where -f names the text.) A chat model gets each text in a fence, and the
+prompt behind them as the question; other models continue the text, with the prompt behind it.
+Texts without a prompt are continued as one, as `cat` puts them together.
+
+Keys of --json, one object a line:
   text           up to the first stop token
   token_ids      all of the canvas; the mask's id where nothing was revealed
   reveal_step    the step that revealed each of them, from 0, or null
-  finish_reason  stop, or length where the canvas was too short
+  finish_reason  stop (the model's, or --stop), or length where the canvas was too short
   usage          prompt_tokens, completion_tokens, canvas_tokens, forwards, rows (positions
                  that went through the network: the measure of work), tokens_per_forward
   timing         load_s, generate_s, tokens_per_s
@@ -43,26 +61,38 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 
 pub struct Args {
     #[command(flatten)]
     prompt: PromptArgs,
+    /// Write what belongs between the prompt and TEXT
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(conflicts_with_all = ["code", "ask"])]
+    suffix: Option<String>,
+    /// End the text before TEXT comes in it; can be given several times (the end of a line is
+    /// $'\n' in most shells)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = not_empty)]
+    stop: Vec<String>,
+    /// End the text after one function, before the line that begins something new at the left of
+    /// it. For python, rust, go, javascript, typescript, kotlin, swift, ruby, php and lua
+    #[arg(long, value_name = "WHAT", value_enum)]
+    stop_after: Option<StopAfter>,
     /// Print code alone: a chat model's answer begins inside a fence, and is cut where that ends
-    #[arg(long)]
+    #[arg(long, alias = "extract")]
     code: bool,
     #[command(flatten)]
     model: ModelArgs,
 
     /// Give the prompt to the model as it is, without the chat template
-    #[arg(long, conflicts_with = "system")]
+    #[arg(long, conflicts_with_all = ["system", "code", "ask"])]
     raw: bool,
     /// The system message of the chat template
     #[arg(
         long,
+        alias = "system-prompt",
         value_name = "TEXT",
         default_value = "You are a helpful assistant."
     )]
     system: String,
 
-    /// What to print: the text alone, or one JSON object
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     shown: ShownArgs,
     /// Write this many texts, with the seeds that follow --seed
@@ -77,76 +107,225 @@ pub struct Args {
     compute: ComputeArgs,
 }
 
-pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+/// What a text ends behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StopAfter {
+    /// the one that the prompt has begun, or else the first
+    Function,
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("must not be empty".into()),
+        false => Ok(text.to_string()),
+    }
+}
+
+/// Runs the command; `matches` tells what was typed.
+pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let sampling = &args.sampling;
     sampling.check()?;
-    let given = args.prompt.read()?;
-    let check = args.check.check(given.file.as_deref())?;
-    let language = args.check.language(given.file.as_deref());
+    args.output.check(ui)?;
+    let given = args.prompt.read(ui)?;
+    let whole = given.whole();
+    let check = args.check.check(given.file(), &whole)?;
+    let language = args.check.language(given.file(), &whole);
     let is_one = args.num_samples == 1 && check.retries() == 0;
     args.shown.check(ui, is_one, &["num-samples", "retries"])?;
-    let engine = args.compute.open(&args.model, ui)?;
-    let wish = given.wish(args.raw, args.code);
-    let package = engine.session.package();
-    let spells_token = package.tokenizer.is_spelt_in(&given.text);
-    let asking = Asking::new(package, given.text, wish, &language);
-    let asking = match given.special {
-        true => asking.with_special_tokens(),
-        false => asking,
-    };
-    if args.prompt.special && asking.is_chat() {
-        ui.note("--special does nothing in the chat template: tokens in the text stay text");
-    } else if spells_token && !given.special && !asking.is_chat() {
-        ui.note("special tokens in the text are taken as text; --special makes tokens of them");
+    let hole = args.hole(matches)?;
+    if let Some(temperature) = sampling.wild_temperature() {
+        ui.note(&format!(
+            "at --temperature {temperature} tokens are nearly random (--threads counts threads)"
+        ));
     }
-    if asking.is_continued_in_chat() {
+    let engine = args.compute.open(&args.model, ui)?;
+    let package = engine.session.package();
+    args.note_what_is_vain(matches, &given, package, ui);
+    let form = match args.suffix() {
+        Some(suffix) => Form::Between(Template::between(whole.as_bytes(), suffix.as_bytes())),
+        None => Form::Behind(given.asking(package, (args.raw, args.code), &language)),
+    };
+    if let Form::Behind(asking) = &form
+        && asking.is_continued_in_chat()
+    {
         ui.status("continuing the given text as a file; --ask takes it as a question");
     }
-    let prompt = asking.prompt(&args.system);
-    let task = Task::answer(prompt, sampling.hole());
-    let mut job = engine.session.prepare(&task).map_err(as_usage)?;
-    job.settings = sampling.settings(&engine.session, &job)?;
-    check.check_chance(&job.settings)?;
-    let mut seed = job.settings.seed;
-    let shown = Shown {
-        args: &args.shown,
-        system: prompt.system(),
-    };
-    let mut runner = Runner::load(engine, job, shown, ui)?;
-
-    let mut first_problem = None;
-    for sample in 0..args.num_samples {
-        let draw = |seed: u64| {
-            let outcome = runner.draw(seed)?;
-            let text = asking.result(&outcome.text()).to_string();
-            let code = [asking.before.as_bytes(), text.as_bytes()].concat();
-            Ok(((outcome, text), code))
-        };
-        let ((outcome, text), problem) =
-            check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
-        let written = ui.one_of_many(&match args.output {
-            Output::Text => args.separated(&text, sample, seed),
-            Output::Json => {
-                let mut run = runner.report(&outcome);
-                run.parses = check.is_on().then_some(problem.is_none());
-                format!(
-                    "{}\n",
-                    serde_json::to_string(&Report::new(&text, &outcome, run))?
-                )
-            }
-        })?;
-        runner.end(&text, &outcome)?;
-        runner.status(&ui::count(outcome.tokens(), "token"), &outcome);
-        seed = seed.wrapping_add(1);
-        first_problem = first_problem.or(problem);
-        if written == Written::Closed {
-            break;
+    if let Form::Behind(asking) = &form {
+        let is_spelt = || package.tokenizer.is_spelt_in(&whole);
+        if args.prompt.special && asking.is_chat() {
+            ui.note("--special does nothing in the chat template: tokens in the text stay text");
+        } else if !asking.is_chat() && !given.special && is_spelt() {
+            ui.note("special tokens in the text are taken as text; --special makes tokens of them");
         }
     }
-    first_problem.map_or(Ok(()), |problem| Err(problem.into()))
+    let task = form.task(&args.system, hole);
+    let mut job = engine.session.prepare(&task).map_err(as_usage)?;
+    job.settings = sampling.settings(&engine.session, &job)?;
+    job.ends = args.ends(&form.before(), &language)?;
+    check.check_chance(&job.settings)?;
+    let first_seed = job.settings.seed;
+    let shown = Shown {
+        args: &args.shown,
+        system: form.system(&args.system),
+    };
+    let mut runner = Runner::load(engine, job, shown, ui)?;
+    args.draw_all(&form, (&check, first_seed), &mut runner, ui)
+}
+
+/// Where the text goes.
+enum Form {
+    Behind(Asking),
+    /// Between a prompt and a suffix.
+    Between(Template),
+}
+
+impl Form {
+    fn task<'a>(&'a self, system: &'a str, hole: Hole) -> Task<'a> {
+        match self {
+            Self::Behind(asking) => Task::answer(asking.prompt(system), hole),
+            Self::Between(template) => Task::fill(template, hole),
+        }
+    }
+
+    /// The system message, where the model gets one.
+    fn system<'a>(&'a self, system: &'a str) -> Option<&'a str> {
+        match self {
+            Self::Behind(asking) => asking.prompt(system).system(),
+            Self::Between(_) => None,
+        }
+    }
+
+    /// What stands before the text in the file that it belongs to, as the model reads it.
+    fn before(&self) -> String {
+        match self {
+            Self::Behind(asking) => lines::to_lf(&asking.before).into_owned(),
+            Self::Between(template) => template.texts().swap_remove(0),
+        }
+    }
+
+    /// The text, out of what the model wrote.
+    fn result<'a>(&self, written: &'a str) -> Cow<'a, str> {
+        match self {
+            Self::Behind(asking) => asking.result(written),
+            Self::Between(template) => template.fill_one(written).into(),
+        }
+    }
+
+    /// The text with what stands round it.
+    fn whole(&self, text: &str) -> Vec<u8> {
+        match self {
+            Self::Behind(asking) => [asking.before.as_bytes(), text.as_bytes()].concat(),
+            Self::Between(template) => template.fill(&[text]).0,
+        }
+    }
 }
 
 impl Args {
+    /// The text behind the hole, if there is one.
+    fn suffix(&self) -> Option<&str> {
+        self.suffix.as_deref().filter(|suffix| !suffix.is_empty())
+    }
+
+    /// Where the text goes: the model chooses its length where something follows.
+    fn hole(&self, matches: &ArgMatches) -> Result<Hole, UsageError> {
+        if self.suffix().is_none() {
+            return Ok(self.sampling.hole());
+        }
+        let up_to = match is_typed(matches, "max_new_tokens") {
+            true => self.sampling.most_new_tokens()?,
+            false => USUAL_HOLE,
+        };
+        Ok(Hole::Chosen { up_to })
+    }
+
+    /// What ends the text, beside the model.
+    fn ends(&self, before: &str, language: &str) -> Result<Ends, UsageError> {
+        let of_language = || {
+            Function::of_language(language, before).ok_or_else(|| {
+                UsageError::with_hint(
+                    format!("--stop-after function cannot tell where functions of {language} end"),
+                    "--language names another language, --stop TEXT ends the text before that",
+                )
+                .about(&["stop-after", "language"])
+            })
+        };
+        let stops = self.stop.iter();
+        Ok(Ends {
+            texts: stops.map(|stop| lines::to_lf(stop).into_owned()).collect(),
+            function: self.stop_after.map(|_| of_language()).transpose()?,
+        })
+    }
+
+    /// Says which of the flags that were typed this model, or this task, has no use for.
+    fn note_what_is_vain(&self, matches: &ArgMatches, given: &Given, package: &Package, ui: &Ui) {
+        let (name, is_chat) = (package.name(), package.is_chat());
+        let reason = match (is_chat, self.suffix()) {
+            (false, _) => format!("{name} is no chat model"),
+            (true, Some(_)) => "a text between two others is no answer".to_string(),
+            (true, None) => return,
+        };
+        for flag in ["system", "ask", "code"] {
+            if is_typed(matches, flag) {
+                ui.note(&format!("--{flag} has no effect: {reason}"));
+            }
+        }
+        if given.is_about_text() && !self.raw && !is_chat {
+            ui.note(&format!(
+                "{reason}: the prompt follows the text, and what is written follows both"
+            ));
+        }
+    }
+
+    /// Draws as many texts as are asked for, with the seeds from `seed` on, and puts them out.
+    fn draw_all(
+        &self,
+        form: &Form,
+        (check, mut seed): (&Check, u64),
+        runner: &mut Runner<'_>,
+        ui: &Ui,
+    ) -> anyhow::Result<()> {
+        let (mut first_problem, mut for_file) = (None, Vec::new());
+        for sample in 0..self.num_samples {
+            let draw = |seed: u64| {
+                let outcome = runner.draw(seed)?;
+                let text = form.result(&outcome.text()).into_owned();
+                let code = form.whole(&text);
+                Ok(((outcome, text), code))
+            };
+            let ((outcome, text), problem) =
+                check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
+            let printed = match self.output.is_json() {
+                false => self.separated(&text, sample, seed),
+                true => {
+                    let mut run = runner.report(&outcome);
+                    run.parses = check.is_on().then_some(problem.is_none());
+                    format!(
+                        "{}\n",
+                        serde_json::to_string(&Report::new(&text, &outcome, run))?
+                    )
+                }
+            };
+            let written = match self.output.file() {
+                None => ui.one_of_many(&printed)?,
+                Some(_) => {
+                    for_file.extend(printed.bytes());
+                    Written::Whole
+                }
+            };
+            runner.end(&text, &outcome)?;
+            runner.status(&ui::count(outcome.tokens(), "token"), &outcome);
+            seed = seed.wrapping_add(1);
+            first_problem = first_problem.or(problem);
+            if written == Written::Closed {
+                break;
+            }
+        }
+        if self.output.file().is_some() {
+            self.output.write(&for_file, ui)?;
+        }
+        first_problem.map_or(Ok(()), |problem| Err(problem.into()))
+    }
+
     /// One of several texts gets a line above that tells it from the others, as in `head`.
     fn separated(&self, text: &str, sample: usize, seed: u64) -> String {
         if self.num_samples == 1 {
@@ -160,4 +339,8 @@ impl Args {
             self.num_samples
         )
     }
+}
+
+fn is_typed(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
 }

@@ -5,6 +5,7 @@ pub mod bench;
 mod choices;
 pub mod config;
 pub mod doctor;
+pub mod downloads;
 pub mod generate;
 pub mod infill;
 pub mod models;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::choices::{Machine, Needs};
 use crate::cli::args::compute;
-use crate::cli::args::values::Output;
+use crate::cli::args::output::OutputArgs;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
@@ -19,9 +19,8 @@ HF_TOKEN, HF_HUB_OFFLINE, and the older names of these; HTTPS_PROXY and NO_PROXY
 REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE for a proxy that opens TLS."
 )]
 pub struct Args {
-    /// What to print: a table, or a JSON array
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// One line of the list.
@@ -72,18 +71,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let is_other = |found: &&CachedModel| in_repo(found.id.as_str()).is_none();
     let others = in_cache.iter().filter(is_other).map(Row::other);
     let rows: Vec<Row> = known.chain(others).collect();
-    match args.output {
-        Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&rows)?))?,
-        Output::Text => {
-            let terminal = console::Term::stdout().size_checked();
-            let width = terminal.map_or(usize::MAX, |(_, columns)| columns.into());
-            ui.result(&text(&rows, width))?;
-            ui.status(
-                "Memory and tokens/s are estimates; whole models are quantized while loading.",
-            );
-            ui.status(&format!("cache: {}", options.cache_dir.display()));
-        }
+    let terminal = console::Term::stdout().size_checked();
+    let width = terminal.map_or(usize::MAX, |(_, columns)| columns.into());
+    args.output.report(&rows, || text(&rows, width), ui)?;
+    if !args.output.is_json() {
+        ui.status("Memory and tokens/s are estimates; whole models are quantized while loading.");
     }
+    ui.status(&format!("cache: {}", options.cache_dir.display()));
     Ok(())
 }
 
@@ -176,7 +170,10 @@ fn text(rows: &[Row], width: usize) -> String {
         .chain(cells)
         .collect();
     use Align::{Left, Right};
-    let whole = table([Left, Right, Right, Right, Left, Left, Left, Left], lines.clone());
+    let whole = table(
+        [Left, Right, Right, Right, Left, Left, Left, Left],
+        lines.clone(),
+    );
     if whole.lines().all(|line| line.chars().count() <= width) {
         return whole;
     }

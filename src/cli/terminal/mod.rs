@@ -1,6 +1,7 @@
 //! What is drawn on a terminal, and everything that is written to stdout and stderr.
 
 pub mod cells;
+pub mod closed;
 pub mod download;
 pub mod progress;
 pub mod table;

@@ -83,7 +83,7 @@ impl<'a> Form<'a> {
     pub fn result(&self, written: &str) -> String {
         match self {
             Self::Fill { template, .. } => template.fill_one(written),
-            Self::Answer(_) => written.to_string(),
+            Self::Answer(asking) => asking.result(written).into_owned(),
         }
     }
 
@@ -91,15 +91,7 @@ impl<'a> Form<'a> {
     pub fn whole(&self, text: &str) -> String {
         match self {
             Self::Fill { prefix, suffix, .. } => format!("{prefix}{text}{suffix}"),
-            Self::Answer(asking) => format!("{}{}", asking.before, asking.result(text)),
-        }
-    }
-
-    /// The result alone.
-    pub fn code<'t>(&self, text: &'t str) -> &'t str {
-        match self {
-            Self::Fill { .. } => text,
-            Self::Answer(asking) => asking.result(text),
+            Self::Answer(asking) => format!("{}{text}", asking.before),
         }
     }
 
@@ -107,7 +99,7 @@ impl<'a> Form<'a> {
     /// chat does not continue.
     pub fn completion(&self, text: &str) -> String {
         match self {
-            Self::Answer(asking) if asking.is_chat() => format!("\n{}", asking.result(text)),
+            Self::Answer(asking) if asking.is_chat() => format!("\n{text}"),
             Self::Fill { .. } | Self::Answer(_) => text.to_string(),
         }
     }

@@ -275,7 +275,7 @@ impl Batch<'_> {
                 LineFormat::HumanEval => {
                     json!({ "task_id": line.id, "completion": form.completion(&text) })
                 }
-                LineFormat::Mbpp => json!({ "task_id": line.id, "completion": form.code(&text) }),
+                LineFormat::Mbpp => json!({ "task_id": line.id, "completion": text }),
             };
             if self.sink.write(&result)? == Written::Closed {
                 return Ok(Written::Closed);

@@ -5,7 +5,8 @@ use sysinfo::System;
 
 use super::choices::{Choice, Machine};
 use crate::cli::args::compute;
-use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::args::output::OutputArgs;
+use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
@@ -17,9 +18,8 @@ use diffucoder::model::device::{DeviceChoice, DeviceError};
 /// Flags of `doctor`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to print: text, or one JSON object
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Threads to measure with [default: one for each physical core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
@@ -55,7 +55,8 @@ struct Cached {
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let isa = compute::isa()?;
-    let threads = args.threads.unwrap_or_else(compute::cores);
+    let threads = args.threads;
+    let threads = threads.map_or_else(compute::cores, |n| compute::clamped(n, ui));
     let options = HubOptions::from_env();
     let models = cached(&options).map_err(Error::from)?;
     let mut system = System::new();
@@ -84,11 +85,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         advice: advice(&choices),
         choices,
     };
-    match args.output {
-        Output::Json => ui.result(&format!("{}\n", serde_json::to_string(&findings)?))?,
-        Output::Text => ui.result(&findings.text())?,
-    }
-    Ok(())
+    args.output.report(&findings, || findings.text(), ui)
 }
 
 impl Findings {

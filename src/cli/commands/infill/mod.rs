@@ -14,10 +14,11 @@ use self::output::{Filled, InfillReport, Show};
 use crate::cli::args::check::CheckArgs;
 use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
+use crate::cli::args::output::OutputArgs;
 use crate::cli::args::prompt;
 use crate::cli::args::sampling::{SamplingArgs, too_long};
 use crate::cli::args::shown::ShownArgs;
-use crate::cli::args::values::{Output, at_least_one};
+use crate::cli::args::values::at_least_one;
 use crate::cli::runner::{Runner, Shown};
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::usage::UsageError;
@@ -47,10 +48,10 @@ pub struct Args {
     /// are then text. Can be given several times
     #[arg(long, value_name = "LINE[:COL]", value_parser = place_arg)]
     at: Vec<(usize, Option<usize>)>,
-    /// The text before the hole
+    /// The text before the hole; `-` is stdin
     #[arg(long, value_name = "FILE")]
     prefix_file: Option<PathBuf>,
-    /// The text behind the hole
+    /// The text behind the hole; `-` is stdin
     #[arg(long, value_name = "FILE")]
     suffix_file: Option<PathBuf>,
     /// Length in tokens of every hole that has none of its own [default: the model chooses]
@@ -72,9 +73,8 @@ pub struct Args {
     in_place: bool,
     #[command(flatten)]
     shown: ShownArgs,
-    /// What to print: the text alone, or one JSON object
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -88,7 +88,10 @@ pub struct Args {
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let show = args.show()?;
-    let check = args.check.check(args.named())?;
+    if show != Show::InPlace {
+        args.output.check(ui)?;
+    }
+    let check = args.check.check(args.named(), "")?;
     args.shown.check(ui, check.retries() == 0, &["retries"])?;
     let template = args.template()?;
     let engine = args.compute.open(&args.model, ui)?;
@@ -117,8 +120,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
         atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
     }
-    match args.output {
-        Output::Json => {
+    match args.output.is_json() {
+        true => {
             let mut run = runner.report(outcome);
             run.parses = check.is_on().then_some(problem.is_none());
             let report = InfillReport {
@@ -126,9 +129,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 holes: &filled.holes,
                 run,
             };
-            ui.result(&format!("{}\n", serde_json::to_string(&report)?))?;
+            let line = format!("{}\n", serde_json::to_string(&report)?);
+            args.output.write(line.as_bytes(), ui)?;
         }
-        Output::Text => args.print(&template, &filled, show, ui)?,
+        false => args.print(&template, &filled, show, ui)?,
     }
     let holes = ui::count(filled.holes.len(), "hole");
     let tokens = ui::count(outcome.tokens(), "token");
@@ -145,6 +149,12 @@ impl Args {
     /// What to show. A file that cannot be written in place is found before anything is computed.
     fn show(&self) -> anyhow::Result<Show> {
         if self.in_place {
+            if self.output.file().is_some() && !self.output.is_json() {
+                let message = "--in-place and -o FILE name two places for the result";
+                return Err(UsageError::new(message)
+                    .about(&["in-place", "output"])
+                    .into());
+            }
             let Some(file) = self.file() else {
                 return Err(UsageError::new("--in-place needs a file: stdin has no place").into());
             };
@@ -168,12 +178,16 @@ impl Args {
         ui: &Ui,
     ) -> anyhow::Result<()> {
         match show {
-            Show::File => ui.result_bytes(&filled.bytes)?,
-            Show::Holes => ui.result(&output::only_holes(&filled.holes))?,
+            Show::File => self.output.write(&filled.bytes, ui)?,
+            Show::Holes => {
+                let holes = output::only_holes(&filled.holes);
+                self.output.write(holes.as_bytes(), ui)?;
+            }
             Show::Diff => {
                 let named = self.named().map(|path| path.display().to_string());
                 let name = named.unwrap_or_else(|| "stdin".into());
-                ui.result_bytes(&output::diff(&name, template.bytes(), &filled.bytes)?)?;
+                let diff = output::diff(&name, template.bytes(), &filled.bytes)?;
+                self.output.write(&diff, ui)?;
             }
             Show::InPlace => {}
         }
@@ -187,8 +201,10 @@ impl Args {
 
     /// The text, and where its holes are.
     fn template(&self) -> anyhow::Result<Template> {
-        let read =
-            |file: &Path| fs::read(file).with_context(|| format!("cannot read {}", file.display()));
+        let read = |file: &Path| match file == Path::new("-") {
+            true => prompt::stdin(),
+            false => fs::read(file).with_context(|| format!("cannot read {}", file.display())),
+        };
         let mut template = if self.prefix_file.is_some() || self.suffix_file.is_some() {
             let side = |file: &Option<PathBuf>| file.as_deref().map_or(Ok(Vec::new()), read);
             Template::between(&side(&self.prefix_file)?, &side(&self.suffix_file)?)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::exit::Exit;
+use crate::cli::terminal::closed;
 pub use screen::{Screen, Size, StyledLine};
 
 /// All progress bars, reachable from the interrupt handler so that it can wipe them.
@@ -73,6 +74,7 @@ impl Ui {
     fn write_stdout(&self, bytes: &[u8]) -> io::Result<Written> {
         let mut stdout = io::stdout().lock();
         let mut write = || {
+            closed::check()?;
             stdout.write_all(bytes)?;
             if stdout.is_terminal() && !bytes.ends_with(b"\n") {
                 stdout.write_all(b"\n")?;
@@ -81,12 +83,14 @@ impl Ui {
         };
         match write() {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
-            Err(error) => {
-                let message = format!("cannot write to stdout: {error}");
-                Err(io::Error::new(error.kind(), message))
-            }
+            Err(error) => Err(of_stdout(error)),
             Ok(()) => Ok(Written::Whole),
         }
+    }
+
+    /// Fails if stdout was closed from the beginning: for those who work long before they write.
+    pub fn check_stdout(&self) -> io::Result<()> {
+        closed::check().map_err(of_stdout)
     }
 
     /// Tells the user something worth knowing even in a log.
@@ -139,6 +143,32 @@ impl Ui {
             // Nowhere to report a stderr that cannot be written to.
             let _ = writeln!(io::stderr().lock(), "{line}");
         });
+    }
+}
+
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write to stdout: {error}"))
+}
+
+/// Prints what clap has to say: the help or the version to stdout, wrong usage to stderr.
+///
+/// # Errors
+/// When the help cannot be written.
+pub fn print_clap(said: &clap::Error) -> io::Result<Exit> {
+    let text = said.render();
+    if said.use_stderr() {
+        let _ = write!(anstream::stderr(), "{}", text.ansi()); // nowhere to report it
+        return Ok(Exit::Usage);
+    }
+    let mut stdout = anstream::stdout();
+    let mut write = || {
+        closed::check()?;
+        write!(stdout, "{}", text.ansi())?;
+        stdout.flush()
+    };
+    match write() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(of_stdout(error)),
+        _ => Ok(Exit::Done),
     }
 }
 

@@ -1,0 +1,162 @@
+//! `diffucoder pull`, `list` and `rm`: the models on this disk.
+
+use std::ffi::OsString;
+
+use diffucoder::Error;
+use diffucoder::hub::registry::{by_hub_id, in_repo};
+use diffucoder::hub::{CachedFile, CachedModel, HubModel, HubOptions, ModelSpec, cached, remove};
+use diffucoder::package::Package;
+use serde::Serialize;
+
+use crate::cli::args::model::{self, ModelArgs};
+use crate::cli::args::output::OutputArgs;
+use crate::cli::terminal::download::Download;
+use crate::cli::terminal::table::{Align, table};
+use crate::cli::terminal::ui::{Ui, human_bytes};
+use crate::cli::usage::UsageError;
+
+/// Flags of `pull`.
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  diffucoder pull diffucoder:q4_k_m
+  diffucoder pull owner/name --revision v1.0")]
+pub struct PullArgs {
+    /// The model, as --model takes it
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    name: Option<OsString>,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Flags of `list`.
+#[derive(clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Flags of `rm`.
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  diffucoder rm diffucoder:q4_k_m     that file, and what belongs to it alone
+  diffucoder rm owner/name            all that is downloaded of it
+
+Models lie in the cache that Python's huggingface_hub uses too: what is removed is gone for both.")]
+pub struct RmArgs {
+    /// The models, as `diffucoder list` shows them
+    #[arg(value_name = "MODEL", required = true)]
+    names: Vec<OsString>,
+}
+
+/// One line of the list.
+#[derive(Serialize)]
+struct Row {
+    /// What to give to `--model`.
+    model: String,
+    id: String,
+    bytes: u64,
+    complete: bool,
+}
+
+pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
+    let spec = args.model.spec_of(args.name.as_deref())?;
+    let name = match &spec {
+        ModelSpec::Hub(model) => name_of(model),
+        other => return Err(no_download(other).into()),
+    };
+    let mut download = Download::new(ui, &spec);
+    let package = Package::open(&spec, &args.model.hub_options(), &mut download)?;
+    package.fetch_weights(&mut download)?;
+    ui.note(&format!("{name} is here, whole: {}", package.name()));
+    Ok(())
+}
+
+pub fn list(args: &ListArgs, ui: &Ui) -> anyhow::Result<()> {
+    let options = HubOptions::from_env();
+    let models = cached(&options).map_err(Error::from)?;
+    let rows: Vec<Row> = models.iter().flat_map(Row::of).collect();
+    args.output.report(&rows, || text(&rows), ui)?;
+    ui.status(&format!("cache: {}", options.cache_dir.display()));
+    Ok(())
+}
+
+pub fn rm(args: &RmArgs, ui: &Ui) -> anyhow::Result<()> {
+    let mut models = Vec::new();
+    for name in &args.names {
+        match model::named("MODEL", name)? {
+            ModelSpec::Hub(model) => models.push(model),
+            other => return Err(no_download(&other).into()),
+        }
+    }
+    for model in models {
+        let freed = remove(&model, &HubOptions::from_env()).map_err(Error::from)?;
+        let (name, freed) = (name_of(&model), human_bytes(freed));
+        ui.note(&format!("removed {name}, which frees {freed}"));
+    }
+    Ok(())
+}
+
+fn no_download(spec: &ModelSpec) -> UsageError {
+    let message = match spec {
+        ModelSpec::BuiltIn(model) => format!("{} is a part of this program", model.alias),
+        ModelSpec::Local(path) => format!("{} is a path, not a model on the Hub", path.display()),
+        ModelSpec::Hub(model) => format!("{} is a model on the Hub", name_of(model)),
+    };
+    UsageError::with_hint(message, "`diffucoder models` shows what can be downloaded")
+}
+
+fn name_of(model: &HubModel) -> String {
+    match &model.gguf {
+        Some(gguf) => format!("{}:{gguf}", model.id),
+        None => model.id.to_string(),
+    }
+}
+
+impl Row {
+    /// A repository of GGUF files has a row for each, under the alias and quantization if those are
+    /// known.
+    fn of(found: &CachedModel) -> Vec<Self> {
+        let id = found.id.to_string();
+        if found.ggufs.is_empty() {
+            return vec![Self {
+                model: by_hub_id(&id).map_or_else(|| id.clone(), |known| known.alias.to_string()),
+                bytes: found.bytes,
+                complete: found.is_complete,
+                id,
+            }];
+        }
+        let alias_of = |file: &str| {
+            let known = in_repo(&id)?;
+            let conversion = known.conversion.as_ref()?;
+            let is_it = |quantization: &str| {
+                found
+                    .gguf(quantization)
+                    .is_some_and(|gguf| gguf.name == file)
+            };
+            let mut names = conversion.files.iter().map(|(name, _)| *name);
+            let quantization = names.find(|name| is_it(name))?;
+            Some(format!("{}:{quantization}", known.alias))
+        };
+        let row = |file: &CachedFile| Self {
+            model: alias_of(&file.name).unwrap_or_else(|| format!("{id}:{}", file.name)),
+            id: id.clone(),
+            bytes: file.bytes,
+            complete: true,
+        };
+        found.ggufs.iter().map(row).collect()
+    }
+}
+
+fn text(rows: &[Row]) -> String {
+    let header = ["MODEL", "SIZE", "STATE", "HUB ID"].map(str::to_string);
+    let cells = rows.iter().map(|row| {
+        let state = if row.complete { "complete" } else { "partial" };
+        [
+            row.model.clone(),
+            human_bytes(row.bytes),
+            state.to_string(),
+            row.id.clone(),
+        ]
+    });
+    table([Align::Left; 4], std::iter::once(header).chain(cells))
+}

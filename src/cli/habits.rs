@@ -1,0 +1,171 @@
+//! What fingers have learned elsewhere: a prompt without a command, flags and commands of other
+//! programs, and mistyped ones.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Arguments as clap takes them: `diffucoder "…"` and `diffucoder --prompt …` are `generate`.
+///
+/// A single word is no prompt, since it is most likely a mistyped command.
+pub fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
+    let mut at = 1; // behind the flags of every command
+    let first = loop {
+        match args.get(at).map(|arg| arg.to_string_lossy()) {
+            None => return args,
+            Some(arg) if matches!(&*arg, "-q" | "--quiet") || arg.starts_with("--config=") => {
+                at += 1
+            }
+            Some(arg) if arg == "--config" => at += 2,
+            Some(arg) => break arg,
+        }
+    };
+    let is_own = matches!(&*first, "-h" | "--help" | "-V" | "--version");
+    if !is_own && (first.starts_with('-') || first.trim().contains(char::is_whitespace)) {
+        args.insert(1, "generate".into());
+    }
+    args
+}
+
+/// Flags of other programs, without their dashes, and what serves the purpose here.
+const FLAGS: [(&[&str], &str); 8] = [
+    (
+        &["s"],
+        "it is --seed in llama-cli and --system in llm: write out which one",
+    ),
+    (&["stream"], "text goes to stdout as it is decided"),
+    (&["v", "verbose"], "--json prints ids, order and timing"),
+    (&["format"], "--json prints one JSON object"),
+    (
+        &["n-gpu-layers", "gpu-layers"],
+        "--device chooses where to compute, and all layers are there",
+    ),
+    (
+        &[
+            "min-p",
+            "repeat-penalty",
+            "presence-penalty",
+            "frequency-penalty",
+        ],
+        "--temperature, --top-p and --top-k bound what is drawn",
+    ),
+    (&["no-display-prompt"], "the prompt is not printed"),
+    (
+        &["i", "interactive", "conversation", "chat"],
+        "there are no conversations: each run answers one prompt",
+    ),
+];
+
+/// Commands of other programs.
+const COMMANDS: [(&[&str], &str); 2] = [
+    (
+        &["run", "chat", "prompt", "ask", "complete"],
+        "`diffucoder generate --model MODEL PROMPT` answers a prompt",
+    ),
+    (
+        &["show", "search"],
+        "`diffucoder models` shows what there is",
+    ),
+];
+
+/// Replaces what clap suggests for an unknown flag or command by what is near it, or by what serves
+/// the same purpose.
+pub fn suggest(error: &mut clap::Error) {
+    let (given, suggested, known) = match error.kind() {
+        ErrorKind::UnknownArgument => (
+            ContextKind::InvalidArg,
+            ContextKind::SuggestedArg,
+            &FLAGS[..],
+        ),
+        ErrorKind::InvalidSubcommand => (
+            ContextKind::InvalidSubcommand,
+            ContextKind::SuggestedSubcommand,
+            &COMMANDS[..],
+        ),
+        _ => return,
+    };
+    let Some(ContextValue::String(word)) = error.get(given).cloned() else {
+        return;
+    };
+    let name = word.split(['=', ' ']).next().unwrap_or_default();
+    let bare = name.trim_start_matches('-');
+    let known = known.iter().find(|(names, _)| names.contains(&bare));
+    let is_near = match error.get(suggested) {
+        Some(ContextValue::String(other)) => is_near(bare, other.trim_start_matches('-')),
+        Some(ContextValue::Strings(others)) => others.iter().any(|other| is_near(bare, other)),
+        _ => false,
+    };
+    error.remove(ContextKind::Suggested);
+    if known.is_none() && is_near {
+        return;
+    }
+    error.remove(suggested);
+    error.remove(ContextKind::Usage); // it repeats what was suggested
+    let tip = match known {
+        Some((_, tip)) => tip.to_string(),
+        None if name.starts_with('-') => return,
+        None if error.kind() == ErrorKind::UnknownArgument => {
+            "a prompt of several words needs quotes".into()
+        }
+        None if Path::new(name).is_file() => {
+            format!("`diffucoder generate -f {name}` continues that file")
+        }
+        None => format!("a prompt of one word is written `diffucoder generate {name}`"),
+    };
+    let tips = vec![StyledStr::from(tip)];
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+}
+
+/// Whether one is most likely the other mistyped: a slip for every four letters.
+fn is_near(word: &str, other: &str) -> bool {
+    strsim::osa_distance(word, other) <= (word.chars().count() / 4).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_without_a_command_are_for_generate() {
+        let given = |args: &str| {
+            let args = args.split('|').map(OsString::from).collect();
+            let args = with_command(args).into_iter();
+            args.map(|arg| arg.into_string().unwrap())
+                .collect::<Vec<_>>()
+                .join("|")
+        };
+        for (args, expected) in [
+            ("d|sort a list", "d|generate|sort a list"),
+            (
+                "d|-q|--config|x y|sort a list|-n|4",
+                "d|generate|-q|--config|x y|sort a list|-n|4",
+            ),
+            ("d|-p|x", "d|generate|-p|x"),
+            (
+                "d|--config=c|--prompt|x",
+                "d|generate|--config=c|--prompt|x",
+            ),
+            ("d|--|sort", "d|generate|--|sort"),
+            ("d|-", "d|generate|-"),
+            ("d", "d"),
+            ("d|-q", "d|-q"),
+            ("d|--help", "d|--help"),
+            ("d|-V", "d|-V"),
+            ("d|genrate|-p|x", "d|genrate|-p|x"),
+            ("d|-q|infill|a b.py", "d|-q|infill|a b.py"),
+        ] {
+            assert_eq!(given(args), expected);
+        }
+    }
+
+    #[test]
+    fn only_what_is_near_is_suggested() {
+        assert!(is_near("promt", "prompt"));
+        assert!(is_near("temprature", "temperature"));
+        assert!(is_near("genrate", "generate"));
+        assert!(!is_near("stream", "system"));
+        assert!(!is_near("api-key", "alg-temp"));
+    }
+}

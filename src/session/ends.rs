@@ -1,0 +1,333 @@
+//! Where a text ends beside the places at which the model ends it: before a given text, or behind
+//! one function.
+//!
+//! Both are looked for in the text and not in its tokens, which need not begin or end with them.
+
+/// What ends a text; by default nothing does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Texts before the first of which it ends. Lines in them end in LF.
+    pub texts: Vec<String>,
+    /// Whether it ends behind the function that it is in.
+    pub function: Option<Function>,
+}
+
+/// The function that a text is in or, where it is in none, the first that it has.
+///
+/// It ends before the first line that stands no further right than the line that began it and
+/// begins something new: none that closes a block, none inside a literal or, in Python, brackets.
+/// This holds for code that is indented, in a language that has a word for a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    before: String,
+    /// Comments begin with it.
+    comment: &'static str,
+    /// Literals between two of these can go over several lines.
+    long_quotes: &'static [&'static str],
+    /// Whether a line goes on until its brackets are closed. Elsewhere they are not counted: `'a`
+    /// of Rust looks like a literal that has no end.
+    counts_brackets: bool,
+}
+
+/// What is known of a text that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Where it ends, in bytes.
+    End(usize),
+    /// Bytes that stand before its end, wherever that will be.
+    Sure(usize),
+}
+
+impl Ends {
+    /// Whether nothing ends a text.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty() && self.function.is_none()
+    }
+
+    /// Where `text` ends, in bytes, if it does.
+    pub fn cut(&self, text: &str) -> Option<usize> {
+        match self.look(text) {
+            Known::End(end) => Some(end),
+            Known::Sure(_) => None,
+        }
+    }
+
+    pub(super) fn look(&self, text: &str) -> Known {
+        let given = self.texts.iter().filter(|given| !given.is_empty());
+        let by_text = given.map(|given| match text.find(&**given) {
+            Some(at) => Known::End(at),
+            // Its beginning may stand at the end already.
+            None => Known::Sure(
+                text.char_indices()
+                    .map(|(at, _)| at)
+                    .find(|&at| given.starts_with(&text[at..]))
+                    .unwrap_or(text.len()),
+            ),
+        });
+        let by_function = self.function.iter().map(|function| function.look(text));
+        by_text
+            .chain(by_function)
+            .fold(Known::Sure(text.len()), Known::first)
+    }
+}
+
+impl Known {
+    /// The end that comes first, or else what both are sure of. (One that is surely behind what the
+    /// other one still doubts is the end only once that doubt is gone.)
+    fn first(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::End(a), Self::End(b)) => Self::End(a.min(b)),
+            (Self::Sure(a), Self::Sure(b)) => Self::Sure(a.min(b)),
+            (Self::End(end), Self::Sure(_)) | (Self::Sure(_), Self::End(end)) => Self::End(end),
+        }
+    }
+}
+
+/// Words that can stand before the one that begins a function.
+const MODIFIERS: [&str; 17] = [
+    "pub",
+    "crate",
+    "super",
+    "async",
+    "unsafe",
+    "const",
+    "export",
+    "default",
+    "static",
+    "private",
+    "public",
+    "protected",
+    "internal",
+    "override",
+    "suspend",
+    "inline",
+    "local",
+];
+
+impl Function {
+    /// For a text in this language that begins behind `before`, in which lines end in LF. `None`
+    /// for a language in which no word such as `def`, `fn` or `function` begins a function.
+    pub fn of_language(language: &str, before: &str) -> Option<Self> {
+        let (comment, long_quotes): (_, &[_]) = match &*language.to_ascii_lowercase() {
+            "python" | "py" | "pyi" | "python3" => ("#", &["\"\"\"", "'''"]),
+            "ruby" | "rb" => ("#", &[]),
+            "lua" => ("--", &[]),
+            "rust" | "rs" | "go" | "golang" | "kotlin" | "kt" | "swift" | "php" | "javascript"
+            | "js" | "mjs" | "cjs" | "jsx" | "typescript" | "ts" | "tsx" => ("//", &["`"]),
+            _ => return None,
+        };
+        Some(Self {
+            before: before.to_string(),
+            comment,
+            counts_brackets: long_quotes.len() == 2,
+            long_quotes,
+        })
+    }
+
+    fn look(&self, text: &str) -> Known {
+        let whole = format!("{}{text}", self.before);
+        let start = self.before.len();
+        let mut inside = Inside::default();
+        let mut around: Vec<usize> = Vec::new(); // indentations of the functions that a line is in
+        let (mut at, mut end) = (0, start); // `end` of the last line that is not blank
+        for line in whole.split_inclusive('\n') {
+            let (is_written, code) = (at >= start, line.trim_start());
+            at += line.len();
+            if code.is_empty() {
+                continue;
+            }
+            if inside == Inside::default() {
+                let indentation = line.len() - code.len();
+                let is_left = around.last().is_some_and(|&other| indentation <= other);
+                if is_left && is_written && "end".starts_with(code) {
+                    break; // it may become that, or another word
+                }
+                if is_left && !closes_block(code) {
+                    match is_written {
+                        true => return Known::End(end - start),
+                        false => around.retain(|&other| other < indentation),
+                    }
+                }
+                if begins_function(code) && (!is_written || around.is_empty()) {
+                    around.push(indentation);
+                }
+            }
+            self.pass(line, &mut inside);
+            end = at.max(start);
+        }
+        Known::Sure(end - start)
+    }
+
+    /// What the next line is inside of.
+    fn pass(&self, line: &str, inside: &mut Inside) {
+        let (mut rest, mut short_quote) = (line, None);
+        inside.is_continued = false;
+        while let Some(c) = rest.chars().next() {
+            let mut step = c.len_utf8();
+            let escaped = || 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+            match (inside.quote, short_quote) {
+                (Some(_), _) | (_, Some(_)) if c == '\\' => step = escaped(),
+                (Some(quote), _) if rest.starts_with(quote) => {
+                    (inside.quote, step) = (None, quote.len());
+                }
+                (_, Some(quote)) if c == quote => short_quote = None,
+                (Some(_), _) | (_, Some(_)) => {}
+                (None, None) if rest.starts_with(self.comment) => break,
+                (None, None) => {
+                    let mut long = self.long_quotes.iter().copied();
+                    match (long.find(|&quote| rest.starts_with(quote)), c) {
+                        (Some(quote), _) => (inside.quote, step) = (Some(quote), quote.len()),
+                        (None, '"' | '\'') => short_quote = Some(c),
+                        (None, '\\') => inside.is_continued = rest[1..].trim().is_empty(),
+                        (None, '(' | '[' | '{') if self.counts_brackets => inside.brackets += 1,
+                        (None, ')' | ']' | '}') => {
+                            inside.brackets = inside.brackets.saturating_sub(1);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            rest = &rest[step..];
+        }
+    }
+}
+
+/// What a line begins inside of; by default between two statements.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Inside {
+    quote: Option<&'static str>,
+    brackets: usize,
+    is_continued: bool,
+}
+
+fn closes_block(code: &str) -> bool {
+    let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    // An opening brace on a line of its own belongs to what stands above it.
+    code.starts_with([')', ']', '}', '{']) || code.strip_prefix("end").is_some_and(is_end)
+}
+
+fn begins_function(code: &str) -> bool {
+    let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let mut words = words.filter(|word| !MODIFIERS.contains(word) && !word.is_empty());
+    let first = words.next().unwrap_or_default();
+    matches!(first, "def" | "fn" | "func" | "fun" | "function")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Ends {
+        Ends {
+            texts: texts.iter().map(ToString::to_string).collect(),
+            function: None,
+        }
+    }
+
+    #[test]
+    fn a_text_ends_before_the_first_of_the_given() {
+        let ends = texts(&["\n\n", "é!"]);
+        assert_eq!(ends.look("a\nb"), Known::Sure(3));
+        assert_eq!(ends.look("a\n"), Known::Sure(1), "the other half may come");
+        assert_eq!(ends.look("aé"), Known::Sure(1));
+        assert_eq!(ends.cut("ab\n\nc é!"), Some(2));
+        assert_eq!(ends.cut("é!\n\n"), Some(0));
+        assert_eq!(texts(&[""]).cut("a"), None);
+        assert!(Ends::default().is_empty() && Ends::default().cut("a").is_none());
+    }
+
+    #[track_caller]
+    fn function(language: &str, before: &str, text: &str, left: &str) {
+        let ends = Ends {
+            function: Function::of_language(language, before),
+            texts: Vec::new(),
+        };
+        let cut = ends.cut(text);
+        assert_eq!(&text[..cut.unwrap_or(text.len())], left, "{before}|{text}");
+        // As it grows nothing is passed on that does not belong to it.
+        for (at, _) in text.char_indices() {
+            match ends.look(&text[..at]) {
+                Known::Sure(sure) => assert!(sure <= left.len(), "{:?}", &text[..at]),
+                Known::End(end) => assert_eq!(end, left.len(), "{:?}", &text[..at]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_function_of_python_ends_at_what_stands_left_of_its_body() {
+        let body = "\n    return 1\n";
+        for next in [
+            "def g():\n",
+            "class A:\n",
+            "@cached\n",
+            "# g\n",
+            "print(f())\n",
+            "x = 1",
+        ] {
+            function("python", "def f():", &format!("{body}\n\n{next}"), body);
+        }
+        function("python", "def f():", body, body);
+        let docs = "    \"\"\"Says\n\nx\n    \"\"\"\n    x = '('\n    return (\nx)\n";
+        function("python", "def f():\n", &format!("{docs}y = 1\n"), docs);
+        let signature = "def f(\n    a,\n) -> int:\n    return \\\na\n";
+        function(
+            "python",
+            "import a\n",
+            &format!("{signature}def g"),
+            signature,
+        );
+        let signature = "\n    a,\n) -> int:\n    def inner():\n        pass\n    return a\n";
+        function("python", "def f(", &format!("{signature}if f:"), signature);
+    }
+
+    #[test]
+    fn a_method_ends_at_the_next_one_and_an_inner_function_at_its_outer() {
+        let body = "        return 1\n";
+        let method = "class A:\n    def f(self):\n";
+        function(
+            "python",
+            method,
+            &format!("{body}\n    def g(self):\n"),
+            body,
+        );
+        function(
+            "python",
+            "def f():\n    def g():\n",
+            &format!("{body}    return g\n"),
+            body,
+        );
+        let outer = "def f():\n    def g():\n        pass\n    return g\n";
+        function("python", outer, "    x = 1\nf()\n", "    x = 1\n");
+        // What stood before is over: the next one counts.
+        let next = "def g():\n    pass\n";
+        function(
+            "python",
+            "def f():\n    pass\nx = 1\n",
+            &format!("{next}def h"),
+            next,
+        );
+    }
+
+    #[test]
+    fn other_languages_close_their_blocks() {
+        let body = " {\n    match c {\n        '{' => 1,\n    }\n}\n";
+        let before = "pub(crate) async fn f<'a>(c: &'a str) -> u8";
+        function(
+            "rust",
+            before,
+            &format!("{body}\n#[test]\nfn g() {{}}\n"),
+            body,
+        );
+        let body = "\n{\n\treturn `\na`\n}\n";
+        function(
+            "go",
+            "func f() string",
+            &format!("{body}\nfunc g() {{\n"),
+            body,
+        );
+        let body = "  1\nend\n";
+        function("ruby", "def f\n", &format!("{body}\nx = 1\n"), body);
+        function("ruby", "def f\n", "  1\nender = 1\n", "  1\n");
+        assert_eq!(Function::of_language("java", ""), None);
+    }
+}
