@@ -1,4 +1,4 @@
-//! The exit codes, and which failure has which.
+//! The exit codes, and which failure has which; those of signals are 128 and their number.
 
 use std::process::ExitCode;
 
@@ -15,8 +15,6 @@ pub enum Exit {
     Usage = 2,
     /// The result was written, but `--check` found that it does not parse.
     DoesNotParse = 3,
-    /// 128 and the number of SIGINT, as shells count.
-    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {

@@ -22,6 +22,7 @@ use commands::{
 };
 use defaults::Defaults;
 use exit::Exit;
+use terminal::signals;
 use terminal::ui::{self, Ui};
 use usage::UsageError;
 
@@ -129,7 +130,7 @@ fn explain(error: anyhow::Error) -> Exit {
 }
 
 fn run() -> anyhow::Result<()> {
-    ui::exit_on_interrupt()?;
+    signals::listen()?;
     let command = Cli::command();
     let args = habits::with_command(std::env::args_os().collect());
     let typed = command.clone().try_get_matches_from(&args)?;

@@ -8,6 +8,7 @@ use crate::cli::args::compute::Engine;
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::json::{Asked, RunReport};
 use crate::cli::terminal::progress::{self, Observers, Progress};
+use crate::cli::terminal::stream::Stream;
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::trace::{End, Recorder, TraceFile};
 
@@ -57,16 +58,32 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Runs with this seed.
-    pub fn draw(&mut self, seed: u64) -> anyhow::Result<Outcome> {
+    /// Whether the canvas is drawn on the terminal, so that no text can stand there before it ends.
+    pub fn is_drawn(&self) -> bool {
+        self.watch
+    }
+
+    /// Runs with this seed. A stream prints the text while it is decided, and ends the run once
+    /// nobody reads it.
+    pub fn draw(&mut self, seed: u64, stream: Option<&mut Stream<'_>>) -> anyhow::Result<Outcome> {
         self.job.settings.seed = seed;
         let package = Arc::clone(self.session.package());
         let mut progress = match self.watch {
             true => Progress::watch(self.ui, progress::screen(self.ui)?, &package),
             false => Progress::bar(self.ui, "denoising"),
         };
-        let mut observers = Observers(&mut progress, self.recorder.as_mut());
-        let mut conditions = Conditions::watched(&mut observers);
+        let is_over = stream.as_ref().map(|stream| stream.is_over());
+        let mut observers = Observers(vec![&mut progress]);
+        if let Some(recorder) = &mut self.recorder {
+            observers.0.push(recorder);
+        }
+        if let Some(stream) = stream {
+            observers.0.push(stream);
+        }
+        let mut conditions = Conditions {
+            cancel: is_over.as_deref(),
+            ..Conditions::watched(&mut observers)
+        };
         let outcome = self.session.run_job(&mut self.job, &mut conditions)?;
         progress.finish();
         Ok(outcome)

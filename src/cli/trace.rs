@@ -4,13 +4,14 @@
 //! leaves whole lines. Positions count from the start of the generated part.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use diffucoder::atomic;
 use diffucoder::diffusion::{Canvas, Settings, Step};
 use diffucoder::package::Package;
 use diffucoder::session::{Job, Observer, Outcome};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::json::{Asked, SettingsReport, Usage};
+use crate::cli::usage::UsageError;
 
 /// Version of the format: a reader refuses what it does not know.
 const VERSION: u32 = 1;
@@ -114,8 +116,7 @@ impl StepLine {
 
 /// Writes a trace while a run goes on.
 pub struct Recorder {
-    file: File,
-    path: PathBuf,
+    file: TraceFile,
     package: Arc<Package>,
     asked: Asked,
     started: Instant,
@@ -124,11 +125,10 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Writes to a file that is empty.
+    /// Writes to this file.
     pub fn new(file: TraceFile, package: &Arc<Package>, asked: &Asked) -> Self {
         Self {
-            file: file.file,
-            path: file.path,
+            file,
             package: Arc::clone(package),
             asked: asked.clone(),
             started: Instant::now(),
@@ -173,7 +173,7 @@ impl Recorder {
     fn check(mut self) -> anyhow::Result<()> {
         match self.failure.take() {
             Some(error) => Err(error)
-                .with_context(|| format!("cannot write the trace {}", self.path.display())),
+                .with_context(|| format!("cannot write the trace {}", self.file.path.display())),
             None => Ok(()),
         }
     }
@@ -187,7 +187,10 @@ impl Recorder {
             .map_err(io::Error::from)
             .and_then(|mut bytes| {
                 bytes.push(b'\n');
-                self.file.write_all(&bytes)
+                if matches!(line, Line::Header(_)) && !self.file.is_stream {
+                    self.file.file.set_len(0)?;
+                }
+                self.file.file.write_all(&bytes)
             });
         self.failure = written.err();
     }
@@ -230,23 +233,51 @@ impl Observer for Recorder {
     }
 }
 
-/// The file of a trace, made before the model is loaded: a name that cannot be written fails early.
+/// The file of a trace, opened before the model is loaded: a name that cannot be written fails
+/// early. It is emptied with the first line, so that a run that never begins costs no older trace.
 pub struct TraceFile {
     file: File,
     path: PathBuf,
+    is_stream: bool,
 }
 
 impl TraceFile {
-    /// Makes the file, or empties it.
+    /// Makes the file where there is none. What is there and no trace is not overwritten.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
-        let file = File::create(path)
-            .with_context(|| format!("cannot write the trace {}", path.display()))?;
+        let cannot = || format!("cannot write the trace {}", path.display());
+        let stream = atomic::open_stream(path).with_context(cannot)?;
+        let is_stream = stream.is_some();
+        let mut file = match stream {
+            Some(stream) => stream,
+            None => {
+                let mut options = File::options();
+                options.read(true).write(true).create(true).truncate(false);
+                options.open(path).with_context(cannot)?
+            }
+        };
+        if !is_stream && !may_be_replaced(&mut file).with_context(cannot)? {
+            let message = format!("{} holds something else than a trace", path.display());
+            return Err(UsageError::new(message).about(&["trace"]).into());
+        }
         Ok(Self {
             file,
             path: path.to_path_buf(),
+            is_stream,
         })
     }
 }
+
+/// Whether a file is empty or a trace.
+fn may_be_replaced(file: &mut File) -> io::Result<bool> {
+    let mut beginning = Vec::new();
+    file.take(BEGINNING.len() as u64)
+        .read_to_end(&mut beginning)?;
+    file.rewind()?;
+    Ok(beginning.is_empty() || beginning == BEGINNING)
+}
+
+/// What each trace begins with.
+const BEGINNING: &[u8] = b"{\"type\":\"header\"";
 
 /// A trace that was read.
 pub struct Trace {
@@ -280,7 +311,11 @@ impl Trace {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let cannot = || format!("cannot read {name}");
-        let mut reader = BufReader::new(File::open(path).with_context(cannot)?);
+        let file: Box<dyn Read> = match path == Path::new("-") {
+            true => Box::new(io::stdin()),
+            false => Box::new(File::open(path).with_context(cannot)?),
+        };
+        let mut reader = BufReader::new(file);
         let (mut header, mut steps, mut end) = (None, Vec::new(), None);
         let mut line = Vec::new();
         for number in 1.. {

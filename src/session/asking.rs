@@ -126,10 +126,21 @@ impl Asking {
     /// The result, out of what the model wrote, with the line ends of what it continues.
     pub fn result<'a>(&self, written: &'a str) -> Cow<'a, str> {
         let fence = self.fence.as_ref();
-        let result = fence.map_or(written, |fence| fence.cut(written));
+        self.with_line_ends(fence.map_or(written, |fence| fence.cut(written)))
+    }
+
+    /// The beginning of the result that stands, whatever the model writes behind `written`. What
+    /// could yet become the end of a fence is held back.
+    pub fn settled<'a>(&self, written: &'a str) -> Cow<'a, str> {
+        let fence = self.fence.as_ref();
+        let end = fence.map_or(written.len(), |fence| fence.settled(written));
+        self.with_line_ends(&written[..end])
+    }
+
+    fn with_line_ends<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self.is_crlf {
-            true => lines::to_crlf(result),
-            false => result.into(),
+            true => lines::to_crlf(text),
+            false => text.into(),
         }
     }
 }
@@ -191,6 +202,18 @@ impl Fence {
         }
         written
     }
+
+    /// Bytes of what [`Asking::settled`] gives.
+    fn settled(&self, written: &str) -> usize {
+        let cut = self.cut(written);
+        let last = cut.rfind('\n').map_or(0, |end| end + 1);
+        let begins = last > 0 || self.at_line_start;
+        let is_open = cut.len() == written.len();
+        match is_open && begins && self.ticks.starts_with(cut[last..].trim_start()) {
+            true => last,
+            false => cut.len(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +234,23 @@ mod tests {
         assert_eq!(fence.cut("x = 1"), "x = 1", "it was cut short");
         assert_eq!(Fence::around("def f(").cut("```\n```"), "```\n");
         assert_eq!(Fence::around("def f():\n").cut("```\n```"), "");
+    }
+
+    proptest::proptest! {
+        /// Cut anywhere, what was printed is the beginning of the result.
+        #[test]
+        fn what_is_settled_stays(
+            text in "([x \n]|```){0,10}",
+            at in 0..40usize,
+            before in "\n?",
+        ) {
+            let fence = Fence::around(&before);
+            let so_far = &text[..at.min(text.len())];
+            let settled = fence.settled(so_far);
+            proptest::prop_assert!(fence.cut(&text).starts_with(&so_far[..settled]));
+            let held = &so_far[settled..fence.cut(so_far).len()];
+            proptest::prop_assert!(held.trim_matches(|c| c == ' ' || c == '`').is_empty());
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ mod hub_server;
 mod infill;
 mod session;
 mod settings;
+#[cfg(unix)]
+mod shell;
 mod tiny;
 mod tokenizer;
 mod trace;

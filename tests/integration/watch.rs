@@ -10,7 +10,7 @@ use crate::command::{diffucoder, refusal};
 use crate::fixture;
 
 /// The binary at a terminal, and everything that it wrote there.
-struct Terminal {
+pub struct Terminal {
     child: Box<dyn Child + Send + Sync>,
     master: Box<dyn MasterPty + Send>,
     written: Arc<Mutex<Vec<u8>>>,
@@ -19,7 +19,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(rows: u16, columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub fn start(rows: u16, columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let size = PtySize {
             rows,
             cols: columns,
@@ -55,7 +55,7 @@ impl Terminal {
         }
     }
 
-    fn wait_for(&self, what: &str) {
+    pub fn wait_for(&self, what: &str) {
         let started = Instant::now();
         while !String::from_utf8_lossy(&self.written.lock().unwrap()).contains(what) {
             assert!(started.elapsed() < Duration::from_secs(60), "no {what:?}");
@@ -64,7 +64,7 @@ impl Terminal {
     }
 
     /// The exit code, all that was written, and the screen that it makes.
-    fn finish(mut self) -> (u32, Vec<u8>, vt100::Parser) {
+    pub fn finish(mut self) -> (u32, Vec<u8>, vt100::Parser) {
         let status = self.child.wait().unwrap();
         drop(self.master);
         self.reader.join().unwrap();

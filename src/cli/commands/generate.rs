@@ -20,6 +20,7 @@ use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::json::Report;
 use crate::cli::runner::{Runner, Shown};
+use crate::cli::terminal::stream::Stream;
 use crate::cli::terminal::ui::{self, Ui, Written};
 use crate::cli::usage::UsageError;
 
@@ -93,6 +94,9 @@ pub struct Args {
 
     #[command(flatten)]
     output: OutputArgs,
+    /// Print the text once it is whole, rather than as it is decided
+    #[arg(long)]
+    no_stream: bool,
     #[command(flatten)]
     shown: ShownArgs,
     /// Write this many texts, with the seeds that follow --seed
@@ -211,6 +215,14 @@ impl Form {
         }
     }
 
+    /// What of the text is certain before the model has written all of it.
+    fn settled<'a>(&self, written: &'a str) -> Cow<'a, str> {
+        match self {
+            Self::Behind(asking) => asking.settled(written),
+            Self::Between(_) => Cow::default(),
+        }
+    }
+
     /// The text with what stands round it.
     fn whole(&self, text: &str) -> Vec<u8> {
         match self {
@@ -284,10 +296,13 @@ impl Args {
         runner: &mut Runner<'_>,
         ui: &Ui,
     ) -> anyhow::Result<()> {
+        let settled = |written: &str| form.settled(written).into_owned();
+        let is_streamed = self.is_streamed(form) && !check.is_on() && !runner.is_drawn();
+        let mut stream = is_streamed.then(|| Stream::new(ui, &settled));
         let (mut first_problem, mut for_file) = (None, Vec::new());
         for sample in 0..self.num_samples {
             let draw = |seed: u64| {
-                let outcome = runner.draw(seed)?;
+                let outcome = runner.draw(seed, stream.as_mut())?;
                 let text = form.result(&outcome.text()).into_owned();
                 let code = form.whole(&text);
                 Ok(((outcome, text), code))
@@ -305,9 +320,10 @@ impl Args {
                     )
                 }
             };
-            let written = match self.output.file() {
-                None => ui.one_of_many(&printed)?,
-                Some(_) => {
+            let written = match (stream.take(), self.output.file()) {
+                (Some(stream), _) => stream.finish(&printed)?,
+                (None, None) => ui.one_of_many(&printed)?,
+                (None, Some(_)) => {
                     for_file.extend(printed.bytes());
                     Written::Whole
                 }
@@ -324,6 +340,13 @@ impl Args {
             self.output.write(&for_file, ui)?;
         }
         first_problem.map_or(Ok(()), |problem| Err(problem.into()))
+    }
+
+    /// Whether the text is printed as it is decided, as far as the flags say so: one text, and
+    /// nothing that is known only of the whole.
+    fn is_streamed(&self, form: &Form) -> bool {
+        let to_stdout = !self.output.is_json() && self.output.file().is_none();
+        !self.no_stream && to_stdout && self.num_samples == 1 && matches!(form, Form::Behind(_))
     }
 
     /// One of several texts gets a line above that tells it from the others, as in `head`.

@@ -1,13 +1,15 @@
 //! `diffucoder quantize`: a model to a smaller GGUF file.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::one_of;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
+use diffucoder::Error;
+use diffucoder::atomic;
 use diffucoder::kernels::Format;
 use diffucoder::model::quantize::KindReport;
 use diffucoder::package::Package;
@@ -20,7 +22,7 @@ pub struct Args {
     /// Format of the weights
     #[arg(long, value_parser = one_of(&FORMATS, Format::name, about))]
     to: Format,
-    /// The file to write
+    /// The file to write; `-` is stdout
     #[arg(short, long, value_name = "FILE.gguf")]
     output: PathBuf,
     /// Replace the file if it exists
@@ -40,18 +42,27 @@ fn about(format: Format) -> &'static str {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+    let is_stdout = args.output == Path::new("-");
+    let file = match is_stdout {
+        true => Path::new("/dev/stdout"),
+        false => args.output.as_path(),
+    };
+    atomic::check(file, args.force).map_err(Error::from)?;
     let (options, spec) = (args.model.hub_options(), args.model.spec()?);
     let mut download = Download::new(ui, &spec);
     let package = Package::open(&spec, &options, &mut download)?;
     let weights = package.fetch_weights(&mut download)?;
     let bar = ui.byte_bar("quantizing", 0);
-    let place = (args.output.as_path(), args.force);
-    let report = package.quantize(weights, args.to, place, &mut |done, total| {
+    let report = package.quantize(weights, args.to, (file, args.force), &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    ui.result(&text(&report?))?;
+    let report = text(&report?);
+    match is_stdout {
+        true => ui.status(report.trim_end()),
+        false => ui.result(&report)?,
+    }
     ui.status(&format!("wrote {}", args.output.display()));
     Ok(())
 }

@@ -12,6 +12,9 @@ pub struct Download<'a> {
     /// A file to take instead, and its size.
     smaller: Option<(String, u64)>,
     bar: Option<ProgressBar>,
+    /// Files that are planned, and those of them that are here.
+    planned: usize,
+    done: usize,
 }
 
 impl<'a> Download<'a> {
@@ -29,6 +32,8 @@ impl<'a> Download<'a> {
             licence_note,
             smaller: None,
             bar: None,
+            planned: 0,
+            done: 0,
         }
     }
 
@@ -55,6 +60,7 @@ impl Progress for Download<'_> {
                 total_bytes,
                 present_bytes,
             } => {
+                (self.planned, self.done) = (files, 0);
                 if let Some(licence) = self.licence_note.take() {
                     self.ui.note(&licence);
                 }
@@ -86,7 +92,11 @@ impl Progress for Download<'_> {
                 at_bytes,
                 size_bytes,
             } => {
-                let bar = self.ui.byte_bar(file, size_bytes);
+                let name = match self.planned {
+                    0 | 1 => file.to_string(),
+                    all => format!("{file} ({} of {all})", self.done + 1),
+                };
+                let bar = self.ui.byte_bar(&name, size_bytes);
                 bar.set_position(at_bytes);
                 bar.reset_eta(); // or the bytes that were there already count as speed
                 self.bar = Some(bar);
@@ -102,10 +112,13 @@ impl Progress for Download<'_> {
             }
             Event::Verifying { .. } => {
                 if let Some(bar) = &self.bar {
-                    bar.set_message("checking");
+                    bar.set_message("· checking");
                 }
             }
-            Event::Done { .. } => self.finish(),
+            Event::Done { .. } => {
+                self.done += 1;
+                self.finish();
+            }
         }
     }
 }

@@ -4,6 +4,8 @@ pub mod cells;
 pub mod closed;
 pub mod download;
 pub mod progress;
+pub mod signals;
+pub mod stream;
 pub mod table;
 pub mod ui;
 pub mod watch;

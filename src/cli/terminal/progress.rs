@@ -60,12 +60,14 @@ impl Observer for Progress<'_> {
             .set_position(done as u64);
     }
 
-    fn on_start(&mut self, _: &Canvas, _: &Settings) {
+    fn on_start(&mut self, canvas: &Canvas, _: &Settings) {
         if let Some(bar) = self.trials.take() {
             bar.finish_and_clear();
         }
-        if let Drawn::Bar { started, .. } = &mut self.run {
+        if let Drawn::Bar { bar, started } = &mut self.run {
             *started = Instant::now();
+            bar.set_length(masks(canvas));
+            bar.reset_eta();
         }
     }
 
@@ -76,8 +78,7 @@ impl Observer for Progress<'_> {
                 let revealed = step.canvas.reveal_step().iter().flatten().count();
                 let time = started.elapsed().max(Duration::from_millis(1));
                 let rate = revealed as f64 / time.as_secs_f64();
-                let masks: usize = step.canvas.holes().iter().map(Range::len).sum();
-                bar.set_length(masks as u64);
+                bar.set_length(masks(step.canvas));
                 bar.set_position(revealed as u64);
                 bar.set_message(format!("· step {} · {rate:.1} tokens/s", step.index + 1));
             }
@@ -85,26 +86,36 @@ impl Observer for Progress<'_> {
     }
 }
 
-/// Two observers as one, of which the second may be absent.
-pub struct Observers<'a, A, B>(pub &'a mut A, pub Option<&'a mut B>);
+/// Positions that are or were masks, of a canvas that can grow.
+fn masks(canvas: &Canvas) -> u64 {
+    canvas.holes().iter().map(Range::len).sum::<usize>() as u64
+}
 
-impl<A: Observer, B: Observer> Observer for Observers<'_, A, B> {
+/// Several observers as one.
+pub struct Observers<'a>(pub Vec<&'a mut dyn Observer>);
+
+impl Observer for Observers<'_> {
     fn on_trial(&mut self, done: usize, of: usize) {
-        self.0.on_trial(done, of);
+        self.0.iter_mut().for_each(|each| each.on_trial(done, of));
     }
 
     fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
-        self.0.on_start(canvas, settings);
-        if let Some(second) = &mut self.1 {
-            second.on_start(canvas, settings);
-        }
+        let each = self.0.iter_mut();
+        each.for_each(|each| each.on_start(canvas, settings));
     }
 
     fn on_step(&mut self, step: &Step<'_>) {
-        self.0.on_step(step);
-        if let Some(second) = &mut self.1 {
-            second.on_step(step);
-        }
+        self.0.iter_mut().for_each(|each| each.on_step(step));
+    }
+
+    fn on_decided(&mut self, hole: usize, ids: &[u32]) {
+        self.0
+            .iter_mut()
+            .for_each(|each| each.on_decided(hole, ids));
+    }
+
+    fn on_text(&mut self, hole: usize, text: &str) {
+        self.0.iter_mut().for_each(|each| each.on_text(hole, text));
     }
 }
 

@@ -5,11 +5,12 @@
 //! there is a first result.
 
 use std::collections::HashMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use diffucoder::atomic;
 use serde_json::Value;
 
 use super::format::LineFormat;
@@ -73,33 +74,31 @@ impl<'a> Sink<'a> {
             });
         }
         let cannot = || format!("cannot write {}", path.display());
-        let mut options = File::options();
-        options.write(true);
-        // Of a pipe or a device there is nothing to read, and to open a pipe for reading too would
-        // hide that its reader has gone.
-        let is_stream = fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
-        if !is_stream {
-            options.read(true).create(true).truncate(false);
-        }
-        let mut file = options.open(path).with_context(cannot)?;
-        let (mut done, mut first) = (HashMap::new(), None);
-        if !is_stream {
-            lock(&file, path)?;
-            let (results, bytes) = results(&mut file, path, format)?;
-            let restarts = others == Others::Restart;
-            let before = match restarts || results.is_empty() {
-                true => None,
-                false => check_settings(path, &settings, others, ui)?,
-            };
-            cut(&mut file, path, bytes, ui)?;
-            if !restarts {
-                done = results;
-            }
-            first = Some(First {
-                restarts,
-                settings: Some(settings).filter(|settings| before.as_ref() != Some(settings)),
+        if let Some(file) = atomic::open_stream(path).with_context(cannot)? {
+            let path = path.to_path_buf();
+            let first = None;
+            return Ok(Self {
+                ui,
+                out: Out::File { file, path, first },
+                done: HashMap::new(),
             });
         }
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).with_context(cannot)?;
+        lock(&file, path)?;
+        let (results, bytes) = results(&mut file, path, format)?;
+        let restarts = others == Others::Restart;
+        let before = match restarts || results.is_empty() {
+            true => None,
+            false => check_settings(path, &settings, others, ui)?,
+        };
+        cut(&mut file, path, bytes, ui)?;
+        let done = if restarts { HashMap::new() } else { results };
+        let first = Some(First {
+            restarts,
+            settings: Some(settings).filter(|settings| before.as_ref() != Some(settings)),
+        });
         let path = path.to_path_buf();
         let out = Out::File { file, path, first };
         Ok(Self { ui, out, done })

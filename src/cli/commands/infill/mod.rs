@@ -68,7 +68,7 @@ pub struct Args {
     /// Print the change as a unified diff
     #[arg(long, group = "show")]
     diff: bool,
-    /// Write the file instead of printing it: whole or not at all, with its permissions
+    /// Write the file instead of printing it: whole or not at all, with its owner and permissions
     #[arg(short, long, group = "show", requires = "template")]
     in_place: bool,
     #[command(flatten)]
@@ -107,7 +107,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     };
     let mut runner = Runner::load(engine, job, shown, ui)?;
     let draw = |seed: u64| {
-        let filled = Filled::new(&template, runner.draw(seed)?);
+        let filled = Filled::new(&template, runner.draw(seed, None)?);
         let code = filled.bytes.clone();
         Ok((filled, code))
     };
@@ -158,8 +158,7 @@ impl Args {
             let Some(file) = self.file() else {
                 return Err(UsageError::new("--in-place needs a file: stdin has no place").into());
             };
-            let writable = fs::OpenOptions::new().write(true).open(file);
-            writable.with_context(|| format!("cannot write {}", file.display()))?;
+            atomic::check_replaceable(file).map_err(Error::from)?;
             return Ok(Show::InPlace);
         }
         Ok(match (self.only_holes, self.diff) {

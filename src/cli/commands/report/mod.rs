@@ -4,7 +4,7 @@
 //! script element, and the script writes it as text, never as markup.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -12,8 +12,9 @@ use serde_json::Value;
 use crate::cli::terminal::cells::cells;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::trace::Trace;
+use crate::cli::usage::UsageError;
+use diffucoder::atomic::{AtomicError, write_atomically};
 use diffucoder::diffusion::arness;
-use diffucoder::weights::gguf::{AtomicError, write_atomically};
 
 /// The page; `DATA` stands where the run's data goes.
 const PAGE: &str = include_str!("page.html");
@@ -21,12 +22,12 @@ const PAGE: &str = include_str!("page.html");
 /// Flags of `report`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The trace, as `generate --trace` wrote it
+    /// The trace, as `generate --trace` wrote it; `-` is stdin
     #[arg(value_name = "FILE.jsonl")]
     trace: PathBuf,
-    /// Where to write the page; replaced if it exists [default: stdout]
-    #[arg(short, long, value_name = "FILE.html")]
-    output: Option<PathBuf>,
+    /// Where to write the page; replaced if it exists. `-` is stdout
+    #[arg(short, long, value_name = "FILE.html", default_value = "-")]
+    output: PathBuf,
 }
 
 /// What the page's script reads.
@@ -85,22 +86,27 @@ struct ArnessRow {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+    if let (Ok(trace), Ok(page)) = (args.trace.canonicalize(), args.output.canonicalize())
+        && trace == page
+    {
+        return Err(UsageError::new("the page would replace the trace").into());
+    }
     let trace = Trace::read(&args.trace)?;
     if trace.end.is_none() {
         ui.note("the run was cut off: the page shows what there is of it");
     }
     let page = page(&trace)?;
-    match &args.output {
-        None => ui.result(&page)?,
-        Some(path) => write_atomically(path, true, |out| {
-            out.write_all(page.as_bytes())
-                .map_err(|source| AtomicError::Io {
-                    path: path.clone(),
-                    source,
-                })
-        })?,
+    if args.output == Path::new("-") {
+        return Ok(ui.result(&page)?);
     }
-    Ok(())
+    let written = write_atomically(&args.output, true, |out| {
+        out.write_all(page.as_bytes())
+            .map_err(|source| AtomicError::Io {
+                path: args.output.clone(),
+                source,
+            })
+    });
+    Ok(written?)
 }
 
 fn page(trace: &Trace) -> anyhow::Result<String> {

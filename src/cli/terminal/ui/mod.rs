@@ -6,18 +6,25 @@
 
 mod screen;
 
-use std::io::{self, IsTerminal, Write};
+use std::fmt;
+use std::io::{self, IsTerminal, StderrLock, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 
 use crate::cli::exit::Exit;
 use crate::cli::terminal::closed;
 pub use screen::{Screen, Size, StyledLine};
 
-/// All progress bars, reachable from the interrupt handler so that it can wipe them.
+/// All progress bars, within reach of whatever ends the program.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Whether the last line of a result stands on the terminal without its end.
+static LINE_IS_OPEN: AtomicBool = AtomicBool::new(false);
 
 /// What became of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,29 +70,22 @@ impl Ui {
 
     /// [`Self::result`] of a file that need not be UTF-8.
     pub fn result_bytes(&self, bytes: &[u8]) -> io::Result<()> {
-        self.write_stdout(bytes).map(|_| ())
+        write_stdout(bytes, true).map(|_| ())
     }
 
     /// [`Self::result`], for those who have more of them.
     pub fn one_of_many(&self, text: &str) -> io::Result<Written> {
-        self.write_stdout(text.as_bytes())
+        write_stdout(text.as_bytes(), true)
     }
 
-    fn write_stdout(&self, bytes: &[u8]) -> io::Result<Written> {
-        let mut stdout = io::stdout().lock();
-        let mut write = || {
-            closed::check()?;
-            stdout.write_all(bytes)?;
-            if stdout.is_terminal() && !bytes.ends_with(b"\n") {
-                stdout.write_all(b"\n")?;
-            }
-            stdout.flush()
-        };
-        match write() {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
-            Err(error) => Err(of_stdout(error)),
-            Ok(()) => Ok(Written::Whole),
+    /// Writes a piece of a result; the last one goes to [`Self::one_of_many`]. On a terminal it
+    /// takes the place of the bars, which could not be told from the line that it leaves open.
+    pub fn piece(&self, text: &str) -> io::Result<Written> {
+        if self.stdout_is_terminal() {
+            let _ = self.bars.clear();
+            self.bars.set_draw_target(ProgressDrawTarget::hidden());
         }
+        write_stdout(text.as_bytes(), false)
     }
 
     /// Fails if stdout was closed from the beginning: for those who work long before they write.
@@ -114,14 +114,14 @@ impl Ui {
 
     /// A bar that counts bytes.
     pub fn byte_bar(&self, what: &str, total_bytes: u64) -> ProgressBar {
-        const TEMPLATE: &str = "{prefix} {bar:30} {decimal_bytes}/{decimal_total_bytes} \
-                                {decimal_bytes_per_sec} {msg}";
+        const TEMPLATE: &str = "{prefix} {bar:30} {decimal_bytes} of {decimal_total_bytes} \
+                                · {decimal_bytes_per_sec} {left}{msg}";
         self.bar(what, total_bytes, TEMPLATE)
     }
 
     /// A bar that counts things.
     pub fn count_bar(&self, what: &str, things: &str, count: u64) -> ProgressBar {
-        let template = format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {things} {{msg}}");
+        let template = format!("{{prefix}} {{bar:30}} {{pos}} of {{len}} {things} {{left}}{{msg}}");
         self.bar(what, count, &template)
     }
 
@@ -131,6 +131,7 @@ impl Ui {
         }
         let bar = self.bars.add(ProgressBar::new(len));
         if let Ok(style) = ProgressStyle::with_template(template) {
+            let style = style.with_key("left", left);
             bar.set_style(style.progress_chars("━╸ "));
         }
         bar.set_prefix(what.to_string());
@@ -139,10 +140,9 @@ impl Ui {
 
     /// A line on stderr, above any bars.
     fn stderr(&self, line: &str) {
-        self.bars.suspend(|| {
-            // Nowhere to report a stderr that cannot be written to.
-            let _ = writeln!(io::stderr().lock(), "{line}");
-        });
+        let _stderr = give_back();
+        // Nowhere to report a stderr that cannot be written to.
+        let _ = writeln!(io::stderr().lock(), "{line}");
     }
 }
 
@@ -172,11 +172,53 @@ pub fn print_clap(said: &clap::Error) -> io::Result<Exit> {
     }
 }
 
-/// Prints `error: …` with its causes, and `hint: …` if there is one.
-pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
+/// The time left, once something is known of it.
+fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    let eta = state.eta();
+    if state.pos() > 0 && !eta.is_zero() {
+        let _ = write!(out, "· {:#} left ", HumanDuration(eta)); // a String takes everything
+    }
+}
+
+/// `is_whole` is when nothing follows.
+fn write_stdout(bytes: &[u8], is_whole: bool) -> io::Result<Written> {
+    let mut stdout = io::stdout().lock();
+    let mut write = || {
+        closed::check()?;
+        stdout.write_all(bytes)?;
+        if let Some(last) = bytes.last()
+            && stdout.is_terminal()
+        {
+            LINE_IS_OPEN.store(*last != b'\n', Ordering::SeqCst);
+        }
+        if is_whole && LINE_IS_OPEN.swap(false, Ordering::SeqCst) {
+            stdout.write_all(b"\n")?;
+        }
+        stdout.flush()
+    };
+    match write() {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
+        Err(error) => Err(of_stdout(error)),
+        Ok(()) => Ok(Written::Whole),
+    }
+}
+
+/// Takes away what is drawn, gives the cursor back and ends an open line. What it returns keeps
+/// anyone else from writing to stderr.
+pub fn give_back() -> StderrLock<'static> {
     if let Some(bars) = BARS.get() {
         let _ = bars.clear();
     }
+    let mut stderr = screen::restore();
+    if LINE_IS_OPEN.swap(false, Ordering::SeqCst) && stderr.is_terminal() {
+        let _ = stderr.write_all(b"\n");
+    }
+    stderr
+}
+
+/// Prints `error: …` with its causes, and `hint: …` if there is one.
+pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
+    drop(give_back());
     let mut stderr = anstream::stderr().lock();
     let (red, cyan) = (
         style_of(anstyle::AnsiColor::Red),
@@ -194,18 +236,6 @@ pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
 /// The colour, bold.
 pub fn style_of(color: anstyle::AnsiColor) -> anstyle::Style {
     color.on_default().bold()
-}
-
-/// Makes Ctrl-C wipe the progress bars, give the cursor back and exit at once, whatever is being
-/// computed.
-pub fn exit_on_interrupt() -> Result<(), ctrlc::Error> {
-    ctrlc::set_handler(|| {
-        if let Some(bars) = BARS.get() {
-            let _ = bars.clear();
-        }
-        let _stderr = screen::restore(); // held to the end: no frame comes after it
-        std::process::exit(Exit::Interrupted as i32);
-    })
 }
 
 /// `12.3 s`, `2 min 05 s`

@@ -60,11 +60,12 @@ impl Screen {
 
     /// Replaces the block. Lines must fit the columns.
     pub fn draw(&mut self, lines: Vec<StyledLine>, columns: usize) {
-        let mut out = if DRAWING.swap(true, Ordering::SeqCst) {
-            String::new()
-        } else {
-            BEGIN.to_string()
-        };
+        let mut out = String::new();
+        if !DRAWING.swap(true, Ordering::SeqCst) {
+            // The first frame, or the first since somebody gave the cursor back.
+            self.drawn.clear();
+            out.push_str(BEGIN);
+        }
         self.to_top(&mut out, columns);
         for (at, line) in lines.iter().enumerate() {
             out.push_str(if at > 0 { "\r\n" } else { "" });

@@ -1,0 +1,553 @@
+//! A file that is there whole or not at all.
+
+mod kept;
+mod temporary;
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use kept::Kept;
+pub use temporary::{Abandoned, abandon};
+use temporary::{Temporary, directory_of};
+
+/// Why a file was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum AtomicError {
+    /// There is a file of that name already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("cannot write {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else wrote to the file meanwhile.
+    #[error("{} was changed by something else meanwhile: it is left as it is", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A new file would not be the same to those who know the old one by another name.
+    #[error("{} has {links} hard links, which a new file in its place would not have", path.display())]
+    Linked {
+        /// The file.
+        path: PathBuf,
+        /// Its names.
+        links: u64,
+    },
+    /// A device or a pipe.
+    #[error("{} is no regular file", path.display())]
+    NotAFile {
+        /// What it is instead.
+        path: PathBuf,
+    },
+    /// A new file would not have what the old one has.
+    #[error("cannot keep the owner and the attributes of {}: it is left as it is", path.display())]
+    NotKept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl AtomicError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists { .. } | Self::Io { .. } | Self::NotAFile { .. } => None,
+            Self::Changed { .. } => Some("run it again on the new contents".into()),
+            Self::Linked { .. } => Some("print the result, and write it into the file".into()),
+            Self::NotKept { .. } => Some("run it as the owner of the file".into()),
+        }
+    }
+
+    fn io(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        move |source| Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// Has `write` fill a temporary file beside `path`, makes sure it is on the disk, and gives it that
+/// name. On failure nothing is left behind; what a killed run left, the next one removes.
+///
+/// Without `force` an existing file is refused, before the work and again after it; with it, the
+/// new file has the owner, the permissions and the attributes of the old one. A symbolic link stays
+/// one: what it points to is written. A device, a pipe or an open file, by a name such as
+/// `/dev/stdout`, is written into as it is.
+///
+/// # Errors
+/// [`AtomicError`], and whatever `write` returns.
+pub fn write_atomically<T, E: From<AtomicError>>(
+    path: &Path,
+    force: bool,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
+) -> Result<T, E> {
+    let failed = AtomicError::io(path);
+    if let Some(file) = open_stream(path).map_err(failed)? {
+        let mut out = BufWriter::new(file);
+        let result = write(&mut out)?;
+        out.flush().map_err(failed)?;
+        return Ok(result);
+    }
+    let (target, mut temporary, kept) = begin(path, force)?;
+    let result = write(&mut temporary.out)?;
+    temporary.finish(kept.as_ref(), path)?;
+    let named = temporary.persist(&target, force);
+    named.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => AtomicError::Exists { path: path.into() },
+        _ => failed(error),
+    })?;
+    sync(directory_of(&target));
+    Ok(result)
+}
+
+/// Whether [`write_atomically`] could write this file, as far as that is known before the work.
+///
+/// # Errors
+/// [`AtomicError`].
+pub fn check(path: &Path, force: bool) -> Result<(), AtomicError> {
+    // To open a pipe and close it again would tell its reader that it was all.
+    match is_stream(path) {
+        true => Ok(()),
+        false => begin(path, force).map(|_| ()),
+    }
+}
+
+/// The file to write, one without its name, and what that is to have from an old one.
+fn begin(path: &Path, force: bool) -> Result<(PathBuf, Temporary, Option<Kept>), AtomicError> {
+    let failed = AtomicError::io(path);
+    let target = follow(path).map_err(failed)?;
+    let exists = target.symlink_metadata().is_ok();
+    if exists && !force {
+        return Err(AtomicError::Exists { path: path.into() });
+    }
+    if target.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    let kept = exists.then(|| Kept::of(&target)).transpose();
+    let kept = kept.map_err(failed)?;
+    let temporary = Temporary::beside(&target, exists).map_err(failed)?;
+    Ok((target, temporary, kept))
+}
+
+impl Temporary {
+    /// Puts the last of it on the disk, with what it is to have.
+    fn finish(&mut self, kept: Option<&Kept>, path: &Path) -> Result<(), AtomicError> {
+        let failed = AtomicError::io(path);
+        self.out.flush().map_err(failed)?;
+        let file = self.out.get_ref();
+        if let Some(kept) = kept {
+            give(kept, file, path)?;
+        }
+        file.sync_all().map_err(failed)
+    }
+}
+
+fn give(kept: &Kept, file: &File, path: &Path) -> Result<(), AtomicError> {
+    kept.give(file).map_err(|source| AtomicError::NotKept {
+        path: path.into(),
+        source,
+    })
+}
+
+/// The name of a file is on the disk once its directory is. Not every system can do this, and the
+/// file is complete either way.
+fn sync(directory: &Path) {
+    if let Ok(directory) = File::open(directory) {
+        let _ = directory.sync_all();
+    }
+}
+
+/// Opens a device, a pipe, or what this process has open, by a name such as `/dev/stdout`: it is
+/// written into as it is. `None` if the path is that of a file, or of nothing yet.
+///
+/// # Errors
+/// When it cannot be written to.
+pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
+    if !is_stream(path) {
+        return Ok(None);
+    }
+    // What a shell has opened to append to is not written over.
+    let mut options = File::options();
+    options.write(true).append(is_descriptor(path));
+    options.open(path).map(Some)
+}
+
+fn is_stream(path: &Path) -> bool {
+    let other = |found: fs::Metadata| !found.is_file() && !found.is_dir();
+    path.metadata().is_ok_and(other) || is_descriptor(path)
+}
+
+/// Whether this is a name of a file that this process has open: `/dev/stdout`, `/dev/fd/3`.
+fn is_descriptor(path: &Path) -> bool {
+    let mut path = path.to_path_buf();
+    loop {
+        let folder = directory_of(&path).canonicalize().unwrap_or_default();
+        let is_process = folder.starts_with("/proc") && folder.ends_with("fd");
+        if cfg!(unix) && (is_process || folder == Path::new("/dev/fd")) {
+            return path.metadata().is_ok();
+        }
+        match path.read_link() {
+            // As many links as it likes, but no circle: those have no metadata.
+            Ok(to) if path.metadata().is_ok() => path = folder.join(to),
+            _ => return false,
+        }
+    }
+}
+
+/// What a name stands for: its symbolic links followed, of which the last may point nowhere yet.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    const MOST_LINKS: usize = 40; // as Linux
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match path.read_link() {
+            Ok(to) => path = directory_of(&path).join(to),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+/// Puts `new` in the place of an existing file that contains `old`, with the owner, the permissions
+/// and the attributes that it has. At every moment there is one or the other under that name,
+/// whole. A symbolic link stays one: what it points to is replaced.
+///
+/// # Errors
+/// [`AtomicError`]. The file is left as it is.
+pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> Result<(), AtomicError> {
+    let failed = AtomicError::io(path);
+    let target = path.canonicalize().map_err(failed)?;
+    // Runs wait for one another here, so that each sees what the one before it wrote.
+    let _locked = lock(&target).map_err(failed)?;
+    check_file(path)?;
+    let (_, mut temporary, kept) = begin(path, true)?;
+    temporary.out.write_all(new).map_err(failed)?;
+    temporary.finish(kept.as_ref(), path)?;
+    if !temporary.replace(&target, old).map_err(failed)? {
+        return Err(AtomicError::Changed { path: path.into() });
+    }
+    sync(directory_of(&target));
+    Ok(())
+}
+
+/// Whether [`replace`] could replace this file, as far as that is known before the work.
+///
+/// # Errors
+/// [`AtomicError`].
+pub fn check_replaceable(path: &Path) -> Result<(), AtomicError> {
+    check_file(path)?;
+    let (_, temporary, kept) = begin(path, true)?;
+    kept.map_or(Ok(()), |kept| give(&kept, temporary.out.get_ref(), path))
+}
+
+/// What is no regular file, has more names or cannot be written to is not replaced.
+fn check_file(path: &Path) -> Result<(), AtomicError> {
+    let failed = AtomicError::io(path);
+    let found = path.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(AtomicError::NotAFile { path: path.into() });
+    }
+    #[cfg(unix)]
+    if let links @ 2.. = std::os::unix::fs::MetadataExt::nlink(&found) {
+        let path = path.into();
+        return Err(AtomicError::Linked { path, links });
+    }
+    let opened = File::options().write(true).open(path);
+    opened.map(|_| ()).map_err(failed)
+}
+
+/// Locks the file that has this name once the lock is there: whoever had it before may have put
+/// another in its place. File systems without locks have none here either.
+#[cfg(unix)]
+fn lock(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::MetadataExt;
+    loop {
+        let file = File::open(path)?;
+        let _ = file.lock();
+        let (locked, named) = (file.metadata()?, path.metadata()?);
+        if (locked.dev(), locked.ino()) == (named.dev(), named.ino()) {
+            return Ok(file);
+        }
+    }
+}
+
+/// A lock on Windows keeps its owner from reading the file too.
+#[cfg(not(unix))]
+fn lock(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, force: bool, text: &str) -> Result<(), AtomicError> {
+        write_atomically(path, force, |out| {
+            let source = match text {
+                "fail" => Err(io::Error::other("no")),
+                text => out.write_all(text.as_bytes()),
+            };
+            source.map_err(|source| AtomicError::Io {
+                path: path.into(),
+                source,
+            })
+        })
+    }
+
+    #[test]
+    fn whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.gguf");
+        assert!(write(&path, false, "fail").is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        write(&path, false, "one").unwrap();
+        assert!(matches!(
+            write(&path, false, "two"),
+            Err(AtomicError::Exists { .. })
+        ));
+        assert!(write(&path, true, "fail").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        write(&path, true, "two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_what_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.py");
+        fs::write(&path, "old").unwrap();
+        assert!(matches!(
+            replace(&path, b"other", b"new"),
+            Err(AtomicError::Changed { .. })
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        replace(&path, b"old", b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(replace(&directory.path().join("none"), b"", b"").is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    /// A process id names the temporary of a killed run for ever where every run has the same one.
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_a_running_one_is_not_disturbed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.gguf");
+        let part = |name: &str| directory.path().join(name);
+        let (dead, running) = (
+            part(".model.gguf.aaaaaa.part"),
+            part(".model.gguf.bbbbbb.part"),
+        );
+        let strangers = [part(".model.gguf.part"), part(".other.cccccc.part")];
+        for file in strangers.iter().chain([&dead]) {
+            fs::write(file, "half").unwrap();
+        }
+        let lock = File::create(&running).unwrap();
+        lock.lock().unwrap();
+        write(&path, false, "whole").unwrap();
+        assert!(!dead.exists());
+        assert!(running.exists() && strangers.iter().all(|file| file.exists()));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_has_the_permissions_of_any_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let [atomic, plain] = ["atomic", "plain"].map(|name| directory.path().join(name));
+        write(&atomic, false, "text").unwrap();
+        fs::write(&plain, "text").unwrap();
+        let permissions = |path| fs::metadata(path).unwrap().permissions();
+        assert_eq!(permissions(&atomic), permissions(&plain));
+    }
+
+    /// One of them writes the file, and the others are told that it is not what they read.
+    #[test]
+    fn of_many_that_replace_a_file_at_once_one_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.py");
+        for _ in 0..50 {
+            fs::write(&path, "old").unwrap();
+            let done = std::thread::scope(|scope| {
+                let runs = (0..8).map(|number| {
+                    let (path, new) = (&path, format!("new {number}"));
+                    scope.spawn(move || replace(path, b"old", new.as_bytes()).map(|()| new))
+                });
+                let runs: Vec<_> = runs.collect();
+                let done = runs.into_iter().map(|run| run.join().unwrap());
+                done.collect::<Vec<_>>()
+            });
+            let changed = |run: &&Result<String, AtomicError>| {
+                matches!(run, Err(AtomicError::Changed { .. }))
+            };
+            assert_eq!(done.iter().filter(changed).count(), 7, "{done:?}");
+            let new = done.iter().flatten().next().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), *new);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        }
+    }
+
+    /// An editor takes no locks.
+    #[test]
+    fn what_an_editor_saves_meanwhile_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.py");
+        let (mut kept, mut saved) = (0, 0);
+        for round in 0..200 {
+            fs::write(&path, "old").unwrap();
+            let draft = directory.path().join("draft");
+            fs::write(&draft, "edited").unwrap();
+            let replaced = std::thread::scope(|scope| {
+                let editor = scope.spawn(|| fs::rename(&draft, &path).unwrap());
+                if round % 2 == 0 {
+                    std::thread::yield_now();
+                }
+                let replaced = replace(&path, b"old", b"new");
+                editor.join().unwrap();
+                replaced
+            });
+            match (replaced, &*fs::read(&path).unwrap()) {
+                (Err(AtomicError::Changed { .. }), b"edited") => kept += 1,
+                (Ok(()), b"edited") => saved += 1, // it came after
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(kept + saved, 200);
+    }
+
+    #[cfg(unix)]
+    fn mode(path: &Path) -> u32 {
+        std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).unwrap()) & 0o7777
+    }
+
+    #[cfg(unix)]
+    fn set_mode(path: &Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_secret_is_never_read_by_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret.py");
+        fs::write(&path, "old").unwrap();
+        for (old, new) in [(0o600, 0o600), (0o4751, 0o751), (0o2666, 0o666)] {
+            set_mode(&path, old);
+            write_atomically(&path, true, |out| {
+                let entries = fs::read_dir(directory.path()).unwrap().flatten();
+                let other = entries.map(|entry| entry.path()).find(|at| *at != path);
+                assert_eq!(mode(&other.unwrap()), 0o600);
+                out.write_all(b"new").map_err(AtomicError::io(&path))
+            })
+            .unwrap();
+            assert_eq!(mode(&path), new, "and nobody runs it as somebody else");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_owner_stays_or_the_file_does() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("theirs.py");
+        fs::write(&path, "old").unwrap();
+        if chown(&path, Some(1234), Some(2345)).is_err() {
+            return; // only root can tell
+        }
+        replace(&path, b"old", b"new").unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid()), (1234, 2345));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn attributes_stay() {
+        use rustix::fs::{XattrFlags, getxattr, setxattr};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part.py");
+        fs::write(&path, "old").unwrap();
+        if setxattr(&path, "user.note", b"ours", XattrFlags::empty()).is_err() {
+            return; // not on this file system
+        }
+        replace(&path, b"old", b"new").unwrap();
+        let mut value = [0; 8];
+        let len = getxattr(&path, "user.note", value.as_mut_slice()).unwrap();
+        assert_eq!(&value[..len], b"ours");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_with_two_names_is_not_parted() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, other] = ["one", "two"].map(|name| directory.path().join(name));
+        fs::write(&path, "old").unwrap();
+        fs::hard_link(&path, &other).unwrap();
+        for result in [check_replaceable(&path), replace(&path, b"old", b"new")] {
+            assert!(matches!(result, Err(AtomicError::Linked { links: 2, .. })));
+        }
+        assert_eq!(fs::read(&other).unwrap(), b"old");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_written_into() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let [file, new, link, loose, device] =
+            ["file", "new", "link", "loose", "device"].map(|name| directory.path().join(name));
+        fs::write(&file, "old").unwrap();
+        symlink("file", &link).unwrap();
+        symlink(&new, &loose).unwrap();
+        symlink("/dev/null", &device).unwrap();
+        assert!(matches!(
+            write(&link, false, "new"),
+            Err(AtomicError::Exists { .. })
+        ));
+        for (path, force) in [(&link, true), (&loose, false), (&device, false)] {
+            check(path, force).unwrap();
+            write(path, force, "new").unwrap();
+            assert!(path.symlink_metadata().unwrap().is_symlink());
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(fs::read(&new).unwrap(), b"new");
+        let null = fs::metadata("/dev/null").unwrap();
+        assert!(null.file_type().is_char_device());
+        symlink("circle", directory.path().join("circle")).unwrap();
+        assert!(write(&directory.path().join("circle"), true, "new").is_err());
+        assert!(write(directory.path(), true, "new").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_and_links_stay() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (
+            directory.path().join("run.py"),
+            directory.path().join("link"),
+        );
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o750)).unwrap();
+        std::os::unix::fs::symlink("run.py", &link).unwrap();
+        replace(&link, b"old", b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o750
+        );
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("run.py"));
+    }
+}

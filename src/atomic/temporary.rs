@@ -1,0 +1,187 @@
+//! The file that is written before it gets its name, and what becomes of it however a run ends.
+//!
+//! It is called `.NAME.xxxxxx.part` and is locked while its process lives. That tells it from what
+//! a killed run left, which the next one for the same file removes. A run that a signal ends
+//! removes its own: see [`abandon`].
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tempfile::TempPath;
+
+const RANDOM_LETTERS: usize = 6;
+
+/// Those of this process. Whoever makes, names or removes one holds the lock.
+static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives, no file that is being written gets its name and no new one is begun.
+#[must_use]
+pub struct Abandoned(#[expect(dead_code, reason = "held")] MutexGuard<'static, Vec<PathBuf>>);
+
+/// Removes every file that this process is writing, for a process that is about to end.
+pub fn abandon() -> Abandoned {
+    let mut temporaries = temporaries();
+    for path in temporaries.drain(..) {
+        let _ = fs::remove_file(path); // the process ends, and there is nobody to tell
+    }
+    Abandoned(temporaries)
+}
+
+/// A file without its name.
+pub(super) struct Temporary {
+    pub out: BufWriter<File>,
+    path: Option<TempPath>,
+}
+
+impl Temporary {
+    /// Beside `target`, and for this user alone where it `is_private`.
+    pub fn beside(target: &Path, is_private: bool) -> io::Result<Self> {
+        let name = target
+            .file_name()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+        let mut prefix = OsString::from(".");
+        prefix.push(name);
+        prefix.push(".");
+        let directory = directory_of(target);
+        remove_dead(directory, &prefix);
+        let mut temporaries = temporaries();
+        let (file, path) = tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(".part")
+            .rand_bytes(RANDOM_LETTERS)
+            .make_in(directory, |path| create(path, is_private))?
+            .into_parts();
+        temporaries.push(path.to_path_buf());
+        Ok(Self {
+            out: BufWriter::with_capacity(1 << 20, file),
+            path: Some(path),
+        })
+    }
+
+    /// Gives it the name `target`: in the place of a file of that name, or else only where there is
+    /// none.
+    pub fn persist(mut self, target: &Path, replace: bool) -> io::Result<()> {
+        let mut temporaries = temporaries();
+        let Some(path) = self.path.take() else {
+            return Ok(());
+        };
+        forget(&mut temporaries, &path);
+        if replace {
+            return Ok(path.persist(target)?);
+        }
+        match path.persist_noclobber(target) {
+            // A file system that cannot do this in one step.
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                Ok(error.path.persist(target)?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    /// Gives it the name `target`, if the file of that name contains `old`; says whether it did.
+    ///
+    /// The two change names in one step, and only then is the old one looked at. So there is no
+    /// moment between the look and the change in which another program could write a newer one.
+    pub fn replace(mut self, target: &Path, old: &[u8]) -> io::Result<bool> {
+        let mut temporaries = temporaries();
+        let Some(path) = self.path.take() else {
+            return Ok(false);
+        };
+        forget(&mut temporaries, &path);
+        if fs::read(target)? != old {
+            return Ok(false);
+        }
+        if swap(&path, target).is_err() {
+            path.persist(target)?;
+            return Ok(true);
+        }
+        if fs::read(&path)? != old {
+            swap(&path, target)?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take() {
+            forget(&mut temporaries(), &path);
+        }
+    }
+}
+
+fn forget(temporaries: &mut Vec<PathBuf>, path: &Path) {
+    temporaries.retain(|other| other != path);
+}
+
+/// Where a file is.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the file and locks it. Between the two, another run can take it for a dead one and remove
+/// it: then another name is wanted, which is what this error means to `tempfile`.
+fn create(path: &Path, is_private: bool) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if is_private {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = is_private;
+    let file = options.open(path)?;
+    let _ = file.lock(); // some file systems have no locks: nothing is removed there
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
+        _ => Ok(file),
+    }
+}
+
+/// Removes what killed runs have left of a file.
+fn remove_dead(directory: &Path, prefix: &OsStr) {
+    let is_temporary = |name: &OsStr| {
+        let random = name.as_encoded_bytes();
+        let random = random.strip_prefix(prefix.as_encoded_bytes());
+        let random = random.and_then(|random| random.strip_suffix(b".part"));
+        random.is_some_and(|random| random.len() == RANDOM_LETTERS)
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !is_file || !is_temporary(&entry.file_name()) {
+            continue;
+        }
+        // The lock is held until the name is gone: see `create`.
+        if let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path()); // only tidying: the name is not needed
+        }
+    }
+}
+
+/// Lets two files change names.
+#[cfg(target_os = "linux")]
+fn swap(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn swap(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,74 @@
+//! What a signal does: the terminal is given back, nothing half-written stays, and the exit code is
+//! 128 and the signal's number, as shells count.
+//!
+//! A signal that was ignored when the program started stays ignored: `nohup` and shells that start
+//! something in the background mean it.
+
+use crate::cli::terminal::ui;
+
+/// Ends the program, whatever is being computed.
+fn end(signal: i32) -> ! {
+    let _stderr = ui::give_back(); // held to the end, as is the next: nothing comes after them
+    let _files = diffucoder::atomic::abandon();
+    std::process::exit(128 + signal)
+}
+
+/// Begins to listen.
+#[cfg(not(unix))]
+pub fn listen() -> anyhow::Result<()> {
+    Ok(ctrlc::set_handler(|| end(2))?) // as if it were SIGINT
+}
+
+/// Begins to listen.
+#[cfg(unix)]
+pub fn listen() -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+    use signal_hook::iterator::Signals;
+
+    // A file that grows beyond what the user is allowed is then an error of the write.
+    const SIGXFSZ: i32 = libc::SIGXFSZ;
+    let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ];
+    let wanted = wanted.into_iter().filter(|&signal| !is_ignored(signal));
+    let mut signals = Signals::new(wanted)?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGXFSZ => {}
+                SIGTSTP => {
+                    let _stderr = ui::give_back();
+                    stop();
+                }
+                signal => end(signal),
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeros are a `sigaction`, and one is only read into it: no handler is changed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Does what SIGTSTP does where nobody listens, and comes back when the program goes on. That is to
+/// stop, but not where no shell could let it go on.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn stop() {
+    // SAFETY: the handler that is put back is the one that was there, and the signal is raised
+    // in this thread while the system's own is in place.
+    unsafe {
+        let mut ours: libc::sigaction = std::mem::zeroed();
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut ours);
+        libc::raise(libc::SIGTSTP);
+        libc::sigaction(libc::SIGTSTP, &raw const ours, std::ptr::null_mut());
+    }
+}
