@@ -7,10 +7,6 @@ use std::path::Path;
 
 /// All of it.
 pub(super) struct Kept {
-    #[cfg_attr(
-        not(unix),
-        expect(dead_code, reason = "there is one owner, by inheritance")
-    )]
     metadata: Metadata,
     #[cfg(target_os = "linux")]
     attributes: Vec<linux::Attribute>,

@@ -41,8 +41,9 @@ impl<'a> Stream<'a> {
 
     /// Prints what is left of the whole result.
     pub fn finish(self, result: &str) -> io::Result<Written> {
+        let rest = result.get(self.written_bytes..).unwrap_or_default();
         match self.written? {
-            Written::Whole => self.ui.one_of_many(&result[self.written_bytes..]),
+            Written::Whole => self.ui.one_of_many(rest),
             Written::Closed => Ok(Written::Closed),
         }
     }

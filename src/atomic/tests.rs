@@ -1,0 +1,260 @@
+//! Files that are written, replaced, left alone.
+
+use super::*;
+
+fn write(path: &Path, force: bool, text: &str) -> Result<(), AtomicError> {
+    write_atomically(path, force, |out| {
+        let source = match text {
+            "fail" => Err(io::Error::other("no")),
+            text => out.write_all(text.as_bytes()),
+        };
+        source.map_err(|source| AtomicError::Io {
+            path: path.into(),
+            source,
+        })
+    })
+}
+
+#[test]
+fn whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    assert!(write(&path, false, "fail").is_err());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    write(&path, false, "one").unwrap();
+    assert!(matches!(
+        write(&path, false, "two"),
+        Err(AtomicError::Exists { .. })
+    ));
+    assert!(write(&path, true, "fail").is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    write(&path, true, "two").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"two");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_replaced_file_keeps_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("part.py");
+    fs::write(&path, "old").unwrap();
+    assert!(matches!(
+        replace(&path, b"other", b"new"),
+        Err(AtomicError::Changed { .. })
+    ));
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    replace(&path, b"old", b"new").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    assert!(replace(&directory.path().join("none"), b"", b"").is_err());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// A process id names the temporary of a killed run for ever where every run has the same one.
+#[test]
+fn what_a_killed_run_left_is_removed_and_a_running_one_is_not_disturbed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    let part = |name: &str| directory.path().join(name);
+    let (dead, running) = (
+        part(".model.gguf.aaaaaa.part"),
+        part(".model.gguf.bbbbbb.part"),
+    );
+    let strangers = [part(".model.gguf.part"), part(".other.cccccc.part")];
+    for file in strangers.iter().chain([&dead]) {
+        fs::write(file, "half").unwrap();
+    }
+    let lock = File::create(&running).unwrap();
+    lock.lock().unwrap();
+    write(&path, false, "whole").unwrap();
+    assert!(!dead.exists());
+    assert!(running.exists() && strangers.iter().all(|file| file.exists()));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_new_file_has_the_permissions_of_any_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let [atomic, plain] = ["atomic", "plain"].map(|name| directory.path().join(name));
+    write(&atomic, false, "text").unwrap();
+    fs::write(&plain, "text").unwrap();
+    let permissions = |path| fs::metadata(path).unwrap().permissions();
+    assert_eq!(permissions(&atomic), permissions(&plain));
+}
+
+/// One of them writes the file, and the others are told that it is not what they read.
+#[test]
+fn of_many_that_replace_a_file_at_once_one_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("part.py");
+    for _ in 0..50 {
+        fs::write(&path, "old").unwrap();
+        let done = std::thread::scope(|scope| {
+            let runs = (0..8).map(|number| {
+                let (path, new) = (&path, format!("new {number}"));
+                scope.spawn(move || replace(path, b"old", new.as_bytes()).map(|()| new))
+            });
+            let runs: Vec<_> = runs.collect();
+            let done = runs.into_iter().map(|run| run.join().unwrap());
+            done.collect::<Vec<_>>()
+        });
+        let changed =
+            |run: &&Result<String, AtomicError>| matches!(run, Err(AtomicError::Changed { .. }));
+        assert_eq!(done.iter().filter(changed).count(), 7, "{done:?}");
+        let new = done.iter().flatten().next().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), *new);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}
+
+/// An editor takes no locks.
+#[test]
+fn what_an_editor_saves_meanwhile_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("part.py");
+    let (mut kept, mut saved) = (0, 0);
+    for round in 0..200 {
+        fs::write(&path, "old").unwrap();
+        let draft = directory.path().join("draft");
+        fs::write(&draft, "edited").unwrap();
+        let replaced = std::thread::scope(|scope| {
+            let editor = scope.spawn(|| fs::rename(&draft, &path).unwrap());
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            let replaced = replace(&path, b"old", b"new");
+            editor.join().unwrap();
+            replaced
+        });
+        match (replaced, &*fs::read(&path).unwrap()) {
+            (Err(AtomicError::Changed { .. }), b"edited") => kept += 1,
+            (Ok(()), b"edited") => saved += 1, // it came after
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(kept + saved, 200);
+}
+
+#[cfg(unix)]
+fn mode(path: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).unwrap()) & 0o7777
+}
+
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_secret_is_never_read_by_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret.py");
+    fs::write(&path, "old").unwrap();
+    for (old, new) in [(0o600, 0o600), (0o4751, 0o751), (0o2666, 0o666)] {
+        set_mode(&path, old);
+        write_atomically(&path, true, |out| {
+            let entries = fs::read_dir(directory.path()).unwrap().flatten();
+            let other = entries.map(|entry| entry.path()).find(|at| *at != path);
+            assert_eq!(mode(&other.unwrap()), 0o600);
+            out.write_all(b"new").map_err(AtomicError::io(&path))
+        })
+        .unwrap();
+        assert_eq!(mode(&path), new, "and nobody runs it as somebody else");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_owner_stays_or_the_file_does() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("theirs.py");
+    fs::write(&path, "old").unwrap();
+    if chown(&path, Some(1234), Some(2345)).is_err() {
+        return; // only root can tell
+    }
+    replace(&path, b"old", b"new").unwrap();
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!((found.uid(), found.gid()), (1234, 2345));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn attributes_stay() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("part.py");
+    fs::write(&path, "old").unwrap();
+    if setxattr(&path, "user.note", b"ours", XattrFlags::empty()).is_err() {
+        return; // not on this file system
+    }
+    replace(&path, b"old", b"new").unwrap();
+    let mut value = [0; 8];
+    let len = getxattr(&path, "user.note", value.as_mut_slice()).unwrap();
+    assert_eq!(&value[..len], b"ours");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_with_two_names_is_not_parted() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, other] = ["one", "two"].map(|name| directory.path().join(name));
+    fs::write(&path, "old").unwrap();
+    fs::hard_link(&path, &other).unwrap();
+    for result in [check_replaceable(&path), replace(&path, b"old", b"new")] {
+        assert!(matches!(result, Err(AtomicError::Linked { links: 2, .. })));
+    }
+    assert_eq!(fs::read(&other).unwrap(), b"old");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_devices_written_into() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let directory = tempfile::tempdir().unwrap();
+    let [file, new, link, loose, device] =
+        ["file", "new", "link", "loose", "device"].map(|name| directory.path().join(name));
+    fs::write(&file, "old").unwrap();
+    symlink("file", &link).unwrap();
+    symlink(&new, &loose).unwrap();
+    symlink("/dev/null", &device).unwrap();
+    assert!(matches!(
+        write(&link, false, "new"),
+        Err(AtomicError::Exists { .. })
+    ));
+    for (path, force) in [(&link, true), (&loose, false), (&device, false)] {
+        check(path, force).unwrap();
+        write(path, force, "new").unwrap();
+        assert!(path.symlink_metadata().unwrap().is_symlink());
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"new");
+    assert_eq!(fs::read(&new).unwrap(), b"new");
+    let null = fs::metadata("/dev/null").unwrap();
+    assert!(null.file_type().is_char_device());
+    symlink("circle", directory.path().join("circle")).unwrap();
+    assert!(write(&directory.path().join("circle"), true, "new").is_err());
+    assert!(write(directory.path(), true, "new").is_err());
+}
+
+#[cfg(unix)]
+#[test]
+fn permissions_and_links_stay() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let (file, link) = (
+        directory.path().join("run.py"),
+        directory.path().join("link"),
+    );
+    fs::write(&file, "old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o750)).unwrap();
+    std::os::unix::fs::symlink("run.py", &link).unwrap();
+    replace(&link, b"old", b"new").unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"new");
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o750
+    );
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("run.py"));
+}
