@@ -104,8 +104,11 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     let mut rest = match separator {
         Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
         Some(_) => Some(text),
-        None => Some(text.trim()).filter(|text| !text.is_empty()),
+        None if from_right => Some(text.trim_end()),
+        None => Some(text.trim_start()),
     };
+    let is_left = |text: &&str| separator.is_some() || !text.is_empty();
+    rest = rest.filter(is_left);
     while let Some(text) = rest {
         let cut = match (separator, from_right) {
             _ if parts.len() == most => None,
@@ -119,7 +122,7 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
                 .map(|(a, b)| (b, a.trim_end())),
         };
         parts.push(cut.map_or(text, |(part, _)| part));
-        rest = cut.map(|(_, rest)| rest);
+        rest = cut.map(|(_, rest)| rest).filter(is_left);
     }
     if from_right {
         parts.reverse();

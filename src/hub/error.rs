@@ -230,10 +230,10 @@ impl HubError {
         Some(hint.to_owned())
     }
 
-    /// `PartsMissing` if there are any.
+    /// Refuses a model of which parts are missing.
     ///
     /// # Errors
-    /// See above.
+    /// `PartsMissing` if there are any `files`.
     pub(crate) fn parts_missing(model: &str, files: Vec<String>) -> Result<(), Self> {
         let model = model.to_owned();
         match files.is_empty() {

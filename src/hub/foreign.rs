@@ -70,7 +70,7 @@ impl Foreign {
         let method = match quantization.get("quant_method").and_then(Value::as_str) {
             Some(method) => method,
             None if is_set("load_in_4bit") || is_set("load_in_8bit") => "bitsandbytes",
-            // mlx-lm writes no method, and only it writes both of these alone.
+            // mlx-lm writes no method.
             None if quantization.contains_key("group_size") => "mlx",
             None => return None,
         };

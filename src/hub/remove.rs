@@ -111,7 +111,8 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     below.collect()
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use crate::hub::ModelSpec;

@@ -214,8 +214,8 @@ impl Package {
     /// became of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
     ///
     /// # Errors
-    /// When the weights are quantized already, the tokenizer has no place in a GGUF file, or the file
-    /// cannot be written: an existing one is replaced only with `force`.
+    /// When the weights are quantized already, the tokenizer has no place in a GGUF file, or the
+    /// file cannot be written: an existing one is replaced only with `force`.
     pub fn quantize(
         &self,
         weights: Checkpoint,

@@ -215,6 +215,18 @@ fn parts_that_are_not_what_they_are_named_are_refused() {
     }
     fs::write(&parts[1], &bytes[1]).unwrap();
 
+    // Another alignment in the first part alone.
+    let first = GgufFile::parse(&bytes[0]).unwrap();
+    let mut keys = keys_of(&first);
+    keys.push(("general.alignment".into(), Value::U32(64)));
+    fs::write(&parts[0], with_tensors(&first, &keys, &[])).unwrap();
+    let (_, said) = refusal(&generate(text(&parts[0]), &[]));
+    assert!(
+        said.contains("it does not say its general.alignment"),
+        "{said}"
+    );
+    fs::write(&parts[0], &bytes[0]).unwrap();
+
     // The same tensor in two parts: the third repeats those of the second, to the same number.
     let third = GgufFile::parse(&bytes[2]).unwrap().tensors().len();
     let repeated = other(split_keys(2, 3, tensors), &all[..third]);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{GgufError, GgufFile};
+use super::{ALIGNMENT, GgufError, GgufFile};
 use crate::weights::{Bytes, WeightsError};
 
 const NUMBER: &str = "split.no"; // from 0
@@ -82,6 +82,13 @@ pub fn parse_parts(files: &[(String, Bytes)]) -> Result<Vec<GgufFile<'_>>, Weigh
         };
         let part = GgufFile::parse(bytes.as_ref()).map_err(failed)?;
         let tensors = check_place(&part, index, files.len()).map_err(failed)?;
+        // Writers differ in whether the first part's alignment is that of the others, and data read
+        // from the wrong place is still numbers.
+        let first = parts.first().unwrap_or(&part);
+        if part.get(ALIGNMENT).is_none() && part.alignment() != first.alignment() {
+            let reason = format!("it does not say its {ALIGNMENT}, as the first part does");
+            return Err(failed(GgufError::Part { reason }));
+        }
         if *stated.get_or_insert(tensors) != tensors {
             let reason = format!("{TENSORS} is not what the first part says");
             return Err(failed(GgufError::Part { reason }));

@@ -39,6 +39,9 @@ pub struct Lines {
     is_waiting: bool,
 }
 
+/// A line with its number, or why it cannot be taken.
+type Numbered<'a> = (usize, Result<&'a [u8], UsageError>);
+
 impl Source {
     /// `path` or, for `-`, stdin.
     ///
@@ -106,11 +109,11 @@ impl Lines {
         &self.name
     }
 
-    /// The next line without its end, or why it cannot be taken; `None` behind the last.
+    /// The next line without its end; `None` behind the last.
     ///
     /// # Errors
     /// When the input cannot be read on.
-    pub fn next(&mut self) -> anyhow::Result<Option<(usize, Result<&[u8], UsageError>)>> {
+    pub fn next(&mut self) -> anyhow::Result<Option<Numbered<'_>>> {
         if self.peek()?.is_none() {
             return Ok(None);
         }
@@ -138,7 +141,9 @@ impl Lines {
             if read.with_context(cannot)? == 0 {
                 return Ok(None);
             }
-            if self.line.len() > LONGEST_LINE {
+            if self.line.ends_with(b"\n") {
+                self.line.pop();
+            } else if self.line.len() > LONGEST_LINE {
                 self.reader.skip_until(b'\n').with_context(cannot)?;
             }
             self.number += 1;
@@ -220,7 +225,8 @@ mod tests {
         let long = (2, Err("the line is longer than 8 MiB".to_string()));
         let expected = [ok(&[(1, "a")]), vec![long], ok(&[(3, "b")])].concat();
         assert_eq!(lines(text.as_bytes()).unwrap(), expected);
-        let text = format!("{}\nb\n", "x".repeat(LONGEST_LINE));
-        assert!(lines(text.as_bytes()).unwrap()[0].1.is_ok());
+        let longest = "x".repeat(LONGEST_LINE);
+        let expected = ok(&[(1, &longest), (2, "b")]);
+        assert!(lines(format!("{longest}\nb\n").as_bytes()).unwrap() == expected);
     }
 }
