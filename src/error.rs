@@ -66,15 +66,15 @@ impl Error {
 pub enum RequestError {
     /// Text and holes do not fit the model's context.
     #[error(
-        "the text has {given} tokens, which with up to {new} new ones exceeds the model's context of \
+        "the text has {given} tokens or more, which with up to {new} new ones exceeds the context of \
          {context}"
     )]
     TooLong {
-        /// Tokens that are given.
+        /// Tokens that must be shown, counted up to where there are too many.
         given: usize,
         /// Tokens that can be written.
         new: usize,
-        /// Positions that the model has.
+        /// Tokens that the model is shown at most.
         context: usize,
     },
     /// There is no hole, or one of no tokens.

@@ -93,10 +93,7 @@ impl Template {
     }
 
     /// What stands before, between and behind the holes, one more than there are holes, as the
-    /// model reads it: lines end in LF, bytes that are not UTF-8 are U+FFFD, and a space before a
-    /// hole is left out. Tokens begin with the space before a word, so that the model has seen a
-    /// word without one behind a space hardly ever: the space is for the hole's first token, and
-    /// [`Self::fill`] writes it once.
+    /// model reads it: lines end in LF, and bytes that are not UTF-8 are U+FFFD.
     pub fn texts(&self) -> Vec<String> {
         let read = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", "\n");
         let mut texts: Vec<String> = self.segments().map(read).collect();
@@ -105,17 +102,11 @@ impl Template {
         {
             first.remove(0); // a byte order mark: the file keeps it
         }
-        for text in texts.iter_mut().take(self.holes.len()) {
-            if text.ends_with(' ') {
-                text.pop();
-            }
-        }
         texts
     }
 
     /// The file with its holes filled, and where in it each filling is. All other bytes are
-    /// those of the file; fillings get its line ends, and lose the space that stands before them
-    /// already.
+    /// those of the file; fillings get its line ends.
     pub fn fill(&self, fillings: &[impl AsRef<str>]) -> (Vec<u8>, Vec<Range<usize>>) {
         let crlf = lines::is_crlf(&self.bytes);
         let mut fillings = fillings.iter().map(AsRef::as_ref);
@@ -124,10 +115,6 @@ impl Template {
             filled.extend(segment);
             let start = filled.len();
             let filling = fillings.next().unwrap_or_default();
-            let filling = match (segment.ends_with(b" "), filling.strip_prefix(' ')) {
-                (true, Some(rest)) => rest,
-                _ => filling,
-            };
             match crlf {
                 true => filled.extend(lines::to_crlf(filling).bytes()),
                 false => filled.extend(filling.bytes()),

@@ -40,6 +40,9 @@ pub struct Family {
     /// The mode that suits its weights: one with published figures on them, else the sampler of its
     /// authors.
     pub mode: Mode,
+    /// Positions that the models were trained on, where their files say more: config.json has
+    /// those of the model that the weights began as.
+    pub trained_positions: Option<usize>,
 }
 
 /// Which positions attend to which. The networks take this apart when they load: a new pattern
@@ -61,6 +64,7 @@ pub static DREAM: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Balanced,
+    trained_positions: Some(2048),
 };
 
 /// Qwen3's transformer without its causal mask: CoDA. Its config.json says nothing of its head,
@@ -75,6 +79,7 @@ pub static CODA: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Exact,
+    trained_positions: None,
 };
 
 impl Family {

@@ -180,6 +180,7 @@ mod tests {
             tie_word_embeddings: false,
             shift_logits: true,
             mode: crate::diffusion::Mode::Exact,
+            trained_positions: None,
         }
     }
 

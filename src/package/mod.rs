@@ -76,6 +76,21 @@ impl<'a> Prompt<'a> {
             Self::Chat { system, .. } => Some(system),
         }
     }
+
+    /// The longest of its parts.
+    pub(crate) fn longest_text(&self) -> &'a str {
+        match *self {
+            Self::Raw(text) | Self::Text(text) => text,
+            Self::Chat {
+                system,
+                user,
+                answer,
+            } => [system, user, answer]
+                .into_iter()
+                .max_by_key(|text| text.len())
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// Where the files are.

@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use super::ends::Ends;
+use super::excerpt::LeftOut;
 use super::hole::{Hole, canvas, is_between};
 use super::length;
 use super::observer::{Conditions, Ended, Watch};
+use super::seam::{Seam, Seamed};
 use crate::diffusion::{Canvas, Denoiser, GenerateError, Settings, Steps, generate};
 use crate::error::RequestError;
 
@@ -20,6 +22,9 @@ pub struct Job {
     pub ends: Ends,
     texts: Vec<Vec<u32>>,
     holes: Vec<Hole>,
+    /// One for each hole, or none.
+    seams: Vec<Seam>,
+    left_out: LeftOut,
     mask_id: u32,
     stop_ids: Vec<u32>,
     tokens: usize, // ids below it are drawn
@@ -61,6 +66,8 @@ impl Job {
             ends: Ends::default(),
             texts,
             holes,
+            seams: Vec::new(),
+            left_out: LeftOut::default(),
             mask_id,
             stop_ids: stop_ids.to_vec(),
             tokens: usize::MAX,
@@ -73,6 +80,28 @@ impl Job {
     pub fn of_tokens(mut self, tokens: usize) -> Self {
         self.tokens = tokens;
         self
+    }
+
+    /// The same with what its holes begin with, and what is not shown of its texts.
+    pub(super) fn with(mut self, seams: Vec<Seam>, left_out: LeftOut) -> Self {
+        (self.seams, self.left_out) = (seams, left_out);
+        self
+    }
+
+    /// The same where this is not shown either.
+    pub(super) fn with_left_out(mut self, rest: LeftOut) -> Self {
+        self.left_out.add(rest);
+        self
+    }
+
+    /// What is not shown of the texts.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
+    }
+
+    /// Bytes at the beginning of each hole's first token that stand in the text before the hole.
+    pub(super) fn given_bytes(&self) -> Vec<usize> {
+        self.seams.iter().map(|seam| seam.piece.len()).collect()
     }
 
     /// Checks that there is something to fill, and that it fits a model's context.
@@ -136,7 +165,8 @@ impl Job {
         let settings = &self.settings;
         conditions.tell(|observer| observer.on_start(&canvas, settings));
         let mut watch = Watch::new(conditions, &self.stop_ids, settings.remask > 0);
-        let done = generate(model, canvas, settings, &mut watch)?;
+        let mut seamed = Seamed::new(model, &canvas, &self.seams);
+        let done = generate(&mut seamed, canvas, settings, &mut watch)?;
         let ended = watch.finish(&done);
         Ok(Filling {
             work: Work {
@@ -166,8 +196,7 @@ impl Job {
         let isa = self.settings.isa;
         let chosen = length::by_confidence(
             model,
-            &self.texts,
-            &self.holes,
+            (&self.texts, &self.holes, &self.seams),
             (self.mask_id, isa),
             on_trial,
         )?;

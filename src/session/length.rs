@@ -5,6 +5,7 @@
 //! which it is surest of what belongs there.
 
 use super::hole::{Hole, canvas};
+use super::seam::{Seam, Seamed};
 use crate::diffusion::{Candidate, Denoiser, GenerateError, Observer, Settings, Step, generate};
 use crate::kernels::Isa;
 
@@ -27,6 +28,20 @@ const UNDECIDED: usize = 8;
 /// single masks were tried too, of 4, 5 and 8 when holes began at 2, 3 and 4.
 const SHORTEST: usize = 4;
 
+/// Tokens on each side of a hole that the trials see. Each of them computes all that it sees, so that
+/// with a long text they would take far longer than the writing.
+const SEEN: usize = 128;
+
+/// What the trials see of a text, given whether holes are before and behind it.
+fn seen(text: &[u32], (follows, precedes): (bool, bool)) -> Vec<u32> {
+    let first = if follows { SEEN } else { 0 };
+    let last = if precedes { SEEN } else { 0 };
+    match text.len().checked_sub(first + last) {
+        None | Some(0) => text.to_vec(),
+        Some(_) => [&text[..first], &text[text.len() - last..]].concat(),
+    }
+}
+
 /// The lengths that are tried: all the short ones, then steps of a fifth.
 pub fn trials(longest: usize) -> Vec<usize> {
     let next = |&length: &usize| Some(length + (length / 5).max(1));
@@ -44,8 +59,7 @@ pub fn trials(longest: usize) -> Vec<usize> {
 /// As [`generate`].
 pub fn by_confidence<D: Denoiser>(
     model: &mut D,
-    texts: &[Vec<u32>],
-    holes: &[Hole],
+    (texts, holes, seams): (&[Vec<u32>], &[Hole], &[Seam]),
     (mask_id, isa): (u32, Isa),
     on_trial: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Chosen, GenerateError<D::Error>>
@@ -65,6 +79,10 @@ where
         Hole::Chosen { up_to } => trials(up_to),
         Hole::Exactly(_) | Hole::Growing { .. } => Vec::new(),
     };
+    let texts = texts.iter().enumerate();
+    let texts: Vec<_> = texts
+        .map(|(i, text)| seen(text, (i > 0, i < holes.len())))
+        .collect();
     let mut chosen = Chosen {
         lengths: holes.iter().map(first).collect(),
         forwards: 0,
@@ -75,10 +93,11 @@ where
         let mut best = (f64::NEG_INFINITY, chosen.lengths[number]);
         for length in trials_of(hole) {
             chosen.lengths[number] = length;
-            let canvas = canvas(texts, &chosen.lengths, mask_id);
+            let canvas = canvas(&texts, &chosen.lengths, mask_id);
             let place = canvas.holes()[number].clone();
             let mut surest = Surest::default();
-            let done = generate(model, canvas, &settings, &mut surest)?;
+            let mut model = Seamed::new(model, &canvas, seams);
+            let done = generate(&mut model, canvas, &settings, &mut surest)?;
             chosen.forwards += done.forwards;
             chosen.rows += done.rows;
             let inside = surest.0.iter();
@@ -157,7 +176,7 @@ mod tests {
         let mut model = Scripted { surest };
         let mut on_trial = |done, _| done < patience;
         let special = (MASK, Isa::detect());
-        by_confidence(&mut model, &texts, holes, special, &mut on_trial).unwrap()
+        by_confidence(&mut model, (&texts, holes, &[]), special, &mut on_trial).unwrap()
     }
 
     #[test]
@@ -171,6 +190,28 @@ mod tests {
         assert_eq!(short.lengths, [2], "shorter than the shortest");
         let given = choose_all(12, &[Hole::Exactly(1), Hole::Exactly(40)]);
         assert_eq!((given.lengths, given.forwards), (vec![1, 40], 0));
+    }
+
+    #[test]
+    fn the_trials_see_what_is_near() {
+        let text: Vec<u32> = (0..300).collect();
+        assert_eq!(seen(&text, (false, true)), text[172..]);
+        assert_eq!(seen(&text, (true, false)), text[..128]);
+        assert_eq!(
+            seen(&text, (true, true)),
+            [&text[..128], &text[172..]].concat()
+        );
+        assert_eq!(seen(&text[..256], (true, true)), text[..256]);
+        let mut model = Scripted { surest: 9 };
+        let (texts, holes) = (vec![text.clone(), text], [OPEN(12)]);
+        let special = (MASK, Isa::detect());
+        let job = (&*texts, &holes[..], &[][..]);
+        let chosen = by_confidence(&mut model, job, special, &mut |_, _| true).unwrap();
+        assert_eq!(chosen.lengths, [9]);
+        assert_eq!(
+            chosen.rows,
+            trials(12).iter().map(|length| 256 + length).sum::<usize>()
+        );
     }
 
     #[test]

@@ -9,12 +9,14 @@
 pub mod asking;
 mod compute;
 mod ends;
+mod excerpt;
 mod hole;
 mod job;
 mod length;
 mod observer;
 mod outcome;
 mod recipe;
+mod seam;
 mod task;
 
 use std::sync::Arc;
@@ -23,18 +25,25 @@ use std::time::{Duration, Instant};
 pub use crate::diffusion::Mode;
 pub use compute::Compute;
 pub use ends::{Ends, Function};
+pub use excerpt::LeftOut;
 pub use hole::{Hole, USUAL_HOLE};
 pub use job::{Filling, Job, Work};
 pub use observer::{Conditions, Observer};
 pub use outcome::{Filled, Finish, Outcome};
 pub use task::{Segment, Task};
 
-use crate::Error;
 use crate::diffusion::Settings;
+use crate::error::{Error, RequestError};
 use crate::hub::{HubOptions, ModelSpec, Progress};
 use crate::model::{Model, OnLoad, Target};
 use crate::package::Package;
 use observer::Texts;
+
+/// Tokens that a large model is shown on a CPU where nobody says how many. A 7B in four bits reads
+/// some 25 tokens a second on each core: here it begins to write after half a minute on two.
+pub const CPU_CONTEXT: usize = 1024;
+/// Parameters from which a model is large.
+const LARGE: usize = 1_000_000_000;
 
 /// A model that is open, and loaded once it is needed.
 pub struct Session {
@@ -147,9 +156,64 @@ impl Session {
     /// # Errors
     /// When it does not fit the model; failures of template and tokenizer.
     pub fn prepare(&self, task: &Task<'_>) -> Result<Job, Error> {
-        task.encode(&self.package, |is_between| {
+        let context = self.context(task.context);
+        task.encode(&self.package, context, |is_between| {
             self.settings(self.package.mode(), is_between)
         })
+    }
+
+    /// A task made of a text and what stands round it, such as the words of a question, in tokens:
+    /// with as much of the text's end as fits. `prepare` makes the job, within the same `context`, of
+    /// the text or of its end. Gives that too.
+    ///
+    /// # Errors
+    /// Those of `prepare`: [`RequestError::TooLong`] when nothing of the text fits.
+    pub fn fit<'t>(
+        &self,
+        text: &'t str,
+        context: Option<usize>,
+        mut prepare: impl FnMut(&'t str) -> Result<Job, Error>,
+    ) -> Result<(Job, &'t str), Error> {
+        let tokenizer = &self.package.tokenizer;
+        let (mut kept, mut tokens) = excerpt::end_of(tokenizer, text, self.context(context))?;
+        loop {
+            let excess = match prepare(kept) {
+                Ok(job) => {
+                    let rest = LeftOut::of(&text[..text.len() - kept.len()]);
+                    return Ok((job.with_left_out(rest), kept));
+                }
+                Err(Error::Request(RequestError::TooLong {
+                    given,
+                    new,
+                    context,
+                })) if tokens > 1 => (given + new).saturating_sub(context),
+                Err(error) => return Err(error),
+            };
+            // The text may stand there twice: half of the excess is enough to take away, and is
+            // taken away again where it is not.
+            let most = tokens.saturating_sub(excess.div_ceil(2)).max(1);
+            (kept, tokens) = excerpt::end_of(tokenizer, kept, most.min(tokens - 1))?;
+        }
+    }
+
+    /// Tokens of a task that wants so many, or as many as usual.
+    fn context(&self, wanted: Option<usize>) -> usize {
+        wanted.map_or_else(|| self.usual_context(), |n| n.min(self.longest_context()))
+    }
+
+    /// Tokens, given and new, that the model can be shown.
+    pub fn longest_context(&self) -> usize {
+        self.package.config.max_position_embeddings
+    }
+
+    /// Tokens that it is shown where nobody says how many: no more than it was trained on, and on a
+    /// CPU no more than [`CPU_CONTEXT`] of a large one.
+    pub fn usual_context(&self) -> usize {
+        let config = &self.package.config;
+        let trained = config.family.trained_positions.unwrap_or(usize::MAX);
+        let is_slow = self.target.device.is_cpu() && config.parameters() > LARGE;
+        let pays_off = if is_slow { CPU_CONTEXT } else { usize::MAX };
+        self.longest_context().min(trained).min(pays_off)
     }
 
     /// Fills the holes of a task.
@@ -179,7 +243,8 @@ impl Session {
             None => Some(&mut unwatched),
         };
         let ends = job.ends.clone();
-        let mut texts = observer.map(|observer| Texts::new(observer, &package.tokenizer, &ends));
+        let mut texts = observer
+            .map(|observer| Texts::new(observer, &package.tokenizer, &ends, job.given_bytes()));
         let filling = job.run(
             model,
             &mut Conditions {

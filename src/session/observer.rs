@@ -23,7 +23,8 @@ pub trait Observer {
     /// masked.
     fn on_decided(&mut self, _hole: usize, _ids: &[u32]) {}
 
-    /// The same as text, in whole characters, up to where the job's [`super::Ends`] cut it.
+    /// The same as text, in whole characters, without what stands before the hole already, and up to
+    /// where the job's [`super::Ends`] cut it.
     fn on_text(&mut self, _hole: usize, _text: &str) {}
 
     /// Whether all that is wanted is decided: no forward pass begins after that.
@@ -153,11 +154,13 @@ pub(super) struct Texts<'a> {
     observer: &'a mut dyn Observer,
     tokenizer: &'a Tokenizer,
     ends: &'a Ends,
+    given: Vec<usize>,
     holes: Vec<HoleText>,
 }
 
 #[derive(Default, Clone)]
 struct HoleText {
+    given: usize,  // bytes that stand before it already
     half: Vec<u8>, // of a character
     text: String,
     /// Bytes of it that were passed on.
@@ -166,11 +169,18 @@ struct HoleText {
 }
 
 impl<'a> Texts<'a> {
-    pub fn new(observer: &'a mut dyn Observer, tokenizer: &'a Tokenizer, ends: &'a Ends) -> Self {
+    /// `given` bytes of each hole's first token stand in the text before it.
+    pub fn new(
+        observer: &'a mut dyn Observer,
+        tokenizer: &'a Tokenizer,
+        ends: &'a Ends,
+        given: Vec<usize>,
+    ) -> Self {
         Self {
             observer,
             tokenizer,
             ends,
+            given,
             holes: Vec::new(),
         }
     }
@@ -202,7 +212,12 @@ impl Observer for Texts<'_> {
     }
 
     fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
-        self.holes = vec![HoleText::default(); canvas.holes().len()];
+        let given = self.given.iter().copied().chain(std::iter::repeat(0));
+        let holes = given.take(canvas.holes().len()).map(|given| HoleText {
+            given,
+            ..HoleText::default()
+        });
+        self.holes = holes.collect();
         self.observer.on_start(canvas, settings);
     }
 
@@ -217,6 +232,8 @@ impl Observer for Texts<'_> {
         };
         let bytes = &mut hole.half;
         bytes.extend(ids.iter().flat_map(|&id| self.tokenizer.token_bytes(id)));
+        let given = std::mem::take(&mut hole.given);
+        bytes.drain(..given.min(bytes.len()));
         let whole = whole_characters(bytes);
         hole.text
             .push_str(&String::from_utf8_lossy(&bytes[..whole]));

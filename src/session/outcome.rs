@@ -20,6 +20,7 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filled {
     /// Its text, up to where that ends; of a run that was ended early the part that is decided.
+    /// Where its first token reaches into the text before it, the text begins behind that.
     pub text: String,
     /// Tokens of the text; the last may reach beyond its end where [`super::Ends`] cut it.
     pub tokens: usize,
@@ -61,14 +62,17 @@ impl Outcome {
             work,
             ended,
         } = filling;
-        let filled = |hole: &std::ops::Range<usize>| {
+        let given = job.given_bytes();
+        let filled = |(number, hole): (usize, &std::ops::Range<usize>)| {
+            let given = given.get(number).copied().unwrap_or_default();
             let ids = canvas.ids()[hole.clone()].to_vec();
             let mut tokens = canvas.decided_in(hole, job.stop_ids());
-            let mut text = tokenizer.decode(&ids[..tokens], Specials::Keep);
+            let text = tokenizer.decode(&ids[..tokens], Specials::Keep);
+            let mut text = text.get(given..).unwrap_or_default().to_string();
             let cut = job.ends.cut(&text);
             if let Some(end) = cut {
                 text.truncate(end);
-                tokens = tokens_of(&ids[..tokens], end, tokenizer);
+                tokens = tokens_of(&ids[..tokens], given + end, tokenizer);
             }
             Filled {
                 text,
@@ -84,7 +88,7 @@ impl Outcome {
             }
         };
         Self {
-            holes: canvas.holes().iter().map(filled).collect(),
+            holes: canvas.holes().iter().enumerate().map(filled).collect(),
             canvas,
             work,
         }

@@ -26,8 +26,8 @@ use std::thread;
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    AddedToken, AddedVocabulary, Decoder, DecoderWrapper, Model, Normalizer, NormalizerWrapper,
-    OffsetType, PreTokenizer, PreTokenizerWrapper,
+    AddedToken, AddedVocabulary, Decoder, DecoderWrapper, Encoding, Model, Normalizer,
+    NormalizerWrapper, OffsetType, PreTokenizer, PreTokenizerWrapper,
 };
 
 pub(crate) use self::files::{
@@ -122,6 +122,24 @@ pub enum Specials {
     Skip,
 }
 
+/// A token of a text, and where it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub id: u32,
+    /// The byte of the text where it begins; of a token that begins inside of a character, where
+    /// that does.
+    pub start: usize,
+    /// The word of the split expression that it is a part of.
+    pub word: Option<u32>,
+}
+
+/// Whether added tokens are found in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    Recognised,
+    Plain,
+}
+
 /// A byte-level BPE tokenizer with its added tokens.
 pub struct Tokenizer {
     normalizer: Option<NormalizerWrapper>,
@@ -206,7 +224,7 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Library`], if the library fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_with(text, &self.added, self.normalizer.as_ref())
+        self.ids(text, &self.added, self.normalizer.as_ref())
     }
 
     /// The ids of a text that is only data: no added token is recognised.
@@ -214,7 +232,20 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Library`], if the library fails.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_with(text, &self.no_added, self.normalizer.as_ref())
+        self.ids(text, &self.no_added, self.normalizer.as_ref())
+    }
+
+    /// The tokens of a text with their places, as [`Self::encode`] has them or
+    /// [`Self::encode_plain`].
+    pub(crate) fn encode_placed(&self, text: &str, added: Added) -> Result<Vec<Placed>> {
+        let added = match added {
+            Added::Recognised => &self.added,
+            Added::Plain => &self.no_added,
+        };
+        let encoding = self.encode_with(text, added, self.normalizer.as_ref(), OffsetType::Byte)?;
+        let places = encoding.get_offsets().iter().zip(encoding.get_word_ids());
+        let placed = |(&id, (&(start, _), &word))| Placed { id, start, word };
+        Ok(encoding.get_ids().iter().zip(places).map(placed).collect())
     }
 
     /// [`Self::encode`] for a raw prompt of a model whose mask token is `mask`.
@@ -223,14 +254,23 @@ impl Tokenizer {
     /// [`TokenizerError::MaskInPrompt`] if the text contains that token, and
     /// [`TokenizerError::Library`].
     pub fn encode_prompt(&self, text: &str, mask: u32) -> Result<Vec<u32>> {
-        let ids = self.encode(text)?;
-        if ids.contains(&mask) {
-            let token = self.id_to_token(mask).unwrap_or_default();
-            let before = text.find(&token).map_or("", |at| &text[..at]);
-            let line = before.matches('\n').count() + 1;
-            return Err(TokenizerError::MaskInPrompt { token, line });
+        self.check_prompt(text, mask)?;
+        self.encode(text)
+    }
+
+    /// Checks that a raw prompt does not contain the mask token.
+    ///
+    /// # Errors
+    /// [`TokenizerError::MaskInPrompt`].
+    pub(crate) fn check_prompt(&self, text: &str, mask: u32) -> Result<()> {
+        let token = self.id_to_token(mask).filter(|token| !token.is_empty());
+        match token.and_then(|token| Some((text.find(&token)?, token))) {
+            Some((at, token)) => {
+                let line = text[..at].matches('\n').count() + 1;
+                Err(TokenizerError::MaskInPrompt { token, line })
+            }
+            None => Ok(()),
         }
-        Ok(ids)
     }
 
     /// The ids of a text in which `literals` protects what is data.
@@ -240,7 +280,17 @@ impl Tokenizer {
             literals,
             normalizer,
         };
-        self.encode_with(text, &self.added_verbatim, Some(&restore))
+        self.ids(text, &self.added_verbatim, Some(&restore))
+    }
+
+    fn ids(
+        &self,
+        text: &str,
+        added: &AddedVocabulary,
+        normalizer: Option<&impl Normalizer>,
+    ) -> Result<Vec<u32>> {
+        let encoding = self.encode_with(text, added, normalizer, OffsetType::None)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     fn encode_with(
@@ -248,19 +298,17 @@ impl Tokenizer {
         text: &str,
         added: &AddedVocabulary,
         normalizer: Option<&impl Normalizer>,
-    ) -> Result<Vec<u32>> {
+        places: OffsetType,
+    ) -> Result<Encoding> {
         let encode = || {
             let mut words = added.extract_and_normalize(normalizer, text);
             self.pre_tokenizer.pre_tokenize(&mut words)?;
             words.tokenize(|word| self.model.tokenize(word.get()))?;
-            words.into_encoding(None, 0, OffsetType::None)
+            words.into_encoding(None, 0, places)
         };
         // The split expression is the checkpoint's, and its engine panics where it gives up.
         match quietly(encode) {
-            Ok(encoding) => Ok(encoding
-                .map_err(TokenizerError::Library)?
-                .get_ids()
-                .to_vec()),
+            Ok(encoding) => encoding.map_err(TokenizerError::Library),
             Err(_) => Err(TokenizerError::Library(
                 "the split expression takes too long".into(),
             )),
@@ -315,6 +363,19 @@ impl Tokenizer {
             }
             (None, None) => literal("\u{fffd}"),
         }
+    }
+
+    /// The tokens of the vocabulary that begin with `text`, or are it, in the order of their ids.
+    pub(crate) fn tokens_from(&self, text: &str) -> Vec<u32> {
+        let symbols = pipeline::symbols_of(text.as_bytes());
+        let added = self.added.get_added_tokens_decoder();
+        let begins = |id: &u32| {
+            let token = self.model.id_to_token(*id);
+            token.is_some_and(|token| token.starts_with(&symbols)) && !added.contains_key(id)
+        };
+        (0..self.model.get_vocab_size() as u32)
+            .filter(begins)
+            .collect()
     }
 
     /// Whether the files call this token special, like `<|im_end|>`.

@@ -197,19 +197,34 @@ fn byte_symbols() -> impl Iterator<Item = String> {
     ByteLevel::alphabet().into_iter().map(String::from)
 }
 
+/// Whether a byte's symbol is the character itself. The alphabet has Latin-1's printable characters
+/// for themselves, and from U+0100 one for each other byte, in the bytes' order.
+fn is_own_symbol(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
+}
+
 /// The bytes that a token's symbols stand for; `None` if one stands for no byte.
 pub(super) fn bytes_of(symbols: &str) -> Option<Vec<u8>> {
-    // The alphabet has Latin-1's printable characters for themselves, and from U+0100 one for each
-    // other byte, in the bytes' order.
-    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let byte = |symbol: char| match u8::try_from(symbol) {
-        Ok(byte) => printable(byte).then_some(byte),
+        Ok(byte) => is_own_symbol(byte).then_some(byte),
         Err(_) => {
             let nth = (symbol as usize).checked_sub(0x100)?;
-            (0..=u8::MAX).filter(|byte| !printable(*byte)).nth(nth)
+            (0..=u8::MAX).filter(|byte| !is_own_symbol(*byte)).nth(nth)
         }
     };
     symbols.chars().map(byte).collect()
+}
+
+/// The symbols that stand for these bytes.
+pub(super) fn symbols_of(bytes: &[u8]) -> String {
+    let symbol = |&byte: &u8| match is_own_symbol(byte) {
+        true => char::from(byte),
+        false => {
+            let before = (0..byte).filter(|byte| !is_own_symbol(*byte)).count();
+            char::from_u32(0x100 + before as u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+    };
+    bytes.iter().map(symbol).collect()
 }
 
 /// The lines of `merges.txt`. Only a first line can be a comment: merges contain `#` too.

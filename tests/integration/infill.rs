@@ -250,9 +250,13 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (
             &[],
             "<FILL:600>",
-            "holes up to 600, which exceeds the model's context of 512",
+            "the holes can become 600 tokens long, which leaves none of the context of 512",
         ),
-        (&[], "<FILL:1048576><FILL:1048576>", "holes up to 2097152"),
+        (
+            &[],
+            "<FILL:1048576><FILL:1048576>",
+            "the holes can become 2097152 tokens long",
+        ),
         (
             &["--at", "3"],
             "x\n",

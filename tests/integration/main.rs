@@ -10,6 +10,7 @@ mod batch_habits;
 mod bench;
 mod checkpoints;
 mod command;
+mod context;
 mod defaults;
 mod fast_dllm;
 mod files;

@@ -253,6 +253,7 @@ fn what_cannot_be_done_is_known_before_the_weights_are() {
         let task = Task {
             segments,
             settings: None,
+            context: None,
         };
         match session.prepare(&task) {
             Err(Error::Request(error)) => error,

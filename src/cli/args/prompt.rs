@@ -127,15 +127,33 @@ impl Given {
     /// All of it as one text that goes on: as `cat` puts files together, and the prompt on a line
     /// of its own behind them.
     pub fn whole(&self) -> String {
-        let mut whole: String = self.texts.iter().map(|text| text.text.as_str()).collect();
+        self.with_prompt(self.texts.iter().map(|text| text.text.as_str()).collect())
+    }
+
+    /// A text with the prompt behind it.
+    fn with_prompt(&self, mut text: String) -> String {
         if let Some(prompt) = &self.prompt {
-            if !whole.is_empty() && !whole.ends_with('\n') {
-                let is_crlf = lines::is_crlf(whole.as_bytes());
-                whole += if is_crlf { "\r\n" } else { "\n" };
+            if !text.is_empty() && !text.ends_with('\n') {
+                let is_crlf = lines::is_crlf(text.as_bytes());
+                text += if is_crlf { "\r\n" } else { "\n" };
             }
-            whole += prompt;
+            text += prompt;
         }
-        whole
+        text
+    }
+
+    /// The text of which the end can stand for all: the one that a question is about, or else the
+    /// whole.
+    pub fn text(&self) -> String {
+        match self.is_about_text() {
+            true => self.texts.iter().map(|text| text.text.as_str()).collect(),
+            false => self.whole(),
+        }
+    }
+
+    /// Whether nothing is given but a question.
+    pub fn is_question_alone(&self) -> bool {
+        self.texts.is_empty() && self.is_question()
     }
 
     /// Whether it is a text and a prompt about it.
@@ -148,8 +166,14 @@ impl Given {
         !self.complete && (self.prompt.is_some() || self.ask)
     }
 
-    /// The prompt as the model takes it, in `language`.
-    pub fn asking(&self, package: &Package, (raw, code): (bool, bool), language: &str) -> Asking {
+    /// What the model is asked, in `language`, with `shown` of [`Self::text`], its end.
+    pub fn asking(
+        &self,
+        shown: &str,
+        package: &Package,
+        (raw, code): (bool, bool),
+        language: &str,
+    ) -> Asking {
         let wish = match (raw, self.is_question(), code) {
             (true, _, _) => Wish::Raw,
             (false, false, _) => Wish::Continuation,
@@ -158,9 +182,10 @@ impl Given {
         };
         let text = match &self.prompt {
             Some(prompt) if self.is_about_text() && package.is_chat() && !raw => {
-                self.question_about_texts(prompt)
+                self.question_about_texts(shown.len(), prompt)
             }
-            _ => self.whole(),
+            Some(_) if self.is_about_text() => self.with_prompt(shown.to_string()),
+            _ => shown.to_string(),
         };
         let asking = Asking::new(package, text, wish, language);
         match self.special {
@@ -169,21 +194,29 @@ impl Given {
         }
     }
 
-    fn question_about_texts(&self, question: &str) -> String {
-        let described: Vec<_> = self
-            .texts
-            .iter()
-            .map(|text| {
-                let name = text.file.as_deref().filter(|_| self.texts.len() > 1);
-                let language = guess::fence_word(text.file.as_deref(), &text.text);
-                (name.map(|name| name.display().to_string()), language)
-            })
-            .collect();
-        let subjects = self.texts.iter().zip(&described);
-        let subjects = subjects.map(|(text, (name, language))| Subject {
+    /// The question, with the last `bytes` of the texts that it is about.
+    fn question_about_texts(&self, bytes: usize, question: &str) -> String {
+        let all: usize = self.texts.iter().map(|text| text.text.len()).sum();
+        let mut left_out = all - bytes;
+        let mut shown = Vec::new();
+        for text in &self.texts {
+            let cut = left_out.min(text.text.len());
+            left_out -= cut;
+            if cut < text.text.len() || text.text.is_empty() {
+                shown.push((text, &text.text[cut..]));
+            }
+        }
+        let named = |(text, _): &(&Text, _)| {
+            let name = text.file.as_deref().filter(|_| self.texts.len() > 1);
+            let language = guess::fence_word(text.file.as_deref(), &text.text);
+            (name.map(|name| name.display().to_string()), language)
+        };
+        let named: Vec<_> = shown.iter().map(named).collect();
+        let subjects = shown.iter().zip(&named);
+        let subjects = subjects.map(|(&(_, text), (name, language))| Subject {
             name: name.as_deref(),
             language: language.as_deref().unwrap_or_default(),
-            text: &text.text,
+            text,
         });
         question_about(&subjects.collect::<Vec<_>>(), question)
     }

@@ -10,6 +10,7 @@ use diffucoder::{Error, RequestError};
 use crate::cli::args::values::{
     at_least_one, inside_unit, one_of, share, zero_or_above, zero_or_more,
 };
+use crate::cli::terminal::ui;
 use crate::cli::usage::UsageError;
 
 /// The sampling flags, of every command that denoises.
@@ -21,6 +22,12 @@ pub struct SamplingArgs {
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
     #[arg(visible_alias = "max-tokens", aliases = ["n-predict", "num-predict"])]
     pub max_new_tokens: NewTokens,
+    /// Tokens that the model is shown at most, those to be written included: of longer text, what
+    /// is nearest to the holes, or to the end, cut at line ends [default: as many as it was trained
+    /// on, 2048 for Dream's relatives; on a CPU 1024 of a model with more than a billion parameters,
+    /// which reads some 25 of them a second on each core]
+    #[arg(short, long, value_name = "N", value_parser = at_least_one, alias = "ctx-size")]
+    context: Option<usize>,
     /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache what
     /// it reveals at most [default: half as many]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -300,6 +307,43 @@ impl SamplingArgs {
         .about(&["max-new-tokens", "exact", "mode", "window", "lookahead"]))
     }
 
+    /// Tokens that the model is shown at most, if somebody said how many.
+    pub fn context(&self) -> Option<usize> {
+        self.context
+    }
+
+    /// What a person should know about how much of a text the model is shown.
+    pub fn context_notes(&self, session: &Session, job: &Job) -> Vec<String> {
+        let (package, longest) = (session.package(), session.longest_context());
+        let wanted = self.context.unwrap_or_default();
+        let trained = package.config.family.trained_positions;
+        let trained = trained.filter(|&trained| wanted.min(longest) > trained);
+        let held = (wanted > longest).then(|| {
+            format!(
+                "--context is {wanted}, but {} holds {longest}",
+                package.name()
+            )
+        });
+        let trained = trained.map(|trained| {
+            format!(
+                "{} was trained on texts of up to {trained} tokens: what it writes in a longer one \
+                 can be worse",
+                package.name()
+            )
+        });
+        let left_out = job.left_out();
+        let cut = (!left_out.is_nothing()).then(|| {
+            format!(
+                "the model is shown {} of the text and not the other {} ({}): --context sets how much \
+                 it sees",
+                ui::count(job.given_tokens(), "token"),
+                ui::count(left_out.lines, "line"),
+                ui::human_bytes(left_out.bytes as u64),
+            )
+        });
+        [held, trained, cut].into_iter().flatten().collect()
+    }
+
     /// The hole behind a prompt.
     pub fn hole(&self) -> Hole {
         match self.max_new_tokens {
@@ -409,11 +453,13 @@ fn new_seed() -> u64 {
 pub fn as_usage(error: Error) -> anyhow::Error {
     too_long(error, |given, new, context| {
         let message = format!(
-            "the prompt has {given} tokens, which with --max-new-tokens {new} exceeds the model's \
+            "the prompt has {given} tokens or more, which with --max-new-tokens {new} exceeds the \
              context of {context}"
         );
         let hint = match context.checked_sub(given) {
-            None | Some(0) => "shorten the prompt".to_string(),
+            None | Some(0) => {
+                "shorten the prompt, or show the model more of it with --context".to_string()
+            }
             Some(room) => format!("-n/--max-new-tokens can be from 1 to {room}"),
         };
         UsageError::with_hint(message, hint)
@@ -432,7 +478,7 @@ pub fn too_long(
             new,
             context,
         }) => describe(given, new, context)
-            .about(&["max-new-tokens"])
+            .about(&["max-new-tokens", "context"])
             .into(),
         error => error.into(),
     }

@@ -7,7 +7,7 @@ use clap::{ArgMatches, ValueEnum};
 use diffucoder::infill::Template;
 use diffucoder::package::Package;
 use diffucoder::session::asking::Asking;
-use diffucoder::session::{Ends, Function, Hole, Task, USUAL_HOLE};
+use diffucoder::session::{Ends, Function, Hole, Job, Session, Task, USUAL_HOLE};
 use diffucoder::text::lines;
 
 use crate::cli::args::check::{Check, CheckArgs};
@@ -143,27 +143,15 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
         ));
     }
     let engine = args.compute.open(&args.model, ui)?;
+    let (form, mut job) = args.prepare(&given, &whole, (hole, &language), &engine.session)?;
     let package = engine.session.package();
     args.note_what_is_vain(matches, &given, package, ui);
-    let form = match args.suffix() {
-        Some(suffix) => Form::Between(Template::between(whole.as_bytes(), suffix.as_bytes())),
-        None => Form::Behind(given.asking(package, (args.raw, args.code), &language)),
-    };
-    if let Form::Behind(asking) = &form
-        && asking.is_continued_in_chat()
-    {
-        ui.status("continuing the given text as a file; --ask takes it as a question");
-    }
     if let Form::Behind(asking) = &form {
-        let is_spelt = || package.tokenizer.is_spelt_in(&whole);
-        if args.prompt.special && asking.is_chat() {
-            ui.note("--special does nothing in the chat template: tokens in the text stay text");
-        } else if !asking.is_chat() && !given.special && is_spelt() {
-            ui.note("special tokens in the text are taken as text; --special makes tokens of them");
-        }
+        args.note_how_it_is_read(asking, &given, package, ui);
     }
-    let task = form.task(&args.system, hole);
-    let mut job = engine.session.prepare(&task).map_err(as_usage)?;
+    for note in sampling.context_notes(&engine.session, &job) {
+        ui.note(&note);
+    }
     job.settings = sampling.settings(&engine.session, &job)?;
     job.ends = args.ends(&form.before(), &language)?;
     check.check_chance(&job.settings)?;
@@ -184,13 +172,6 @@ enum Form {
 }
 
 impl Form {
-    fn task<'a>(&'a self, system: &'a str, hole: Hole) -> Task<'a> {
-        match self {
-            Self::Behind(asking) => Task::answer(asking.prompt(system), hole),
-            Self::Between(template) => Task::fill(template, hole),
-        }
-    }
-
     /// The system message, where the model gets one.
     fn system<'a>(&'a self, system: &'a str) -> Option<&'a str> {
         match self {
@@ -248,6 +229,54 @@ impl Args {
             false => USUAL_HOLE,
         };
         Ok(Hole::Chosen { up_to })
+    }
+
+    /// Where the text goes, and the job of it. Of a text that is longer than the context the end is
+    /// shown; a question is taken whole.
+    fn prepare(
+        &self,
+        given: &Given,
+        whole: &str,
+        (hole, language): (Hole, &str),
+        session: &Session,
+    ) -> anyhow::Result<(Form, Job)> {
+        let (context, package) = (self.sampling.context(), session.package());
+        if let Some(suffix) = self.suffix() {
+            let template = Template::between(whole.as_bytes(), suffix.as_bytes());
+            let task = Task::fill(&template, hole).within(context);
+            let job = session.prepare(&task).map_err(as_usage)?;
+            return Ok((Form::Between(template), job));
+        }
+        let asking = |text: &str| given.asking(text, package, (self.raw, self.code), language);
+        let prepare = |text| {
+            let asking = asking(text);
+            session.prepare(&Task::answer(asking.prompt(&self.system), hole).within(context))
+        };
+        let text = given.text();
+        let is_whole = package.is_chat() && !self.raw && given.is_question_alone();
+        let fitted = match is_whole {
+            true => prepare(&text).map(|job| (job, &*text)),
+            false => session.fit(&text, context, prepare),
+        };
+        let (job, shown) = fitted.map_err(as_usage)?;
+        let mut asking = asking(shown);
+        if !asking.before.is_empty() {
+            asking.before = whole.to_string();
+        }
+        Ok((Form::Behind(asking), job))
+    }
+
+    /// Says how a text is read that can be read in other ways.
+    fn note_how_it_is_read(&self, asking: &Asking, given: &Given, package: &Package, ui: &Ui) {
+        if asking.is_continued_in_chat() {
+            ui.status("continuing the given text as a file; --ask takes it as a question");
+        }
+        let is_spelt = || package.tokenizer.is_spelt_in(&asking.before);
+        if self.prompt.special && asking.is_chat() {
+            ui.note("--special does nothing in the chat template: tokens in the text stay text");
+        } else if !asking.is_chat() && !given.special && is_spelt() {
+            ui.note("special tokens in the text are taken as text; --special makes tokens of them");
+        }
     }
 
     /// What ends the text, beside the model.

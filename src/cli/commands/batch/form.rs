@@ -50,14 +50,14 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// The line in tokens, with its settings.
+    /// The line in tokens, with its settings, and what should be known of it.
     pub fn job(
         &self,
         line: &Line,
         sampling: &SamplingArgs,
         system: &str,
         session: &Session,
-    ) -> anyhow::Result<Job> {
+    ) -> anyhow::Result<(Job, Vec<String>)> {
         let task = match (self, &line.request) {
             (Self::Fill { template, .. }, Request::Fill { is_open: true, .. }) => {
                 let up_to = sampling.most_new_tokens()?;
@@ -66,9 +66,11 @@ impl<'a> Form<'a> {
             (Self::Fill { template, .. }, _) => Task::fill(template, sampling.hole()),
             (Self::Answer(asking), _) => Task::answer(asking.prompt(system), sampling.hole()),
         };
-        let mut job = session.prepare(&task).map_err(as_usage)?;
+        let job = session.prepare(&task.within(sampling.context()));
+        let mut job = job.map_err(as_usage)?;
         job.settings = sampling.settings(session, &job)?;
-        Ok(job)
+        let notes = sampling.context_notes(session, &job);
+        Ok((job, notes))
     }
 
     /// The system message, where the model gets one.

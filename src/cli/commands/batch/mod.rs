@@ -226,8 +226,8 @@ impl Batch<'_> {
             let job = sampling
                 .and_then(|sampling| form.job(line, &sampling, system, &self.engine.session));
             let error = match job {
-                Ok(job) => {
-                    for note in notes {
+                Ok((job, of_context)) => {
+                    for note in notes.into_iter().chain(of_context) {
                         self.tally.note(number, &note);
                     }
                     return Ok(job);

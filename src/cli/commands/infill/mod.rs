@@ -97,7 +97,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let engine = args.compute.open(&args.model, ui)?;
     let longest = args.sampling.most_new_tokens()?;
     let task = Task::fill(&template, args.length_by.hole(longest));
+    let task = task.within(args.sampling.context());
     let mut job = engine.session.prepare(&task).map_err(as_usage)?;
+    for note in args.sampling.context_notes(&engine.session, &job) {
+        ui.note(&note);
+    }
     job.settings = args.sampling.settings(&engine.session, &job)?;
     check.check_chance(&job.settings)?;
     let mut seed = job.settings.seed;
@@ -240,17 +244,13 @@ impl Args {
 
 /// Wrong usage, if that is what an error of a file and its holes means.
 fn as_usage(error: Error) -> anyhow::Error {
-    too_long(error, |given, new, context| {
+    too_long(error, |_, new, context| {
         let message = format!(
-            "the text has {given} tokens and its holes up to {new}, which exceeds the model's \
-             context of {context}"
+            "the holes can become {new} tokens long, which leaves none of the context of {context} \
+             to the text"
         );
-        let hint = match given < context {
-            true => {
-                "shorten the text or the holes: -n/--max-new-tokens bounds those without a length"
-            }
-            false => "shorten the text",
-        };
+        let hint = "fill fewer or shorter holes at a time: -n/--max-new-tokens bounds those without \
+                    a length";
         UsageError::with_hint(message, hint)
     })
 }
