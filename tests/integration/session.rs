@@ -261,7 +261,7 @@ fn what_cannot_be_done_is_known_before_the_weights_are() {
             Ok(_) => panic!("it was accepted"),
         }
     };
-    let text = || Segment::Text("x".into());
+    let text = || Segment::Text("x\n".into());
     assert_eq!(refused(vec![text()]), RequestError::NothingToFill);
     let empty = Segment::Hole(Hole::Exactly(0));
     assert_eq!(refused(vec![text(), empty]), RequestError::NothingToFill);
