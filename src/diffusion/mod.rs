@@ -158,6 +158,7 @@ fn propose<E: std::error::Error + 'static>(
     let (draws, isa) = (frame.draws, settings.isa);
     let vocab_size = logits.len() / memories.len();
     let decoding = &settings.decoding;
+    let asks_settled = decoding.threshold.is_some() && decoding.rule == Rule::Klass;
     let candidate = |order: &mut Vec<f32>, (row, memory): (&mut [f32], &mut Memory)| {
         let position = memory.position;
         order.clear();
@@ -181,7 +182,7 @@ fn propose<E: std::error::Error + 'static>(
             token,
             confidence: settings.algorithm.confidence(isa, order, token),
             probability: order[token as usize],
-            is_settled: decoding.rule == Rule::Klass && memory.see(order),
+            is_settled: asks_settled && memory.see(order),
         })
     };
     let rows = logits.par_chunks_mut(vocab_size).zip(memories);

@@ -228,6 +228,33 @@ fn infinities_are_an_error_that_names_the_place() {
     );
 }
 
+/// The same logits at every pass: nothing is known of them in the first, they have stayed once in
+/// the second, and twice in the third.
+#[test]
+fn what_is_sure_waits_until_it_has_settled() {
+    for (rule, counts) in [(Rule::Threshold, vec![6]), (Rule::Klass, vec![1, 1, 4])] {
+        let mut model = Scripted::new(&[1, 1, 2, 3, 4, 1, 2], &[9.0; 7]);
+        let settings = Settings {
+            decoding: Decoding {
+                threshold: Some(0.9),
+                rule,
+                ..Decoding::default()
+            },
+            ..settings(6)
+        };
+        let mut record = Record::default();
+        generate(
+            &mut model,
+            Canvas::new(&[1], 6, MASK),
+            &settings,
+            &mut record,
+        )
+        .unwrap();
+        let revealed: Vec<usize> = record.0.iter().map(|step| step.2.len()).collect();
+        assert_eq!(revealed, counts);
+    }
+}
+
 #[test]
 fn an_observer_ends_the_run_before_the_next_pass() {
     struct Until(usize);

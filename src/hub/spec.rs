@@ -227,6 +227,7 @@ pub(super) fn is_commit(text: &str) -> bool {
 mod tests {
     use super::registry::{chat, raw};
     use super::*;
+    use crate::diffusion::Mode;
 
     #[test]
     fn what_the_user_types_is_told_apart() {
@@ -277,7 +278,13 @@ mod tests {
             ("Apple/DiffuCoder-7B-cpGRPO", chat(0.4)),
             ("mungert/diffucoder-7b-cpgrpo-gguf:q8_0", chat(0.4)),
             ("someone/Dream-Base-GGUF:q8_0", raw(0.2)),
-            ("tiny", raw(0.2)),
+            (
+                "tiny",
+                Recipe {
+                    mode: Some(Mode::Fast),
+                    ..raw(0.2)
+                },
+            ),
         ] {
             assert_eq!(
                 ModelSpec::parse(typed).expect(typed).recipe(),

@@ -121,7 +121,7 @@ impl<'a> Task<'a> {
                     let end = text.len() - seam.piece.len();
                     Ok(Text::Long(&text[..end], Added::Plain))
                 }
-                (text, _) => Ok(text),
+                (text, ..) => Ok(text),
             }
         });
         let texts = texts.collect::<Result<Vec<_>, Error>>()?;

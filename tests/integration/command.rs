@@ -174,8 +174,9 @@ fn the_report_is_complete_and_adds_up() {
         json!({
             "max_new_tokens": 32, "steps": 32, "algorithm": "entropy", "temperature": 0.2,
             "top_p": 0.95, "top_k": null, "alg_temp": null, "eps": 0.001, "seed": 7,
-            "exact": true, "window": null, "lookahead": null, "cache": "none",
-            "refresh": "window", "threshold": null, "order_temperature": null, "remask": 0, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
+            "exact": true, "mode": "exact", "window": null, "lookahead": null, "far": "hidden",
+            "cache": "none", "refresh": "window", "first_token": "predicted", "threshold": null,
+            "rule": "threshold", "order_temperature": null, "remask": 0, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
         })
     );
 }

@@ -163,6 +163,39 @@ fn a_cache_changes_nothing_and_both_networks_agree() {
     }
 }
 
+/// Masks at the end of which some are left out stand where they stand: a row sees by how far.
+#[test]
+fn positions_may_be_left_out_at_the_end() {
+    let (config, checkpoint) = checkpoint();
+    let target = Target::cpu(DType::F32);
+    let mut tensors = Model::load_on_tensors(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
+    let (_, mut native) = model();
+    let mut ids: Vec<u32> = (0..12).map(|i| (i * 7) % 256).collect();
+    ids.extend([config.mask_token_id.unwrap(); 4]);
+    let all: Vec<usize> = (0..ids.len()).collect();
+    let mut sparse = all.clone();
+    sparse[14..].copy_from_slice(&[19, 40]);
+    let mut logits = |positions: &[usize]| {
+        let pass = Pass {
+            ids: &ids,
+            positions,
+            refresh: &all,
+            predict: &[5, 13],
+        };
+        let (mut found, mut by_tensors) = (Vec::new(), Vec::new());
+        native.forward(&pass, &mut found).unwrap();
+        tensors.forward(&pass, &mut by_tensors).unwrap();
+        assert!(relative_error(&by_tensors, &found) < 1e-5);
+        let known = native.cached_ids().iter().zip(&ids).zip(positions);
+        for (index, ((known, &id), &position)) in known.enumerate() {
+            assert_eq!(*known, (position == index).then_some(id), "{index}");
+        }
+        found
+    };
+    let (near, far) = (logits(&all), logits(&sparse));
+    assert!(relative_error(&far, &near) > 1e-4);
+}
+
 /// A canvas may grow: positions behind the first pass come in later.
 #[test]
 fn more_of_a_canvas_can_be_seen_later() {

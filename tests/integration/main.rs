@@ -22,6 +22,7 @@ mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
+mod modes;
 mod session;
 mod settings;
 #[cfg(unix)]

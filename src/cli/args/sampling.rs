@@ -101,7 +101,7 @@ struct DecodingArgs {
     /// reveals a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
     #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<Threshold>,
-    /// What the threshold is held against [default: the probability of each token]
+    /// What the threshold is held against
     #[arg(long, value_parser = one_of(&Rule::ALL, Rule::name, about_rule))]
     rule: Option<Rule>,
     /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
