@@ -9,7 +9,7 @@ use super::hole::{Hole, canvas, is_between};
 use super::length;
 use super::observer::{Conditions, Ended, Watch};
 use super::seam::{Seam, Seamed};
-use crate::diffusion::{Canvas, Denoiser, GenerateError, Settings, Steps, generate};
+use crate::diffusion::{Canvas, Denoiser, Ending, GenerateError, Settings, Steps, generate};
 use crate::error::RequestError;
 
 /// Texts and holes in tokens, one hole fewer than there are texts.
@@ -75,7 +75,8 @@ impl Job {
         }
     }
 
-    /// The same for a tokenizer of so many tokens ([`Canvas::of_tokens`]).
+    /// The same for a tokenizer of so many tokens ([`Canvas::of_tokens`]), which counts but where the
+    /// ending is the reference's.
     #[must_use]
     pub fn of_tokens(mut self, tokens: usize) -> Self {
         self.tokens = tokens;
@@ -226,7 +227,11 @@ impl Job {
             Hole::Growing { .. } => 1,
         });
         let canvas = canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id);
-        let canvas = canvas.of_tokens(self.tokens);
+        // A sampler as published draws what the network gives, ids without a token too.
+        let canvas = match self.settings.ending {
+            Ending::FullCanvas => canvas,
+            Ending::AtStop(_) => canvas.of_tokens(self.tokens),
+        };
         match self.holes.last() {
             Some(Hole::Growing { up_to }) => {
                 let limit = canvas.ids().len() - 1 + up_to;

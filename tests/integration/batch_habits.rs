@@ -42,7 +42,7 @@ fn other_settings_are_named_and_refused() {
     batch(&input, &output, &[]);
     let before = fs::read_to_string(&output).unwrap();
     // The same in other words.
-    for same in [&["--top-p", "0.950"][..], &["--num-samples", "1"]] {
+    for same in [&["--alg-temp", "0.0"][..], &["--num-samples", "1"]] {
         assert_eq!(batch(&input, &output, same), (Some(0), String::new()));
     }
     for (more, says) in [

@@ -117,7 +117,7 @@ fn a_batch_cuts_what_is_long() {
     let line = |prompt: &str| serde_json::json!({ "id": 1, "prompt": prompt }).to_string();
     let (results, said) = run("batch", &["-", "-n", "8"], &line(&long_file(50_000)));
     assert!(prompt_tokens(&results) <= 504);
-    assert!(said.contains("line 1: the model is shown "), "{said}");
+    assert!(said.contains("stdin:1: the model is shown "), "{said}");
 }
 
 fn tiny() -> (Package, Target) {

@@ -9,7 +9,7 @@ use crate::command::{diffucoder, stdout};
 use crate::fixture;
 
 /// Awkward values for settings. One that is not listed gets those of the usual ones that it takes.
-const AWKWARD: [(&str, &[&str]); 28] = [
+const AWKWARD: [(&str, &[&str]); 32] = [
     ("file", &["x.gguf"]),
     ("revision", &["v9"]),
     ("device", &["cpu"]),
@@ -35,6 +35,10 @@ const AWKWARD: [(&str, &[&str]); 28] = [
     ("threshold", &["0.5", "off"]),
     ("order-temperature", &["0.5", "sampling"]),
     ("remask", &["2"]),
+    ("rule", &["klass", "frechet"]),
+    ("far", &["thinned", "hidden"]),
+    ("first-token", &["committed", "predicted"]),
+    ("stop-after", &["function"]),
     ("language", &["cobol"]),
     ("retries", &["2"]),
     ("system", &["x"]),
@@ -57,7 +61,9 @@ fn settings(folder: &Path) -> Vec<(String, Vec<String>)> {
             let config = diffucoder(&["config", "--config"]).arg(file).output();
             config.unwrap().status.success()
         });
-        taken.map(|value| value.to_string()).collect()
+        let taken: Vec<_> = taken.map(|value| value.to_string()).collect();
+        assert!(!taken.is_empty(), "which values does {name} take?");
+        taken
     };
     let others = names.filter(|name| *name != "model");
     others

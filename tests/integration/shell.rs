@@ -258,7 +258,12 @@ fn a_batch_goes_through_a_pipe_and_ends_with_it() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(&first, b"{\"id\":");
     assert_eq!(output.status.code(), Some(0));
-    assert!(output.stderr.is_empty());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("note: ") && said.contains(" 0 failed"),
+        "{said}"
+    );
+    assert!(!said.contains("200 done"), "{said}");
 }
 
 #[test]
