@@ -619,7 +619,8 @@ fn models_are_pulled_listed_and_removed() {
         "{}",
         stderr(&again)
     );
-    for args in [["rm", "tiny"], ["rm", "./src"], ["pull", "tiny"]] {
+    assert_eq!(run(&["pull", "tiny"]).status.code(), Some(0), "it is there");
+    for args in [["rm", "tiny"], ["rm", "./src"]] {
         assert_eq!(run(&args).status.code(), Some(2), "{args:?}");
     }
 }

@@ -62,7 +62,11 @@ pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
     let spec = args.model.spec_of(args.name.as_deref())?;
     let name = match &spec {
         ModelSpec::Hub(model) => name_of(model),
-        other => return Err(no_download(other).into()),
+        ModelSpec::BuiltIn(model) => {
+            ui.note(&format!("{} is a part of this program", model.alias));
+            return Ok(());
+        }
+        other @ ModelSpec::Local(_) => return Err(no_download(other).into()),
     };
     let mut download = Download::new(ui, &spec);
     let package = Package::open(&spec, &args.model.hub_options(), &mut download)?;

@@ -140,7 +140,7 @@ impl Findings {
         let lines = lines.map(|(what, text)| [what.to_string(), text]);
         format!(
             "{}\n{}\nMemory is what a run takes in all. Tokens/s are estimates from the limits above\n\
-             for `--mode fast`: from one to three tokens a forward pass.\n",
+             for `--mode balanced`: from one to three tokens a forward pass.\n",
             table([Align::Left; 2], lines),
             choices_table(&self.choices)
         )
