@@ -174,7 +174,10 @@ fn dispatch(
             let typed = matches.subcommand().map_or(matches, |(_, matches)| matches);
             generate::run(&args, typed, &ui)
         }
-        Command::Infill(args) => infill::run(&args, &ui),
+        Command::Infill(args) => {
+            let typed = matches.subcommand().map_or(matches, |(_, matches)| matches);
+            infill::run(&args, typed, &ui)
+        }
         Command::Batch(args) => {
             let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
             batch::run(&args, matches, defaults, &ui)

@@ -3,6 +3,7 @@
 //! A header, one line a step, an end. Each line is written at once, so that a run that is killed
 //! leaves whole lines. Positions count from the start of the generated part.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::ops::Range;
@@ -77,6 +78,10 @@ pub struct StepLine {
     /// In hexadecimal, where some token is not whole characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes: Option<Vec<String>>,
+    /// What of it changed the length of its hole, after which everything behind it stands elsewhere:
+    /// positions, and the masks that stand there now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    edits: Vec<(usize, usize)>,
 }
 
 /// How it ended.
@@ -101,6 +106,20 @@ impl End {
 }
 
 impl StepLine {
+    /// Leaves out all but some of its tokens.
+    fn keep(&mut self, kept: &[bool]) {
+        fn retain<T>(list: &mut Vec<T>, kept: &[bool]) {
+            let mut kept = kept.iter();
+            list.retain(|_| kept.next() == Some(&true));
+        }
+        retain(&mut self.tokens, kept);
+        retain(&mut self.texts, kept);
+        retain(&mut self.confidences, kept);
+        if let Some(bytes) = &mut self.bytes {
+            retain(bytes, kept);
+        }
+    }
+
     /// The bytes of each token.
     pub fn token_bytes(&self) -> Vec<Vec<u8>> {
         let from_hex = |hex: &String| {
@@ -207,7 +226,7 @@ impl Observer for Recorder {
 
     fn on_step(&mut self, step: &Step<'_>) {
         let prompt_len = step.canvas.prompt_len();
-        let revealed = step.revealed;
+        let (revealed, edits) = (step.revealed, step.edits.iter());
         let bytes: Vec<Vec<u8>> = revealed
             .iter()
             .map(|candidate| self.package.tokenizer.token_bytes(candidate.token))
@@ -228,6 +247,9 @@ impl Observer for Recorder {
                 .map(|c| Some(c.confidence).filter(|c| c.is_finite()))
                 .collect(),
             bytes: (!is_text).then(|| bytes.iter().map(hex).collect()),
+            edits: edits
+                .map(|edit| (edit.at - prompt_len, edit.masks))
+                .collect(),
         });
         self.write(&line);
     }
@@ -296,11 +318,13 @@ impl Trace {
         if !self.header.grows {
             return self.header.canvas_tokens;
         }
+        let given = &self.header.given;
         let positions = self.steps.iter().flat_map(|step| &step.positions);
         let filled = positions.max().map_or(0, |last| last + 1);
-        self.end
-            .as_ref()
-            .map_or(0, |end| end.usage.canvas_tokens)
+        let filled = filled.max(given.last().map_or(0, |text| text.first + text.len));
+        let given: usize = given.iter().map(|text| text.len).sum();
+        let end = self.end.as_ref();
+        end.map_or(0, |end| end.usage.canvas_tokens + given)
             .max(filled)
     }
 
@@ -317,7 +341,7 @@ impl Trace {
         };
         let mut reader = BufReader::new(file);
         let (mut header, mut steps, mut end) = (None, Vec::new(), None);
-        let mut line = Vec::new();
+        let (mut line, mut is_moved) = (Vec::new(), false);
         for number in 1.. {
             line.clear();
             reader.read_until(b'\n', &mut line).with_context(cannot)?;
@@ -342,7 +366,8 @@ impl Trace {
                     header = Some(new);
                 }
                 (Line::Step(step), Some(header)) if end.is_none() => {
-                    check(&step, header)
+                    is_moved |= !step.edits.is_empty();
+                    check(&step, header, is_moved)
                         .with_context(|| format!("{name} is damaged: line {number}"))?;
                     steps.push(step);
                 }
@@ -356,9 +381,57 @@ impl Trace {
             }
         }
         match header {
+            Some(header) if is_moved => Self { header, steps, end }
+                .settled()
+                .with_context(|| format!("{name} is damaged: its edits do not fit together")),
             Some(header) => Ok(Self { header, steps, end }),
             None => bail!("{name} is not a trace: it has no header line"),
         }
+    }
+}
+
+impl Trace {
+    /// The same with every position where it is in the end. A token that changed the length of its
+    /// hole is not there any more.
+    fn settled(mut self) -> anyhow::Result<Self> {
+        let edits: Vec<(usize, &[(usize, usize)])> = self
+            .steps
+            .iter()
+            .enumerate()
+            .filter(|(_, step)| !step.edits.is_empty())
+            .map(|(at, step)| (at, &*step.edits))
+            .collect();
+        let settle = |step: usize, position: usize| {
+            let later = &edits[edits.partition_point(|(at, _)| *at < step)..];
+            later.iter().try_fold(position, |position, (_, edits)| {
+                let mut moved = position;
+                for &(at, masks) in *edits {
+                    match at.cmp(&position) {
+                        Ordering::Less => moved = moved.saturating_add(masks).saturating_sub(1),
+                        Ordering::Equal => return None,
+                        Ordering::Greater => {}
+                    }
+                }
+                Some(moved)
+            })
+        };
+        let settled: Vec<Vec<Option<usize>>> = self
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(at, step)| step.positions.iter().map(|&p| settle(at, p)).collect())
+            .collect();
+        for text in &mut self.header.given {
+            text.first = settle(0, text.first).unwrap_or(text.first);
+        }
+        for (step, settled) in self.steps.iter_mut().zip(settled) {
+            step.keep(&settled.iter().map(Option::is_some).collect::<Vec<_>>());
+            step.positions = settled.into_iter().flatten().collect();
+        }
+        check_given(&self.header)?;
+        let mut steps = self.steps.iter();
+        steps.try_for_each(|step| check(step, &self.header, false))?;
+        Ok(self)
     }
 }
 
@@ -375,7 +448,8 @@ fn check_given(header: &Header) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(step: &StepLine, header: &Header) -> anyhow::Result<()> {
+/// Once texts have moved, only that they are on the canvas can be said of positions.
+fn check(step: &StepLine, header: &Header, is_moved: bool) -> anyhow::Result<()> {
     let n = step.positions.len();
     let lists = [
         step.tokens.len(),
@@ -395,7 +469,7 @@ fn check(step: &StepLine, header: &Header) -> anyhow::Result<()> {
     if step
         .positions
         .iter()
-        .any(|p| *p >= header.canvas_tokens || is_given(p))
+        .any(|p| *p >= header.canvas_tokens || !is_moved && is_given(p))
     {
         bail!("a position is outside the canvas");
     }

@@ -19,15 +19,20 @@ pub enum Algorithm {
     TopkMargin,
     /// Negative entropy.
     Entropy,
+    /// Probability of the candidate, at tokens too: at each step the least probable positions are
+    /// masked again, fewer each time (P2, "path planning", arXiv 2502.03540; Open-dCoder). A token
+    /// that stays is the one that was revealed, and is judged by the new candidate.
+    P2,
 }
 
 impl Algorithm {
     /// All of them, in the order help texts list them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Entropy,
         Self::TopkMargin,
         Self::MaskgitPlus,
         Self::Origin,
+        Self::P2,
     ];
 
     /// The reference's name.
@@ -37,6 +42,7 @@ impl Algorithm {
             Self::MaskgitPlus => "maskgit_plus",
             Self::TopkMargin => "topk_margin",
             Self::Entropy => "entropy",
+            Self::P2 => "p2",
         }
     }
 
@@ -44,7 +50,7 @@ impl Algorithm {
     /// `origin` does not look at confidence for its order; the candidate's probability is reported.
     pub fn confidence(self, isa: Isa, probs: &[f32], candidate: u32) -> f32 {
         match self {
-            Self::Origin | Self::MaskgitPlus => probs[candidate as usize],
+            Self::Origin | Self::MaskgitPlus | Self::P2 => probs[candidate as usize],
             Self::TopkMargin => {
                 let (mut first, mut second) = (0f32, 0f32);
                 for &p in probs {

@@ -10,7 +10,8 @@
 //! raised temperature changes the confidences and through them the order, not only the tokens
 //! (DiffuCoder, section 4.3). A window bounds what is predicted, and keys and values of what lies
 //! outside it are reused. In a hole between texts the first tokens often do not fit the last, so
-//! that remasking predicts each once more.
+//! that remasking predicts each once more. Models that can change the length of a hole do so between
+//! two steps.
 //!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
 //! become is `sampling` and `confidence`; which candidates are revealed is `reveal`, `schedule` and
@@ -24,6 +25,7 @@ mod denoiser;
 mod mode;
 mod random;
 mod remasking;
+mod resizing;
 mod reveal;
 mod run;
 mod sampling;
@@ -36,6 +38,7 @@ pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use denoiser::{Denoiser, Pass, Predictions};
 pub use mode::{Mode, usual_window};
+pub use resizing::{Edit, Resizing};
 pub use sampling::Shaping;
 pub use schedule::Schedule;
 pub use settings::{Cache, Decoding, Ending, Far, FirstToken, Refresh, Rule, Settings, Steps};
@@ -53,8 +56,10 @@ pub struct Step<'a> {
     pub index: usize,
     /// The canvas after the step.
     pub canvas: &'a Canvas,
-    /// What was revealed, surest first.
+    /// What was revealed, surest first, where it stood before `edits`.
     pub revealed: &'a [Candidate],
+    /// What of it changed the length of its hole, from right to left.
+    pub edits: &'a [Edit],
 }
 
 /// Is told of every step, and can end the run.
@@ -128,15 +133,25 @@ where
         rows += computed.map_err(GenerateError::Model)?;
         let memories = stability.of(frame.masked());
         let candidates = propose(&mut logits, memories, frame, &canvas, settings)?;
-        let revealed = frame.reveals(&candidates);
+        let mut revealed = frame.reveals(&candidates);
+        if settings.is_planned(&canvas) {
+            canvas.mask_others(&candidates, &revealed);
+            revealed.retain(|candidate| !canvas.is_revealed(candidate.position));
+        }
         for candidate in &revealed {
             canvas.reveal(candidate, frame.step);
         }
+        let edits = canvas.resize(frame.step, settings.deletes_rest);
         observer.on_step(&Step {
             index: frame.step,
             canvas: &canvas,
             revealed: &revealed,
+            edits: &edits,
         });
+        if !edits.is_empty() {
+            run.moved(&edits);
+            stability = Stability::default();
+        }
     };
     Ok(Generation {
         canvas,
@@ -145,6 +160,9 @@ where
         is_whole,
     })
 }
+
+/// Taken from the logit of a token that cannot be.
+const BARRED: f32 = 1e9;
 
 /// A candidate for each masked position of the frame, from its logits `[masked, V]`, which are used
 /// up, and what is remembered of it.
@@ -161,6 +179,12 @@ fn propose<E: std::error::Error + 'static>(
     let asks_settled = decoding.threshold.is_some() && decoding.rule == Rule::Klass;
     let candidate = |order: &mut Vec<f32>, (row, memory): (&mut [f32], &mut Memory)| {
         let position = memory.position;
+        if let Some(logit) = canvas
+            .barred(position)
+            .and_then(|id| row.get_mut(id as usize))
+        {
+            *logit -= BARRED; // no probability is left of it, and temperatures leave it finite
+        }
         order.clear();
         if let Some(temperature) = decoding.order_temperature {
             order.extend_from_slice(row);

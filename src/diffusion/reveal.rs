@@ -2,7 +2,7 @@
 
 use super::confidence::{Algorithm, Candidate};
 use super::random::{Draws, Purpose};
-use super::settings::{Rule, Settings};
+use super::settings::{Rule, Settings, Steps};
 
 /// How a step chooses among the candidates.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,9 +30,40 @@ pub(super) struct Amount {
     pub most: usize,
 }
 
+impl Amount {
+    /// The same in every step, where nobody knows how many masks there will be.
+    pub fn each(steps: Steps, masked: usize) -> Self {
+        let count = match steps {
+            Steps::OfTokens(tokens) => tokens.max(1),
+            Steps::Count(_) => 1,
+        };
+        Self {
+            count,
+            share: count as f32 / masked.max(1) as f32,
+            most: usize::MAX,
+        }
+    }
+}
+
+impl Amount {
+    /// P2's, of so many positions, tokens among them: those that are not masked again. In float32,
+    /// as published.
+    pub fn planned(step: usize, steps: usize, positions: usize) -> Self {
+        let masked = (1.0 - (step + 1) as f64 / steps as f64).max(0.0) as f32;
+        let masked = (positions as f32 * masked).floor() as usize;
+        Self {
+            count: positions - masked.min(positions),
+            ..Self::default()
+        }
+    }
+}
+
 impl Reveal {
     pub fn of(settings: &Settings) -> Self {
         let decoding = &settings.decoding;
+        if settings.algorithm == Algorithm::P2 {
+            return Self::Surest;
+        }
         match (decoding.threshold, settings.algorithm, settings.alg_temp) {
             (Some(threshold), _, _) => match decoding.rule {
                 Rule::Threshold => Self::AtLeast(threshold),

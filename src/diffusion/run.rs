@@ -5,9 +5,10 @@ use super::confidence::Candidate;
 use super::denoiser::Pass;
 use super::random::Draws;
 use super::remasking::Remasking;
+use super::resizing::Edit;
 use super::reveal::{Amount, Reveal};
 use super::schedule::Schedule;
-use super::settings::{Cache, Ending, Settings};
+use super::settings::{Cache, Ending, Settings, Steps};
 use super::window::Window;
 
 /// What is left to do on a canvas.
@@ -39,7 +40,12 @@ impl<'a> Run<'a> {
         Self {
             settings,
             pace: Pace::new(settings, canvas.masked().len() + growth),
-            remasking: Remasking::new(settings.remask),
+            // A token that is predicted again could change the length of what was decided, and P2 has
+            // a plan of its own.
+            remasking: Remasking::new(match canvas.is_resizing() || settings.is_planned(canvas) {
+                true => 0,
+                false => settings.remask,
+            }),
             frame: Frame {
                 window: Window::new(canvas, settings, cached),
                 reveal: Reveal::of(settings),
@@ -56,10 +62,18 @@ impl<'a> Run<'a> {
         self.steps
     }
 
+    /// The canvas was edited.
+    pub fn moved(&mut self, edits: &[Edit]) {
+        self.frame.window.moved(edits);
+    }
+
     /// The next step; `None` if every mask that matters is revealed. The canvas grows here, and is
     /// masked again here where second thoughts are wanted.
     pub fn next(&mut self, canvas: &mut Canvas) -> Option<&Frame> {
         let (settings, step) = (self.settings, self.steps);
+        if canvas.is_resizing() && matches!(settings.steps, Steps::Count(most) if step >= most) {
+            return None;
+        }
         let window = &mut self.frame.window;
         canvas.grow(settings.decoding.reach());
         if settings.ending.is_reached(canvas) || !window.plan(canvas, settings) {
@@ -71,7 +85,14 @@ impl<'a> Run<'a> {
         } else if let Some(masks) = window.begins_with {
             self.pace.take_share(step, masks);
         }
-        let mut amount = self.pace.amount(step, window.masked.len());
+        let masked = window.masked.len();
+        let mut amount = if settings.is_planned(canvas) {
+            Amount::planned(step, settings.steps.count(masked), masked)
+        } else if canvas.is_resizing() {
+            Amount::each(settings.steps, masked)
+        } else {
+            self.pace.amount(step, masked)
+        };
         if settings.ending != Ending::FullCanvas {
             // The reference has steps that reveal nothing; elsewhere a pass is not wasted.
             amount.count = amount.count.max(1);

@@ -28,11 +28,19 @@ pub struct Settings {
     /// How many times each token of the text is masked and predicted again once all is there; a
     /// round that changes nothing is the last. The reference has none.
     pub remask: usize,
+    /// Whether, in a hole that gets longer and shorter, a deletion takes out all masks of the hole
+    /// behind it too: so in DreamOn's evaluation, and off by default in its code on the Hub.
+    pub deletes_rest: bool,
     /// Instructions that sampling uses. They do not change a bit of what is sampled.
     pub isa: Isa,
 }
 
 impl Settings {
+    /// Whether tokens are masked again by P2's plan, which needs to know how many there are.
+    pub(super) fn is_planned(&self, canvas: &Canvas) -> bool {
+        self.algorithm == Algorithm::P2 && !canvas.is_resizing()
+    }
+
     /// The reference's sampler in so many steps, at least 1: surest first by entropy, with nothing
     /// left to chance and nothing filtered.
     pub fn reference(steps: usize) -> Self {
@@ -46,12 +54,14 @@ impl Settings {
             ending: Ending::FullCanvas,
             decoding: Decoding::default(),
             remask: 0,
+            deletes_rest: true,
             isa: Isa::detect(),
         }
     }
 }
 
-/// How many steps a canvas takes.
+/// How many steps a canvas takes. With holes that get longer and shorter nobody knows that before:
+/// there a count is the most, and each reveals one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steps {
     /// This many, at least 1.
@@ -271,6 +281,15 @@ impl Decoding {
             first_token: FirstToken::Committed,
             threshold: Some(0.9),
             is_capped: true,
+            ..Self::default()
+        }
+    }
+
+    /// For holes that get longer and shorter: the reference, with keys and values of what stands
+    /// before the first hole kept. What stands behind it moves and is computed at each pass.
+    pub fn resizing() -> Self {
+        Self {
+            cache: Cache::Prefix,
             ..Self::default()
         }
     }

@@ -9,12 +9,13 @@
 //! [`FirstToken::Committed`] there are no differences.
 
 use super::canvas::Canvas;
+use super::resizing::Edit;
 use super::settings::{Cache, Far, FirstToken, Refresh, Settings};
 
 /// A window of the canvas, and what the next pass does for it.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Masked positions of the window, left to right: to be predicted.
+    /// Masked positions of the window, left to right: to be predicted. With P2 all of every hole.
     pub masked: Vec<usize>,
     /// Positions that are seen, ascending: all up to somewhere behind the window, and of the masks
     /// that follow some or none.
@@ -69,6 +70,9 @@ impl Window {
         self.masked.clear();
         self.masked
             .extend(open.iter().filter(|position| window.contains(position)));
+        if settings.is_planned(canvas) {
+            self.masked = canvas.holes().iter().cloned().flatten().collect();
+        }
         self.begins_with = is_new.then_some(self.masked.len());
         self.see(canvas, settings);
 
@@ -100,6 +104,18 @@ impl Window {
         }
         self.passes += 1;
         true
+    }
+
+    /// The canvas was edited: the window moves with it, and of what stands behind the first edit
+    /// nothing is known any more, since each key was rotated for its position.
+    pub fn moved(&mut self, edits: &[Edit]) {
+        let moved = |bound: usize| {
+            let before = edits.iter().filter(|edit| edit.at < bound);
+            before.fold(bound, |bound, edit| bound + edit.masks - 1)
+        };
+        (self.start, self.end) = (moved(self.start), moved(self.end));
+        let first = edits.iter().map(|edit| edit.at).min();
+        self.known.truncate(first.unwrap_or(usize::MAX));
     }
 
     /// Looks at everything up to the last token and at masks behind the window.

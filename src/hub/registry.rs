@@ -90,8 +90,11 @@ pub(super) const fn raw(temperature: f64) -> Recipe {
     }
 }
 
+/// DreamOn's, from its evaluation (`eval/`, temperature 0.2); there is no template for its prompts.
+pub(crate) const DREAMON: Recipe = raw(0.2);
+
 /// Every alias; the default comes first.
-pub const MODELS: [KnownModel; 5] = [
+pub const MODELS: [KnownModel; 7] = [
     KnownModel {
         alias: DEFAULT_ALIAS,
         hub_id: Some("apple/DiffuCoder-7B-cpGRPO"),
@@ -133,6 +136,24 @@ pub const MODELS: [KnownModel; 5] = [
         download_bytes: SIZE_7B_BYTES,
         licence: "apache-2.0",
         recipe: chat(0.1),
+    },
+    KnownModel {
+        alias: "dreamon",
+        hub_id: Some("Dream-org/DreamOn-v0-7B"),
+        conversion: None,
+        about: "DreamOn 7B: the best at filling holes, whose length it finds by itself",
+        download_bytes: SIZE_7B_BYTES,
+        licence: "apache-2.0",
+        recipe: DREAMON,
+    },
+    KnownModel {
+        alias: "open-dcoder",
+        hub_id: Some("fredzzp/open-dcoder-0.5B"),
+        conversion: None,
+        about: "Open-dCoder 0.5B: small and quick; continues code and fills holes (--algorithm p2)",
+        download_bytes: 1_000_000_000,
+        licence: "apache-2.0",
+        recipe: raw(0.8),
     },
     KnownModel {
         alias: "tiny",

@@ -53,7 +53,8 @@ pub enum Attention {
     Full,
 }
 
-/// Qwen2.5's transformer without its causal mask: Dream, DiffuCoder, Dream-Coder, Open-dCoder.
+/// Qwen2.5's transformer without its causal mask: Dream, DiffuCoder, Dream-Coder, Open-dCoder, and
+/// DreamOn, which two tokens of its vocabulary set apart ([`crate::package::Infilling`]).
 pub static DREAM: Family = Family {
     model_types: &["dream", "qwen2"],
     gguf_architecture: "dream",

@@ -13,9 +13,9 @@ use std::{fs, io};
 
 use self::gguf::Gguf;
 use crate::chat::{ChatTemplate, Message};
-use crate::diffusion::Mode;
+use crate::diffusion::{Mode, Resizing};
 use crate::error::Error;
-use crate::hub::registry::{PromptStyle, Recipe};
+use crate::hub::registry::{DREAMON, PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::kernels::Format;
 use crate::model::arch::EMBED_TOKENS;
@@ -33,6 +33,11 @@ const STOP_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// The token by which a model makes a hole longer: DreamOn's.
+const EXPAND_TOKEN: &str = "<|expand|>";
+/// What DreamOn begins a text with, whatever its configuration says of that.
+const FIRST_TOKEN: &str = "<|beginoftext|>";
+
 /// Everything about a model but its weights.
 pub struct Package {
     source: Source,
@@ -48,6 +53,34 @@ pub struct Package {
     pub mask_id: u32,
     /// Ids that end a text.
     pub stop_ids: Vec<u32>,
+    /// How it fills holes, if it makes them longer and shorter.
+    pub infilling: Option<Infilling>,
+}
+
+/// How a model that makes holes longer and shorter is shown them: its first token, text and holes,
+/// and the token that takes masks out, which is its end of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Infilling {
+    /// Stands before everything.
+    pub first_id: Option<u32>,
+    /// The tokens that change lengths.
+    pub resizing: Resizing,
+}
+
+impl Infilling {
+    /// The vocabulary says what a model can: the configurations of DreamOn and Dream are the same,
+    /// and the id of one's token is another token of the other.
+    fn of(config: &Config, tokenizer: &Tokenizer) -> Option<Self> {
+        let id = |token| tokenizer.token_to_id(token);
+        let eos = config.eos_token_ids.first().copied();
+        Some(Self {
+            first_id: id(FIRST_TOKEN).or_else(|| tokenizer.special_id(TokenRole::Bos)),
+            resizing: Resizing {
+                expand_id: id(EXPAND_TOKEN)?,
+                delete_id: eos.or_else(|| tokenizer.special_id(TokenRole::Eos))?,
+            },
+        })
+    }
 }
 
 /// A prompt and the form in which the model gets it.
@@ -165,9 +198,13 @@ impl Package {
         let mask_id = config
             .mask_token_id
             .or_else(|| tokenizer.special_id(TokenRole::Mask));
+        let infilling = Infilling::of(&config, &tokenizer);
+        // What a model's name says is a guess; this one is known whatever its name.
+        let recipe = infilling.map_or(recipe, |_| DREAMON);
         Ok(Self {
             mask_id: mask_id.ok_or(ConfigError::NoMaskToken)?,
             stop_ids: stop_ids(&config, &tokenizer),
+            infilling,
             chat_template: ChatTemplate::from_files(files)?,
             source,
             config,

@@ -17,6 +17,14 @@ pub enum Hole {
         /// The longest; more than the model's context is all of that.
         up_to: usize,
     },
+    /// As long as the model makes it while it fills it. Only a model that has tokens for that does
+    /// ([`crate::package::Package::infilling`]); with others it is as long as it begins.
+    Resizing {
+        /// Masks that it begins with.
+        from: usize,
+        /// The longest.
+        up_to: usize,
+    },
 }
 
 impl Hole {
@@ -25,12 +33,39 @@ impl Hole {
         match self {
             Self::Exactly(tokens) => tokens,
             Self::Chosen { up_to } | Self::Growing { up_to } => up_to,
+            Self::Resizing { from, up_to } => up_to.max(from),
+        }
+    }
+
+    /// The hole as one that the model makes longer and shorter: a length is what it begins with,
+    /// and the longest that it can become where that is more than usual.
+    #[must_use]
+    pub fn resizing(self) -> Self {
+        let (from, up_to) = match self {
+            Self::Exactly(tokens) => (tokens, tokens.max(USUAL_RESIZING)),
+            Self::Chosen { up_to } | Self::Growing { up_to } => (up_to.min(USUAL_RESIZING), up_to),
+            Self::Resizing { from, up_to } => (from, up_to),
+        };
+        Self::Resizing { from, up_to }
+    }
+
+    /// Masks that it has at first, where a growing one has `one`.
+    pub(super) fn first(self, one: usize) -> usize {
+        match self {
+            Self::Exactly(length) | Self::Chosen { up_to: length } => length,
+            Self::Growing { .. } => one,
+            Self::Resizing { from, .. } => from,
         }
     }
 }
 
 /// Tokens that a hole between texts has at most where nobody says how many.
 pub const USUAL_HOLE: usize = 32;
+
+/// The same of a hole that gets longer and shorter, and masks that it begins with: those of
+/// DreamOn's evaluation. Beginning with 4 to 32 it filled 88.5 to 91.3 % of the single lines of
+/// HumanEval-Infilling, with 64 it was 92.1 %.
+pub const USUAL_RESIZING: usize = 64;
 
 /// A canvas of texts with holes of these lengths between them, one fewer than there are texts.
 pub(super) fn canvas(texts: &[Vec<u32>], lengths: &[usize], mask_id: u32) -> Canvas {

@@ -9,7 +9,9 @@ use super::hole::{Hole, canvas, is_between};
 use super::length;
 use super::observer::{Conditions, Ended, Watch};
 use super::seam::{Seam, Seamed};
-use crate::diffusion::{Canvas, Denoiser, Ending, GenerateError, Settings, Steps, generate};
+use crate::diffusion::{
+    Algorithm, Canvas, Denoiser, Ending, GenerateError, Resizing, Settings, Steps, generate,
+};
 use crate::error::RequestError;
 
 /// Texts and holes in tokens, one hole fewer than there are texts.
@@ -28,6 +30,7 @@ pub struct Job {
     mask_id: u32,
     stop_ids: Vec<u32>,
     tokens: usize, // ids below it are drawn
+    resizing: Option<Resizing>,
     /// Work that went into choosing lengths; `None` before it is done.
     chosen_in: Option<Work>,
 }
@@ -71,15 +74,23 @@ impl Job {
             mask_id,
             stop_ids: stop_ids.to_vec(),
             tokens: usize::MAX,
+            resizing: None,
             chosen_in: None,
         }
     }
 
-    /// The same for a tokenizer of so many tokens ([`Canvas::of_tokens`]), which counts but where the
-    /// ending is the reference's.
+    /// The same for a tokenizer of so many tokens ([`Canvas::of_tokens`]), which the samplers as
+    /// published do not know.
     #[must_use]
     pub fn of_tokens(mut self, tokens: usize) -> Self {
         self.tokens = tokens;
+        self
+    }
+
+    /// The same for a model that can make holes longer and shorter.
+    #[must_use]
+    pub fn resizing(mut self, resizing: Option<Resizing>) -> Self {
+        self.resizing = resizing;
         self
     }
 
@@ -140,6 +151,12 @@ impl Job {
         is_between(&self.texts)
     }
 
+    /// Whether the model makes holes of it longer and shorter.
+    pub fn is_resizing(&self) -> bool {
+        let mut holes = self.holes.iter();
+        self.resizing.is_some() && holes.any(|hole| matches!(hole, Hole::Resizing { .. }))
+    }
+
     /// Ids that end a text.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
@@ -165,7 +182,8 @@ impl Job {
         let canvas = self.canvas();
         let settings = &self.settings;
         conditions.tell(|observer| observer.on_start(&canvas, settings));
-        let mut watch = Watch::new(conditions, &self.stop_ids, settings.remask > 0);
+        let is_remasked = settings.remask > 0 || settings.algorithm == Algorithm::P2;
+        let mut watch = Watch::new(conditions, &self.stop_ids, is_remasked);
         let mut seamed = Seamed::new(model, &canvas, &self.seams);
         let done = generate(&mut seamed, canvas, settings, &mut watch)?;
         let ended = watch.finish(&done);
@@ -222,16 +240,19 @@ impl Job {
     }
 
     fn canvas(&self) -> Canvas {
-        let lengths = self.holes.iter().map(|hole| match *hole {
-            Hole::Exactly(length) | Hole::Chosen { up_to: length } => length,
-            Hole::Growing { .. } => 1,
-        });
+        let lengths = self.holes.iter().map(|hole| hole.first(1));
         let canvas = canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id);
-        // A sampler as published draws what the network gives, ids without a token too.
-        let canvas = match self.settings.ending {
-            Ending::FullCanvas => canvas,
+        let mut canvas = match self.settings.ending {
+            Ending::FullCanvas => canvas, // as published: rows without a token are revealed too
             Ending::AtStop(_) => canvas.of_tokens(self.tokens),
         };
+        if let Some(resizing) = self.resizing {
+            let longest = self.holes.iter().map(|hole| match hole {
+                Hole::Resizing { .. } => Some(hole.most()),
+                Hole::Exactly(_) | Hole::Chosen { .. } | Hole::Growing { .. } => None,
+            });
+            canvas = canvas.resizing(resizing, &longest.collect::<Vec<_>>());
+        }
         match self.holes.last() {
             Some(Hole::Growing { up_to }) => {
                 let limit = canvas.ids().len() - 1 + up_to;

@@ -74,10 +74,11 @@ where
         Hole::Exactly(length) => length,
         Hole::Chosen { up_to } => UNDECIDED.min(up_to),
         Hole::Growing { .. } => 1,
+        Hole::Resizing { from, .. } => from,
     };
     let trials_of = |hole: &Hole| match *hole {
         Hole::Chosen { up_to } => trials(up_to),
-        Hole::Exactly(_) | Hole::Growing { .. } => Vec::new(),
+        Hole::Exactly(_) | Hole::Growing { .. } | Hole::Resizing { .. } => Vec::new(),
     };
     let texts = texts.iter().enumerate();
     let texts: Vec<_> = texts

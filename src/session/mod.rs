@@ -26,7 +26,7 @@ pub use crate::diffusion::Mode;
 pub use compute::Compute;
 pub use ends::{Ends, Function};
 pub use excerpt::LeftOut;
-pub use hole::{Hole, USUAL_HOLE};
+pub use hole::{Hole, USUAL_HOLE, USUAL_RESIZING};
 pub use job::{Filling, Job, Work};
 pub use observer::{Conditions, Observer};
 pub use outcome::{Filled, Finish, Outcome};
@@ -35,6 +35,7 @@ pub use task::{Segment, Task};
 use crate::diffusion::Settings;
 use crate::error::{Error, RequestError};
 use crate::hub::{HubOptions, ModelSpec, Progress};
+use crate::infill::Template;
 use crate::model::{Model, OnLoad, Target};
 use crate::package::Package;
 use observer::Texts;
@@ -149,6 +150,35 @@ impl Session {
     /// hole.
     pub fn settings(&self, mode: Mode, is_between: bool) -> Settings {
         recipe::settings(mode, &self.package, &self.target, is_between)
+    }
+
+    /// The holes of a file, those without a length being `open`, in the way of this model: one that
+    /// can makes them longer and shorter while it fills them ([`Hole::resizing`]).
+    pub fn fill<'t>(&self, template: &Template, open: Hole) -> Task<'t> {
+        let mut task = Task::fill(template, open);
+        if self.package.infilling.is_some() {
+            let longest = open.resizing().most();
+            for segment in &mut task.segments {
+                if let Segment::Hole(hole) = segment {
+                    *hole = match *hole {
+                        Hole::Exactly(from) => Hole::Resizing {
+                            from,
+                            up_to: longest.max(from),
+                        },
+                        hole => hole.resizing(),
+                    };
+                }
+            }
+        }
+        task
+    }
+
+    /// Tokens that a hole between texts has at most where nobody says how many.
+    pub fn usual_hole(&self) -> usize {
+        match self.package.infilling {
+            Some(_) => USUAL_RESIZING,
+            None => USUAL_HOLE,
+        }
     }
 
     /// A task in tokens, checked against the model. The weights are not needed.

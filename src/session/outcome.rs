@@ -79,9 +79,11 @@ impl Outcome {
                 finish: match ended {
                     _ if cut.is_some() => Finish::Stop,
                     _ if canvas.stop_in(hole, job.stop_ids()).is_some() => Finish::Stop,
+                    _ if tokens == hole.len() && canvas.has_room(number) => Finish::Stop,
                     _ if tokens == hole.len() => Finish::Length,
                     Ended::Late => Finish::Deadline,
-                    Ended::Whole | Ended::Enough | Ended::Cancelled => Finish::Cancelled,
+                    Ended::Whole => Finish::Length, // its steps were over
+                    Ended::Enough | Ended::Cancelled => Finish::Cancelled,
                 },
                 tokens,
                 ids,

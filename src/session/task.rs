@@ -23,6 +23,9 @@ pub struct Task<'a> {
     /// as pay off ([`super::Session::usual_context`]). Of longer texts, what is nearest to the holes
     /// is shown ([`Job::left_out`]).
     pub context: Option<usize>,
+    /// Whether the first token of a hole can reach into the text before it, which writes better than
+    /// a text that ends inside of a word; the samplers as published have no such thing.
+    pub token_healing: bool,
 }
 
 /// A part of a canvas.
@@ -54,6 +57,7 @@ impl<'a> Task<'a> {
             segments: vec![Segment::Prompt(prompt), Segment::Hole(hole)],
             settings: None,
             context: None,
+            token_healing: true,
         }
     }
 
@@ -71,6 +75,7 @@ impl<'a> Task<'a> {
             segments,
             settings: None,
             context: None,
+            token_healing: true,
         }
     }
 
@@ -85,6 +90,13 @@ impl<'a> Task<'a> {
     #[must_use]
     pub fn within(mut self, context: Option<usize>) -> Self {
         self.context = context;
+        self
+    }
+
+    /// The same with texts in the tokens that they have by themselves.
+    #[must_use]
+    pub fn without_token_healing(mut self) -> Self {
+        self.token_healing = false;
         self
     }
 
@@ -110,13 +122,20 @@ impl<'a> Task<'a> {
                 (_, None) => {}
             }
         }
-        let reserved = reserved_tokens(&holes, context);
+        let is_resizing = holes
+            .iter()
+            .any(|hole| matches!(hole, Hole::Resizing { .. }));
+        let around = package.infilling.filter(|_| is_resizing);
+        let ends = around.map_or(0, |around| 1 + usize::from(around.first_id.is_some()));
+        let reserved = reserved_tokens(&holes, context).saturating_add(ends);
         let room = context.saturating_sub(reserved);
         let mut seams = vec![Seam::default(); holes.len()];
         let texts = stretches.iter().enumerate().map(|(i, segments)| {
             let text = Text::of(segments, package, [reserved, context])?;
             match (text, seams.get_mut(i), segments.last()) {
-                (Text::Long(text, Added::Plain), Some(seam), Some(Segment::Text(_))) => {
+                (Text::Long(text, Added::Plain), Some(seam), Some(Segment::Text(_)))
+                    if self.token_healing && around.is_none() =>
+                {
                     *seam = Seam::behind(&package.tokenizer, text)?;
                     let end = text.len() - seam.piece.len();
                     Ok(Text::Long(&text[..end], Added::Plain))
@@ -125,10 +144,14 @@ impl<'a> Task<'a> {
             }
         });
         let texts = texts.collect::<Result<Vec<_>, Error>>()?;
-        let (texts, left_out) = shown(texts, package, room)?;
+        let (mut texts, left_out) = shown(texts, package, room)?;
         let given: usize = texts.iter().map(Vec::len).sum();
         if given == 0 && !left_out.is_nothing() {
             return Err(too_long(1, reserved, context));
+        }
+        if let (Some(around), [first, .., last]) = (around, &mut *texts) {
+            first.splice(0..0, around.first_id);
+            last.push(around.resizing.delete_id);
         }
         let is_last_open = texts.last().is_some_and(Vec::is_empty);
         let settings = self.settings.clone();
@@ -143,8 +166,9 @@ impl<'a> Task<'a> {
             }
         }
         let special = (package.mask_id, &*package.stop_ids);
-        let job =
-            Job::new(texts, holes, special, settings).of_tokens(package.tokenizer.vocab_size());
+        let job = Job::new(texts, holes, special, settings)
+            .of_tokens(package.tokenizer.vocab_size())
+            .resizing(package.infilling.map(|infilling| infilling.resizing));
         job.check(context)?;
         Ok(job.with(seams, left_out))
     }
@@ -155,7 +179,7 @@ impl<'a> Task<'a> {
 fn reserved_tokens(holes: &[Hole], context: usize) -> usize {
     let most = holes.iter().map(|hole| match *hole {
         Hole::Growing { up_to } => up_to.min(USUAL_TOKENS).min(context / 2),
-        Hole::Exactly(_) | Hole::Chosen { .. } => hole.most(),
+        Hole::Exactly(_) | Hole::Chosen { .. } | Hole::Resizing { .. } => hole.most(),
     });
     most.fold(0, usize::saturating_add)
 }

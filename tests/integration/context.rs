@@ -163,6 +163,7 @@ fn question(session: &Session, text: &str) -> Result<Job, Error> {
         segments,
         settings: None,
         context: Some(300),
+        token_healing: true,
     })
 }
 

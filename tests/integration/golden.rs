@@ -344,6 +344,7 @@ fn every_canvas_equals_the_reference_step_by_step() {
                 ending: Ending::FullCanvas,
                 decoding,
                 remask: 0,
+                deletes_rest: true,
                 isa: Isa::detect(),
             };
             let canvas = Canvas::new(&prompt, max_new_tokens, config.mask_token_id.unwrap());

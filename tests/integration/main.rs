@@ -12,6 +12,7 @@ mod checkpoints;
 mod command;
 mod context;
 mod defaults;
+mod dreamon;
 mod fast_dllm;
 mod files;
 mod gguf;
@@ -23,6 +24,7 @@ mod hub_gguf;
 mod hub_server;
 mod infill;
 mod modes;
+mod opendcoder;
 mod session;
 mod settings;
 #[cfg(unix)]

@@ -254,6 +254,7 @@ fn what_cannot_be_done_is_known_before_the_weights_are() {
             segments,
             settings: None,
             context: None,
+            token_healing: true,
         };
         match session.prepare(&task) {
             Err(Error::Request(error)) => error,

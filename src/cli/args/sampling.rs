@@ -1,8 +1,8 @@
 //! How to denoise: the flags, and the settings they become.
 
 use diffucoder::diffusion::{
-    Algorithm, Cache, Decoding, Far, FirstToken, Mode, Refresh, Rule, Settings, Shaping, Steps,
-    usual_window,
+    Algorithm, Cache, Decoding, Ending, Far, FirstToken, Mode, Refresh, Rule, Settings, Shaping,
+    Steps, usual_window,
 };
 use diffucoder::session::{Hole, Job, Session};
 use diffucoder::{Error, RequestError};
@@ -29,7 +29,7 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "N", value_parser = at_least_one, alias = "ctx-size")]
     context: Option<usize>,
     /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache what
-    /// it reveals at most [default: half as many]
+    /// it reveals at most [default: half as many]; in DreamOn's holes the most
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     steps: Option<usize>,
     /// Tokens to reveal at each step, instead of --steps
@@ -112,6 +112,10 @@ struct DecodingArgs {
     /// where nothing changes [default: 0; 1 in holes between text, unless --exact]
     #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
     remask: Option<usize>,
+    /// Where a model that makes holes longer and shorter (DreamOn) ends a hole, take that place out
+    /// and not all masks of the hole behind it too: what its code on the Hub does unless told
+    #[arg(long)]
+    delete_one: bool,
 }
 
 /// How much can be written.
@@ -243,13 +247,13 @@ fn about_algorithm(algorithm: Algorithm) -> &'static str {
         Algorithm::TopkMargin => "largest gap between the two best tokens first",
         Algorithm::MaskgitPlus => "highest probability first",
         Algorithm::Origin => "random order",
+        Algorithm::P2 => "highest probability, with tokens masked again that are not (Open-dCoder)",
     }
 }
 
 impl DecodingArgs {
     /// The preset, with what the flags change.
-    fn decoding(&self, mode: Mode, is_gpu: bool, is_fixed: bool) -> Decoding {
-        let mut decoding = mode.decoding(is_gpu);
+    fn decoding(&self, mut decoding: Decoding, is_gpu: bool, is_fixed: bool) -> Decoding {
         if is_fixed && !decoding.is_capped {
             decoding.threshold = None;
         }
@@ -290,7 +294,8 @@ impl SamplingArgs {
             .about(&["steps", "max-new-tokens"])),
             // Before a model is open its mode is not known; the flags may say enough.
             NewTokens::Auto => {
-                self.check_growth(&self.decoding(self.mode().unwrap_or(Mode::Fast), false))
+                let mode = self.mode().unwrap_or(Mode::Fast);
+                self.check_growth(&self.decoding(mode.decoding(false), false))
             }
         }
     }
@@ -374,7 +379,8 @@ impl SamplingArgs {
             (None, Some(tokens)) => ("tokens-per-step", tokens, Steps::OfTokens(tokens)),
             (None, None) => return Ok(Steps::OfTokens(1)),
         };
-        match value <= n {
+        // P2 can take more steps than there are tokens.
+        match value <= n || self.algorithm == Some(Algorithm::P2) {
             true => Ok(steps),
             false => Err(UsageError::with_hint(
                 format!("--{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
@@ -389,11 +395,11 @@ impl SamplingArgs {
         self.exact.then_some(Mode::Exact).or(self.decoding.mode)
     }
 
-    /// How a mode takes the canvas in parts, with what the flags change.
-    fn decoding(&self, mode: Mode, is_gpu: bool) -> Decoding {
+    /// How the canvas is taken in parts: as usual, with what the flags change.
+    fn decoding(&self, usual: Decoding, is_gpu: bool) -> Decoding {
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
         let is_fixed = has_steps || self.is_random();
-        self.decoding.decoding(mode, is_gpu, is_fixed)
+        self.decoding.decoding(usual, is_gpu, is_fixed)
     }
 
     /// Whether chance decides the order.
@@ -412,9 +418,38 @@ impl SamplingArgs {
     /// As [`Self::steps`], and for a threshold together with chance.
     pub fn settings(&self, session: &Session, job: &Job) -> Result<Settings, UsageError> {
         let mode = self.mode().unwrap_or(session.package().mode());
-        let usual = session.settings(mode, job.is_between());
-        let decoding = self.decoding(mode, !session.target().device.is_cpu());
+        let mut usual = session.settings(mode, job.is_between());
+        let is_planned = self.algorithm == Some(Algorithm::P2);
+        if is_planned {
+            usual = Settings {
+                decoding: Decoding::default(),
+                ending: Ending::FullCanvas,
+                remask: 0,
+                ..usual
+            };
+        }
+        let decoding = self.decoding(usual.decoding, !session.target().device.is_cpu());
         self.check_growth(&decoding)?;
+        if is_planned && (decoding != Decoding::default() || job.is_resizing()) {
+            return Err(UsageError::with_hint(
+                "--algorithm p2 plans for a whole canvas of a known length, at every step anew",
+                "leave out --window, --threshold, --cache and the like, or take another algorithm; \
+                 holes of DreamOn have no known length",
+            )
+            .about(&[
+                "algorithm",
+                "window",
+                "lookahead",
+                "cache",
+                "refresh",
+                "threshold",
+                "rule",
+            ]));
+        }
+        if job.is_resizing() && self.decoding.remask.is_some_and(|rounds| rounds > 0) {
+            let message = "--remask predicts tokens once more, and here each can change a length";
+            return Err(UsageError::with_hint(message, "leave it out").about(&["remask"]));
+        }
         if self.is_random() && decoding.threshold.is_some() {
             return Err(UsageError::with_hint(
                 "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
@@ -426,6 +461,7 @@ impl SamplingArgs {
             algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
             steps: match (self.steps, self.tokens_per_step) {
                 (None, None) => usual.steps,
+                _ if job.is_resizing() => self.steps(usize::MAX)?,
                 _ => self.steps(job.most_new_tokens())?,
             },
             eps: self.eps,
@@ -438,6 +474,7 @@ impl SamplingArgs {
             seed: self.seed.unwrap_or_else(new_seed),
             decoding,
             remask: self.decoding.remask.unwrap_or(usual.remask),
+            deletes_rest: !self.decoding.delete_one,
             ..usual
         })
     }

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use clap::parser::ValueSource;
 use clap::{ArgMatches, ValueEnum};
 use diffucoder::infill::Template;
 use diffucoder::package::Package;
 use diffucoder::session::asking::Asking;
-use diffucoder::session::{Ends, Function, Hole, Job, Session, Task, USUAL_HOLE};
+use diffucoder::session::{Ends, Function, Hole, Job, Session, Task};
 use diffucoder::text::lines;
 
 use crate::cli::args::check::{Check, CheckArgs};
@@ -18,6 +17,7 @@ use crate::cli::args::prompt::{Given, PromptArgs};
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
+use crate::cli::defaults::layers::is_typed;
 use crate::cli::json::Report;
 use crate::cli::runner::{Runner, Shown};
 use crate::cli::terminal::stream::Stream;
@@ -136,13 +136,13 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let language = args.check.language(given.file(), &whole);
     let is_one = args.num_samples == 1 && check.retries() == 0;
     args.shown.check(ui, is_one, &["num-samples", "retries"])?;
-    let hole = args.hole(matches)?;
     if let Some(temperature) = sampling.wild_temperature() {
         ui.note(&format!(
             "at --temperature {temperature} tokens are nearly random (--threads counts threads)"
         ));
     }
     let engine = args.compute.open(&args.model, ui)?;
+    let hole = args.hole(matches, &engine.session)?;
     let (form, mut job) = args.prepare(&given, &whole, (hole, &language), &engine.session)?;
     let package = engine.session.package();
     args.note_what_is_vain(matches, &given, package, ui);
@@ -220,13 +220,13 @@ impl Args {
     }
 
     /// Where the text goes: the model chooses its length where something follows.
-    fn hole(&self, matches: &ArgMatches) -> Result<Hole, UsageError> {
+    fn hole(&self, matches: &ArgMatches, session: &Session) -> Result<Hole, UsageError> {
         if self.suffix().is_none() {
             return Ok(self.sampling.hole());
         }
         let up_to = match is_typed(matches, "max_new_tokens") {
             true => self.sampling.most_new_tokens()?,
-            false => USUAL_HOLE,
+            false => session.usual_hole(),
         };
         Ok(Hole::Chosen { up_to })
     }
@@ -243,7 +243,7 @@ impl Args {
         let (context, package) = (self.sampling.context(), session.package());
         if let Some(suffix) = self.suffix() {
             let template = Template::between(whole.as_bytes(), suffix.as_bytes());
-            let task = Task::fill(&template, hole).within(context);
+            let task = session.fill(&template, hole).within(context);
             let job = session.prepare(&task).map_err(as_usage)?;
             return Ok((Form::Between(template), job));
         }
@@ -391,8 +391,4 @@ impl Args {
             self.num_samples
         )
     }
-}
-
-fn is_typed(matches: &ArgMatches, id: &str) -> bool {
-    matches.value_source(id) == Some(ValueSource::CommandLine)
 }

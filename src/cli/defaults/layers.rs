@@ -82,13 +82,17 @@ pub fn given(command: &Command, matches: &ArgMatches, of_layers: &Values) -> Val
     let given = |arg: &Arg| {
         let name = arg.get_long()?;
         let id = arg.get_id().as_str();
-        let is_typed = matches.value_source(id) == Some(ValueSource::CommandLine);
-        if !is_typed && !of_layers.contains_key(name) {
+        if !is_typed(matches, id) && !of_layers.contains_key(name) {
             return None;
         }
         Some((name.to_string(), values_of(arg, matches)?))
     };
     command.get_arguments().filter_map(given).collect()
+}
+
+/// Whether a flag stands on the command line.
+pub fn is_typed(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
 #[cfg(test)]

@@ -61,9 +61,9 @@ impl<'a> Form<'a> {
         let task = match (self, &line.request) {
             (Self::Fill { template, .. }, Request::Fill { is_open: true, .. }) => {
                 let up_to = sampling.most_new_tokens()?;
-                Task::fill(template, Hole::Chosen { up_to })
+                session.fill(template, Hole::Chosen { up_to })
             }
-            (Self::Fill { template, .. }, _) => Task::fill(template, sampling.hole()),
+            (Self::Fill { template, .. }, _) => session.fill(template, sampling.hole()),
             (Self::Answer(asking), _) => Task::answer(asking.prompt(system), sampling.hole()),
         };
         let job = session.prepare(&task.within(sampling.context()));

@@ -72,6 +72,8 @@ pub struct Parser {
     typed: Values,
     /// What variables and the configuration file say of them.
     defaults: Values,
+    /// Tokens of an open hole where nobody says how many.
+    usual_hole: usize,
 }
 
 impl Parser {
@@ -84,7 +86,15 @@ impl Parser {
             typed: layers::given(&command, matches, &Values::new()),
             defaults,
             command,
+            usual_hole: USUAL_HOLE,
         }
+    }
+
+    /// The same where an open hole has so many tokens.
+    #[must_use]
+    pub fn with_usual_hole(mut self, tokens: usize) -> Self {
+        self.usual_hole = tokens;
+        self
     }
 
     /// Which default makes a line fail: one that it can do without.
@@ -203,7 +213,7 @@ impl Parser {
         let mut defaults = self.defaults.clone();
         defaults.retain(|name, _| !without.contains(&name.as_str()));
         if matches!(line.request, Request::Fill { is_open: true, .. }) {
-            let usual = || vec![USUAL_HOLE.to_string()];
+            let usual = || vec![self.usual_hole.to_string()];
             defaults.entry(LONGEST.into()).or_insert_with(usual);
         }
         let mut above = own.clone();
@@ -228,7 +238,10 @@ impl Parser {
         };
         let matches = command.try_get_matches_from(flags).map_err(said)?;
         let sampling = SamplingArgs::from_arg_matches(&matches).map_err(said)?;
-        sampling.check()?;
+        // Only the model knows how many steps a hole can have.
+        if matches!(line.request, Request::Answer { .. }) {
+            sampling.check()?;
+        }
         Ok(sampling)
     }
 

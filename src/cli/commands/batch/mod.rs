@@ -141,7 +141,8 @@ pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> a
         ui,
         format,
         defaults,
-        parser: Parser::new(format, matches, defaults.values()),
+        parser: Parser::new(format, matches, defaults.values())
+            .with_usual_hole(engine.session.usual_hole()),
         engine,
         sink: Sink::open(&args.output, format, (kept, args.others()), ui)?,
         seen: HashMap::new(),

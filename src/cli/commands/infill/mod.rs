@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::{ArgMatches, ValueEnum};
 use diffucoder::infill::Template;
-use diffucoder::session::{Hole, Task};
+use diffucoder::session::{Hole, USUAL_HOLE};
 use diffucoder::{Error, atomic};
 
 use self::output::{Filled, InfillReport, Show};
@@ -19,6 +19,7 @@ use crate::cli::args::prompt;
 use crate::cli::args::sampling::{SamplingArgs, too_long};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
+use crate::cli::defaults::layers::is_typed;
 use crate::cli::runner::{Runner, Shown};
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::usage::UsageError;
@@ -38,7 +39,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 
 )]
 #[command(mut_arg("max_new_tokens", |arg| arg
     .default_value("32")
-    .help("The longest that a hole without a length can become, in tokens")))]
+    .visible_alias("max-length")
+    .help("The longest that a hole without a length can become, in tokens; 64 unless it is given with \
+        a model that makes holes longer and shorter (DreamOn)")))]
 pub struct Args {
     /// The file; without one, or with `-`, stdin. `<FILL>` marks a hole, `<FILL:40>` one of 40
     /// tokens
@@ -54,7 +57,8 @@ pub struct Args {
     /// The text behind the hole; `-` is stdin
     #[arg(long, value_name = "FILE")]
     suffix_file: Option<PathBuf>,
-    /// Length in tokens of every hole that has none of its own [default: the model chooses]
+    /// Length in tokens of every hole that has none of its own; DreamOn begins with it [default: the
+    /// model chooses; 64 masks to begin with in DreamOn]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     length: Option<usize>,
     /// How the model chooses a length: by where it ends its text in a long hole, or by where it is
@@ -71,6 +75,10 @@ pub struct Args {
     /// Write the file instead of printing it: whole or not at all, with its owner and permissions
     #[arg(short, long, group = "show", requires = "template")]
     in_place: bool,
+    /// Take the tokens of the text before a hole as they are: else the hole's first token can be one
+    /// that begins with the last space or part of a word before it
+    #[arg(long)]
+    raw: bool,
     #[command(flatten)]
     shown: ShownArgs,
     #[command(flatten)]
@@ -86,7 +94,8 @@ pub struct Args {
     compute: ComputeArgs,
 }
 
-pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+/// `matches` are those of the command: they know which flags were typed.
+pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let show = args.show()?;
     if show != Show::InPlace {
         args.output.check(ui)?;
@@ -95,9 +104,18 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     args.shown.check(ui, check.retries() == 0, &["retries"])?;
     let template = args.template()?;
     let engine = args.compute.open(&args.model, ui)?;
-    let longest = args.sampling.most_new_tokens()?;
-    let task = Task::fill(&template, args.length_by.hole(longest));
-    let task = task.within(args.sampling.context());
+    let said = args.sampling.most_new_tokens()?;
+    let longest = match said == USUAL_HOLE && !is_typed(matches, "max_new_tokens") {
+        true => engine.session.usual_hole(),
+        false => said,
+    };
+    let open = match engine.session.package().infilling {
+        Some(_) => Hole::Chosen { up_to: longest },
+        None => args.length_by.hole(longest),
+    };
+    let task = engine.session.fill(&template, open);
+    let mut task = task.within(args.sampling.context());
+    task.token_healing = !args.raw;
     let mut job = engine.session.prepare(&task).map_err(as_usage)?;
     for note in args.sampling.context_notes(&engine.session, &job) {
         ui.note(&note);

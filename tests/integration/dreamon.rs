@@ -1,0 +1,339 @@
+//! DreamOn, whose holes get longer and shorter: logits, and every generation step for step, against
+//! vectors that its own evaluation made on a small random checkpoint (`tests/fixtures/golden-dreamon`).
+
+use assert_cmd::Command;
+use candle_core::{DType, Device};
+use diffucoder::diffusion::{Algorithm, Cache, Decoding, Ending, Settings, Shaping, Step, Steps};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::infill::Template;
+use diffucoder::model::Target;
+use diffucoder::package::Package;
+use diffucoder::session::{self, Conditions, Finish, Hole, Job, Session};
+use serde_json::Value;
+
+use crate::fixture;
+
+fn session() -> Session {
+    let spec = ModelSpec::Local(fixture("golden-dreamon/model"));
+    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
+    Session::new(package, Target::cpu(DType::F32))
+}
+
+fn generations() -> Vec<Value> {
+    let json = std::fs::read(fixture("golden-dreamon/golden.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&json).unwrap();
+    golden["generations"].as_array().unwrap().clone()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn number(case: &Value, key: &str) -> usize {
+    case[key].as_u64().unwrap() as usize
+}
+
+fn settings(case: &Value) -> Settings {
+    let name = case["algorithm"].as_str().unwrap();
+    let mut algorithms = Algorithm::ALL.into_iter();
+    Settings {
+        algorithm: algorithms
+            .find(|algorithm| algorithm.name() == name)
+            .unwrap(),
+        shaping: Shaping {
+            top_p: case["top_p"].as_f64().map(|p| p as f32),
+            ..Shaping::temperature(0.0)
+        },
+        deletes_rest: case["broadcast_delete"].as_bool().unwrap(),
+        ..Settings::reference(number(case, "steps"))
+    }
+}
+
+fn job(case: &Value, session: &Session, settings: Settings) -> Job {
+    let package = session.package();
+    let hole = Hole::Resizing {
+        from: number(case, "n0"),
+        up_to: number(case, "max_gen_len"),
+    };
+    let texts = vec![ids(&case["prefix_ids"]), ids(&case["suffix_ids"])];
+    let special = (package.mask_id, &*package.stop_ids);
+    let resizing = package.infilling.map(|infilling| infilling.resizing);
+    Job::new(texts, vec![hole], special, settings).resizing(resizing)
+}
+
+/// The first hole after each step, and what a reader of the steps makes of it.
+#[derive(Default)]
+struct History {
+    holes: Vec<Vec<u32>>,
+    decided: Vec<u32>,
+}
+
+impl session::Observer for History {
+    fn on_step(&mut self, step: &Step<'_>) {
+        let canvas = step.canvas;
+        assert_eq!(canvas.generated().len(), canvas.reveal_step().len());
+        self.holes
+            .push(canvas.ids()[canvas.holes()[0].clone()].to_vec());
+    }
+
+    fn on_decided(&mut self, _: usize, ids: &[u32]) {
+        self.decided.extend(ids);
+    }
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    let mut session = session();
+    let path = fixture("golden-dreamon/golden.safetensors");
+    let vectors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let model = session.load(&mut (), &mut |_, _| ()).unwrap();
+    for case in 0..2 {
+        let tensor = |name| {
+            vectors[&format!("forward.{case}.{name}")]
+                .flatten_all()
+                .unwrap()
+        };
+        let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
+        let found = model.head_output(&ids).unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (x, y) in found.iter().zip(expected) {
+            assert!((x - y).abs() < 1e-4, "case {case}: {x} and {y}");
+        }
+    }
+}
+
+#[test]
+fn every_generation_equals_the_reference_step_for_step() {
+    let mut session = session();
+    for case in generations() {
+        let mut history = History::default();
+        let mut job = job(&case, &session, settings(&case));
+        let conditions = &mut Conditions::watched(&mut history);
+        let outcome = session.run_job(&mut job, conditions).unwrap();
+        let expected: Vec<_> = case["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(ids)
+            .collect();
+        assert_eq!(history.holes, expected[1..]);
+        assert_eq!(outcome.holes[0].ids, ids(&case["final_ids"]));
+        assert_eq!(outcome.work.forwards, number(&case, "forwards"));
+        assert_eq!(
+            history.decided,
+            outcome.holes[0].ids[..outcome.holes[0].tokens]
+        );
+    }
+}
+
+/// Of keys that are kept of what stands before the hole, none is computed again; of those behind
+/// it, each where it moves.
+#[test]
+fn kept_keys_save_rows() {
+    let mut session = session();
+    let rows = |cache| -> usize {
+        let run = |case: &Value| {
+            let settings = Settings {
+                decoding: Decoding {
+                    cache,
+                    ..Decoding::resizing()
+                },
+                ending: Ending::AtStop(Vec::new()),
+                ..settings(case)
+            };
+            let mut job = job(case, &session, settings);
+            let done = session.run_job(&mut job, &mut Conditions::default());
+            done.unwrap().work
+        };
+        let works = generations().iter().map(run).collect::<Vec<_>>();
+        works.iter().map(|work| work.rows / work.forwards).sum()
+    };
+    let [none, prefix, dual] = [Cache::None, Cache::Prefix, Cache::Dual].map(rows);
+    assert!(dual < prefix && prefix < none, "{dual} {prefix} {none}");
+}
+
+#[test]
+fn text_round_holes_gets_what_the_family_adds() {
+    let mut session = session();
+    let infilling = session.package().infilling.unwrap();
+    assert_eq!(infilling.first_id, Some(259));
+    assert_eq!(
+        (infilling.resizing.expand_id, infilling.resizing.delete_id),
+        (261, 256)
+    );
+    assert_eq!(session.usual_hole(), 64);
+    let template = Template::with_markers(b"ab <FILL>c<FILL:3>".to_vec()).unwrap();
+    let task = session.fill(&template, Hole::Chosen { up_to: 9 });
+    let task = task.with(Settings::reference(1));
+    let outcome = session.run(&task).unwrap();
+    assert_eq!(outcome.canvas.ids()[..4], [259, 97, 98, 32]);
+    assert_eq!(outcome.canvas.ids().last(), Some(&256));
+    // One step was taken: what was masked before it and still is shows where the holes began.
+    assert_eq!(outcome.canvas.holes().len(), 2);
+    assert_eq!(outcome.work.rows, 4 + 9 + 1 + 3 + 1);
+    assert_eq!(outcome.finish(), Finish::Length, "the steps were over");
+}
+
+#[test]
+fn several_holes_grow_by_themselves() {
+    let mut session = session();
+    let template = Template::with_markers(b"let y = <FILL>;\nlet z = <FILL>;\n".to_vec()).unwrap();
+    for tokens in [1, 3] {
+        let task = session.fill(&template, Hole::Chosen { up_to: 12 });
+        let task = task.with(Settings {
+            steps: Steps::OfTokens(tokens),
+            ..Settings::reference(1)
+        });
+        let outcome = session.run(&task).unwrap();
+        let text = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+        let expected = [
+            vec![259],
+            text("let y = "),
+            outcome.holes[0].ids.clone(),
+            text(";\nlet z = "),
+            outcome.holes[1].ids.clone(),
+            text(";\n"),
+            vec![256],
+        ];
+        assert_eq!(
+            outcome.canvas.ids(),
+            expected.concat(),
+            "text never changes"
+        );
+        for hole in &outcome.holes {
+            assert!(
+                hole.ids.len() <= 12 && !hole.ids.iter().any(|id| [256, 260, 261].contains(id))
+            );
+        }
+    }
+}
+
+/// All generations through the program, from the files' text to the printed ids.
+#[test]
+fn the_program_prints_the_ids_of_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let (prefix, suffix) = (folder.path().join("prefix"), folder.path().join("suffix"));
+    for case in generations() {
+        std::fs::write(&prefix, case["prefix"].as_str().unwrap()).unwrap();
+        std::fs::write(&suffix, case["suffix"].as_str().unwrap()).unwrap();
+        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        command.args([
+            "infill", "--exact", "--raw", "-t", "0", "--dtype", "f32", "--output", "json",
+        ]);
+        command.arg("--model").arg(fixture("golden-dreamon/model"));
+        command
+            .arg("--prefix-file")
+            .arg(&prefix)
+            .arg("--suffix-file")
+            .arg(&suffix);
+        for (flag, key) in [
+            ("length", "n0"),
+            ("max-length", "max_gen_len"),
+            ("steps", "steps"),
+        ] {
+            command.arg(format!("--{flag}={}", case[key]));
+        }
+        command.arg(format!(
+            "--algorithm={}",
+            case["algorithm"].as_str().unwrap()
+        ));
+        command.arg(format!("--top-p={}", case["top_p"].as_f64().unwrap_or(1.0)));
+        if !case["broadcast_delete"].as_bool().unwrap() {
+            command.arg("--delete-one");
+        }
+        let output = command.assert().success().get_output().stdout.clone();
+        let said: Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(said["holes"][0]["token_ids"], case["final_ids"]);
+        assert_eq!(said["usage"]["forwards"], case["forwards"]);
+    }
+}
+
+fn run(args: &[&str], stdin: &str) -> Vec<u8> {
+    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    command
+        .args(args)
+        .arg("--model")
+        .arg(fixture("golden-dreamon/model"));
+    let assert = command.write_stdin(stdin).assert().success();
+    assert.get_output().stdout.clone()
+}
+
+/// In a batch, with a hole's length as what it begins with.
+#[test]
+fn a_batch_fills_as_infill_does() {
+    let flags = ["--seed=1", "--exact", "--steps=200", "--raw"];
+    let single = [
+        &["infill", "--output=json", "--length=4", "-n64"],
+        &flags[..],
+    ]
+    .concat();
+    let single: Value = serde_json::from_slice(&run(&single, "let y = <FILL>;\n")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.jsonl");
+    let line = r#"{"prefix": "let y = ", "suffix": ";\n", "length": 4}"#;
+    let batch = ["batch", "-", "-o", output.to_str().unwrap()];
+    run(&[&batch, &flags[..]].concat(), line);
+    let said: Value = serde_json::from_slice(&std::fs::read(output).unwrap()).unwrap();
+    assert_eq!(said["text"], single["holes"][0]["text"]);
+    assert_eq!(
+        said["usage"]["canvas_tokens"],
+        single["usage"]["canvas_tokens"]
+    );
+}
+
+/// A page of a trace shows the canvas as it is in the end, with what came when.
+#[test]
+fn a_trace_tells_where_tokens_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("run.jsonl");
+    let file = trace.to_str().unwrap();
+    let args = [
+        "infill",
+        "--output=json",
+        "--exact",
+        "--seed=1",
+        "--length=9",
+        "-t0.3",
+        "--trace",
+        file,
+    ];
+    let said: Value =
+        serde_json::from_slice(&run(&args, "let y = <FILL>;\nimport os\n<FILL>os.path")).unwrap();
+    let text = std::fs::read_to_string(&trace).unwrap();
+    assert!(
+        text.contains("\"edits\":[["),
+        "something got longer or shorter"
+    );
+    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    let assert = command.arg("report").arg(&trace).assert().success();
+    let page = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    let data = page
+        .lines()
+        .find(|line| line.contains("\"cells\""))
+        .unwrap();
+    let data = &data[data.find('{').unwrap()..=data.rfind('}').unwrap()];
+    let data: Value = serde_json::from_str(data).unwrap();
+    let ids = |hole: usize| said["holes"][hole]["token_ids"].as_array().unwrap();
+    let given = data["cells"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|cell| cell["given"] == true);
+    let firsts: Vec<_> = given
+        .map(|cell| cell["first"].as_u64().unwrap() as usize)
+        .collect();
+    let (first, second) = (ids(0).len(), ids(1).len());
+    let between = ";\nimport os\n".len();
+    assert_eq!(firsts, [first, first + between + second]);
+    let mut canvas = vec![Value::Null; first + between + second];
+    for step in data["steps"].as_array().unwrap() {
+        let positions = step["positions"].as_array().unwrap().iter();
+        for (position, token) in positions.zip(step["tokens"].as_array().unwrap()) {
+            canvas[position.as_u64().unwrap() as usize] = token.clone();
+        }
+    }
+    assert_eq!(&canvas[..first], &ids(0)[..]);
+    assert_eq!(&canvas[first + between..], &ids(1)[..]);
+}

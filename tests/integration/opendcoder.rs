@@ -1,0 +1,148 @@
+//! Open-dCoder and the P2 sampler, which masks tokens again: logits, and every generation step for
+//! step, against vectors that its own code made on a small random checkpoint
+//! (`tests/fixtures/golden-opendcoder`).
+
+use assert_cmd::Command;
+use candle_core::{DType, Device};
+use diffucoder::diffusion::{Algorithm, Settings, Shaping, Step};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::Target;
+use diffucoder::package::Package;
+use diffucoder::session::{self, Conditions, Hole, Job, Session};
+use serde_json::Value;
+
+use crate::fixture;
+
+fn session() -> Session {
+    let spec = ModelSpec::Local(fixture("golden-opendcoder/model"));
+    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
+    Session::new(package, Target::cpu(DType::F32))
+}
+
+fn generations() -> Vec<Value> {
+    let json = std::fs::read(fixture("golden-opendcoder/golden.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&json).unwrap();
+    golden["generations"].as_array().unwrap().clone()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// The hole after each step.
+struct History(Vec<Vec<u32>>);
+
+impl session::Observer for History {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.0.push(step.canvas.generated().to_vec());
+    }
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    let mut session = session();
+    let path = fixture("golden-opendcoder/golden.safetensors");
+    let vectors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let model = session.load(&mut (), &mut |_, _| ()).unwrap();
+    let cases = vectors.keys().filter(|name| name.ends_with(".ids")).count();
+    assert!(cases >= 1);
+    for case in 0..cases {
+        let tensor = |name| {
+            vectors[&format!("forward.{case}.{name}")]
+                .flatten_all()
+                .unwrap()
+        };
+        let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
+        let found = model.head_output(&ids).unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (x, y) in found.iter().zip(expected) {
+            assert!((x - y).abs() < 1e-4, "case {case}: {x} and {y}");
+        }
+    }
+}
+
+#[test]
+fn every_generation_equals_the_reference_step_for_step() {
+    let mut session = session();
+    for case in generations() {
+        let number = |key: &str| case[key].as_u64().map(|number| number as usize);
+        let name = case["algorithm"].as_str().unwrap();
+        let mut algorithms = Algorithm::ALL.into_iter();
+        let settings = Settings {
+            algorithm: algorithms
+                .find(|algorithm| algorithm.name() == name)
+                .unwrap(),
+            shaping: Shaping {
+                top_p: case["top_p"].as_f64().map(|p| p as f32),
+                top_k: number("top_k"),
+                ..Shaping::temperature(0.0)
+            },
+            ..Settings::reference(number("steps").unwrap())
+        };
+        let suffix = Some(&case["suffix_ids"]).filter(|ids| ids.is_array());
+        let texts = vec![ids(&case["prefix_ids"]), suffix.map_or(Vec::new(), ids)];
+        let package = session.package();
+        let special = (package.mask_id, &*package.stop_ids);
+        let hole = Hole::Exactly(number("masks").unwrap());
+        let mut job = Job::new(texts, vec![hole], special, settings);
+        let mut history = History(Vec::new());
+        let conditions = &mut Conditions::watched(&mut history);
+        let outcome = session.run_job(&mut job, conditions).unwrap();
+        let expected: Vec<_> = case["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(ids)
+            .collect();
+        assert_eq!(history.0, expected, "{name}");
+        assert_eq!(outcome.holes[0].ids, ids(&case["final_ids"]));
+    }
+}
+
+/// All of them through the program: with text behind the hole by `infill`, else by `generate`.
+#[test]
+fn the_program_prints_the_ids_of_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let (prefix, suffix) = (folder.path().join("prefix"), folder.path().join("suffix"));
+    for case in generations() {
+        std::fs::write(&prefix, case["prefix"].as_str().unwrap()).unwrap();
+        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        match case["suffix"].as_str() {
+            Some(text) => {
+                std::fs::write(&suffix, text).unwrap();
+                command.arg("infill").arg("--prefix-file").arg(&prefix);
+                command.arg("--suffix-file").arg(&suffix);
+                command.arg(format!("--length={}", case["masks"]));
+            }
+            None => {
+                command.arg("generate").arg("--prompt-file").arg(&prefix);
+                command.arg(format!("-n{}", case["masks"]));
+            }
+        }
+        command.args([
+            "--exact",
+            "--raw",
+            "-t0",
+            "--dtype=f32",
+            "--output=json",
+            "--model",
+        ]);
+        command.arg(fixture("golden-opendcoder/model"));
+        command.arg(format!("--steps={}", case["steps"]));
+        command.arg(format!(
+            "--algorithm={}",
+            case["algorithm"].as_str().unwrap()
+        ));
+        command.arg(format!("--top-p={}", case["top_p"].as_f64().unwrap_or(1.0)));
+        command.arg(format!("--top-k={}", case["top_k"].as_u64().unwrap_or(0)));
+        let output = command.assert().success().get_output().stdout.clone();
+        let said: Value = serde_json::from_slice(&output).unwrap();
+        let found = match case["suffix"].is_string() {
+            true => &said["holes"][0]["token_ids"],
+            false => &said["token_ids"],
+        };
+        assert_eq!(found, &case["final_ids"], "{case}");
+    }
+}
