@@ -164,6 +164,9 @@ where
 /// Taken from the logit of a token that cannot be.
 const BARRED: f32 = 1e9;
 
+/// An id that no vocabulary has.
+const NO_TOKEN: u32 = u32::MAX;
+
 /// A candidate for each masked position of the frame, from its logits `[masked, V]`, which are used
 /// up, and what is remembered of it.
 fn propose<E: std::error::Error + 'static>(
@@ -194,11 +197,16 @@ fn propose<E: std::error::Error + 'static>(
         settings.shaping.apply(isa, row).ok_or(position)?;
         // Like the mask, ids without a token keep their probability and are no candidates.
         let tokens = &row[..canvas.tokens().min(row.len())];
+        // Where a token stands already, P2 looks only at how sure the draw is, be it of the mask.
+        let excluded = match canvas.is_revealed(position) {
+            true => NO_TOKEN,
+            false => canvas.mask_id(),
+        };
         let token = if settings.shaping.temperature > 0.0 {
             let uniform = draws.uniform(Purpose::Token, position);
-            sampling::draw(tokens, canvas.mask_id(), uniform)
+            sampling::draw(tokens, excluded, uniform)
         } else {
-            sampling::most_probable(tokens, canvas.mask_id())
+            sampling::most_probable(tokens, excluded)
         };
         let order: &[f32] = if order.is_empty() { row } else { order };
         Ok(Candidate {
