@@ -17,15 +17,12 @@ mod common;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use common::Options;
 use diffucoder::diffusion::{
-    Algorithm, Cache, Decoding, Denoiser, Ending, Far, Mode, Refresh, Rule, Settings, Shaping,
-    Steps,
+    Cache, Decoding, Ending, Far, Mode, Refresh, Rule, Settings, Shaping, Steps,
 };
 use diffucoder::infill::Template;
-use diffucoder::kernels::Isa;
 use diffucoder::package::Package;
 use diffucoder::session::{Hole, Session, Task};
 
@@ -242,14 +239,12 @@ impl Texts {
             found.forwards += done.work.forwards;
             found.rows += done.work.rows;
             found.seconds += done.work.time.as_secs_f64();
-            let prompt = &done.canvas.ids()[..done.canvas.prompt_len()];
-            let (generated, end) = (done.canvas.generated(), done.tokens());
+            let end = done.tokens();
             found.tokens.push(end);
             if !options.has("--no-nll") {
-                // With its end, which is a choice of the mode's as well.
-                let tokens = &generated[..new_tokens.min(end + 1)];
-                nll += exact_nll(session, prompt, tokens)?;
-                scored += tokens.len();
+                let text = session.exact_nll(&done)?;
+                nll += text.nll;
+                scored += text.tokens;
             }
             let mut whole = format!("{text}{}", done.text());
             // A text that the canvas cut off rightly stops in the middle of a line.
@@ -350,40 +345,6 @@ fn percent(part: usize, of: usize) -> String {
 /// 1 for the same text, 0 for one in which every character has to be changed.
 fn edit_similarity(a: &str, b: &str) -> f64 {
     strsim::normalized_levenshtein(a, b)
-}
-
-/// `-ln p` of `tokens` behind `prompt`, revealed one by one, least entropy first.
-fn exact_nll(session: &mut Session, prompt: &[u32], tokens: &[u32]) -> anyhow::Result<f64> {
-    let package = Arc::clone(session.package());
-    let model = session.load(&mut (), &mut |_, _| ())?;
-    let isa = Isa::detect();
-    let mut ids = prompt.to_vec();
-    ids.resize(prompt.len() + tokens.len(), package.mask_id);
-    let mut masked: Vec<usize> = (prompt.len()..ids.len()).collect();
-    let mut nll = 0.0;
-    while !masked.is_empty() {
-        let mut logits = model.predict(&ids, &masked)?.logits;
-        let rows = logits.chunks_exact_mut(package.config.vocab_size);
-        let best = rows
-            .zip(&masked)
-            .enumerate()
-            .map(|(i, (row, &position))| {
-                Shaping::temperature(1.0).apply(isa, row);
-                let token = tokens[position - prompt.len()];
-                (
-                    Algorithm::Entropy.confidence(isa, row, token),
-                    i,
-                    row[token as usize],
-                )
-            })
-            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
-        if let Some((_, i, p)) = best {
-            nll -= f64::from(p.max(1e-9)).ln();
-            let position = masked.remove(i);
-            ids[position] = tokens[position - prompt.len()];
-        }
-    }
-    Ok(nll)
 }
 
 /// Whether Python parses each of the texts, where there is a Python.

@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use kept::Kept;
-pub use temporary::{Abandoned, abandon};
+pub use temporary::{Abandoned, Folder, abandon};
 use temporary::{Temporary, directory_of};
 
 /// Why a file was not written.

@@ -25,13 +25,47 @@ fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
 #[must_use]
 pub struct Abandoned(#[expect(dead_code, reason = "held")] MutexGuard<'static, Vec<PathBuf>>);
 
-/// Removes every file that this process is writing, for a process that is about to end.
+/// Removes every file that this process is writing and every [`Folder`], for a process that is
+/// about to end.
 pub fn abandon() -> Abandoned {
     let mut temporaries = temporaries();
     for path in temporaries.drain(..) {
-        let _ = fs::remove_file(path); // the process ends, and there is nobody to tell
+        // The process ends, and there is nobody to tell.
+        let _ = match path.is_dir() {
+            true => fs::remove_dir_all(path),
+            false => fs::remove_file(path),
+        };
     }
     Abandoned(temporaries)
+}
+
+/// An empty folder among the system's temporary ones, which is removed with what is in it.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// One for this user alone.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> io::Result<Self> {
+        let mut temporaries = temporaries();
+        let path = tempfile::tempdir()?.keep();
+        temporaries.push(path.clone());
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let mut temporaries = temporaries();
+        forget(&mut temporaries, &self.0);
+        let _ = fs::remove_dir_all(&self.0); // as far as it goes: nothing depends on it
+    }
 }
 
 /// A file without its name.

@@ -7,6 +7,7 @@ mod exit;
 mod habits;
 mod hints;
 mod json;
+mod lines;
 mod runner;
 mod terminal;
 mod trace;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    batch, bench, config, doctor, downloads, generate, infill, models, quantize, report, shell,
+    batch, bench, config, doctor, downloads, eval, generate, infill, models, quantize, report,
+    shell,
 };
 use defaults::Defaults;
 use exit::Exit;
@@ -90,6 +92,8 @@ enum Command {
     Rm(downloads::RmArgs),
     /// Measure how fast a model runs here, beside what this machine can do at best
     Bench(Box<bench::Args>),
+    /// Measure what each mode writes with a model here, and say which one to use
+    Eval(Box<eval::Args>),
     /// Write a model as a smaller GGUF file, which loads faster and takes less memory
     Quantize(quantize::Args),
     /// Show what this machine has, how fast it is, and which model suits it
@@ -184,6 +188,7 @@ fn dispatch(
         }
         Command::Report(args) => report::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),
+        Command::Eval(args) => eval::run(&args, defaults, &ui),
         Command::Models(args) => models::run(&args, &ui),
         Command::Pull(args) => downloads::pull(&args, &ui),
         Command::List(args) => downloads::list(&args, &ui),

@@ -16,6 +16,7 @@ mod length;
 mod observer;
 mod outcome;
 mod recipe;
+mod score;
 mod seam;
 mod task;
 
@@ -30,6 +31,7 @@ pub use hole::{Hole, USUAL_HOLE, USUAL_RESIZING};
 pub use job::{Filling, Job, Work};
 pub use observer::{Conditions, Observer};
 pub use outcome::{Filled, Finish, Outcome};
+pub use score::Likelihood;
 pub use task::{Segment, Task};
 
 use crate::diffusion::Settings;

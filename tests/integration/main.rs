@@ -13,6 +13,7 @@ mod command;
 mod context;
 mod defaults;
 mod dreamon;
+mod eval;
 mod fast_dllm;
 mod files;
 mod gguf;

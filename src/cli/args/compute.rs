@@ -65,8 +65,13 @@ impl Engine {
 impl ComputeArgs {
     /// Finds the model, downloads its small files if need be, and decides how to hold its weights.
     pub fn open(&self, model: &ModelArgs, ui: &Ui) -> anyhow::Result<Engine> {
+        self.open_as(model, model.spec()?, ui)
+    }
+
+    /// The same for another model, from where `model` says.
+    pub fn open_as(&self, model: &ModelArgs, spec: ModelSpec, ui: &Ui) -> anyhow::Result<Engine> {
         self.start_threads(ui)?;
-        let (options, spec) = (model.hub_options(), model.spec()?);
+        let options = model.hub_options();
         let mut download = Download::new(ui, &spec);
         let session = Session::open_with(&spec, &options, &self.compute()?, &mut download);
         let session = session.map_err(|error| match error {

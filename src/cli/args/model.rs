@@ -36,6 +36,11 @@ impl ModelArgs {
         options
     }
 
+    /// What was typed for `--model`, or its default.
+    pub fn name(&self) -> &OsStr {
+        &self.model
+    }
+
     /// What `--model` names. A name that cannot be one is wrong usage.
     pub fn spec(&self) -> Result<ModelSpec, UsageError> {
         self.spec_of(None)

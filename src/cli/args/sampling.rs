@@ -142,7 +142,7 @@ struct Threshold(Option<f32>);
 #[derive(Debug, Clone, Copy)]
 struct OrderTemperature(Option<f32>);
 
-fn new_tokens(text: &str) -> Result<NewTokens, String> {
+pub fn new_tokens(text: &str) -> Result<NewTokens, String> {
     match text {
         "auto" => Ok(NewTokens::Auto),
         _ => at_least_one(text)

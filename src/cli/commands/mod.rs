@@ -6,6 +6,7 @@ mod choices;
 pub mod config;
 pub mod doctor;
 pub mod downloads;
+pub mod eval;
 pub mod generate;
 pub mod infill;
 pub mod models;

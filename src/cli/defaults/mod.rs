@@ -9,7 +9,9 @@
 //! wrong usage there. The model itself never steps back: another one is not what was asked for.
 
 pub mod layers;
+mod save;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs, io};
 
@@ -22,6 +24,7 @@ use toml::de::{DeTable, DeValue};
 use self::layers::{Values, find, is_switch};
 use crate::cli::hints::hint;
 use crate::cli::usage::UsageError;
+use diffucoder::atomic::{AtomicError, write_atomically};
 use diffucoder::hub::ModelSpec;
 
 /// Flags outside the headings that can have defaults too.
@@ -166,6 +169,41 @@ impl Defaults {
             });
         }
         Ok(())
+    }
+
+    /// Writes these into the configuration file, of which the rest stays as it is, and gives its
+    /// name. A mode takes the place of `exact`, which says the same in another way.
+    ///
+    /// # Errors
+    /// When there is no such file and no place for one, or it cannot be written.
+    pub fn save(&self, values: &[(&str, &str)]) -> anyhow::Result<&Path> {
+        let path = self
+            .file
+            .as_deref()
+            .context("there is no folder for configuration here")?;
+        let cannot = || format!("cannot write {}", path.display());
+        let mut text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        for (name, value) in values {
+            if *name == "mode" {
+                text = save::without_switch(&text, "exact")?;
+            }
+            text = save::with_value(&text, name, value)?;
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(cannot)?;
+        }
+        let written: Result<(), AtomicError> = write_atomically(path, true, |out| {
+            out.write_all(text.as_bytes())
+                .map_err(|source| AtomicError::Io {
+                    path: path.to_path_buf(),
+                    source,
+                })
+        });
+        written.with_context(cannot)?;
+        Ok(path)
     }
 
     /// Whether there are none.

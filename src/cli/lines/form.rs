@@ -50,6 +50,14 @@ impl<'a> Form<'a> {
         }
     }
 
+    /// What is to be written, into this hole.
+    pub fn task<'s>(&'s self, hole: Hole, system: &'s str, session: &Session) -> Task<'s> {
+        match self {
+            Self::Fill { template, .. } => session.fill(template, hole),
+            Self::Answer(asking) => Task::answer(asking.prompt(system), hole),
+        }
+    }
+
     /// The line in tokens, with its settings, and what should be known of it.
     pub fn job(
         &self,
@@ -58,15 +66,13 @@ impl<'a> Form<'a> {
         system: &str,
         session: &Session,
     ) -> anyhow::Result<(Job, Vec<String>)> {
-        let task = match (self, &line.request) {
-            (Self::Fill { template, .. }, Request::Fill { is_open: true, .. }) => {
-                let up_to = sampling.most_new_tokens()?;
-                session.fill(template, Hole::Chosen { up_to })
-            }
-            (Self::Fill { template, .. }, _) => session.fill(template, sampling.hole()),
-            (Self::Answer(asking), _) => Task::answer(asking.prompt(system), sampling.hole()),
+        let hole = match &line.request {
+            Request::Fill { is_open: true, .. } => Hole::Chosen {
+                up_to: sampling.most_new_tokens()?,
+            },
+            _ => sampling.hole(),
         };
-        let job = session.prepare(&task.within(sampling.context()));
+        let job = session.prepare(&self.task(hole, system, session).within(sampling.context()));
         let mut job = job.map_err(as_usage)?;
         job.settings = sampling.settings(session, &job)?;
         let notes = sampling.context_notes(session, &job);

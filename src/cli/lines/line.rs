@@ -90,6 +90,17 @@ impl Parser {
         }
     }
 
+    /// For lines that are read for what they ask alone.
+    pub fn without_settings(format: LineFormat) -> Self {
+        Self {
+            format,
+            command: Command::new("line"),
+            typed: Values::new(),
+            defaults: Values::new(),
+            usual_hole: USUAL_HOLE,
+        }
+    }
+
     /// The same where an open hole has so many tokens.
     #[must_use]
     pub fn with_usual_hole(mut self, tokens: usize) -> Self {

@@ -1,13 +1,5 @@
 //! `diffucoder batch`: many prompts in a file, as many results in another.
 
-mod form;
-mod format;
-mod input;
-mod kept;
-mod line;
-mod sink;
-mod tally;
-
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
@@ -26,16 +18,16 @@ use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::Defaults;
 use crate::cli::json::{Asked, Report, RunReport};
+use crate::cli::lines::form::Form;
+use crate::cli::lines::format::LineFormat;
+use crate::cli::lines::input::{Lines, Source};
+use crate::cli::lines::kept::Kept;
+use crate::cli::lines::line::{Line, Parser};
+use crate::cli::lines::sink::{Others, Sink};
+use crate::cli::lines::tally::Tally;
 use crate::cli::terminal::progress::Progress;
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
-use form::Form;
-use format::LineFormat;
-use input::{Lines, Source};
-use kept::Kept;
-use line::{Line, Parser};
-use sink::{Others, Sink};
-use tally::Tally;
 
 /// Flags of `batch`.
 #[derive(clap::Args)]

@@ -59,6 +59,14 @@ impl Source {
         Ok(Self { reader, name })
     }
 
+    /// Lines of our own.
+    pub fn built_in(text: &'static str, name: &str) -> Self {
+        Self {
+            reader: Box::new(Cursor::new(text)),
+            name: name.into(),
+        }
+    }
+
     /// Its lines, unpacked.
     ///
     /// # Errors
@@ -74,7 +82,7 @@ impl Source {
             reader = Box::new(Cursor::new(head.clone()).chain(reader));
         }
         if let Some((_, unpack)) = PACKED.iter().find(|(magic, _)| head.starts_with(magic)) {
-            let hint = format!("unpack it: {unpack} FILE | diffucoder batch - …");
+            let hint = format!("unpack it first: {unpack} FILE > NAME.jsonl");
             let message = format!("{name} is compressed, and not with gzip");
             return Err(UsageError::with_hint(message, hint).into());
         }
@@ -82,7 +90,7 @@ impl Source {
         let is_wide = matches!(head[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..])
             || head.iter().take(2).any(|&byte| byte == 0);
         if is_wide {
-            let hint = "convert it: iconv -f UTF-16 -t UTF-8 FILE | diffucoder batch - …";
+            let hint = "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NAME.jsonl";
             let message = format!("{name} is UTF-16, and JSON lines are UTF-8");
             return Err(UsageError::with_hint(message, hint).into());
         }

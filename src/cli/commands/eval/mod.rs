@@ -1,0 +1,540 @@
+//! `diffucoder eval`: what each mode writes with a model on this machine, and which one to use.
+
+mod choice;
+mod execution;
+mod problem;
+mod record;
+mod report;
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use diffucoder::diffusion::Mode;
+use diffucoder::hub::ModelSpec;
+use diffucoder::session::{Conditions, Finish, Hole, Outcome, Session};
+use serde_json::json;
+
+use crate::cli::args::compute::{ComputeArgs, Engine, device_name};
+use crate::cli::args::model::{ModelArgs, named};
+use crate::cli::args::sampling::{NewTokens, about_mode, as_usage, new_tokens};
+use crate::cli::args::values::{at_least_one, one_of, zero_or_above, zero_or_more};
+use crate::cli::defaults::Defaults;
+use crate::cli::json::quant_name;
+use crate::cli::lines::form::Form;
+use crate::cli::lines::format::LineFormat;
+use crate::cli::lines::kept::Kept;
+use crate::cli::lines::sink::{Others, Sink};
+use crate::cli::lines::tally::Tally;
+use crate::cli::terminal::progress::Progress;
+use crate::cli::terminal::ui::Ui;
+use crate::cli::usage::UsageError;
+use execution::Python;
+use problem::{Problem, Problems};
+use record::Record;
+use report::{Report, Row};
+
+const COLUMNS: &str = "\
+Problems are JSON lines as they are published, known by their keys: HumanEval (task_id, prompt,
+entry_point, test), its infilling sets (suffix and canonical_solution too) and MBPP (task_id,
+prompt or text, test_list). Without --problems there are 24 small functions of our own.
+
+Columns, of each mode:
+  PASS@1      share of the problems whose tests pass, one try each (--execute)
+  PARSE       share that Python parses, with what stands round it
+  LONGER      the same among texts longer than 8 tokens: short ones parse easily
+  ENDED       share that the model ended before the canvas was full
+  TOKENS      mean length of the texts
+  EXACT       share of the holes filled as they were, where they are as long as that
+  EDIT        similarity of these to what was there: 1 is the same
+  NLL         nats a token of the texts when exact decoding is made to write them: low is likely
+  TOKENS/FW   tokens of text for each forward pass
+  ROWS/TOKEN  canvas positions that went through the network, for each token of text
+  TOKENS/S    tokens of text a second, on this machine
+  FAILED      problems that could not be tried";
+
+const RUNNING: &str = "\
+--execute runs what a model wrote, in a Python process with limits: 2 GiB of memory, 16 MiB for each
+file, no other processes, no changes outside a folder that is removed, and no network where the
+system allows that. That keeps off accidents and nobody who means harm: run it as a user with little
+to lose, or in a container.
+
+A run with -o that is interrupted goes on where it was. Results that were not executed are executed
+when a later run has --execute.
+
+Examples:
+  diffucoder eval --model tiny
+  diffucoder eval --model diffucoder:q4_k_m --problems HumanEval.jsonl.gz --execute -o he.jsonl
+  diffucoder eval --model diffucoder:q4_k_m --also diffucoder:q8_0 --limit 40 --execute --save";
+
+/// Flags of `eval`.
+#[derive(clap::Args)]
+#[command(after_long_help = format!("{COLUMNS}\n\n{}\n\n{RUNNING}", choice::RULE))]
+pub struct Args {
+    /// The problems, as JSON lines, gzipped or not; `-` is stdin [default: 24 of our own]
+    #[arg(long, value_name = "FILE.jsonl")]
+    problems: Option<PathBuf>,
+    /// The modes to compare, separated by commas
+    #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "exact,balanced,fast",
+          value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
+    modes: Vec<Mode>,
+    /// Take the first N problems only
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    limit: Option<usize>,
+    /// Another model to compare with, such as another quantization; can be repeated
+    #[arg(long, value_name = "MODEL")]
+    also: Vec<OsString>,
+    /// Run the tests of the problems: this executes what the model wrote
+    #[arg(long)]
+    execute: bool,
+    /// Seconds that the tests of a problem have
+    #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = at_least_one)]
+    time_limit: usize,
+    /// How many texts of each mode to score under exact decoding, which takes a forward pass for
+    /// each token
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above)]
+    nll: usize,
+    /// Length of the canvas: the most tokens that can be written. A hole between
+    /// texts has as many as infill gives it at most
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
+    max_new_tokens: NewTokens,
+    /// Randomness of the tokens; 0 takes the most probable [default: as in generate]
+    #[arg(short, long, value_name = "T", value_parser = zero_or_more)]
+    #[arg(allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Seed of all randomness
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Keep what is written of each problem in this file, and go on where it ends
+    #[arg(short, long, value_name = "FILE.jsonl")]
+    output: Option<PathBuf>,
+    /// Add to results that were made with other settings
+    #[arg(long)]
+    resume_anyway: bool,
+    /// Drop the results that are there, as soon as there is a new one
+    #[arg(long, conflicts_with = "resume_anyway")]
+    restart: bool,
+    /// Write the report as JSON
+    #[arg(long)]
+    json: bool,
+    /// Make the mode that is found the default, in the configuration file; with --also the model
+    /// too
+    #[arg(long)]
+    save: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Tokens of a canvas that is to be as long as it takes.
+const USUAL_TOKENS: usize = 256;
+/// Problems from which on it is said how many are done.
+const MANY: usize = 50;
+/// The system message of the chat template.
+const SYSTEM: &str = "You are a helpful assistant.";
+
+/// Runs the command.
+pub fn run(args: &Args, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
+    ui.check_stdout()?;
+    if args.output.as_deref() == Some(Path::new("-")) {
+        let error = UsageError::new("--output - is where the report goes: give a file");
+        return Err(error.about(&["output"]).into());
+    }
+    if args.save && defaults.file.is_none() {
+        bail!("there is no folder for configuration here, so that --save has no place");
+    }
+    let python = match (Python::find(), args.execute) {
+        (Err(error), true) => return Err(error.about(&["execute"]).into()),
+        (python, _) => python.ok(),
+    };
+    let problems = Problems::read(args.problems.as_deref(), args.limit.unwrap_or(usize::MAX))?;
+    let engines = args.engines(ui)?;
+    let without_network = match (&python, args.execute) {
+        (Some(python), true) => Some(python.is_alone()?),
+        _ => None,
+    };
+    args.say(&problems, python.as_ref(), without_network, ui);
+    let (mut sink, records) = args.results(&problems, &engines, ui)?;
+    let mut eval = Eval {
+        args,
+        ui,
+        problems: &problems,
+        python: python.as_ref(),
+        records,
+        sink: sink.as_mut(),
+    };
+    let mut rows = Vec::new();
+    for (name, engine) in engines {
+        rows.extend(eval.model(&name, engine)?);
+    }
+    if rows.iter().all(|row| row.failed == row.problems) {
+        bail!("no problem could be tried");
+    }
+    let choice = choice::choose(&rows);
+    let report = Report {
+        problems: problems.name.clone(),
+        executed: args.execute,
+        without_network,
+        parser: python
+            .as_ref()
+            .map(|python| format!("Python {}", python.version)),
+        rows,
+        no_choice: choice.as_ref().err().cloned(),
+        choice: choice.ok(),
+    };
+    let text = match args.json {
+        true => format!("{}\n", serde_json::to_string(&report)?),
+        false => report.text(),
+    };
+    ui.result(&text)?;
+    if args.save {
+        args.save(&report, defaults, ui)?;
+    }
+    Ok(())
+}
+
+impl Args {
+    /// The models, by what they were named.
+    fn engines(&self, ui: &Ui) -> anyhow::Result<Vec<(String, Engine)>> {
+        let first = (self.model.name(), self.model.spec()?);
+        let mut models = vec![first];
+        for name in &self.also {
+            models.push((name, named("--also", name)?));
+        }
+        let mut engines: Vec<(String, Engine)> = Vec::new();
+        for (name, spec) in models {
+            // What is saved is to mean the same elsewhere.
+            let name = match &spec {
+                ModelSpec::Local(path) => fs::canonicalize(path).unwrap_or(path.clone()).into(),
+                _ => name.to_os_string(),
+            };
+            let name = name.to_string_lossy().into_owned();
+            if engines.iter().any(|(other, _)| *other == name) {
+                return Err(UsageError::new(format!("{name} is named twice"))
+                    .about(&["also"])
+                    .into());
+            }
+            engines.push((name, self.compute.open_as(&self.model, spec, ui)?));
+        }
+        Ok(engines)
+    }
+
+    /// Says what a person should know before the work.
+    fn say(
+        &self,
+        problems: &Problems,
+        python: Option<&Python>,
+        without_network: Option<bool>,
+        ui: &Ui,
+    ) {
+        if python.is_none() {
+            ui.note("there is no python3 here: whether texts parse is not known");
+        }
+        if without_network == Some(false) {
+            ui.note(
+                "this system does not let us take the network from the tests: Python refuses \
+                 them connections, which is easier to get round",
+            );
+        }
+        let mut tried = problems.all.iter().flat_map(|(_, problem)| problem);
+        if self.execute && !tried.any(Problem::has_tests) {
+            ui.note(&format!(
+                "{} has no tests: there is nothing to execute",
+                problems.name
+            ));
+        }
+        if self.output.is_none() {
+            ui.note("nothing is kept: with -o FILE.jsonl an interrupted run goes on where it was");
+        }
+    }
+
+    /// Where results are kept, and those that are there.
+    fn results<'a>(
+        &self,
+        problems: &Problems,
+        engines: &[(String, Engine)],
+        ui: &'a Ui,
+    ) -> anyhow::Result<(Option<Sink<'a>>, HashMap<String, Record>)> {
+        let (Some(path), Some((_, first))) = (&self.output, engines.first()) else {
+            return Ok((None, HashMap::new()));
+        };
+        let others = match (self.restart, self.resume_anyway) {
+            (true, _) => Others::Restart,
+            (false, true) => Others::GoOn,
+            (false, false) => Others::Refuse,
+        };
+        let kept = self.kept(problems, &first.session);
+        let sink = Sink::open(path, LineFormat::Json, (kept, others), ui)?;
+        let mut records = HashMap::new();
+        if !self.restart {
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            for (number, line) in text.lines().enumerate() {
+                let record: Record = serde_json::from_str(line).with_context(|| {
+                    let number = number + 1;
+                    format!(
+                        "{} holds something else than results of eval (line {number})",
+                        path.display()
+                    )
+                })?;
+                records.insert(json!(record.id).to_string(), record);
+            }
+        }
+        Ok((Some(sink), records))
+    }
+
+    /// What the results depend on, beside what their ids say.
+    fn kept(&self, problems: &Problems, session: &Session) -> Kept {
+        let target = session.target();
+        let temperature = self.temperature.map_or("usual".into(), |t| t.to_string());
+        let values = [
+            ("problems", problems.name.clone()),
+            ("max-new-tokens", self.canvas().to_string()),
+            ("temperature", temperature),
+            ("seed", self.seed.to_string()),
+            ("device", device_name(target)),
+            ("dtype", target.storage.dtype().as_str().to_string()),
+        ];
+        Kept(values.map(|(name, value)| (name.to_string(), value)).into())
+    }
+
+    fn canvas(&self) -> usize {
+        match self.max_new_tokens {
+            NewTokens::Most(n) => n,
+            NewTokens::Auto => USUAL_TOKENS,
+        }
+    }
+
+    /// Makes what was chosen the default.
+    fn save(&self, report: &Report, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
+        let Some(choice) = &report.choice else {
+            bail!(
+                "nothing is saved: {}",
+                report.no_choice.as_deref().unwrap_or_default()
+            );
+        };
+        let mut values = vec![("mode", choice.mode)];
+        if !self.also.is_empty() {
+            values.push(("model", &choice.model));
+        }
+        let file = defaults.save(&values)?;
+        let said: Vec<String> = values
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
+        ui.note(&format!(
+            "{} has {} now",
+            file.display(),
+            said.join(" and ")
+        ));
+        for (name, _) in values {
+            let variable = format!("DIFFUCODER_{}", name.to_uppercase());
+            if std::env::var_os(&variable).is_some_and(|value| !value.is_empty()) {
+                ui.note(&format!("{variable} is set, and wins over it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Eval<'a, 's> {
+    args: &'a Args,
+    ui: &'a Ui,
+    problems: &'a Problems,
+    python: Option<&'a Python>,
+    /// Results that were there, by their ids' JSON.
+    records: HashMap<String, Record>,
+    sink: Option<&'a mut Sink<'s>>,
+}
+
+impl Eval<'_, '_> {
+    /// All modes of a model.
+    fn model(&mut self, name: &str, mut engine: Engine) -> anyhow::Result<Vec<Row>> {
+        let mut seen = HashSet::new();
+        let mut modes = self.args.modes.clone();
+        modes.retain(|mode| seen.insert(mode.name()));
+        let quant = quant_name(engine.session.target());
+        let mut rows = Vec::new();
+        for mode in modes {
+            let records = self.mode(&mut engine, &quant, mode)?;
+            rows.push(Row::new(name, &quant, mode.name(), records));
+        }
+        Ok(rows)
+    }
+
+    /// All problems in a mode. One that fails is counted, and the others go on.
+    fn mode(
+        &mut self,
+        engine: &mut Engine,
+        quant: &str,
+        mode: Mode,
+    ) -> anyhow::Result<Vec<Record>> {
+        let Problems { name, all, .. } = self.problems;
+        let (model, of) = (engine.session.package().name(), all.len());
+        let title = format!("{model} in {}: {of} problems", mode.name());
+        self.ui.note(&title);
+        let (mut tally, mut records) = (Tally::new(name, self.ui), Vec::new());
+        for (i, (number, problem)) in all.iter().enumerate() {
+            let id = match problem {
+                Ok(problem) => problem.line.id.clone(),
+                Err(_) => format!("line {number}").into(),
+            };
+            let id = [format!("{model} {quant}").into(), mode.name().into(), id];
+            let solved = match problem {
+                Ok(problem) => match self.records.remove(&json!(id).to_string()) {
+                    Some(record) => {
+                        tally.skipped += 1;
+                        self.tried(problem, record, engine)
+                    }
+                    None => {
+                        engine.load(self.ui)?; // not before a problem needs it
+                        let what = format!("{}: {} of {of}", mode.name(), i + 1);
+                        let solved = self.solve(problem, (i, &what), &mut engine.session, mode);
+                        solved.map(|(record, outcome)| {
+                            tally.done += 1;
+                            tally.add(&outcome);
+                            record
+                        })
+                    }
+                },
+                Err(error) => Err(anyhow::anyhow!("{error}")),
+            };
+            let is_new = solved.as_ref().is_ok_and(|record| record.id != id);
+            let record = match solved {
+                Ok(record) => Record { id, ..record },
+                Err(error) => {
+                    tally.fail(*number, &error);
+                    Record {
+                        id,
+                        error: Some(format!("{error:#}")),
+                        ..Record::default()
+                    }
+                }
+            };
+            // The next run tries those that failed again.
+            if let Some(sink) = self.sink.as_mut().filter(|_| is_new) {
+                sink.write(&serde_json::to_value(&record)?)?;
+            }
+            records.push(record);
+            // A line in a log now and then; at a terminal there is a bar.
+            if of >= MANY && (i + 1) * 10 / of > i * 10 / of {
+                self.ui.note(&format!("{}: {} of {of}", mode.name(), i + 1));
+            }
+        }
+        tally.finish();
+        Ok(records)
+    }
+
+    /// A result that was there, executed if it is to be and was not.
+    fn tried(&self, problem: &Problem, record: Record, engine: &Engine) -> anyhow::Result<Record> {
+        if record.passed.is_some() {
+            return Ok(record);
+        }
+        let form = problem.form(self.problems.format, engine.session.package());
+        let passed = self.passes(problem, &form, &record)?;
+        Ok(Record { passed, ..record })
+    }
+
+    /// Solves a problem: the record lacks its id alone.
+    fn solve(
+        &self,
+        problem: &Problem,
+        (index, what): (usize, &str),
+        session: &mut Session,
+        mode: Mode,
+    ) -> anyhow::Result<(Record, Outcome)> {
+        let package = Arc::clone(session.package());
+        let form = problem.form(self.problems.format, &package);
+        let is_hole = problem.is_hole();
+        let canvas = self.args.canvas();
+        let hole = match is_hole {
+            true => Hole::Chosen {
+                up_to: canvas.min(session.usual_hole()),
+            },
+            false => Hole::Exactly(canvas),
+        };
+        let outcome = self.write(&form, hole, what, session, mode)?;
+        let finish = outcome.finish();
+        let mut record = Record {
+            text: form.result(&outcome.text()),
+            tokens: outcome.tokens(),
+            forwards: outcome.work.forwards,
+            rows: outcome.work.rows,
+            seconds: outcome.work.time.as_secs_f64(),
+            ended: (!is_hole).then_some(finish == Finish::Stop),
+            ..Record::default()
+        };
+        let programs = problem.programs(
+            (&form, self.problems.format),
+            &record.text,
+            record.ended != Some(false),
+        );
+        if let Some(python) = self.python {
+            record.parses = Some(python.parses(&programs.written)?);
+        }
+        record.passed = self.passes(problem, &form, &record)?;
+        if let Some(filling) = problem.filling() {
+            let length = package
+                .tokenizer
+                .encode_plain(filling)
+                .map_err(diffucoder::Error::from)?
+                .len();
+            let filled = self.write(&form, Hole::Exactly(length), what, session, mode)?;
+            let filled = form.result(&filled.text());
+            record.exact = Some(filled == filling);
+            record.similarity = Some(strsim::normalized_levenshtein(&filled, filling));
+        }
+        if index < self.args.nll {
+            let likelihood = session.exact_nll(&outcome)?;
+            record.nll = Some((likelihood.nll, likelihood.tokens));
+        }
+        Ok((record, outcome))
+    }
+
+    fn write(
+        &self,
+        form: &Form<'_>,
+        hole: Hole,
+        what: &str,
+        session: &mut Session,
+        mode: Mode,
+    ) -> anyhow::Result<Outcome> {
+        let mut job = session
+            .prepare(&form.task(hole, SYSTEM, session))
+            .map_err(as_usage)?;
+        job.settings = session.settings(mode, job.is_between());
+        job.settings.seed = self.args.seed;
+        if let Some(temperature) = self.args.temperature {
+            job.settings.shaping.temperature = temperature;
+        }
+        let mut progress = Progress::bar(self.ui, what);
+        let outcome = session.run_job(&mut job, &mut Conditions::watched(&mut progress));
+        progress.finish();
+        Ok(outcome?)
+    }
+
+    /// Whether a solution passes its tests, if it is to be tried.
+    fn passes(
+        &self,
+        problem: &Problem,
+        form: &Form<'_>,
+        record: &Record,
+    ) -> anyhow::Result<Option<bool>> {
+        let Some(python) = self.python.filter(|_| self.args.execute) else {
+            return Ok(None);
+        };
+        let is_whole = record.ended != Some(false);
+        let programs = problem.programs((form, self.problems.format), &record.text, is_whole);
+        let Some(program) = programs.tested else {
+            return Ok(None);
+        };
+        let time = Duration::from_secs(self.args.time_limit as u64);
+        Ok(Some(python.run(&program, time)?.is_passed()))
+    }
+}
