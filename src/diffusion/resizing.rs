@@ -52,7 +52,8 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Candidate, Canvas, Piece};
+    use super::super::window::Window;
+    use super::super::{Cache, Candidate, Canvas, Decoding, Ending, Piece, Settings};
     use super::*;
 
     const MASK: u32 = 9;
@@ -106,6 +107,32 @@ mod tests {
         assert_eq!(canvas.holes(), [1..1, 2..3], "a hole can end empty");
         assert_eq!(canvas.ids(), [1, 1, 2, 1]);
         assert!(canvas.masked().is_empty());
+    }
+
+    /// Tokens behind an edit are those that stood at the same index before, but not the same ones.
+    #[test]
+    fn keys_of_what_moved_are_computed_anew() {
+        let settings = Settings {
+            decoding: Decoding {
+                cache: Cache::Dual,
+                ..Decoding::resizing()
+            },
+            ending: Ending::AtStop(Vec::new()),
+            ..Settings::reference(9)
+        };
+        let pieces = [Piece::Text(&[1, 1]), Piece::Hole(4), Piece::Text(&[5; 6])];
+        let mut canvas = Canvas::of(&pieces, MASK).resizing(RESIZING, &[Some(4)]);
+        let mut window = Window::new(&canvas, &settings, &[]);
+        assert!(window.plan(&canvas, &settings));
+        assert_eq!(window.refresh, (0..12).collect::<Vec<_>>());
+        reveal(&mut canvas, 0, &[(3, 7)]);
+        let edits = canvas.resize(0, false);
+        window.moved(&edits);
+        assert!(window.plan(&canvas, &settings));
+        assert_eq!(window.refresh, (3..11).collect::<Vec<_>>());
+        assert_eq!(window.masked, [2, 3, 4]);
+        assert!(window.plan(&canvas, &settings));
+        assert!(window.refresh.is_empty(), "and once");
     }
 
     #[test]

@@ -110,7 +110,12 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
         false => said,
     };
     let open = match engine.session.package().infilling {
-        Some(_) => Hole::Chosen { up_to: longest },
+        Some(_) => {
+            if is_typed(matches, "length_by") {
+                ui.note("--length-by has no effect: this model finds lengths while it fills holes");
+            }
+            Hole::Chosen { up_to: longest }
+        }
         None => args.length_by.hole(longest),
     };
     let task = engine.session.fill(&template, open);
