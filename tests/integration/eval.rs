@@ -5,6 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use diffucoder::diffusion::Denoiser;
+use diffucoder::package::Prompt;
+use diffucoder::session::{Hole, Mode, Session, Task};
 use serde_json::{Value, json};
 
 use crate::command::{diffucoder, run, stdout};
@@ -331,4 +334,33 @@ fn nothing_is_executed_without_python() {
     );
     let report: Value = serde_json::from_str(&stdout(&with_path(&[]))).unwrap();
     assert_eq!(report["rows"][0]["parses"], Value::Null);
+}
+
+#[test]
+fn a_text_is_scored_as_the_network_sees_it() {
+    let mut session = Session::open("tiny").unwrap();
+    let settings = session.settings(Mode::Exact, false);
+    let one = |tokens| Task::answer(Prompt::Text("def f(x):\n"), Hole::Exactly(tokens));
+    let outcome = session.run(&one(1).with(settings.clone())).unwrap();
+    let scored = session.exact_nll(&outcome).unwrap();
+    assert_eq!(scored.tokens, 1);
+    let (mut ids, at) = (
+        outcome.canvas.ids().to_vec(),
+        outcome.canvas.holes()[0].start,
+    );
+    let token = std::mem::replace(&mut ids[at], outcome.canvas.mask_id()) as usize;
+    let model = session.load(&mut (), &mut |_, _| ()).unwrap();
+    let logits = model.predict(&ids, &[at]).unwrap().logits;
+    let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+    let expected = sum.ln() - f64::from(logits[token]);
+    assert!(
+        (scored.nll - expected).abs() < 1e-3,
+        "{} {expected}",
+        scored.nll
+    );
+    // With the token that ends it, and nothing of what the canvas has behind that.
+    let outcome = session.run(&one(48).with(settings)).unwrap();
+    let scored = session.exact_nll(&outcome).unwrap();
+    assert_eq!(scored.tokens, 48.min(outcome.tokens() + 1));
+    assert!(scored.nll.is_finite() && scored.nll > 0.0);
 }
