@@ -150,7 +150,7 @@ pub const MODELS: [KnownModel; 7] = [
         alias: "open-dcoder",
         hub_id: Some("fredzzp/open-dcoder-0.5B"),
         conversion: None,
-        about: "Open-dCoder 0.5B: small and quick; continues code and fills holes (--algorithm p2)",
+        about: "Open-dCoder 0.5B: small and quick; continues code and fills holes",
         download_bytes: 1_000_000_000,
         licence: "apache-2.0",
         recipe: raw(0.8),
