@@ -4,6 +4,7 @@ use crate::atomic::AtomicError;
 use crate::chat::ChatError;
 use crate::diffusion::GenerateError;
 use crate::hub::HubError;
+use crate::hub::registry::MODELS;
 use crate::model::config::ConfigError;
 use crate::model::device::DeviceError;
 use crate::model::quantize::QuantizeError;
@@ -56,7 +57,8 @@ impl Error {
             Self::Weights(error) => error.hint(),
             Self::Quantize(error) => error.hint(),
             Self::Write(error) => error.hint(),
-            Self::Device(_) | Self::Request(_) | Self::Generate(_) => None,
+            Self::Request(error) => error.hint(),
+            Self::Device(_) | Self::Generate(_) => None,
         }
     }
 }
@@ -83,7 +85,20 @@ pub enum RequestError {
     /// A hole is to grow although text follows it.
     #[error("only a hole that nothing follows can grow")]
     GrowsBetween,
+    /// A model that sees nothing behind the block that it writes got text there.
+    #[error("this model is block-causal: it sees nothing behind a hole, and cannot fill one there")]
+    WritesForward,
     /// A form was asked for of weights that are used as they are stored.
     #[error("the weights are quantized already, and used in the form in which they are stored")]
     HeldAsStored,
+}
+
+impl RequestError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let fillers = MODELS.iter().filter(|model| model.fills_holes());
+        let fillers: Vec<_> = fillers.map(|model| model.alias).collect();
+        (*self == Self::WritesForward)
+            .then(|| format!("models that fill holes: {}", fillers.join(", ")))
+    }
 }

@@ -161,7 +161,7 @@ impl SettingsReport {
             alg_temp: settings.alg_temp,
             eps: settings.eps,
             seed: settings.seed,
-            exact: settings.ending == Ending::FullCanvas,
+            exact: !matches!(settings.ending, Ending::AtStop(_)),
             mode: Mode::of(decoding, !target.device.is_cpu()).map(Mode::name),
             window: decoding.window,
             lookahead: decoding.lookahead,

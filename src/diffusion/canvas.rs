@@ -288,6 +288,17 @@ impl Canvas {
         }
     }
 
+    /// Makes all that follows the first of these tokens in the hole at the end the same token.
+    pub(super) fn repeat_stop(&mut self, stop_ids: &[u32]) {
+        let stop = self
+            .last_hole()
+            .and_then(|hole| self.first_stop(hole, stop_ids));
+        if let Some(stop) = stop {
+            let id = self.ids[stop];
+            self.ids[stop..].fill(id);
+        }
+    }
+
     /// The hole at the end, if nothing follows the last one.
     fn last_hole(&self) -> Option<&Range<usize>> {
         self.holes.last().filter(|hole| hole.end == self.ids.len())

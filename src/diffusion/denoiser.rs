@@ -1,5 +1,7 @@
 //! The network as the sampler sees it: token ids in, logits of some positions out.
 
+use super::blocks::Attention;
+
 /// A network that predicts positions of a canvas, and keeps what it computed of the others.
 pub trait Denoiser {
     /// What can go wrong in a forward pass.
@@ -20,6 +22,11 @@ pub trait Denoiser {
         &[]
     }
 
+    /// Which positions attend to which, on the grid that it was trained on.
+    fn attention(&self) -> Attention {
+        Attention::Full
+    }
+
     /// Predicts the tokens at `positions` of the canvas `ids`, computing all of it.
     ///
     /// # Errors
@@ -32,6 +39,7 @@ pub trait Denoiser {
             positions: &all,
             refresh: &all,
             predict: positions,
+            attention: self.attention(),
         };
         let rows = self.forward(&pass, &mut logits)?;
         Ok(Predictions { logits, rows })
@@ -51,6 +59,8 @@ pub struct Pass<'a> {
     pub refresh: &'a [usize],
     /// Indices of those to predict.
     pub predict: &'a [usize],
+    /// Which of the positions attend to which.
+    pub attention: Attention,
 }
 
 impl Pass<'_> {

@@ -11,7 +11,7 @@
 //! (DiffuCoder, section 4.3). A window bounds what is predicted, and keys and values of what lies
 //! outside it are reused. In a hole between texts the first tokens often do not fit the last, so
 //! that remasking predicts each once more. Models that can change the length of a hole do so between
-//! two steps.
+//! two steps, and those with block-causal attention are given one block after the other.
 //!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
 //! become is `sampling` and `confidence`; which candidates are revealed is `reveal`, `schedule` and
@@ -19,6 +19,7 @@
 //! has a loop of its own.
 
 pub mod arness;
+mod blocks;
 mod canvas;
 mod confidence;
 mod denoiser;
@@ -34,6 +35,7 @@ mod settings;
 mod stability;
 mod window;
 
+pub use blocks::{Attention, Blocks, Share};
 pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use denoiser::{Denoiser, Pass, Predictions};
@@ -120,7 +122,8 @@ pub fn generate<D: Denoiser>(
 where
     D::Error: std::error::Error + 'static,
 {
-    let mut run = Run::new(&canvas, settings, model.cached_ids());
+    let attention = settings.decoding.attention(model.attention());
+    let mut run = Run::new(&canvas, settings, attention, model.cached_ids());
     let (mut logits, mut rows, mut stability) = (Vec::new(), 0, Stability::default());
     let is_whole = loop {
         if !observer.goes_on() {

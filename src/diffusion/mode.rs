@@ -49,8 +49,12 @@ impl Mode {
         }
     }
 
-    /// The mode whose decoding this is, if it is one's.
+    /// The mode whose decoding this is, if it is one's. Block-causal models have one way of their
+    /// authors in all modes.
     pub fn of(decoding: &Decoding, is_gpu: bool) -> Option<Self> {
+        if decoding.blocks.is_some() {
+            return Some(Self::Exact);
+        }
         let decoding = Decoding {
             reuse_prefix: false, // is nobody's
             ..*decoding

@@ -26,6 +26,8 @@ pub(super) enum Reveal {
 pub(super) struct Amount {
     pub count: usize,
     pub share: f32,
+    /// What a threshold reveals at least, if there is so much.
+    pub least: usize,
     /// What a threshold reveals at most.
     pub most: usize,
 }
@@ -41,6 +43,7 @@ impl Amount {
             count,
             share: count as f32 / masked.max(1) as f32,
             most: usize::MAX,
+            ..Self::default()
         }
     }
 }
@@ -66,6 +69,9 @@ impl Reveal {
         }
         match (decoding.threshold, settings.algorithm, settings.alg_temp) {
             (Some(threshold), _, _) => match decoding.rule {
+                Rule::Threshold if decoding.blocks.is_some_and(|blocks| blocks.is_strict) => {
+                    Self::AtLeast(threshold.next_up())
+                }
                 Rule::Threshold => Self::AtLeast(threshold),
                 Rule::Klass => Self::Settled(threshold),
                 Rule::Frechet => Self::Together(threshold),
@@ -81,9 +87,9 @@ impl Reveal {
         match self {
             Self::AtLeast(threshold) => {
                 let is_sure = |candidate: &Candidate| candidate.probability >= threshold;
-                all_or_surest(candidates, amount.most, is_sure)
+                all_or_surest(candidates, amount, is_sure)
             }
-            Self::Settled(threshold) => all_or_surest(candidates, amount.most, |candidate| {
+            Self::Settled(threshold) => all_or_surest(candidates, amount, |candidate| {
                 candidate.is_settled && candidate.probability >= threshold
             }),
             Self::Together(bound) => together(candidates, bound, amount.most),
@@ -101,19 +107,25 @@ fn most_confident(candidates: &[Candidate], count: usize) -> Vec<Candidate> {
     })
 }
 
-/// The candidates that are sure enough, surest first and up to so many; the surest of all if there
-/// are none.
+/// The candidates that are sure enough, surest first and up to so many; the surest of all, as many as
+/// are wanted at least, if there are fewer.
 fn all_or_surest(
     candidates: &[Candidate],
-    most: usize,
+    amount: Amount,
     is_sure: impl Fn(&Candidate) -> bool,
 ) -> Vec<Candidate> {
     let mut revealed = most_confident(candidates, candidates.len());
-    if revealed.iter().any(&is_sure) {
+    let least = amount.least.max(1);
+    if revealed
+        .iter()
+        .filter(|&candidate| is_sure(candidate))
+        .count()
+        >= least
+    {
         revealed.retain(is_sure);
-        revealed.truncate(most);
+        revealed.truncate(amount.most);
     } else {
-        revealed.truncate(1);
+        revealed.truncate(least);
     }
     revealed
 }

@@ -1,5 +1,6 @@
 //! A run over a canvas, step by step: what the next pass is, and how much of it is revealed.
 
+use super::blocks::Attention;
 use super::canvas::Canvas;
 use super::confidence::Candidate;
 use super::denoiser::Pass;
@@ -18,6 +19,7 @@ pub(super) struct Run<'a> {
     pace: Pace,
     remasking: Remasking,
     frame: Frame,
+    attention: Attention,
     steps: usize,
 }
 
@@ -35,24 +37,31 @@ pub(super) struct Frame {
 
 impl<'a> Run<'a> {
     /// `cached` as of [`super::Denoiser::cached_ids`].
-    pub fn new(canvas: &Canvas, settings: &'a Settings, cached: &[Option<u32>]) -> Self {
+    pub fn new(
+        canvas: &Canvas,
+        settings: &'a Settings,
+        attention: Attention,
+        cached: &[Option<u32>],
+    ) -> Self {
         let growth = canvas.limit() - canvas.ids().len();
         Self {
             settings,
             pace: Pace::new(settings, canvas.masked().len() + growth),
-            // A token that is predicted again could change the length of what was decided, and P2 has
-            // a plan of its own.
-            remasking: Remasking::new(match canvas.is_resizing() || settings.is_planned(canvas) {
-                true => 0,
-                false => settings.remask,
+            // A token that is predicted again could change the length of what was decided, P2 has a
+            // plan of its own, and finished blocks do not change.
+            remasking: Remasking::new(match attention {
+                _ if canvas.is_resizing() || settings.is_planned(canvas) => 0,
+                Attention::BlockCausal(_) => 0,
+                Attention::Full => settings.remask,
             }),
             frame: Frame {
-                window: Window::new(canvas, settings, cached),
+                window: Window::new(canvas, settings, attention, cached),
                 reveal: Reveal::of(settings),
                 amount: Amount::default(),
                 step: 0,
                 draws: Draws::new(settings.seed, 0),
             },
+            attention,
             steps: 0,
         }
     }
@@ -75,7 +84,10 @@ impl<'a> Run<'a> {
             return None;
         }
         let window = &mut self.frame.window;
-        canvas.grow(settings.decoding.reach());
+        match self.attention {
+            Attention::Full => canvas.grow(settings.decoding.reach()),
+            Attention::BlockCausal(size) => settings.next_block(canvas, size),
+        }
         if settings.ending.is_reached(canvas) || !window.plan(canvas, settings) {
             let is_remasked = self.remasking.next(canvas, settings.ending.stop_ids());
             if !(is_remasked && window.plan(canvas, settings)) {
@@ -83,7 +95,18 @@ impl<'a> Run<'a> {
             }
             self.pace.take(step, 1);
         } else if let Some(masks) = window.begins_with {
-            self.pace.take_share(step, masks);
+            match settings.decoding.blocks {
+                Some(blocks) => {
+                    let size = match self.attention {
+                        Attention::BlockCausal(size) => size,
+                        Attention::Full => settings.decoding.window.unwrap_or(self.pace.masks),
+                    };
+                    let sizes = (size, self.pace.masks, masks);
+                    let counts = blocks.counts(settings.steps, settings.decoding.threshold, sizes);
+                    self.pace.take_counts(step, counts);
+                }
+                None => self.pace.take_share(step, masks),
+            }
         }
         let masked = window.masked.len();
         let mut amount = if settings.is_planned(canvas) {
@@ -119,9 +142,10 @@ impl Frame {
     pub fn pass(&self) -> Pass<'_> {
         Pass {
             ids: &self.window.ids,
-            positions: &self.window.seen,
+            positions: &self.window.positions,
             refresh: &self.window.refresh,
             predict: &self.window.masked,
+            attention: self.window.attention,
         }
     }
 
@@ -140,6 +164,7 @@ struct Pace {
     eps: f32,
     schedule: Schedule, // of the window
     start: usize,       // first step of the window
+    counts: Vec<usize>, // of a block's steps, instead of the schedule's
 }
 
 impl Pace {
@@ -152,6 +177,7 @@ impl Pace {
             eps: settings.eps,
             schedule: Schedule::new(steps, settings.eps),
             start: 0,
+            counts: Vec::new(),
         }
     }
 
@@ -168,11 +194,26 @@ impl Pace {
         (self.schedule, self.start) = (Schedule::new(steps, self.eps), step);
     }
 
+    /// So many tokens in each of the steps from this one on, and one in those behind them.
+    fn take_counts(&mut self, step: usize, counts: Vec<usize>) {
+        (self.counts, self.start) = (counts, step);
+    }
+
     fn amount(&self, step: usize, masked: usize) -> Amount {
+        if !self.counts.is_empty() {
+            let count = self.counts.get(step - self.start).copied().unwrap_or(1);
+            return Amount {
+                count: count.max(1),
+                least: count,
+                most: usize::MAX,
+                ..Amount::default()
+            };
+        }
         Amount {
             count: self.schedule.reveal_count(step - self.start, masked),
             share: self.schedule.reveal_share(step - self.start),
             most: usize::MAX,
+            ..Amount::default()
         }
     }
 

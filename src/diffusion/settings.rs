@@ -1,5 +1,6 @@
 //! How to denoise: what decides the order, when it ends, what is looked at and what is reused.
 
+use super::blocks::{Attention, Blocks};
 use super::canvas::Canvas;
 use super::confidence::Algorithm;
 use super::sampling::Shaping;
@@ -39,6 +40,24 @@ impl Settings {
     /// Whether tokens are masked again by P2's plan, which needs to know how many there are.
     pub(super) fn is_planned(&self, canvas: &Canvas) -> bool {
         self.algorithm == Algorithm::P2 && !canvas.is_resizing()
+    }
+
+    /// Gives a canvas its next block, of up to `size` masks, once the one at its end is full, unless
+    /// the text is at its end.
+    pub(super) fn next_block(&self, canvas: &mut Canvas, size: usize) {
+        if !canvas.masked().is_empty() {
+            return;
+        }
+        if !self.ending.is_reached(canvas) {
+            canvas.grow(size);
+        } else if let Ending::AfterBlock(stop_ids) = &self.ending
+            && self
+                .decoding
+                .blocks
+                .is_some_and(|blocks| blocks.repeats_stop)
+        {
+            canvas.repeat_stop(stop_ids);
+        }
     }
 
     /// The reference's sampler in so many steps, at least 1: surest first by entropy, with nothing
@@ -88,6 +107,9 @@ pub enum Ending {
     /// As soon as one of these tokens is revealed with everything before it: what comes behind the
     /// first stop token is not part of the text.
     AtStop(Vec<u32>),
+    /// When a block is full in which one of these tokens stands: the published samplers of
+    /// block-causal models.
+    AfterBlock(Vec<u32>),
 }
 
 impl Ending {
@@ -96,13 +118,16 @@ impl Ending {
         match self {
             Self::FullCanvas => false,
             Self::AtStop(stop_ids) => canvas.stop_at(stop_ids).is_some(),
+            Self::AfterBlock(stop_ids) => {
+                canvas.masked().is_empty() && canvas.stop_at(stop_ids).is_some()
+            }
         }
     }
 
-    /// The tokens that end a text; none where it has the whole canvas.
+    /// The tokens that end a text; none where it has the whole canvas, or all of a block.
     pub fn stop_ids(&self) -> &[u32] {
         match self {
-            Self::FullCanvas => &[],
+            Self::FullCanvas | Self::AfterBlock(_) => &[],
             Self::AtStop(stop_ids) => stop_ids,
         }
     }
@@ -236,7 +261,8 @@ impl Rule {
 /// How a canvas is taken in parts. The default is the reference: all of it at every step.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Decoding {
-    /// Masks of a window; `None` is the whole canvas.
+    /// Masks of a window; `None` is the whole canvas. In a block-causal model the window is a block
+    /// of the grid: this many positions, or as many as it was trained on.
     pub window: Option<usize>,
     /// Positions seen behind the window, where nothing but masks follows; `None` is all of them.
     pub lookahead: Option<usize>,
@@ -262,6 +288,8 @@ pub struct Decoding {
     /// far as its tokens are the same. They were computed with what followed then: an approximation
     /// of the kind that [`Cache::Prefix`] is. Nothing is reused where `cache` is [`Cache::None`].
     pub reuse_prefix: bool,
+    /// How the authors of a block-causal model fill a block.
+    pub blocks: Option<Blocks>,
 }
 
 impl Decoding {
@@ -282,6 +310,33 @@ impl Decoding {
             threshold: Some(0.9),
             is_capped: true,
             ..Self::default()
+        }
+    }
+
+    /// The sampler of the authors of a block-causal model, on blocks of `size`.
+    pub fn blocks(blocks: Blocks, size: usize) -> Self {
+        Self {
+            window: Some(size),
+            lookahead: Some(0),
+            cache: Cache::Prefix,
+            refresh: Refresh::Never,
+            threshold: blocks.threshold,
+            blocks: Some(blocks),
+            ..Self::default()
+        }
+    }
+
+    /// Whether pads before a prompt move the grid of blocks to its end.
+    pub fn is_padded(&self) -> bool {
+        self.blocks.is_some_and(|blocks| blocks.is_padded)
+    }
+
+    /// Which positions attend to which in a model that is of this kind: on a grid of windows, where
+    /// they have a size.
+    pub fn attention(&self, of_model: Attention) -> Attention {
+        match of_model {
+            Attention::Full => Attention::Full,
+            Attention::BlockCausal(size) => Attention::BlockCausal(self.window.unwrap_or(size)),
         }
     }
 
@@ -342,6 +397,7 @@ impl Decoding {
     /// the built-in model (`cargo bench --bench decoding`), and the authors' without a threshold.
     pub fn usual_algorithm(&self) -> Algorithm {
         match self.threshold {
+            _ if self.blocks.is_some() => Algorithm::MaskgitPlus,
             Some(_) => Algorithm::MaskgitPlus,
             None => Algorithm::Entropy,
         }

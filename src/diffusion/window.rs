@@ -7,47 +7,83 @@
 //! is, and the row before a masked position, from which a shifted model predicts it, is computed
 //! with it instead of trusting the first token of every window to a full pass. With
 //! [`FirstToken::Committed`] there are no differences.
+//!
+//! In a block-causal model the window is a block of the grid. What was computed in it counts once it
+//! is full: all of it is computed anew with the next window, and never again.
 
+use super::blocks::Attention;
 use super::canvas::Canvas;
 use super::resizing::Edit;
 use super::settings::{Cache, Far, FirstToken, Refresh, Settings};
 
 /// A window of the canvas, and what the next pass does for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Window {
     /// Masked positions of the window, left to right: to be predicted. With P2 all of every hole.
     pub masked: Vec<usize>,
     /// Positions that are seen, ascending: all up to somewhere behind the window, and of the masks
     /// that follow some or none.
     pub seen: Vec<usize>,
+    /// Where they are on the grid, pads counted.
+    pub positions: Vec<usize>,
     /// Their tokens.
     pub ids: Vec<u32>,
     /// Indices of those whose keys and values are computed.
     pub refresh: Vec<usize>,
     /// Masks of the window when it was moved here, if this pass is its first.
     pub begins_with: Option<usize>,
+    /// Which positions attend to which.
+    pub attention: Attention,
     start: usize,                     // of the window
     end: usize,                       // of the window
     known: Vec<Option<(usize, u32)>>, // position and token of the keys and values at each index
     reused: usize,                    // positions at the start that an earlier run computed
     passes: usize,
+    pads: usize, // before the first position
 }
 
 impl Window {
     /// Before the first pass; `cached` are the tokens with which the network has computed the keys
     /// and values that it keeps.
-    pub fn new(canvas: &Canvas, settings: &Settings, cached: &[Option<u32>]) -> Self {
+    pub fn new(
+        canvas: &Canvas,
+        settings: &Settings,
+        attention: Attention,
+        cached: &[Option<u32>],
+    ) -> Self {
         let prompt = &canvas.ids()[..canvas.prompt_len()];
         let is_same = |(cached, id): &(&Option<u32>, &u32)| **cached == Some(**id);
         let reused = match settings.decoding.reuse_prefix {
             true => cached.iter().zip(prompt).take_while(is_same).count(),
             false => 0,
         };
+        // A block that more follows in was computed with what followed then.
+        let reused = match attention {
+            Attention::Full => reused,
+            Attention::BlockCausal(size) => reused - reused % size,
+        };
+        let pads = match attention {
+            Attention::BlockCausal(size) if settings.decoding.is_padded() => {
+                canvas.prompt_len().next_multiple_of(size) - canvas.prompt_len()
+            }
+            _ => 0,
+        };
+        let reused = if pads > 0 { 0 } else { reused }; // it stood elsewhere
         let known = prompt[..reused].iter().copied().enumerate();
         Self {
             known: known.map(Some).collect(),
             reused,
-            ..Self::default()
+            attention,
+            masked: Vec::new(),
+            pads,
+            seen: Vec::new(),
+            positions: Vec::new(),
+            ids: Vec::new(),
+            refresh: Vec::new(),
+            begins_with: None,
+            start: 0,
+            end: 0,
+            passes: 0,
         }
     }
 
@@ -63,8 +99,16 @@ impl Window {
             .iter()
             .any(|position| (self.start..self.end).contains(position));
         if is_new {
-            let size = decoding.window.unwrap_or(usize::MAX).min(open.len());
-            (self.start, self.end) = (first, open[size - 1] + 1);
+            (self.start, self.end) = match self.attention {
+                Attention::Full => {
+                    let size = decoding.window.unwrap_or(usize::MAX).min(open.len());
+                    (first, open[size - 1] + 1)
+                }
+                Attention::BlockCausal(size) => {
+                    let end = self.attention.end(first + self.pads) - self.pads;
+                    (end.saturating_sub(size), end)
+                }
+            };
         }
         let window = self.start..self.end;
         self.masked.clear();
@@ -99,7 +143,8 @@ impl Window {
             let is_stale = self.known[index] != Some((position, id));
             if (is_due && index >= reused) || is_stale || !is_kept(index) {
                 self.refresh.push(index);
-                self.known[index] = Some((position, id));
+                let is_final = self.attention == Attention::Full || index < window.start;
+                self.known[index] = is_final.then_some((position, id));
             }
         }
         self.passes += 1;
@@ -135,6 +180,9 @@ impl Window {
             self.seen.extend(far.take_while(|&at| at < visible - 1));
             self.seen.push(visible - 1);
         }
+        self.positions.clear();
+        self.positions
+            .extend(self.seen.iter().map(|&at| at + self.pads));
         self.ids.clear();
         self.ids
             .extend(self.seen.iter().map(|&at| canvas.ids()[at]));

@@ -5,7 +5,7 @@
 use strsim::levenshtein;
 
 use crate::diffusion::Mode;
-use crate::model::arch::DREAM;
+use crate::model::arch::{Attention, DREAM, Family, STABLE_DIFFCODER};
 
 /// How a prompt reaches the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct KnownModel {
     pub download_bytes: u64,
     /// Of the weights.
     pub licence: &'static str,
+    /// What its network is.
+    pub family: &'static Family,
     /// Its authors' defaults.
     pub recipe: Recipe,
 }
@@ -53,9 +55,14 @@ impl KnownModel {
         files.map(|&(quantization, bytes)| (format!("{}:{quantization}", self.alias), bytes))
     }
 
-    /// The mode that suits its weights. All of these are of one family.
+    /// The mode that suits its weights.
     pub fn mode(&self) -> Mode {
-        self.recipe.mode.unwrap_or(DREAM.mode)
+        self.recipe.mode.unwrap_or(self.family.mode)
+    }
+
+    /// Whether it sees what stands behind a hole.
+    pub fn fills_holes(&self) -> bool {
+        self.family.attention == Attention::Full
     }
 }
 
@@ -94,7 +101,7 @@ pub(super) const fn raw(temperature: f64) -> Recipe {
 pub(crate) const DREAMON: Recipe = raw(0.2);
 
 /// Every alias; the default comes first.
-pub const MODELS: [KnownModel; 7] = [
+pub const MODELS: [KnownModel; 8] = [
     KnownModel {
         alias: DEFAULT_ALIAS,
         hub_id: Some("apple/DiffuCoder-7B-cpGRPO"),
@@ -105,6 +112,7 @@ pub const MODELS: [KnownModel; 7] = [
         about: "DiffuCoder 7B after coupled-GRPO: the best at writing code from a description",
         download_bytes: SIZE_7B_BYTES,
         licence: APPLE,
+        family: &DREAM,
         recipe: chat(0.4),
     },
     KnownModel {
@@ -117,6 +125,7 @@ pub const MODELS: [KnownModel; 7] = [
         about: "DiffuCoder 7B tuned on instructions",
         download_bytes: SIZE_7B_BYTES,
         licence: APPLE,
+        family: &DREAM,
         recipe: chat(0.3),
     },
     KnownModel {
@@ -126,6 +135,7 @@ pub const MODELS: [KnownModel; 7] = [
         about: "DiffuCoder 7B before tuning: continues code",
         download_bytes: SIZE_7B_BYTES,
         licence: APPLE,
+        family: &DREAM,
         recipe: raw(0.2),
     },
     KnownModel {
@@ -135,6 +145,7 @@ pub const MODELS: [KnownModel; 7] = [
         about: "Dream-Coder 7B: a relative with an open licence",
         download_bytes: SIZE_7B_BYTES,
         licence: "apache-2.0",
+        family: &DREAM,
         recipe: chat(0.1),
     },
     KnownModel {
@@ -144,6 +155,7 @@ pub const MODELS: [KnownModel; 7] = [
         about: "DreamOn 7B: the best at filling holes, whose length it finds by itself",
         download_bytes: SIZE_7B_BYTES,
         licence: "apache-2.0",
+        family: &DREAM,
         recipe: DREAMON,
     },
     KnownModel {
@@ -153,7 +165,18 @@ pub const MODELS: [KnownModel; 7] = [
         about: "Open-dCoder 0.5B: small and quick; continues code and fills holes",
         download_bytes: 1_000_000_000,
         licence: "apache-2.0",
+        family: &DREAM,
         recipe: raw(0.8),
+    },
+    KnownModel {
+        alias: "stable-diffcoder",
+        hub_id: Some("ByteDance-Seed/Stable-DiffCoder-8B-Instruct"),
+        conversion: None,
+        about: "Stable-DiffCoder 8B: answers and continues, block by block; does not fill holes",
+        download_bytes: 16_500_000_000,
+        licence: "mit",
+        family: &STABLE_DIFFCODER,
+        recipe: chat(0.0),
     },
     KnownModel {
         alias: "tiny",
@@ -162,6 +185,7 @@ pub const MODELS: [KnownModel; 7] = [
         about: "a small model built into this program: needs no download, shows how it works",
         download_bytes: 0,
         licence: "Apache-2.0",
+        family: &DREAM,
         recipe: Recipe {
             mode: Some(Mode::Fast), // trained with texts that break off, as windows see them
             ..raw(0.2)

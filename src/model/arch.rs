@@ -15,19 +15,25 @@
 
 use self::Size::{D, E, F, Kv, Q, V};
 use self::When::{Always, QkNorm, QkvBias, Untied};
-use crate::diffusion::Mode;
+pub use crate::diffusion::Attention;
+use crate::diffusion::{Blocks, Mode, Share};
 
 /// What all models of a kind have in common and their files do not always say.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Family {
     /// `model_type` in config.json, in lower case.
     pub model_types: &'static [&'static str],
+    /// The one of config.json's `architectures` that it takes beside, where others have the same
+    /// `model_type`.
+    pub architecture: Option<&'static str>,
     /// `general.architecture` of the GGUF files that are written; the network's keys begin with it.
     pub gguf_architecture: &'static str,
     /// What the same network is called in other GGUF files.
     pub gguf_aliases: &'static [&'static str],
-    /// Which positions attend to which.
+    /// Which positions attend to which; the files can name another size of block.
     pub attention: Attention,
+    /// How its authors fill a block, where they take a canvas in blocks.
+    pub blocks: Option<Blocks>,
     /// Whether the projections to queries, keys and values add a bias.
     pub qkv_bias: bool,
     /// Whether each head of queries and keys is normed before it is rotated.
@@ -45,21 +51,15 @@ pub struct Family {
     pub trained_positions: Option<usize>,
 }
 
-/// Which positions attend to which. The networks take this apart when they load: a new pattern
-/// does not compile until they handle it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// Every position to every position.
-    Full,
-}
-
 /// Qwen2.5's transformer without its causal mask: Dream, DiffuCoder, Dream-Coder, Open-dCoder, and
 /// DreamOn, which two tokens of its vocabulary set apart ([`crate::package::Infilling`]).
 pub static DREAM: Family = Family {
     model_types: &["dream", "qwen2"],
+    architecture: None,
     gguf_architecture: "dream",
     gguf_aliases: &["qwen2"], // conversions made before `dream` was known
     attention: Attention::Full,
+    blocks: None,
     qkv_bias: true,
     qk_norm: false,
     tie_word_embeddings: false,
@@ -72,9 +72,11 @@ pub static DREAM: Family = Family {
 /// which is a matrix of its own. No other program has a GGUF name for it.
 pub static CODA: Family = Family {
     model_types: &["coda"],
+    architecture: None,
     gguf_architecture: "coda",
     gguf_aliases: &[],
     attention: Attention::Full,
+    blocks: None,
     qkv_bias: false,
     qk_norm: true,
     tie_word_embeddings: false,
@@ -83,15 +85,117 @@ pub static CODA: Family = Family {
     trained_positions: None,
 };
 
+/// Qwen3's transformer with block-causal attention: SDAR. Its threshold is that of its
+/// `low_confidence_dynamic`.
+pub static SDAR: Family = Family {
+    model_types: &["sdar"],
+    architecture: None,
+    gguf_architecture: "sdar",
+    gguf_aliases: &[],
+    attention: Attention::BlockCausal(4),
+    blocks: Some(Blocks {
+        share: Share::Positions,
+        threshold: Some(0.85),
+        is_strict: true,
+        is_whole: true,
+        is_padded: false,
+        repeats_stop: false,
+    }),
+    qkv_bias: false,
+    qk_norm: true,
+    tie_word_embeddings: false,
+    shift_logits: false,
+    mode: Mode::Exact,
+    trained_positions: None,
+};
+
+/// Llama's transformer with block-causal attention: Stable-DiffCoder. Its threshold is the one in its
+/// code; with a number of steps it takes that many. No other program has a GGUF name for it: files
+/// called `llama` are of causal models, and llama.cpp permutes the rows of q and k in them.
+pub static STABLE_DIFFCODER: Family = Family {
+    model_types: &["llama"],
+    architecture: Some("StableDiffcoderForCausalLM"),
+    gguf_architecture: "stable-diffcoder",
+    gguf_aliases: &[],
+    attention: Attention::BlockCausal(4),
+    blocks: Some(Blocks {
+        share: Share::Masks,
+        threshold: Some(0.95),
+        is_strict: false,
+        is_whole: false,
+        is_padded: false,
+        repeats_stop: true,
+    }),
+    qkv_bias: false,
+    qk_norm: false,
+    tie_word_embeddings: false,
+    shift_logits: false,
+    mode: Mode::Exact,
+    trained_positions: None,
+};
+
+/// dllm's samplers, of which checkpoints of one kind are trained for one (mdlm, with full attention)
+/// or the other (bd3lm, block-causal): their names say for which.
+const DLLM: Option<Blocks> = Some(Blocks {
+    share: Share::Rounded,
+    threshold: None,
+    is_strict: false,
+    is_whole: false,
+    is_padded: true,
+    repeats_stop: false,
+});
+
+/// Qwen3's transformer as dllm trains it.
+pub static A2D_QWEN3: Family = Family {
+    model_types: &["a2d-qwen3"],
+    architecture: None,
+    gguf_architecture: "a2d-qwen3",
+    gguf_aliases: &[],
+    attention: Attention::Full,
+    blocks: DLLM,
+    qkv_bias: false,
+    qk_norm: true,
+    tie_word_embeddings: true,
+    shift_logits: false,
+    mode: Mode::Exact,
+    trained_positions: None,
+};
+
+/// Qwen2.5's transformer as dllm trains it.
+pub static A2D_QWEN2: Family = Family {
+    model_types: &["a2d-qwen2"],
+    architecture: None,
+    gguf_architecture: "a2d-qwen2",
+    gguf_aliases: &[],
+    attention: Attention::Full,
+    blocks: DLLM,
+    qkv_bias: true,
+    qk_norm: false,
+    tie_word_embeddings: true,
+    shift_logits: false,
+    mode: Mode::Exact,
+    trained_positions: None,
+};
+
 impl Family {
     /// Every family.
-    pub const ALL: [&'static Self; 2] = [&DREAM, &CODA];
+    pub const ALL: [&'static Self; 6] = [
+        &DREAM,
+        &CODA,
+        &SDAR,
+        &STABLE_DIFFCODER,
+        &A2D_QWEN3,
+        &A2D_QWEN2,
+    ];
 
-    /// The family of config.json's `model_type`, in any case.
-    pub fn of_model_type(name: &str) -> Option<&'static Self> {
+    /// The family of config.json's `model_type`, in any case, and `architectures`.
+    pub fn of_model_type(name: &str, architectures: &[String]) -> Option<&'static Self> {
         let name = name.to_ascii_lowercase();
-        let has_name = |family: &&Self| family.model_types.contains(&name.as_str());
-        Self::ALL.into_iter().find(has_name)
+        let is_one = |wanted: &str| architectures.iter().any(|found| found == wanted);
+        let is_of = |family: &&Self| {
+            family.model_types.contains(&name.as_str()) && family.architecture.is_none_or(is_one)
+        };
+        Self::ALL.into_iter().find(is_of)
     }
 
     /// The family of a GGUF file's `general.architecture`.
@@ -102,8 +206,13 @@ impl Family {
 
     /// Every `model_type` that is known, for messages.
     pub fn model_types() -> String {
-        let names = Self::ALL.iter().flat_map(|family| family.model_types);
-        names.copied().collect::<Vec<_>>().join(", ")
+        let names = Self::ALL.iter().flat_map(|family| {
+            let of = family.architecture.map(|name| format!(" ({name})"));
+            let of = of.unwrap_or_default();
+            let types = family.model_types.iter();
+            types.map(move |name| format!("{name}{of}"))
+        });
+        names.collect::<Vec<_>>().join(", ")
     }
 
     /// Every `general.architecture` that is known, for messages.
@@ -258,14 +367,26 @@ mod tests {
 
     #[test]
     fn families_by_name() {
-        assert_eq!(Family::of_model_type("Dream"), Some(&DREAM));
+        assert_eq!(Family::of_model_type("Dream", &[]), Some(&DREAM));
         assert_eq!(Family::of_gguf("qwen2"), Some(&DREAM));
-        assert_eq!(Family::of_model_type("CoDA"), Some(&CODA));
+        assert_eq!(Family::of_model_type("CoDA", &[]), Some(&CODA));
         assert_eq!(
-            (Family::of_model_type("llama"), Family::of_gguf("Dream")),
+            (
+                Family::of_model_type("llama", &[]),
+                Family::of_gguf("Dream")
+            ),
             (None, None)
         );
-        assert_eq!(Family::model_types(), "dream, qwen2, coda");
-        assert_eq!(Family::gguf_architectures(), "dream, qwen2, coda");
+        assert_eq!(
+            Family::model_types(),
+            "dream, qwen2, coda, sdar, llama (StableDiffcoderForCausalLM), a2d-qwen3, a2d-qwen2"
+        );
+        assert_eq!(
+            Family::gguf_architectures(),
+            "dream, qwen2, coda, sdar, stable-diffcoder, a2d-qwen3, a2d-qwen2"
+        );
+        let architectures = ["StableDiffcoderForCausalLM".to_string()];
+        let found = Family::of_model_type("llama", &architectures);
+        assert_eq!(found, Some(&STABLE_DIFFCODER));
     }
 }

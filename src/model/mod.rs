@@ -29,7 +29,7 @@ use candle_core::{DType, Device, Result};
 use self::config::Config;
 use self::device::Storage;
 use self::loader::Loader;
-use crate::diffusion::{Denoiser, Pass};
+use crate::diffusion::{Attention, Denoiser, Pass};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
 
@@ -37,6 +37,8 @@ use crate::weights::{Checkpoint, WeightsError};
 pub struct Model {
     network: Network,
     shift_logits: bool,
+    attention: Attention,
+    cached_with: Attention,       // of the pass before
     cached_ids: Vec<Option<u32>>, // tokens with which keys and values were computed
 }
 
@@ -102,6 +104,8 @@ impl Model {
         Ok(Self {
             network: Network::native(Arc::new(weights)),
             shift_logits: config.shift_logits,
+            attention: config.attention,
+            cached_with: config.attention,
             cached_ids: Vec::new(),
         })
     }
@@ -122,6 +126,8 @@ impl Model {
         Ok(Self {
             network: Network::tensor(Arc::new(weights)),
             shift_logits: config.shift_logits,
+            attention: config.attention,
+            cached_with: config.attention,
             cached_ids: Vec::new(),
         })
     }
@@ -136,6 +142,8 @@ impl Model {
         Self {
             network,
             shift_logits: self.shift_logits,
+            attention: self.attention,
+            cached_with: self.attention,
             cached_ids: Vec::new(),
         }
     }
@@ -151,6 +159,7 @@ impl Model {
             positions: &all,
             refresh: &all,
             predict: &all,
+            attention: self.attention,
         };
         let mut logits = Vec::new();
         self.run(&pass, 0, &mut logits)?;
@@ -159,6 +168,10 @@ impl Model {
 
     fn run(&mut self, pass: &Pass<'_>, shift: usize, logits: &mut Vec<f32>) -> Result<usize> {
         let rows = Rows::of(pass, shift);
+        if self.cached_with != pass.attention {
+            self.cached_ids.clear();
+            self.cached_with = pass.attention;
+        }
         let longest = self.cached_ids.len().max(pass.ids.len());
         self.cached_ids.resize(longest, None);
         for &index in &rows.indices {
@@ -188,6 +201,8 @@ struct Rows {
     positions: Vec<usize>,
     /// Which of them the head is asked about. `[outputs]`
     outputs: Vec<usize>,
+    /// How many of the canvas's first indices each of them attends to. `[R]`
+    seen: Vec<usize>,
     /// Length of the canvas up to the last position that is seen.
     reach: usize,
 }
@@ -206,6 +221,16 @@ impl Rows {
         let outputs = sources.map(|source| indices.partition_point(|&index| index < source));
         Self {
             outputs: outputs.collect(),
+            seen: match pass.attention {
+                Attention::Full => vec![pass.positions.len(); indices.len()],
+                attention => {
+                    let seen = |&index: &usize| {
+                        let end = attention.end(pass.positions[index]);
+                        pass.positions.partition_point(|&position| position < end)
+                    };
+                    indices.iter().map(seen).collect()
+                }
+            },
             positions: indices.iter().map(|&index| pass.positions[index]).collect(),
             indices,
             reach: pass.positions.last().map_or(0, |last| last + 1),
@@ -222,6 +247,10 @@ impl Denoiser for Model {
 
     fn cached_ids(&self) -> &[Option<u32>] {
         &self.cached_ids
+    }
+
+    fn attention(&self) -> Attention {
+        self.attention
     }
 }
 
@@ -281,6 +310,7 @@ mod tests {
             positions: &all,
             refresh,
             predict: &[1, len / 2, len - 1],
+            attention: model.attention(),
         };
         let mut logits = Vec::new();
         model.forward(&pass, &mut logits).unwrap();

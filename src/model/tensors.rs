@@ -172,9 +172,11 @@ mod tests {
     const fn family() -> Family {
         Family {
             model_types: &[],
+            architecture: None,
             gguf_architecture: "",
             gguf_aliases: &[],
             attention: Attention::Full,
+            blocks: None,
             qkv_bias: true,
             qk_norm: false,
             tie_word_embeddings: false,

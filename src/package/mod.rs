@@ -13,7 +13,7 @@ use std::{fs, io};
 
 use self::gguf::Gguf;
 use crate::chat::{ChatTemplate, Message};
-use crate::diffusion::{Mode, Resizing};
+use crate::diffusion::{Attention, Mode, Resizing};
 use crate::error::Error;
 use crate::hub::registry::{DREAMON, PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
@@ -32,6 +32,12 @@ const STOP_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>"];
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// Positions of a block in dllm's block-causal models.
+const BD3LM_BLOCK: usize = 32;
+
+/// Stable-DiffCoder's mask, where no file says so.
+const MASK_TOKEN: &str = "<[MASK\u{2581}TOKEN]>";
 
 /// The token by which a model makes a hole longer: DreamOn's.
 const EXPAND_TOKEN: &str = "<|expand|>";
@@ -190,17 +196,33 @@ impl Package {
     fn new(
         source: Source,
         recipe: Recipe,
-        config: Config,
+        mut config: Config,
         files: &TokenizerFiles<'_>,
     ) -> Result<Self, Error> {
+        let name = match &source {
+            Source::Snapshot(snapshot) => snapshot.describe(),
+            Source::Gguf(gguf) => gguf.name.clone(),
+        };
+        // dllm's checkpoints say nowhere else which sampler they were trained for.
+        if config.family.blocks.is_some() && name.to_ascii_lowercase().contains("bd3lm") {
+            config.attention = Attention::BlockCausal(BD3LM_BLOCK);
+        }
         let tokenizer = Tokenizer::from_files(files)?;
         tokenizer.check_fits(config.vocab_size)?;
         let mask_id = config
             .mask_token_id
-            .or_else(|| tokenizer.special_id(TokenRole::Mask));
+            .or_else(|| tokenizer.special_id(TokenRole::Mask))
+            .or_else(|| tokenizer.token_to_id(MASK_TOKEN));
         let infilling = Infilling::of(&config, &tokenizer);
         // What a model's name says is a guess; this one is known whatever its name.
-        let recipe = infilling.map_or(recipe, |_| DREAMON);
+        let recipe = match infilling {
+            Some(_) => DREAMON,
+            _ if config.family.blocks.is_some() => Recipe {
+                temperature: 0.0, // as their authors evaluate them
+                ..recipe
+            },
+            _ => recipe,
+        };
         Ok(Self {
             mask_id: mask_id.ok_or(ConfigError::NoMaskToken)?,
             stop_ids: stop_ids(&config, &tokenizer),

@@ -10,7 +10,8 @@ use super::length;
 use super::observer::{Conditions, Ended, Watch};
 use super::seam::{Seam, Seamed};
 use crate::diffusion::{
-    Algorithm, Canvas, Denoiser, Ending, GenerateError, Resizing, Settings, Steps, generate,
+    Algorithm, Attention, Canvas, Denoiser, Ending, GenerateError, Resizing, Settings, Steps,
+    generate,
 };
 use crate::error::RequestError;
 
@@ -179,7 +180,7 @@ impl Job {
             None => self.choose_lengths(model, conditions)?,
         };
         let started = Instant::now();
-        let canvas = self.canvas();
+        let canvas = self.canvas(model.attention());
         let settings = &self.settings;
         conditions.tell(|observer| observer.on_start(&canvas, settings));
         let is_remasked = settings.remask > 0 || settings.algorithm == Algorithm::P2;
@@ -239,11 +240,35 @@ impl Job {
         Ok(work)
     }
 
-    fn canvas(&self) -> Canvas {
+    /// A prompt and the rest of the block that it ends in, to grow by whole blocks. `None` where that
+    /// is not how the model is given its canvas.
+    fn in_blocks(&self, attention: Attention) -> Option<Canvas> {
+        let decoding = &self.settings.decoding;
+        let attention = decoding.attention(attention);
+        let (Attention::BlockCausal(size), [hole]) = (attention, &*self.holes) else {
+            return None;
+        };
+        let given = self.given_tokens();
+        let mut limit = given.saturating_add(hole.most());
+        if decoding.blocks.is_some_and(|blocks| blocks.is_whole) {
+            limit = limit.next_multiple_of(size);
+        }
+        let end = match decoding.is_padded() {
+            true => given.saturating_add(size),
+            false => attention.end(given),
+        };
+        let first = limit.min(end) - given;
+        Some(canvas(&self.texts, &[first], self.mask_id).growing_to(limit))
+    }
+
+    fn canvas(&self, attention: Attention) -> Canvas {
         let lengths = self.holes.iter().map(|hole| hole.first(1));
-        let canvas = canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id);
+        let in_blocks = self.in_blocks(attention);
+        let is_in_blocks = in_blocks.is_some();
+        let canvas = in_blocks
+            .unwrap_or_else(|| canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id));
         let mut canvas = match self.settings.ending {
-            Ending::FullCanvas => canvas, // as published: rows without a token are revealed too
+            Ending::FullCanvas | Ending::AfterBlock(_) => canvas, // as published: rows without a token are revealed too
             Ending::AtStop(_) => canvas.of_tokens(self.tokens),
         };
         if let Some(resizing) = self.resizing {
@@ -254,7 +279,7 @@ impl Job {
             canvas = canvas.resizing(resizing, &longest.collect::<Vec<_>>());
         }
         match self.holes.last() {
-            Some(Hole::Growing { up_to }) => {
+            Some(Hole::Growing { up_to }) if !is_in_blocks => {
                 let limit = canvas.ids().len() - 1 + up_to;
                 canvas.growing_to(limit)
             }

@@ -1,20 +1,57 @@
 //! Which settings follow from the model, the device and the mode.
 
-use crate::diffusion::{Decoding, Ending, Mode, Settings, Shaping, Steps};
+use crate::diffusion::{Algorithm, Attention, Decoding, Ending, Mode, Settings, Shaping, Steps};
 use crate::model::Target;
 use crate::package::Package;
+use crate::tokenizer::TokenRole;
 
 /// The settings for a model on a device: temperature and nucleus of its authors, everything else of
 /// the mode, and seed 0. Fast-dLLM has its own: temperature 0, and the 50 most probable tokens, to
 /// which transformers' `GenerationConfig` cuts where nobody says otherwise. In holes that get longer
 /// and shorter every mode but the published ones is [`Decoding::resizing`]: one token a forward,
-/// since two at once fill 87 % of single lines instead of 92 %.
+/// since two at once fill 87 % of single lines instead of 92 %. A block-causal model has its authors'
+/// sampler in every mode: there is no published figure on another.
 pub(super) fn settings(
     mode: Mode,
     package: &Package,
     target: &Target,
     is_between: bool,
 ) -> Settings {
+    if let (Attention::Full, Some(blocks), Mode::Exact) =
+        (package.config.attention, package.config.family.blocks, mode)
+    {
+        return Settings {
+            steps: Steps::OfTokens(1),
+            decoding: Decoding {
+                blocks: Some(blocks),
+                ..Decoding::default()
+            },
+            algorithm: Algorithm::MaskgitPlus,
+            shaping: Shaping::temperature(package.recipe.temperature as f32),
+            isa: target.isa,
+            ..Settings::reference(1)
+        };
+    }
+    if let (Attention::BlockCausal(size), Some(blocks)) =
+        (package.config.attention, package.config.family.blocks)
+    {
+        let config_ids = &package.config.eos_token_ids;
+        let of_tokenizer = package.tokenizer.special_id(TokenRole::Eos);
+        let stop_ids = match of_tokenizer.filter(|_| blocks.is_padded) {
+            Some(id) => vec![id], // dllm's configurations name another
+            None if config_ids.is_empty() => package.stop_ids.clone(),
+            None => config_ids.clone(),
+        };
+        return Settings {
+            steps: Steps::OfTokens(1),
+            ending: Ending::AfterBlock(stop_ids),
+            decoding: Decoding::blocks(blocks, size),
+            algorithm: Algorithm::MaskgitPlus,
+            shaping: Shaping::temperature(package.recipe.temperature as f32),
+            isa: target.isa,
+            ..Settings::reference(1)
+        };
+    }
     let is_resizing = is_between && package.infilling.is_some();
     let decoding = match is_resizing && !mode.is_published() {
         true => Decoding::resizing(),

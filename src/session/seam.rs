@@ -5,7 +5,7 @@
 //! `.name` is one. So the last piece of the text is taken away, and the hole begins with it: its
 //! first token can only be one that begins with that piece ("token healing").
 
-use crate::diffusion::{Canvas, Denoiser, Pass};
+use crate::diffusion::{Attention, Canvas, Denoiser, Pass};
 use crate::tokenizer::{Added, Tokenizer, TokenizerError};
 
 /// What a hole begins with.
@@ -100,6 +100,10 @@ impl<D: Denoiser> Denoiser for Seamed<'_, D> {
 
     fn cached_ids(&self) -> &[Option<u32>] {
         self.model.cached_ids()
+    }
+
+    fn attention(&self) -> Attention {
+        self.model.attention()
     }
 }
 

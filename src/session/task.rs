@@ -6,7 +6,7 @@ use super::excerpt::{self, LeftOut, Source};
 use super::hole::{Hole, is_between};
 use super::job::Job;
 use super::seam::Seam;
-use crate::diffusion::Settings;
+use crate::diffusion::{Attention, Settings};
 use crate::error::{Error, RequestError};
 use crate::infill::Template;
 use crate::package::{Package, Prompt};
@@ -145,6 +145,10 @@ impl<'a> Task<'a> {
         });
         let texts = texts.collect::<Result<Vec<_>, Error>>()?;
         let (mut texts, left_out) = shown(texts, package, room)?;
+        let is_forward = package.config.attention != Attention::Full;
+        if is_forward && (is_between(&texts) || holes.len() > 1) {
+            return Err(RequestError::WritesForward.into());
+        }
         let given: usize = texts.iter().map(Vec::len).sum();
         if given == 0 && !left_out.is_nothing() {
             return Err(too_long(1, reserved, context));

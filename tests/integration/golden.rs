@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::{
-    Algorithm, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh, Schedule,
-    Settings, Shaping, Step, Steps, generate,
+    Algorithm, Attention, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh,
+    Schedule, Settings, Shaping, Step, Steps, generate,
 };
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::Isa;
@@ -146,6 +146,7 @@ fn a_cache_changes_nothing_and_both_networks_agree() {
             positions: &all,
             refresh,
             predict: &[3, 20, 39],
+            attention: Attention::Full,
         };
         let (mut found, mut by_tensors) = (Vec::new(), Vec::new());
         let rows = native.forward(&pass, &mut found).unwrap();
@@ -181,6 +182,7 @@ fn positions_may_be_left_out_at_the_end() {
             positions,
             refresh: &all,
             predict: &[5, 13],
+            attention: Attention::Full,
         };
         let (mut found, mut by_tensors) = (Vec::new(), Vec::new());
         native.forward(&pass, &mut found).unwrap();
@@ -208,6 +210,7 @@ fn more_of_a_canvas_can_be_seen_later() {
         positions: &rest,
         refresh: &rest,
         predict: &[4, 69],
+        attention: Attention::Full,
     };
     let mut found = Vec::new();
     model.forward(&pass, &mut found).unwrap();

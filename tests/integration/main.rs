@@ -8,6 +8,7 @@ mod asking;
 mod batch;
 mod batch_habits;
 mod bench;
+mod blocks;
 mod checkpoints;
 mod command;
 mod context;

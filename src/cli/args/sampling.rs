@@ -1,8 +1,8 @@
 //! How to denoise: the flags, and the settings they become.
 
 use diffucoder::diffusion::{
-    Algorithm, Cache, Decoding, Ending, Far, FirstToken, Mode, Refresh, Rule, Settings, Shaping,
-    Steps, usual_window,
+    Algorithm, Attention, Cache, Decoding, Ending, Far, FirstToken, Mode, Refresh, Rule, Settings,
+    Shaping, Steps, usual_window,
 };
 use diffucoder::session::{Hole, Job, Session};
 use diffucoder::{Error, RequestError};
@@ -286,6 +286,8 @@ impl SamplingArgs {
     /// Wrong usage: more steps than new tokens, or a canvas that cannot grow.
     pub fn check(&self) -> Result<(), UsageError> {
         match self.max_new_tokens {
+            // Some samplers take more steps than tokens, which only the model can tell.
+            NewTokens::Most(_) if self.exact && self.decoding.window.is_some() => Ok(()),
             NewTokens::Most(n) => self.steps(n).map(drop),
             NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
                 "--steps needs a number of new tokens, and -n is auto",
@@ -446,6 +448,15 @@ impl SamplingArgs {
                 "rule",
             ]));
         }
+        let is_in_blocks = session.package().config.attention != Attention::Full;
+        let is_remasked = self.decoding.remask.is_some_and(|rounds| rounds > 0);
+        if is_in_blocks && (is_planned || is_remasked) {
+            return Err(UsageError::with_hint(
+                "this model is block-causal: what stands in a finished block is never masked again",
+                "leave out --remask and --algorithm p2",
+            )
+            .about(&["remask", "algorithm"]));
+        }
         if job.is_resizing() && self.decoding.remask.is_some_and(|rounds| rounds > 0) {
             let message = "--remask predicts tokens once more, and here each can change a length";
             return Err(UsageError::with_hint(message, "leave it out").about(&["remask"]));
@@ -461,7 +472,7 @@ impl SamplingArgs {
             algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
             steps: match (self.steps, self.tokens_per_step) {
                 (None, None) => usual.steps,
-                _ if job.is_resizing() => self.steps(usize::MAX)?,
+                _ if job.is_resizing() || decoding.is_padded() => self.steps(usize::MAX)?,
                 _ => self.steps(job.most_new_tokens())?,
             },
             eps: self.eps,

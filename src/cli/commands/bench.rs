@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::ValueEnum;
 use diffucoder::Error;
-use diffucoder::diffusion::{Decoding, Denoiser, Ending, Mode, Pass, Settings, Shaping, Steps};
+use diffucoder::diffusion::{
+    Attention, Decoding, Denoiser, Ending, Mode, Pass, Settings, Shaping, Steps,
+};
 use diffucoder::kernels::limits::{self, Limits, Meter};
 use diffucoder::model::Model;
 use diffucoder::model::config::{Config, ConfigError};
@@ -251,6 +253,7 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
         positions: &all,
         refresh: &all,
         predict: &all,
+        attention: config.attention,
     };
     let mut logits = Vec::new();
     let (started, mut shortest, mut passes) = (Instant::now(), Duration::MAX, 0);
@@ -302,6 +305,10 @@ impl Denoiser for Timed<'_> {
         let rows = self.model.forward(pass, logits);
         self.time += started.elapsed();
         rows
+    }
+
+    fn attention(&self) -> Attention {
+        self.model.attention()
     }
 }
 

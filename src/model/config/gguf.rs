@@ -13,6 +13,8 @@ use crate::weights::gguf::{GgufError, GgufFile, TensorInfo, Value};
 
 const KEY_LENGTH: &str = "attention.key_length";
 const VALUE_LENGTH: &str = "attention.value_length";
+/// Ours: other programs have no name for it.
+const BLOCK_SIZE: &str = "diffusion.block_size";
 
 /// What GGUF calls a key of config.json; the architecture's name comes before it.
 fn gguf_key(key: &'static str) -> &'static str {
@@ -26,6 +28,7 @@ fn gguf_key(key: &'static str) -> &'static str {
         "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
         "rope_theta" => "rope.freq_base",
         "max_position_embeddings" => "context_length",
+        "block_size" => BLOCK_SIZE,
         other => other,
     }
 }
@@ -75,6 +78,7 @@ impl Config {
             rope_theta: keys.f64_if_any(gguf_key("rope_theta"))?,
             tie_word_embeddings: Some(tensor(GGUF_LM_HEAD).is_none()),
             max_position_embeddings: size("max_position_embeddings")?,
+            block_size: size_if_any("block_size")?,
         };
         let config = stated
             .check(family, gguf_key)
@@ -175,9 +179,6 @@ pub fn metadata<'a>(config: &Config, description: &Description<'a>) -> Vec<(Stri
     // The sizes were bounded when the configuration was read.
     let size = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
     let float = |value: f64| Value::F32(value as f32);
-    let is_causal = match config.family.attention {
-        Attention::Full => false,
-    };
     let mut network: Vec<_> = [
         ("num_hidden_layers", size(config.num_hidden_layers)),
         (
@@ -191,13 +192,16 @@ pub fn metadata<'a>(config: &Config, description: &Description<'a>) -> Vec<(Stri
         ("rope_theta", float(config.rope_theta)),
         ("rms_norm_eps", float(config.rms_norm_eps)),
         ("vocab_size", size(config.vocab_size)),
-        ("attention.causal", Value::Bool(is_causal)),
+        ("attention.causal", Value::Bool(false)),
     ]
     .map(|(key, value)| (gguf_key(key), value))
     .into();
     if config.head_dim * config.num_attention_heads != config.hidden_size {
         network.push((KEY_LENGTH, size(config.head_dim)));
         network.push((VALUE_LENGTH, size(config.head_dim)));
+    }
+    if let Attention::BlockCausal(positions) = config.attention {
+        network.push((BLOCK_SIZE, size(positions)));
     }
     description.metadata(config.family.gguf_architecture, network)
 }

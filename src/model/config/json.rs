@@ -13,6 +13,8 @@ use crate::model::arch::Family;
 #[derive(Deserialize)]
 struct RawConfig {
     model_type: String,
+    #[serde(default)]
+    architectures: Vec<String>,
     rope_scaling: Option<Value>,
     rope_parameters: Option<Value>,
     #[serde(default = "default_hidden_act")]
@@ -63,7 +65,7 @@ impl Config {
     /// [`ConfigError`] names the key at fault.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         let raw: RawConfig = parse("config.json", json)?;
-        let Some(family) = Family::of_model_type(&raw.model_type) else {
+        let Some(family) = Family::of_model_type(&raw.model_type, &raw.architectures) else {
             let found = raw.model_type;
             return Err(ConfigError::UnknownArchitecture { found });
         };

@@ -8,7 +8,7 @@ mod gguf;
 mod json;
 
 pub use self::gguf::metadata;
-use super::arch::Family;
+use super::arch::{Attention, Family};
 use serde::Deserialize;
 
 /// Why a configuration was refused.
@@ -50,7 +50,7 @@ impl ConfigError {
         match self {
             Self::UnknownArchitecture { .. } | Self::NoMaskToken => Some(format!(
                 "only masked-diffusion models of the types {} run here (DiffuCoder, Dream, \
-                 Dream-Coder, Open-dCoder, CoDA); `diffucoder models` lists some",
+                 Dream-Coder, Open-dCoder, CoDA, SDAR, Stable-DiffCoder, dllm's); `diffucoder models` lists some",
                 Family::model_types()
             )),
             Self::Malformed { .. } | Self::Unsupported { .. } => None,
@@ -63,6 +63,8 @@ impl ConfigError {
 pub struct Config {
     /// What the model has in common with its kind.
     pub family: &'static Family,
+    /// Which positions attend to which.
+    pub attention: Attention,
     /// Width of the residual stream, D.
     pub hidden_size: usize,
     /// Width of the feed-forward layer, F.
@@ -113,6 +115,9 @@ struct Stated {
     rope_theta: Option<f64>,
     tie_word_embeddings: Option<bool>,
     max_position_embeddings: usize,
+    /// Positions of a block, where the attention is block-causal.
+    #[serde(alias = "bd_size")]
+    block_size: Option<usize>,
 }
 
 /// The base of the rotary frequencies where a file names none: Qwen2Config's default, and
@@ -181,8 +186,25 @@ impl Stated {
             theta >= 1.0 && theta.is_finite(),
             || "at least 1".into(),
         )?;
+        let attention = match (family.attention, self.block_size) {
+            (Attention::BlockCausal(usual), size) => {
+                let size = size.unwrap_or(usual);
+                check(
+                    name("block_size"),
+                    size,
+                    (1..=1 << 12).contains(&size),
+                    || "from 1 to 4096".into(),
+                )?;
+                Attention::BlockCausal(size)
+            }
+            (Attention::Full, Some(size)) if family.blocks.is_some() => {
+                Attention::BlockCausal(size.clamp(1, 1 << 12))
+            }
+            (Attention::Full, _) => Attention::Full,
+        };
         Ok(Config {
             family,
+            attention,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,

@@ -16,7 +16,6 @@ use rayon::prelude::*;
 use self::buffers::Buffers;
 use self::linear::{Product, share};
 use self::rope::Rope;
-use super::arch::Attention;
 use super::config::Config;
 use super::embedding::Embedding;
 use super::{Loader, Rows};
@@ -73,7 +72,6 @@ impl Weights {
         isa: Isa,
         mut loader: Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let Attention::Full = config.family.attention; // the only kind that is computed here
         let embed_tokens = loader.embedding()?;
         let layers = (0..config.num_hidden_layers)
             .map(|number| Layer::load(config, number, &mut loader))
@@ -134,7 +132,7 @@ impl Weights {
             buffers.multiply_normed(&layer.input_layernorm, &layer.qkv_proj)?;
             key_values.reserve(ids.len());
             self.store(layer, rope, rows, key_values, buffers);
-            self.attend(ids.len(), key_values, buffers);
+            self.attend(&rows.seen, key_values, buffers);
             if number == last {
                 // Nothing behind this mixes positions: only rows that are asked for go on.
                 buffers.keep(&rows.outputs);
@@ -208,14 +206,14 @@ impl Weights {
             });
     }
 
-    /// Lets the queries attend to the positions `0..len`.
-    fn attend(&self, len: usize, key_values: &KeyValues, buffers: &mut Buffers) {
+    /// Lets the queries attend, those of each row to its first positions.
+    fn attend(&self, seen: &[usize], key_values: &KeyValues, buffers: &mut Buffers) {
         let (isa, group) = (self.isa, self.shape.group());
         let kv_heads = self.shape.kv_heads;
-        let rows = buffers.queries.len() / (kv_heads * group);
+        let rows = seen.len();
         buffers.attended.resize(buffers.queries.len(), 0.0);
         // Enough rows that a tile of queries is full, and enough tasks for all threads.
-        let each = share(rows * kv_heads, 8).min(rows) * group;
+        let each = share(rows * kv_heads, 8).min(rows);
         let heads = key_values.heads().par_iter();
         let queries = buffers.queries.par_chunks(rows * group);
         let attended = buffers.attended.par_chunks_mut(rows * group);
@@ -223,8 +221,19 @@ impl Weights {
             .zip(queries)
             .zip(attended)
             .for_each(|((head, queries), attended)| {
-                let tasks = queries.par_chunks(each).zip(attended.par_chunks_mut(each));
-                tasks.for_each(|(queries, attended)| head.attend(isa, len, queries, attended));
+                let tasks = queries.par_chunks(each * group);
+                let tasks = tasks.zip(attended.par_chunks_mut(each * group));
+                tasks
+                    .zip(seen.par_chunks(each))
+                    .for_each(|((queries, attended), seen)| {
+                        let mut row = 0;
+                        for block in seen.chunk_by(|a, b| a == b) {
+                            let part = row * group..(row + block.len()) * group;
+                            let out = &mut attended[part.clone()];
+                            head.attend(isa, block[0], &queries[part], out);
+                            row += block.len();
+                        }
+                    });
             });
     }
 }

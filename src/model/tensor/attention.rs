@@ -1,4 +1,4 @@
-//! Grouped-query attention of some rows to every position: every position sees every position.
+//! Grouped-query attention of some rows to the positions that they see.
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
@@ -28,6 +28,8 @@ pub(super) struct At<'a> {
     pub indices: &'a [usize],
     /// The rotations of their positions.
     pub rotation: Rotation,
+    /// Added to the scores, if some position is hidden from some row. `[R, T]`
+    pub hidden: Option<Tensor>,
     /// Number of positions that are seen, T.
     pub len: usize,
 }
@@ -83,9 +85,13 @@ impl Attention {
         let v = split_heads(&self.v_proj.forward(xs)?, g, e, None)?.contiguous()?; // [G, R, E]
         let (k, v) = key_values.store(&rotation.apply(&k)?, &v, at)?; // [G, T, E]
 
-        let (xs, rotation) = match kept {
-            Some(kept) => (xs.index_select(kept, 0)?, rotation.at(kept)?),
-            None => (xs.clone(), rotation.clone()),
+        let (xs, rotation, hidden) = match (kept, &at.hidden) {
+            (None, hidden) => (xs.clone(), rotation.clone(), hidden.clone()),
+            (Some(kept), hidden) => {
+                let pick = |xs: &Tensor| xs.index_select(kept, 0);
+                let hidden = hidden.as_ref().map(pick).transpose()?;
+                (pick(xs)?, rotation.at(kept)?, hidden)
+            }
         };
         let r = xs.dim(0)?;
         let q = self.q_proj.forward(&xs)?;
@@ -94,7 +100,12 @@ impl Attention {
         let q = q.reshape((g, per_group * r, e))?; // [G, H/G·R, E]
         let scores = (matmul(&q, &k.t()?)? * (e as f64).powf(-0.5))?; // [G, H/G·R, T]
         let dtype = scores.dtype();
-        let weights = softmax_last_dim(&scores.to_dtype(DType::F32)?)?.to_dtype(dtype)?;
+        let mut scores = scores.to_dtype(DType::F32)?;
+        if let Some(hidden) = hidden {
+            let by_head = scores.reshape((g, per_group, r, at.len))?;
+            scores = by_head.broadcast_add(&hidden)?.reshape(scores.shape())?;
+        }
+        let weights = softmax_last_dim(&scores)?.to_dtype(dtype)?;
         let out = matmul(&weights, &v)?; // [G, H/G·R, E]
         let out = out.reshape((self.heads, r, e))?.transpose(0, 1)?; // [R, H, E]
         self.o_proj.forward(&out.reshape((r, self.heads * e))?)

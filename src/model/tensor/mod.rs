@@ -14,7 +14,7 @@ use self::linear::Linear;
 use self::mlp::Mlp;
 use self::rope::Rope;
 use super::embedding::Embedding;
-use super::{Loader, Rows, Target, arch};
+use super::{Loader, Rows, Target};
 use crate::model::config::Config;
 use crate::weights::WeightsError;
 
@@ -51,7 +51,6 @@ impl Weights {
         target: &Target,
         mut loader: Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let arch::Attention::Full = config.family.attention; // the only kind that is computed here
         let embed_tokens = loader.embedding()?;
         let layers = (0..config.num_hidden_layers)
             .map(|number| Layer::load(config, number, &mut loader))
@@ -82,6 +81,7 @@ impl Weights {
         let at = At {
             indices: &rows.indices,
             rotation: rotation.at(&indices(&rows.positions)?)?,
+            hidden: hidden(&rows.seen, ids.len(), &self.device)?,
             len: ids.len(),
         };
         let row_ids: Vec<u32> = rows.indices.iter().map(|&at| ids[at]).collect();
@@ -98,6 +98,20 @@ impl Weights {
         }
         self.lm_head.forward(&self.norm.forward(&xs)?)
     }
+}
+
+/// What is added to the scores of positions that a row does not attend to, `[R, T]`; `None` where each
+/// attends to all.
+fn hidden(seen: &[usize], len: usize, device: &Device) -> Result<Option<Tensor>> {
+    if seen.iter().all(|&seen| seen == len) {
+        return Ok(None);
+    }
+    let row = |&seen: &usize| {
+        let score = move |at| if at < seen { 0.0 } else { f32::NEG_INFINITY };
+        (0..len).map(score)
+    };
+    let scores: Vec<f32> = seen.iter().flat_map(row).collect();
+    Tensor::from_vec(scores, (seen.len(), len), device).map(Some)
 }
 
 /// One transformer layer: attention, then the feed-forward part, each normed and added.

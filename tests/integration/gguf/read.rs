@@ -1,6 +1,6 @@
 //! A file of the Python package: shape, names, tokenizer, and metadata that is refused.
 
-use diffucoder::model::arch::DREAM;
+use diffucoder::model::arch::{Attention, DREAM};
 use diffucoder::model::config::Config;
 use diffucoder::weights::gguf::{
     Array, GgmlType, GgufFile, GgufTokenizer, GgufWriter, TensorDescription, Value,
@@ -39,6 +39,7 @@ fn its_shape_and_names() {
         Config::from_gguf(&file).unwrap(),
         Config {
             family: &DREAM,
+            attention: Attention::Full,
             hidden_size: 64,
             intermediate_size: 256,
             num_hidden_layers: 2,

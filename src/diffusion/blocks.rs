@@ -1,0 +1,137 @@
+//! Block by block: how models are sampled whose positions do not see the blocks behind their own.
+//!
+//! What stands in a finished block never changes again, so that its keys and values are computed
+//! once with its last tokens and are exact from then on. The published loops spend a forward on
+//! that; here it goes with the first of the next block, since a pass can do both.
+//!
+//! Sources: `generate.py` in JetLM/SDAR; `modeling_stable_diffcoder.py` in ByteDance-Seed's
+//! Stable-DiffCoder; `dllm/core/samplers` in ZHZisZZ/dllm.
+
+use super::settings::Steps;
+
+/// Which positions attend to which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// Every position to every position.
+    Full,
+    /// Every position to its own block and those before it, on a grid of blocks of so many
+    /// positions (at least 1) from position 0.
+    BlockCausal(usize),
+}
+
+impl Attention {
+    /// Where the positions end that one attends to.
+    pub fn end(self, position: usize) -> usize {
+        match self {
+            Self::Full => usize::MAX,
+            Self::BlockCausal(size) => (position / size).saturating_add(1).saturating_mul(size),
+        }
+    }
+}
+
+/// What the authors' samplers differ in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blocks {
+    /// What is revealed in each step where no threshold decides it.
+    pub share: Share,
+    /// The usual threshold, if there is one.
+    pub threshold: Option<f32>,
+    /// Whether a probability has to be above the threshold and not only reach it.
+    pub is_strict: bool,
+    /// Whether the canvas is lengthened to whole blocks; else the last one can be short.
+    pub is_whole: bool,
+    /// Whether the prompt is padded on its left to whole blocks. Nothing attends to the pads; they only
+    /// move the grid.
+    pub is_padded: bool,
+    /// Whether everything behind a stop token becomes that token.
+    pub repeats_stop: bool,
+}
+
+/// How the tokens of a block are shared out among its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// A number of steps is that of each block, and shares out the positions of a block, given ones
+    /// too. A threshold reveals no less (SDAR).
+    Positions,
+    /// A number of steps is that of all blocks, and shares out the masks of each (Stable-DiffCoder).
+    Masks,
+    /// The same of the number of steps, of which each reveals its share of the masks that are left,
+    /// rounded; where that is none there is no step (dllm).
+    Rounded,
+}
+
+impl Blocks {
+    /// Tokens of each step in a block of `size` positions and so many `masks`, on a canvas that had
+    /// `total` of them: the least of each where there is a threshold. What is left after them goes one
+    /// by one.
+    pub(super) fn counts(
+        &self,
+        steps: Steps,
+        threshold: Option<f32>,
+        (size, total, masks): (usize, usize, usize),
+    ) -> Vec<usize> {
+        if self.share == Share::Rounded {
+            let blocks = total.div_ceil(size);
+            return rounded(steps.count(total).div_ceil(blocks), masks);
+        }
+        let steps = match (self.share, steps) {
+            (Share::Masks, _) if threshold.is_some() => return vec![1],
+            (_, Steps::OfTokens(tokens)) => size.div_ceil(tokens.max(1)),
+            (Share::Positions, Steps::Count(steps)) => steps,
+            (_, Steps::Count(steps)) => steps / (total / size).max(1),
+        };
+        let steps = steps.clamp(1, size);
+        let shared = match self.share {
+            Share::Positions => size,
+            Share::Masks | Share::Rounded => masks,
+        };
+        let count = |step| shared / steps + usize::from(step < shared % steps);
+        (0..steps).map(count).collect()
+    }
+}
+
+/// What each of `steps` reveals of `masks` that get fewer, without those that reveal none.
+fn rounded(steps: usize, masks: usize) -> Vec<usize> {
+    let mut left = masks;
+    let share = |steps: usize| {
+        let count = (left as f64 / steps as f64).round_ties_even() as usize;
+        left -= count;
+        count
+    };
+    let counts = (1..=steps).rev().map(share);
+    counts.filter(|&count| count > 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_sees_its_block() {
+        let ends = [0, 3, 4, 9].map(|position| Attention::BlockCausal(4).end(position));
+        assert_eq!(ends, [4, 4, 8, 12]);
+        assert_eq!(Attention::Full.end(3), usize::MAX);
+    }
+
+    #[test]
+    fn tokens_are_shared_out_among_the_steps_of_a_block() {
+        let counts = |share, steps, masks| {
+            let blocks = Blocks {
+                share,
+                threshold: Some(0.9),
+                is_strict: false,
+                is_whole: false,
+                is_padded: false,
+                repeats_stop: false,
+            };
+            blocks.counts(steps, None, (4, 16, masks))
+        };
+        assert_eq!(counts(Share::Positions, Steps::Count(3), 2), [2, 1, 1]);
+        assert_eq!(counts(Share::Masks, Steps::Count(8), 3), [2, 1]);
+        assert_eq!(counts(Share::Masks, Steps::Count(3), 3), [3]);
+        assert_eq!(counts(Share::Masks, Steps::OfTokens(2), 4), [2, 2]);
+        assert_eq!(counts(Share::Masks, Steps::OfTokens(1), 3), [1, 1, 1, 0]);
+        assert_eq!(counts(Share::Rounded, Steps::Count(8), 4), [2, 2]);
+        assert_eq!(counts(Share::Rounded, Steps::Count(16), 2), [1, 1]);
+    }
+}

@@ -1,0 +1,371 @@
+//! Block-causal models: logits, and every generation token for token, against vectors that their
+//! own code made on small random checkpoints (`tests/fixtures/golden-sdar` and the like).
+
+use std::collections::HashMap;
+
+use assert_cmd::Command;
+use candle_core::{DType, Device, Tensor};
+use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Pass, Refresh, Settings, Steps};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::infill::Template;
+use diffucoder::model::config::Config;
+use diffucoder::model::{Model, Target};
+use diffucoder::package::Package;
+use diffucoder::session::{Conditions, Hole, Job, Session};
+use serde_json::Value;
+
+use crate::fixture;
+
+const FAMILIES: [&str; 2] = ["golden-sdar", "golden-stable-diffcoder"];
+
+fn session(family: &str) -> Session {
+    let spec = ModelSpec::Local(fixture(&format!("{family}/model")));
+    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
+    Session::new(package, Target::cpu(DType::F32))
+}
+
+fn generations(family: &str) -> Vec<Value> {
+    let json = std::fs::read(fixture(&format!("{family}/golden.json"))).unwrap();
+    let golden: Value = serde_json::from_slice(&json).unwrap();
+    golden["generations"].as_array().unwrap().clone()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn golden(family: &str) -> HashMap<String, Tensor> {
+    let path = fixture(&format!("{family}/golden.safetensors"));
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn number(case: &Value, key: &str) -> usize {
+    case[key].as_u64().unwrap() as usize
+}
+
+/// Steps, of a block or of all of them, as the family counts them.
+fn steps(case: &Value) -> usize {
+    let of_block = case["denoising_steps"].as_u64();
+    of_block.map_or_else(|| number(case, "steps"), |steps| steps as usize)
+}
+
+/// What was written, which is all behind the prompt.
+fn expected(case: &Value) -> Vec<u32> {
+    ids(&case["sequence"]).split_off(ids(&case["prompt_ids"]).len())
+}
+
+/// Forwards that predict, and rows of all forwards: keys and values are stored with the next block's
+/// first prediction, and so never those of the last block.
+fn published_work(case: &Value) -> (usize, usize) {
+    let history = case["history"].as_array().unwrap();
+    let stores = |forward: &&Value| forward["stores"].as_bool().unwrap();
+    let rows = |forward: &Value| forward["ids"].as_array().unwrap().len();
+    let last = history.last().filter(stores).map_or(0, rows);
+    let forwards = history.iter().filter(|forward| !stores(forward)).count();
+    (forwards, history.iter().map(rows).sum::<usize>() - last)
+}
+
+fn job(case: &Value, session: &Session) -> Job {
+    let usual = session.settings(session.package().mode(), false);
+    let threshold = case["threshold"].as_f64().map(|threshold| threshold as f32);
+    let settings = Settings {
+        steps: match threshold {
+            Some(_) => usual.steps,
+            None => Steps::Count(steps(case)),
+        },
+        decoding: Decoding {
+            window: Some(number(case, "block_length")),
+            threshold,
+            ..usual.decoding
+        },
+        ..usual
+    };
+    let package = session.package();
+    let special = (package.mask_id, &*package.stop_ids);
+    let hole = Hole::Exactly(number(case, "gen_length"));
+    let texts = vec![ids(&case["prompt_ids"]), Vec::new()];
+    Job::new(texts, vec![hole], special, settings)
+}
+
+fn written(session: &mut Session, job: &mut Job) -> Vec<u32> {
+    let outcome = session.run_job(job, &mut Conditions::default()).unwrap();
+    outcome.canvas.generated().to_vec()
+}
+
+fn on_tensors(session: &Session) -> Model {
+    let package = session.package();
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let target = Target::cpu(DType::F32);
+    Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ()).unwrap()
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    for family in FAMILIES {
+        let mut session = session(family);
+        let vectors = golden(family);
+        let mut tensors = on_tensors(&session);
+        let native = session.load(&mut (), &mut |_, _| ()).unwrap();
+        let cases = vectors.keys().filter(|name| name.ends_with(".ids")).count();
+        assert!(cases >= 2);
+        for case in 0..cases {
+            let tensor = |name| {
+                vectors[&format!("forward.{case}.{name}")]
+                    .flatten_all()
+                    .unwrap()
+            };
+            let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
+            let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+            let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
+            for found in [native.head_output(&ids), tensors.head_output(&ids)] {
+                let found = found.unwrap();
+                assert_eq!(found.len(), expected.len());
+                for (x, y) in found.iter().zip(&expected) {
+                    assert!((x - y).abs() < 1e-4, "{family} {case}: {x} and {y}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_generation_equals_the_reference() {
+    for family in FAMILIES {
+        let mut session = session(family);
+        let mut tensors = on_tensors(&session);
+        for (number, case) in generations(family).iter().enumerate() {
+            let mut job = job(case, &session);
+            let outcome = session.run_job(&mut job, &mut Conditions::default());
+            let (outcome, expected) = (outcome.unwrap(), expected(case));
+            assert_eq!(outcome.canvas.generated(), expected, "{family} {number}");
+            let work = (outcome.work.forwards, outcome.work.rows);
+            assert_eq!(work, published_work(case), "{family} {number}");
+            let done = job.run(&mut tensors, &mut Conditions::default()).unwrap();
+            assert_eq!(done.canvas.generated(), expected, "{family} {number}");
+        }
+    }
+}
+
+/// Keys of finished blocks are exact: what is kept, and whether anything is, changes no token.
+#[test]
+fn what_is_kept_changes_nothing_but_the_work() {
+    for family in FAMILIES {
+        let mut session = session(family);
+        for case in generations(family) {
+            let mut job = job(&case, &session);
+            let kept = session.run_job(&mut job, &mut Conditions::default());
+            let kept = kept.unwrap();
+            job.settings.decoding.reuse_prefix = true;
+            let reused = session.run_job(&mut job, &mut Conditions::default());
+            let reused = reused.unwrap();
+            assert_eq!(reused.canvas.ids(), kept.canvas.ids());
+            let whole_blocks = ids(&case["prompt_ids"]).len() / number(&case, "block_length")
+                * number(&case, "block_length");
+            assert_eq!(reused.work.rows + whole_blocks, kept.work.rows);
+            for (cache, refresh) in [
+                (Cache::None, Refresh::Never),
+                (Cache::Dual, Refresh::Window),
+            ] {
+                (job.settings.decoding.cache, job.settings.decoding.refresh) = (cache, refresh);
+                assert_eq!(written(&mut session, &mut job), kept.canvas.generated());
+            }
+        }
+    }
+}
+
+/// All generations through the program.
+#[test]
+fn the_program_prints_the_ids_of_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt");
+    for family in FAMILIES {
+        for case in generations(family) {
+            let Some(text) = case["prompt"].as_str() else {
+                continue; // ids that no text has
+            };
+            std::fs::write(&prompt, text).unwrap();
+            let mut command = Command::cargo_bin("diffucoder").unwrap();
+            command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
+            command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
+            command
+                .arg("--model")
+                .arg(fixture(&format!("{family}/model")));
+            command.arg("--prompt-file").arg(&prompt);
+            command.arg(format!("-n{}", number(&case, "gen_length")));
+            command.arg(format!("--window={}", number(&case, "block_length")));
+            match case["threshold"].as_f64() {
+                Some(threshold) => command.arg(format!("--threshold={threshold}")),
+                None => command.arg(format!("--steps={}", steps(&case))),
+            };
+            let output = command.assert().success().get_output().stdout.clone();
+            let said: Value = serde_json::from_slice(&output).unwrap();
+            assert_eq!(ids(&said["token_ids"]), expected(&case), "{family} {text}");
+        }
+    }
+}
+
+/// A GGUF file says what kind of model it holds, and the size of its blocks.
+#[test]
+fn a_quantized_file_writes_block_by_block_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let file = folder.path().join(format!("{family}.gguf"));
+        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        command.args(["quantize", "--to=q8_0", "--model"]);
+        command.arg(fixture(&format!("{family}/model")));
+        command.arg("-o").arg(&file).assert().success();
+        let package = Package::open(
+            &ModelSpec::Local(file),
+            &HubOptions::new("no-such-cache"),
+            &mut (),
+        );
+        let (package, of_files) = (package.unwrap(), session(family));
+        let of_files = of_files.package();
+        assert_eq!(package.config.attention, Attention::BlockCausal(4));
+        assert_eq!(package.config.family, of_files.config.family);
+        assert_eq!(package.mask_id, of_files.mask_id);
+        let mut session = Session::new(package, Target::cpu(DType::F32));
+        let mut job = job(&generations(family)[0], &session);
+        assert!(!written(&mut session, &mut job).contains(&of_files.mask_id));
+    }
+}
+
+/// Models that are only built like one of these are none.
+#[test]
+fn a_plain_llama_is_refused_with_what_is_known() {
+    let json = std::fs::read_to_string(fixture("golden-stable-diffcoder/model/config.json"));
+    let json = json
+        .unwrap()
+        .replace("StableDiffcoderForCausalLM", "LlamaForCausalLM");
+    let error = Config::from_json(json.as_bytes()).unwrap_err();
+    assert!(error.to_string().contains("\"llama\" is not supported"));
+    assert!(
+        error
+            .hint()
+            .unwrap()
+            .contains("llama (StableDiffcoderForCausalLM)")
+    );
+}
+
+#[test]
+fn holes_that_text_follows_are_refused_with_models_that_fill_them() {
+    let session = session(FAMILIES[0]);
+    let template = Template::with_markers(b"a <FILL> b".to_vec()).unwrap();
+    let task = session.fill(&template, Hole::Chosen { up_to: 9 });
+    let error = session.prepare(&task).unwrap_err();
+    assert!(error.to_string().contains("block-causal"), "{error}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("dreamon") && hint.contains("tiny"), "{hint}");
+    assert!(!hint.contains("stable-diffcoder"), "{hint}");
+}
+
+const DLLM: &str = "golden-dllm-qwen3";
+
+/// dllm's model as one trained for a sampler, which its name would say.
+fn dllm(sampler: &str) -> Session {
+    let spec = ModelSpec::Local(fixture(&format!("{DLLM}/model")));
+    let mut package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
+    assert_eq!(package.config.attention, Attention::Full);
+    if sampler == "bd3lm" {
+        package.config.attention = Attention::BlockCausal(32);
+    }
+    Session::new(package, Target::cpu(DType::F32))
+}
+
+/// Pads have no rows: they only move the grid.
+#[test]
+fn logits_of_dllm_equal_the_reference_behind_pads_too() {
+    let mut session = dllm("mdlm");
+    let (vectors, mut tensors) = (golden(DLLM), on_tensors(&session));
+    let json = std::fs::read(fixture(&format!("{DLLM}/golden.json"))).unwrap();
+    let golden: Value = serde_json::from_slice(&json).unwrap();
+    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
+    for (case, forward) in golden["forwards"].as_array().unwrap().iter().enumerate() {
+        let tensor = |name| {
+            vectors[&format!("forward.{case}.{name}")]
+                .flatten_all()
+                .unwrap()
+        };
+        let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
+        let all: Vec<usize> = (0..ids.len()).collect();
+        let pads = number(forward, "left_pad");
+        let positions: Vec<usize> = all.iter().map(|at| at + pads).collect();
+        let size = forward["block_size"].as_u64();
+        let pass = Pass {
+            ids: &ids,
+            positions: &positions,
+            refresh: &all,
+            predict: &all,
+            attention: size.map_or(Attention::Full, |size| {
+                Attention::BlockCausal(size as usize)
+            }),
+        };
+        for model in [&mut *native, &mut tensors] {
+            let mut found = Vec::new();
+            model.forward(&pass, &mut found).unwrap();
+            assert_eq!(found.len(), expected.len());
+            for (x, y) in found.iter().zip(&expected) {
+                assert!((x - y).abs() < 1e-4, "{case}: {x} and {y}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_generation_of_dllm_equals_the_reference() {
+    for case in generations(DLLM) {
+        let mut session = dllm(case["sampler"].as_str().unwrap());
+        let usual = session.settings(session.package().mode(), false);
+        let settings = Settings {
+            steps: Steps::Count(number(&case, "steps")),
+            decoding: Decoding {
+                window: Some(number(&case, "block_size")),
+                ..usual.decoding
+            },
+            ..usual
+        };
+        let package = session.package();
+        let special = (package.mask_id, &*package.stop_ids);
+        let hole = Hole::Exactly(number(&case, "max_new_tokens"));
+        let texts = vec![ids(&case["prompt_ids"]), Vec::new()];
+        let mut job = Job::new(texts, vec![hole], special, settings);
+        let outcome = session.run_job(&mut job, &mut Conditions::default());
+        let outcome = outcome.unwrap();
+        assert_eq!(outcome.canvas.generated(), ids(&case["new_ids"]), "{case}");
+        assert_eq!(outcome.work.forwards, number(&case, "forwards"));
+    }
+}
+
+/// The name of a folder says which sampler a model was trained for.
+#[test]
+fn the_program_prints_the_ids_of_dllm() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt");
+    for sampler in ["mdlm", "bd3lm"] {
+        let model = folder.path().join(format!("diffusion-{sampler}-v0.1"));
+        std::fs::create_dir(&model).unwrap();
+        for file in std::fs::read_dir(fixture(&format!("{DLLM}/model"))).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+        }
+        for case in generations(DLLM) {
+            if case["sampler"] != sampler {
+                continue;
+            }
+            std::fs::write(&prompt, case["prompt"].as_str().unwrap()).unwrap();
+            let mut command = Command::cargo_bin("diffucoder").unwrap();
+            command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
+            command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
+            command.arg("--model").arg(&model);
+            command.arg("--prompt-file").arg(&prompt);
+            command.arg(format!("-n{}", number(&case, "max_new_tokens")));
+            command.arg(format!("--window={}", number(&case, "block_size")));
+            command.arg(format!("--steps={}", case["steps"]));
+            let output = command.assert().success().get_output().stdout.clone();
+            let said: Value = serde_json::from_slice(&output).unwrap();
+            assert_eq!(ids(&said["token_ids"]), ids(&case["new_ids"]), "{case}");
+        }
+    }
+}
