@@ -53,7 +53,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::super::window::Window;
-    use super::super::{Cache, Candidate, Canvas, Decoding, Ending, Piece, Settings};
+    use super::super::{Attention, Cache, Candidate, Canvas, Decoding, Ending, Piece, Settings};
     use super::*;
 
     const MASK: u32 = 9;
@@ -122,7 +122,7 @@ mod tests {
         };
         let pieces = [Piece::Text(&[1, 1]), Piece::Hole(4), Piece::Text(&[5; 6])];
         let mut canvas = Canvas::of(&pieces, MASK).resizing(RESIZING, &[Some(4)]);
-        let mut window = Window::new(&canvas, &settings, &[]);
+        let mut window = Window::new(&canvas, &settings, Attention::Full, &[]);
         assert!(window.plan(&canvas, &settings));
         assert_eq!(window.refresh, (0..12).collect::<Vec<_>>());
         reveal(&mut canvas, 0, &[(3, 7)]);
