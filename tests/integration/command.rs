@@ -414,7 +414,7 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
         ),
         (
             &["-p", "x", "--algorithm", "greedy"],
-            "[possible values: entropy, topk_margin, maskgit_plus, origin]",
+            "[possible values: entropy, topk_margin, maskgit_plus, origin, p2]",
         ),
         (
             &["-p", "x", "--device", "tpu"],
