@@ -1,15 +1,16 @@
 //! What a known model takes on this machine: what is downloaded, memory, and an estimate of its
 //! speed.
 
+use diffucoder::diffusion::Mode;
 use diffucoder::hub::registry::KnownModel;
 use diffucoder::kernels::limits::{Limits, Meter};
 use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::device::{DeviceChoice, free_memory_bytes};
 use serde::Serialize;
 
-/// Weights of the 7B models.
-const PARAMETERS: f64 = 7.6e9;
-/// Positions that a pass of `balanced` computes, the mode of these models, in the mean of 256 tokens
+/// Bytes of a weight in what is downloaded whole.
+const BF16_BYTES: f64 = 2.0;
+/// Positions that a pass of `balanced` computes, the mode of most of these models, in the mean of 256 tokens
 /// at two a pass (`bench --generate`: 11.3 for each token).
 const ROWS: f64 = 22.6;
 /// Tokens that such a pass reveals, by how sure the model is.
@@ -59,27 +60,27 @@ impl Machine {
         }
     }
 
-    /// What a model of 7B takes whose weights have this size in memory.
-    pub fn needs(&self, weights_bytes: f64) -> Needs {
+    /// What a model takes whose weights have this size in memory.
+    pub fn needs(&self, model: &KnownModel, weights_bytes: f64) -> Needs {
         let memory = SPARE * weights_bytes;
-        let compute = 2.0 * PARAMETERS * ROWS / (EFFICIENCY * self.limits.int8_ops_per_s);
+        let compute = 2.0 * parameters(model) * ROWS / (EFFICIENCY * self.limits.int8_ops_per_s);
         let pass = compute.max(weights_bytes / self.limits.read_bytes_per_s);
         Needs {
             memory_bytes: memory as u64,
             // The memory of a GPU is not known here.
             fits: self.is_gpu || self.free_bytes.is_none_or(|free| memory < free as f64),
-            tokens_per_s: (!self.is_gpu).then(|| TOKENS.map(|tokens| tokens / pass)),
+            tokens_per_s: (!self.is_gpu && model.mode() == Mode::Balanced)
+                .then(|| TOKENS.map(|tokens| tokens / pass)),
         }
     }
 
     /// What the whole of a model takes: in the largest quantized form that fits, on a GPU as it is.
     pub fn needs_of_whole(&self, model: &KnownModel) -> Needs {
         if self.is_gpu {
-            return self.needs(model.download_bytes as f64);
+            return self.needs(model, model.download_bytes as f64);
         }
-        let mut forms = HELD_AS.map(|format| self.needs(held(format))).into_iter();
-        let fitting = forms.find(|needs| needs.fits);
-        fitting.unwrap_or_else(|| self.needs(held(HELD_AS[HELD_AS.len() - 1])))
+        let [larger, smaller] = HELD_AS.map(|format| self.needs(model, held(model, format)));
+        if larger.fits { larger } else { smaller }
     }
 
     /// The ways to run a model, the one to recommend first, those that do not fit included.
@@ -87,7 +88,7 @@ impl Machine {
         let choice = |flags, download_bytes, weights_bytes| Choice {
             flags,
             download_bytes,
-            needs: self.needs(weights_bytes),
+            needs: self.needs(model, weights_bytes),
         };
         let whole = |more: &str, weights_bytes| {
             let flags = format!("--model {}{more}", model.alias);
@@ -101,15 +102,21 @@ impl Machine {
                 .chain(conversions)
                 .collect(),
             false => conversions
-                .chain(HELD_AS.map(|format| whole(&format!(" --quant {format}"), held(format))))
+                .chain(
+                    HELD_AS.map(|format| whole(&format!(" --quant {format}"), held(model, format))),
+                )
                 .collect(),
         }
     }
 }
 
-/// Weights of 7B in a format.
-fn held(format: Format) -> f64 {
-    PARAMETERS / format.block_inputs() as f64 * format.block_bytes() as f64
+fn parameters(model: &KnownModel) -> f64 {
+    model.download_bytes as f64 / BF16_BYTES
+}
+
+/// The weights of a model in a format.
+fn held(model: &KnownModel, format: Format) -> f64 {
+    parameters(model) / format.block_inputs() as f64 * format.block_bytes() as f64
 }
 
 impl Needs {
@@ -178,12 +185,12 @@ mod tests {
     #[test]
     fn speed_follows_arithmetic_and_then_reading() {
         let speed = |needs: Needs| needs.speed();
-        assert_eq!(speed(machine(64).needs(4.8e9)), "1.7 to 5.2");
+        assert_eq!(speed(machine(64).needs(&MODELS[0], 4.8e9)), "1.7 to 5.2");
         let mut slow = machine(64);
         slow.limits.read_bytes_per_s = 4.8e9;
-        assert_eq!(speed(slow.needs(4.8e9)), "1.0 to 3.0");
+        assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "1.0 to 3.0");
         slow.is_gpu = true;
-        assert_eq!(speed(slow.needs(4.8e9)), "-");
+        assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "-");
         // A whole model is held in q8_0, or smaller if that does not fit.
         assert_eq!(
             machine(10).needs_of_whole(&MODELS[0]).memory_bytes,

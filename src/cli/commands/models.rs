@@ -61,7 +61,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let conversion = model.conversion.as_ref();
         let quantized = conversion.into_iter().flat_map(move |conversion| {
             let row = move |file: &(&str, u64)| Row {
-                needs: Some(machine.needs(file.1 as f64)),
+                needs: Some(machine.needs(model, file.1 as f64)),
                 ..Row::quantized(model, conversion.hub_id, file, find(conversion.hub_id))
             };
             conversion.files.iter().map(row)
