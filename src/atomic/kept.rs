@@ -1,5 +1,5 @@
-//! What a new file has from the one whose place it takes: owner, permissions and, on Linux, extended
-//! attributes, of which access control lists are one.
+//! What a new file has from the one whose place it takes: owner, permissions and, on Linux,
+//! extended attributes, of which access control lists are one.
 
 use std::fs::{File, Metadata};
 use std::io;

@@ -78,8 +78,8 @@ pub struct StepLine {
     /// In hexadecimal, where some token is not whole characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes: Option<Vec<String>>,
-    /// What of it changed the length of its hole, after which everything behind it stands elsewhere:
-    /// positions, and the masks that stand there now.
+    /// What of it changed the length of its hole, after which everything behind it stands
+    /// elsewhere: positions, and the masks that stand there now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     edits: Vec<(usize, usize)>,
 }

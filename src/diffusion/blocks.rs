@@ -40,8 +40,8 @@ pub struct Blocks {
     pub is_strict: bool,
     /// Whether the canvas is lengthened to whole blocks; else the last one can be short.
     pub is_whole: bool,
-    /// Whether the prompt is padded on its left to whole blocks. Nothing attends to the pads; they only
-    /// move the grid.
+    /// Whether the prompt is padded on its left to whole blocks. Nothing attends to the pads; they
+    /// only move the grid.
     pub is_padded: bool,
     /// Whether everything behind a stop token becomes that token.
     pub repeats_stop: bool,
@@ -53,7 +53,8 @@ pub enum Share {
     /// A number of steps is that of each block, and shares out the positions of a block, given ones
     /// too. A threshold reveals no less (SDAR).
     Positions,
-    /// A number of steps is that of all blocks, and shares out the masks of each (Stable-DiffCoder).
+    /// A number of steps is that of all blocks, and shares out the masks of each
+    /// (Stable-DiffCoder).
     Masks,
     /// The same of the number of steps, of which each reveals its share of the masks that are left,
     /// rounded; where that is none there is no step (dllm).
@@ -62,8 +63,8 @@ pub enum Share {
 
 impl Blocks {
     /// Tokens of each step in a block of `size` positions and so many `masks`, on a canvas that had
-    /// `total` of them: the least of each where there is a threshold. What is left after them goes one
-    /// by one.
+    /// `total` of them: the least of each where there is a threshold. What is left after them goes
+    /// one by one.
     pub(super) fn counts(
         &self,
         steps: Steps,

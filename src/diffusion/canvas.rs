@@ -86,8 +86,8 @@ impl Canvas {
     }
 
     /// The canvas as one of a model that has `resizing`, on which holes that have a most length get
-    /// longer and shorter: up to `longest[hole]` masks, by as many expansions. One without is as long
-    /// as it is, and no expansion is revealed in it.
+    /// longer and shorter: up to `longest[hole]` masks, by as many expansions. One without is as
+    /// long as it is, and no expansion is revealed in it.
     #[must_use]
     pub fn resizing(mut self, resizing: Resizing, longest: &[Option<usize>]) -> Self {
         let rooms = longest.iter().map(|most| most.map(Room::new));
@@ -126,9 +126,9 @@ impl Canvas {
     }
 
     /// Does what the tokens revealed in a step ask for in holes that get longer and shorter, and
-    /// gives what it did, from right to left. In each hole deletions come first: with `deletes_rest`
-    /// everything from the first on that was a mask before the step goes, else that token alone. Of
-    /// expansions without room the mask is left.
+    /// gives what it did, from right to left. In each hole deletions come first: with
+    /// `deletes_rest` everything from the first on that was a mask before the step goes, else that
+    /// token alone. Of expansions without room the mask is left.
     pub fn resize(&mut self, step: usize, deletes_rest: bool) -> Vec<Edit> {
         let mut edits = Vec::new();
         let Some(resizing) = self.resizing.filter(|_| self.is_resizing()) else {

@@ -65,7 +65,8 @@ pub struct Pass<'a> {
 
 impl Pass<'_> {
     /// Indices of all that go through the transformer, ascending: those to be computed, and those
-    /// whose output predicts something. The prediction for an index is the output `shift` before it.
+    /// whose output predicts something. The prediction for an index is the output `shift` before
+    /// it.
     pub fn computed(&self, shift: usize) -> Vec<usize> {
         let sources = self.predict.iter().map(|at| at.saturating_sub(shift));
         let mut computed: Vec<usize> = self.refresh.iter().copied().chain(sources).collect();

@@ -10,8 +10,8 @@
 //! raised temperature changes the confidences and through them the order, not only the tokens
 //! (DiffuCoder, section 4.3). A window bounds what is predicted, and keys and values of what lies
 //! outside it are reused. In a hole between texts the first tokens often do not fit the last, so
-//! that remasking predicts each once more. Models that can change the length of a hole do so between
-//! two steps, and those with block-causal attention are given one block after the other.
+//! that remasking predicts each once more. Models that can change the length of a hole do so
+//! between two steps, and those with block-causal attention are given one block after the other.
 //!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
 //! become is `sampling` and `confidence`; which candidates are revealed is `reveal`, `schedule` and

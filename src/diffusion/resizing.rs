@@ -35,8 +35,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// As in DreamOn's evaluation there are as many expansions as positions; its code on the Hub has
-    /// twice as many.
+    /// As in DreamOn's evaluation there are as many expansions as positions; its code on the Hub
+    /// has twice as many.
     pub fn new(longest: usize) -> Self {
         Self {
             longest,

@@ -107,8 +107,8 @@ fn most_confident(candidates: &[Candidate], count: usize) -> Vec<Candidate> {
     })
 }
 
-/// The candidates that are sure enough, surest first and up to so many; the surest of all, as many as
-/// are wanted at least, if there are fewer.
+/// The candidates that are sure enough, surest first and up to so many; the surest of all, as many
+/// as are wanted at least, if there are fewer.
 fn all_or_surest(
     candidates: &[Candidate],
     amount: Amount,

@@ -42,8 +42,8 @@ impl Settings {
         self.algorithm == Algorithm::P2 && !canvas.is_resizing()
     }
 
-    /// Gives a canvas its next block, of up to `size` masks, once the one at its end is full, unless
-    /// the text is at its end.
+    /// Gives a canvas its next block, of up to `size` masks, once the one at its end is full,
+    /// unless the text is at its end.
     pub(super) fn next_block(&self, canvas: &mut Canvas, size: usize) {
         if !canvas.masked().is_empty() {
             return;

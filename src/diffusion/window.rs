@@ -8,8 +8,8 @@
 //! with it instead of trusting the first token of every window to a full pass. With
 //! [`FirstToken::Committed`] there are no differences.
 //!
-//! In a block-causal model the window is a block of the grid. What was computed in it counts once it
-//! is full: all of it is computed anew with the next window, and never again.
+//! In a block-causal model the window is a block of the grid. What was computed in it counts once
+//! it is full: all of it is computed anew with the next window, and never again.
 
 use super::blocks::Attention;
 use super::canvas::Canvas;

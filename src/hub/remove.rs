@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Removes what is downloaded of a model, and says how many bytes that freed.
 ///
-/// Of a model that is one GGUF file, or several parts, the rest of its repository stays, and so does
-/// a blob that another file of the cache is a link to.
+/// Of a model that is one GGUF file, or several parts, the rest of its repository stays, and so
+/// does a blob that another file of the cache is a link to.
 ///
 /// # Errors
 /// `NotDownloaded`, `Downloading` while somebody fetches it, or `Cache`.

@@ -109,9 +109,9 @@ pub static SDAR: Family = Family {
     trained_positions: None,
 };
 
-/// Llama's transformer with block-causal attention: Stable-DiffCoder. Its threshold is the one in its
-/// code; with a number of steps it takes that many. No other program has a GGUF name for it: files
-/// called `llama` are of causal models, and llama.cpp permutes the rows of q and k in them.
+/// Llama's transformer with block-causal attention: Stable-DiffCoder. Its threshold is the one in
+/// its code; with a number of steps it takes that many. No other program has a GGUF name for it:
+/// files called `llama` are of causal models, and llama.cpp permutes the rows of q and k in them.
 pub static STABLE_DIFFCODER: Family = Family {
     model_types: &["llama"],
     architecture: Some("StableDiffcoderForCausalLM"),
@@ -134,8 +134,8 @@ pub static STABLE_DIFFCODER: Family = Family {
     trained_positions: None,
 };
 
-/// dllm's samplers, of which checkpoints of one kind are trained for one (mdlm, with full attention)
-/// or the other (bd3lm, block-causal): their names say for which.
+/// dllm's samplers, of which checkpoints of one kind are trained for one (mdlm, with full
+/// attention) or the other (bd3lm, block-causal): their names say for which.
 const DLLM: Option<Blocks> = Some(Blocks {
     share: Share::Rounded,
     threshold: None,

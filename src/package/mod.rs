@@ -376,8 +376,8 @@ impl Package {
             Source::Snapshot(snapshot) => snapshot,
             Source::Gguf(gguf) => return Ok(gguf.checkpoint()?),
         };
-        // One file with everything goes before an index, as transformers has it: what was saved last
-        // over a checkpoint in shards. Shards that the index does not name are nobody's.
+        // One file with everything goes before an index, as transformers has it: what was saved
+        // last over a checkpoint in shards. Shards that the index does not name are nobody's.
         let is_whole = |name: &String| name == WEIGHTS;
         let is_in_one = snapshot.folder_files(WEIGHTS).iter().any(is_whole);
         let index = match is_in_one {

@@ -63,7 +63,8 @@ impl<'t> Source<'t> {
     }
 }
 
-/// Takes of each text what is nearest to the holes, `room` tokens in all, and says what is left out.
+/// Takes of each text what is nearest to the holes, `room` tokens in all, and says what is left
+/// out.
 ///
 /// # Errors
 /// When a text cannot be tokenized.

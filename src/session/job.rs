@@ -240,8 +240,8 @@ impl Job {
         Ok(work)
     }
 
-    /// A prompt and the rest of the block that it ends in, to grow by whole blocks. `None` where that
-    /// is not how the model is given its canvas.
+    /// A prompt and the rest of the block that it ends in, to grow by whole blocks. `None` where
+    /// that is not how the model is given its canvas.
     fn in_blocks(&self, attention: Attention) -> Option<Canvas> {
         let decoding = &self.settings.decoding;
         let attention = decoding.attention(attention);

@@ -28,8 +28,8 @@ const UNDECIDED: usize = 8;
 /// single masks were tried too, of 4, 5 and 8 when holes began at 2, 3 and 4.
 const SHORTEST: usize = 4;
 
-/// Tokens on each side of a hole that the trials see. Each of them computes all that it sees, so that
-/// with a long text they would take far longer than the writing.
+/// Tokens on each side of a hole that the trials see. Each of them computes all that it sees, so
+/// that with a long text they would take far longer than the writing.
 const SEEN: usize = 128;
 
 /// What the trials see of a text, given whether holes are before and behind it.

@@ -195,8 +195,8 @@ impl Session {
     }
 
     /// A task made of a text and what stands round it, such as the words of a question, in tokens:
-    /// with as much of the text's end as fits. `prepare` makes the job, within the same `context`, of
-    /// the text or of its end. Gives that too.
+    /// with as much of the text's end as fits. `prepare` makes the job, within the same `context`,
+    /// of the text or of its end. Gives that too.
     ///
     /// # Errors
     /// Those of `prepare`: [`RequestError::TooLong`] when nothing of the text fits.

@@ -23,8 +23,8 @@ pub trait Observer {
     /// masked.
     fn on_decided(&mut self, _hole: usize, _ids: &[u32]) {}
 
-    /// The same as text, in whole characters, without what stands before the hole already, and up to
-    /// where the job's [`super::Ends`] cut it.
+    /// The same as text, in whole characters, without what stands before the hole already, and up
+    /// to where the job's [`super::Ends`] cut it.
     fn on_text(&mut self, _hole: usize, _text: &str) {}
 
     /// Whether all that is wanted is decided: no forward pass begins after that.

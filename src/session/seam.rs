@@ -64,7 +64,8 @@ pub(super) struct Seamed<'m, D> {
     starts: Vec<(usize, &'m [u32])>, // positions of the canvas, and tokens
 }
 
-/// The logit of what is not allowed: no probability is left of it, and temperatures leave it finite.
+/// The logit of what is not allowed: no probability is left of it, and temperatures leave it
+/// finite.
 const IMPOSSIBLE: f32 = -1e9;
 
 impl<'m, D> Seamed<'m, D> {

@@ -20,11 +20,11 @@ pub struct Task<'a> {
     /// How to denoise; `None` is what follows from the model ([`super::Session::settings`]).
     pub settings: Option<Settings>,
     /// Tokens that the model is shown at most, holes included; `None` is as many as it can see and
-    /// as pay off ([`super::Session::usual_context`]). Of longer texts, what is nearest to the holes
-    /// is shown ([`Job::left_out`]).
+    /// as pay off ([`super::Session::usual_context`]). Of longer texts, what is nearest to the
+    /// holes is shown ([`Job::left_out`]).
     pub context: Option<usize>,
-    /// Whether the first token of a hole can reach into the text before it, which writes better than
-    /// a text that ends inside of a word; the samplers as published have no such thing.
+    /// Whether the first token of a hole can reach into the text before it, which writes better
+    /// than a text that ends inside of a word; the samplers as published have no such thing.
     pub token_healing: bool,
 }
 

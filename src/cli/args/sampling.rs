@@ -24,12 +24,12 @@ pub struct SamplingArgs {
     pub max_new_tokens: NewTokens,
     /// Tokens that the model is shown at most, those to be written included: of longer text, what
     /// is nearest to the holes, or to the end, cut at line ends [default: as many as it was trained
-    /// on, 2048 for Dream's relatives; on a CPU 1024 of a model with more than a billion parameters,
-    /// which reads some 25 of them a second on each core]
+    /// on, 2048 for Dream's relatives; on a CPU 1024 of a model with more than a billion
+    /// parameters, which reads some 25 of them a second on each core]
     #[arg(short, long, value_name = "N", value_parser = at_least_one, alias = "ctx-size")]
     context: Option<usize>,
-    /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache what
-    /// it reveals at most [default: half as many]; in DreamOn's holes the most
+    /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache
+    /// what it reveals at most [default: half as many]; in DreamOn's holes the most
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     steps: Option<usize>,
     /// Tokens to reveal at each step, instead of --steps

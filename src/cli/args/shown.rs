@@ -17,8 +17,8 @@ pub struct ShownArgs {
 }
 
 impl ShownArgs {
-    /// Wrong usage where there is no terminal to draw on, or where more than the one run that a trace
-    /// holds could be recorded: `flags` are those that ask for more.
+    /// Wrong usage where there is no terminal to draw on, or where more than the one run that a
+    /// trace holds could be recorded: `flags` are those that ask for more.
     pub fn check(&self, ui: &Ui, is_one: bool, flags: &[&'static str]) -> Result<(), UsageError> {
         if self.watch {
             progress::screen(ui)?;

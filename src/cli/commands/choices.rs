@@ -10,8 +10,8 @@ use serde::Serialize;
 
 /// Bytes of a weight in what is downloaded whole.
 const BF16_BYTES: f64 = 2.0;
-/// Positions that a pass of `balanced` computes, the mode of most of these models, in the mean of 256 tokens
-/// at two a pass (`bench --generate`: 11.3 for each token).
+/// Positions that a pass of `balanced` computes, the mode of most of these models, in the mean of
+/// 256 tokens at two a pass (`bench --generate`: 11.3 for each token).
 const ROWS: f64 = 22.6;
 /// Tokens that such a pass reveals, by how sure the model is.
 const TOKENS: [f64; 2] = [1.0, 3.0];

@@ -81,7 +81,8 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Whether this has not been said yet. "It has 600 tokens" and "it has 601 tokens" are the same.
+    /// Whether this has not been said yet. "It has 600 tokens" and "it has 601 tokens" are the
+    /// same.
     fn is_new(&mut self, number: usize, text: &str, is_failure: bool) -> bool {
         let digits = |c: char| c.is_ascii_digit();
         let kind = text.split(digits).filter(|part| !part.is_empty()).collect();

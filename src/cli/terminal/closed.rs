@@ -1,8 +1,8 @@
 //! Whether stdout was closed when the program began (`>&-`).
 //!
-//! Before `main`, Rust's standard library opens the null device in the place of a closed stdout, and
-//! what is written there is lost without an error. So it is looked at before that, as the coreutils
-//! in Rust do. On systems without such a place for code it counts as open.
+//! Before `main`, Rust's standard library opens the null device in the place of a closed stdout,
+//! and what is written there is lost without an error. So it is looked at before that, as the
+//! coreutils in Rust do. On systems without such a place for code it counts as open.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

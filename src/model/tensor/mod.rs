@@ -100,8 +100,8 @@ impl Weights {
     }
 }
 
-/// What is added to the scores of positions that a row does not attend to, `[R, T]`; `None` where each
-/// attends to all.
+/// What is added to the scores of positions that a row does not attend to, `[R, T]`; `None` where
+/// each attends to all.
 fn hidden(seen: &[usize], len: usize, device: &Device) -> Result<Option<Tensor>> {
     if seen.iter().all(|&seen| seen == len) {
         return Ok(None);

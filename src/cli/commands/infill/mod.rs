@@ -57,8 +57,8 @@ pub struct Args {
     /// The text behind the hole; `-` is stdin
     #[arg(long, value_name = "FILE")]
     suffix_file: Option<PathBuf>,
-    /// Length in tokens of every hole that has none of its own; DreamOn begins with it [default: the
-    /// model chooses; 64 masks to begin with in DreamOn]
+    /// Length in tokens of every hole that has none of its own; DreamOn begins with it [default:
+    /// the model chooses; 64 masks to begin with in DreamOn]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     length: Option<usize>,
     /// How the model chooses a length: by where it ends its text in a long hole, or by where it is
@@ -75,8 +75,8 @@ pub struct Args {
     /// Write the file instead of printing it: whole or not at all, with its owner and permissions
     #[arg(short, long, group = "show", requires = "template")]
     in_place: bool,
-    /// Take the tokens of the text before a hole as they are: else the hole's first token can be one
-    /// that begins with the last space or part of a word before it
+    /// Take the tokens of the text before a hole as they are: else the hole's first token can be
+    /// one that begins with the last space or part of a word before it
     #[arg(long)]
     raw: bool,
     #[command(flatten)]

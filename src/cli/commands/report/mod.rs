@@ -150,7 +150,8 @@ impl Final {
         canvas
     }
 
-    /// Cells of the holes and of the texts between them; finds what stands behind their stop tokens.
+    /// Cells of the holes and of the texts between them; finds what stands behind their stop
+    /// tokens.
     fn cells(&mut self, trace: &Trace) -> Vec<PageCell> {
         let is_stop = |id: &Option<u32>| id.is_some_and(|id| trace.header.stop_ids.contains(&id));
         let (mut page_cells, mut at) = (Vec::new(), 0);
