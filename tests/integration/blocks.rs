@@ -1,10 +1,8 @@
 //! Block-causal models: logits, and every generation token for token, against vectors that their
 //! own code made on small random checkpoints (`tests/fixtures/golden-sdar` and the like).
 
-use std::collections::HashMap;
-
 use assert_cmd::Command;
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Pass, Refresh, Settings, Steps};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::infill::Template;
@@ -15,29 +13,9 @@ use diffucoder::session::{Conditions, Hole, Job, Session};
 use serde_json::Value;
 
 use crate::fixture;
+use crate::golden_set::{assert_close, forwards, generations, ids, session};
 
 const FAMILIES: [&str; 2] = ["golden-sdar", "golden-stable-diffcoder"];
-
-fn session(family: &str) -> Session {
-    let spec = ModelSpec::Local(fixture(&format!("{family}/model")));
-    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
-    Session::new(package, Target::cpu(DType::F32))
-}
-
-fn generations(family: &str) -> Vec<Value> {
-    let json = std::fs::read(fixture(&format!("{family}/golden.json"))).unwrap();
-    let golden: Value = serde_json::from_slice(&json).unwrap();
-    golden["generations"].as_array().unwrap().clone()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    serde_json::from_value(value.clone()).unwrap()
-}
-
-fn golden(family: &str) -> HashMap<String, Tensor> {
-    let path = fixture(&format!("{family}/golden.safetensors"));
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
 
 fn number(case: &Value, key: &str) -> usize {
     case[key].as_u64().unwrap() as usize
@@ -103,26 +81,11 @@ fn on_tensors(session: &Session) -> Model {
 fn logits_equal_the_reference() {
     for family in FAMILIES {
         let mut session = session(family);
-        let vectors = golden(family);
         let mut tensors = on_tensors(&session);
         let native = session.load(&mut (), &mut |_, _| ()).unwrap();
-        let cases = vectors.keys().filter(|name| name.ends_with(".ids")).count();
-        assert!(cases >= 2);
-        for case in 0..cases {
-            let tensor = |name| {
-                vectors[&format!("forward.{case}.{name}")]
-                    .flatten_all()
-                    .unwrap()
-            };
-            let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
-            let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-            let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
+        for (ids, expected) in forwards(family) {
             for found in [native.head_output(&ids), tensors.head_output(&ids)] {
-                let found = found.unwrap();
-                assert_eq!(found.len(), expected.len());
-                for (x, y) in found.iter().zip(&expected) {
-                    assert!((x - y).abs() < 1e-4, "{family} {case}: {x} and {y}");
-                }
+                assert_close(&found.unwrap(), &expected, family);
             }
         }
     }
@@ -276,25 +239,20 @@ fn dllm(sampler: &str) -> Session {
 #[test]
 fn logits_of_dllm_equal_the_reference_behind_pads_too() {
     let mut session = dllm("mdlm");
-    let (vectors, mut tensors) = (golden(DLLM), on_tensors(&session));
+    let mut tensors = on_tensors(&session);
     let json = std::fs::read(fixture(&format!("{DLLM}/golden.json"))).unwrap();
     let golden: Value = serde_json::from_slice(&json).unwrap();
     let native = session.load(&mut (), &mut |_, _| ()).unwrap();
-    for (case, forward) in golden["forwards"].as_array().unwrap().iter().enumerate() {
-        let tensor = |name| {
-            vectors[&format!("forward.{case}.{name}")]
-                .flatten_all()
-                .unwrap()
-        };
-        let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
-        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-        let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
+    let described = golden["forwards"].as_array().unwrap();
+    let forwards = forwards(DLLM);
+    assert_eq!(forwards.len(), described.len());
+    for ((ids, expected), forward) in forwards.iter().zip(described) {
         let all: Vec<usize> = (0..ids.len()).collect();
         let pads = number(forward, "left_pad");
         let positions: Vec<usize> = all.iter().map(|at| at + pads).collect();
         let size = forward["block_size"].as_u64();
         let pass = Pass {
-            ids: &ids,
+            ids,
             positions: &positions,
             refresh: &all,
             predict: &all,
@@ -305,10 +263,7 @@ fn logits_of_dllm_equal_the_reference_behind_pads_too() {
         for model in [&mut *native, &mut tensors] {
             let mut found = Vec::new();
             model.forward(&pass, &mut found).unwrap();
-            assert_eq!(found.len(), expected.len());
-            for (x, y) in found.iter().zip(&expected) {
-                assert!((x - y).abs() < 1e-4, "{case}: {x} and {y}");
-            }
+            assert_close(&found, expected, DLLM);
         }
     }
 }

@@ -2,44 +2,23 @@
 //! vectors that its own evaluation made on a small random checkpoint (`tests/fixtures/golden-dreamon`).
 
 use assert_cmd::Command;
-use candle_core::{DType, Device};
-use diffucoder::diffusion::{Algorithm, Cache, Decoding, Ending, Settings, Shaping, Step, Steps};
-use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::diffusion::{Cache, Decoding, Ending, Settings, Shaping, Step, Steps};
 use diffucoder::infill::Template;
-use diffucoder::model::Target;
-use diffucoder::package::Package;
 use diffucoder::session::{self, Conditions, Finish, Hole, Job, Session};
 use serde_json::Value;
 
 use crate::fixture;
+use crate::golden_set::{algorithm, assert_close, forwards, generations, ids, session};
 
-fn session() -> Session {
-    let spec = ModelSpec::Local(fixture("golden-dreamon/model"));
-    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
-    Session::new(package, Target::cpu(DType::F32))
-}
-
-fn generations() -> Vec<Value> {
-    let json = std::fs::read(fixture("golden-dreamon/golden.json")).unwrap();
-    let golden: Value = serde_json::from_slice(&json).unwrap();
-    golden["generations"].as_array().unwrap().clone()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    serde_json::from_value(value.clone()).unwrap()
-}
+const SET: &str = "golden-dreamon";
 
 fn number(case: &Value, key: &str) -> usize {
     case[key].as_u64().unwrap() as usize
 }
 
 fn settings(case: &Value) -> Settings {
-    let name = case["algorithm"].as_str().unwrap();
-    let mut algorithms = Algorithm::ALL.into_iter();
     Settings {
-        algorithm: algorithms
-            .find(|algorithm| algorithm.name() == name)
-            .unwrap(),
+        algorithm: algorithm(&case["algorithm"]),
         shaping: Shaping {
             top_p: case["top_p"].as_f64().map(|p| p as f32),
             ..Shaping::temperature(0.0)
@@ -83,31 +62,17 @@ impl session::Observer for History {
 
 #[test]
 fn logits_equal_the_reference() {
-    let mut session = session();
-    let path = fixture("golden-dreamon/golden.safetensors");
-    let vectors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let mut session = session(SET);
     let model = session.load(&mut (), &mut |_, _| ()).unwrap();
-    for case in 0..2 {
-        let tensor = |name| {
-            vectors[&format!("forward.{case}.{name}")]
-                .flatten_all()
-                .unwrap()
-        };
-        let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
-        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-        let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
-        let found = model.head_output(&ids).unwrap();
-        assert_eq!(found.len(), expected.len());
-        for (x, y) in found.iter().zip(expected) {
-            assert!((x - y).abs() < 1e-4, "case {case}: {x} and {y}");
-        }
+    for (ids, expected) in forwards(SET) {
+        assert_close(&model.head_output(&ids).unwrap(), &expected, SET);
     }
 }
 
 #[test]
 fn every_generation_equals_the_reference_step_for_step() {
-    let mut session = session();
-    for case in generations() {
+    let mut session = session(SET);
+    for case in generations(SET) {
         let mut history = History::default();
         let mut job = job(&case, &session, settings(&case));
         let conditions = &mut Conditions::watched(&mut history);
@@ -132,7 +97,7 @@ fn every_generation_equals_the_reference_step_for_step() {
 /// it, each where it moves.
 #[test]
 fn kept_keys_save_rows() {
-    let mut session = session();
+    let mut session = session(SET);
     let rows = |cache| -> usize {
         let run = |case: &Value| {
             let settings = Settings {
@@ -147,7 +112,7 @@ fn kept_keys_save_rows() {
             let done = session.run_job(&mut job, &mut Conditions::default());
             done.unwrap().work
         };
-        let works = generations().iter().map(run).collect::<Vec<_>>();
+        let works = generations(SET).iter().map(run).collect::<Vec<_>>();
         works.iter().map(|work| work.rows / work.forwards).sum()
     };
     let [none, prefix, dual] = [Cache::None, Cache::Prefix, Cache::Dual].map(rows);
@@ -156,7 +121,7 @@ fn kept_keys_save_rows() {
 
 #[test]
 fn text_round_holes_gets_what_the_family_adds() {
-    let mut session = session();
+    let mut session = session(SET);
     let infilling = session.package().infilling.unwrap();
     assert_eq!(infilling.first_id, Some(259));
     assert_eq!(
@@ -178,7 +143,7 @@ fn text_round_holes_gets_what_the_family_adds() {
 
 #[test]
 fn several_holes_grow_by_themselves() {
-    let mut session = session();
+    let mut session = session(SET);
     let template = Template::with_markers(b"let y = <FILL>;\nlet z = <FILL>;\n".to_vec()).unwrap();
     for tokens in [1, 3] {
         let task = session.fill(&template, Hole::Chosen { up_to: 12 });
@@ -215,7 +180,7 @@ fn several_holes_grow_by_themselves() {
 fn the_program_prints_the_ids_of_the_reference() {
     let folder = tempfile::tempdir().unwrap();
     let (prefix, suffix) = (folder.path().join("prefix"), folder.path().join("suffix"));
-    for case in generations() {
+    for case in generations(SET) {
         std::fs::write(&prefix, case["prefix"].as_str().unwrap()).unwrap();
         std::fs::write(&suffix, case["suffix"].as_str().unwrap()).unwrap();
         let mut command = Command::cargo_bin("diffucoder").unwrap();

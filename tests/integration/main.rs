@@ -19,6 +19,8 @@ mod fast_dllm;
 mod files;
 mod gguf;
 mod golden;
+#[path = "support/golden_set.rs"]
+mod golden_set;
 mod hub;
 mod hub_command;
 mod hub_gguf;

@@ -3,31 +3,14 @@
 //! (`tests/fixtures/golden-opendcoder`).
 
 use assert_cmd::Command;
-use candle_core::{DType, Device};
-use diffucoder::diffusion::{Algorithm, Settings, Shaping, Step};
-use diffucoder::hub::{HubOptions, ModelSpec};
-use diffucoder::model::Target;
-use diffucoder::package::Package;
-use diffucoder::session::{self, Conditions, Hole, Job, Session};
+use diffucoder::diffusion::{Settings, Shaping, Step};
+use diffucoder::session::{self, Conditions, Hole, Job};
 use serde_json::Value;
 
 use crate::fixture;
+use crate::golden_set::{algorithm, assert_close, forwards, generations, ids, session};
 
-fn session() -> Session {
-    let spec = ModelSpec::Local(fixture("golden-opendcoder/model"));
-    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
-    Session::new(package, Target::cpu(DType::F32))
-}
-
-fn generations() -> Vec<Value> {
-    let json = std::fs::read(fixture("golden-opendcoder/golden.json")).unwrap();
-    let golden: Value = serde_json::from_slice(&json).unwrap();
-    golden["generations"].as_array().unwrap().clone()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    serde_json::from_value(value.clone()).unwrap()
-}
+const SET: &str = "golden-opendcoder";
 
 /// The hole after each step.
 struct History(Vec<Vec<u32>>);
@@ -40,40 +23,20 @@ impl session::Observer for History {
 
 #[test]
 fn logits_equal_the_reference() {
-    let mut session = session();
-    let path = fixture("golden-opendcoder/golden.safetensors");
-    let vectors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let mut session = session(SET);
     let model = session.load(&mut (), &mut |_, _| ()).unwrap();
-    let cases = vectors.keys().filter(|name| name.ends_with(".ids")).count();
-    assert!(cases >= 1);
-    for case in 0..cases {
-        let tensor = |name| {
-            vectors[&format!("forward.{case}.{name}")]
-                .flatten_all()
-                .unwrap()
-        };
-        let ids: Vec<i64> = tensor("ids").to_vec1().unwrap();
-        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-        let expected: Vec<f32> = tensor("logits").to_vec1().unwrap();
-        let found = model.head_output(&ids).unwrap();
-        assert_eq!(found.len(), expected.len());
-        for (x, y) in found.iter().zip(expected) {
-            assert!((x - y).abs() < 1e-4, "case {case}: {x} and {y}");
-        }
+    for (ids, expected) in forwards(SET) {
+        assert_close(&model.head_output(&ids).unwrap(), &expected, SET);
     }
 }
 
 #[test]
 fn every_generation_equals_the_reference_step_for_step() {
-    let mut session = session();
-    for case in generations() {
+    let mut session = session(SET);
+    for case in generations(SET) {
         let number = |key: &str| case[key].as_u64().map(|number| number as usize);
-        let name = case["algorithm"].as_str().unwrap();
-        let mut algorithms = Algorithm::ALL.into_iter();
         let settings = Settings {
-            algorithm: algorithms
-                .find(|algorithm| algorithm.name() == name)
-                .unwrap(),
+            algorithm: algorithm(&case["algorithm"]),
             shaping: Shaping {
                 top_p: case["top_p"].as_f64().map(|p| p as f32),
                 top_k: number("top_k"),
@@ -96,7 +59,7 @@ fn every_generation_equals_the_reference_step_for_step() {
             .iter()
             .map(ids)
             .collect();
-        assert_eq!(history.0, expected, "{name}");
+        assert_eq!(history.0, expected, "{}", case["algorithm"]);
         assert_eq!(outcome.holes[0].ids, ids(&case["final_ids"]));
     }
 }
@@ -106,7 +69,7 @@ fn every_generation_equals_the_reference_step_for_step() {
 fn the_program_prints_the_ids_of_the_reference() {
     let folder = tempfile::tempdir().unwrap();
     let (prefix, suffix) = (folder.path().join("prefix"), folder.path().join("suffix"));
-    for case in generations() {
+    for case in generations(SET) {
         std::fs::write(&prefix, case["prefix"].as_str().unwrap()).unwrap();
         let mut command = Command::cargo_bin("diffucoder").unwrap();
         match case["suffix"].as_str() {
