@@ -313,8 +313,9 @@ impl Holes {
             let length = session.package().tokenizer.encode_plain(line)?.len();
             let task = Task::fill(&template, Hole::Exactly(length));
             let done = session.run(&task.with(way.settings(0.0, remask, 0)))?;
-            exact += usize::from(done.text() == *line);
-            similarity += edit_similarity(&done.text(), line);
+            let (text, line) = (done.text(), line.trim()); // the space before it may be given
+            exact += usize::from(text.trim() == line);
+            similarity += edit_similarity(text.trim(), line);
         }
         Ok(Self {
             exact,

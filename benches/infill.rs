@@ -1,7 +1,8 @@
-//! How often the length of a hole is found, and by which way, beside always the same length: on
-//! single lines cut out of a folder of Python files that the model has not seen.
+//! How often the length of a hole is found, and by which way, beside always the same length, and
+//! how near what then fills it is: on single lines cut out of a folder of Python files that the
+//! model has not seen.
 //!
-//! `cargo bench --bench infill -- FOLDER [HOLES]`, on the built-in model.
+//! `cargo bench --bench infill -- FOLDER [HOLES [MODEL]]`
 
 mod common;
 
@@ -26,45 +27,69 @@ fn main() -> anyhow::Result<()> {
     let count = args.next().map_or(Ok(100), |text| text.parse())?;
     let lines = common::lines(Path::new(&folder), count)?;
 
-    let mut session = common::tiny()?;
-
+    let mut session = common::session(args.next().as_deref().unwrap_or("tiny"))?;
+    let ways = [
+        ("confidence", Hole::Chosen { up_to: LONGEST }),
+        ("pads", Hole::Exactly(LONGEST)),
+        ("always 8", Hole::Exactly(USUAL)),
+    ];
     let mut found = [Found::default(), Found::default(), Found::default()];
     for (marked, line) in &lines {
         let template = Template::with_markers(marked.clone())?;
         let right = session.package().tokenizer.encode_plain(line)?.len();
-        let chosen = fill(&mut session, &template, Hole::Chosen { up_to: LONGEST })?;
-        found[0].count(right, chosen.canvas_tokens());
-        let long = fill(&mut session, &template, Hole::Exactly(LONGEST))?;
-        found[1].count(right, long.tokens());
-        found[2].count(right, USUAL);
+        for ((way, hole), found) in ways.iter().zip(&mut found) {
+            let done = fill(&mut session, &template, *hole)?;
+            let length = match *way {
+                "pads" => done.tokens(),
+                _ => done.canvas_tokens(),
+            };
+            found.count((right, length), (line, &done));
+        }
     }
     writeln!(out, "{count} single lines, longest hole {LONGEST} tokens")?;
-    writeln!(out, "way         exact  within a quarter  mean |log ratio|")?;
-    let constant = format!("always {USUAL}");
-    for (way, found) in ["confidence", "pads", &constant].iter().zip(&found) {
-        let log_ratio = found.log_ratio / count as f64;
+    writeln!(
+        out,
+        "way         length  within a quarter  mean |log ratio|  text  edit similarity  forwards    rows"
+    )?;
+    for ((way, _), found) in ways.iter().zip(&found) {
+        let each = |sum: f64| sum / count as f64;
         writeln!(
             out,
-            "{way:10} {:6} {:17} {log_ratio:17.2}",
-            found.exact, found.near
+            "{way:10} {:7} {:17} {:17.2} {:5} {:16.3} {:9.1} {:7.0}",
+            found.exact,
+            found.near,
+            each(found.log_ratio),
+            found.texts,
+            each(found.similarity),
+            each(found.forwards as f64),
+            each(found.rows as f64),
         )?;
     }
     Ok(())
 }
 
-/// How often a length was right.
+/// How often a length was right, and the text.
 #[derive(Default)]
 struct Found {
     exact: usize,
     near: usize,
     log_ratio: f64,
+    texts: usize,
+    similarity: f64,
+    forwards: usize,
+    rows: usize,
 }
 
 impl Found {
-    fn count(&mut self, right: usize, found: usize) {
-        self.exact += usize::from(found == right);
-        self.near += usize::from(found.abs_diff(right) <= (right / 4).max(1));
-        self.log_ratio += (found.max(1) as f64 / right as f64).ln().abs();
+    fn count(&mut self, (right, length): (usize, usize), (line, done): (&str, &Outcome)) {
+        self.exact += usize::from(length == right);
+        self.near += usize::from(length.abs_diff(right) <= (right / 4).max(1));
+        self.log_ratio += (length.max(1) as f64 / right as f64).ln().abs();
+        let (text, line) = (done.text(), line.trim()); // the space before it may be given
+        self.texts += usize::from(text.trim() == line);
+        self.similarity += strsim::normalized_levenshtein(text.trim(), line);
+        self.forwards += done.work.forwards;
+        self.rows += done.work.rows;
     }
 }
 

@@ -1,6 +1,6 @@
 """Rows for training: which text, which tokens are masked, and how much each counts.
 
-A row is one of six things:
+A row is one of seven things:
   prompted  a function whose signature (and docstring) stay unmasked, its end, and after the end either padding or
             the beginning of other functions
   infill    a function with one to a few lines masked, followed inside the hole by 0 to 24 pads: that is how the model
@@ -10,6 +10,7 @@ A row is one of six things:
   module    a piece of a module
   window    a text that breaks off anywhere, a function mostly, with only its last 4 to 32 tokens masked: what decoding in
             windows sees, where the canvas ends says nothing about where the text does
+  whole     the last lines of a module, its end, and padding
 
 Three things keep the end-of-text token from swallowing the text (the first version of the model wrote four tokens and
 ended): padding after the first end counts a tenth, the far end of a canvas is often other text or the middle of a long
@@ -28,6 +29,8 @@ MIXES = {  # share of each kind; masked tokens for a row to count in full
     "broad": ({"prompted": 0.27, "infill": 0.12, "lines": 0.26, "packed": 0.10, "module": 0.12, "window": 0.13}, 32),
     # the end of a run: what decoding meets, ends of texts above all
     "decoding": ({"prompted": 0.35, "infill": 0.20, "lines": 0.15, "packed": 0.05, "module": 0.10, "window": 0.15}, 8),
+    # as Dream and DiffuCoder were tuned: every text is whole, padded to the end of its row, and all of the padding counts
+    "reference": ({"prompted": 0.65, "whole": 0.35}, 1),
 }
 PAD_WEIGHT = 0.1
 LEAST_BODY = 48  # bytes; below it are `return self._x`, `pass`, `raise NotImplementedError`
@@ -51,6 +54,7 @@ class Corpus:
     def __init__(self, path, seed, texts, mix="broad"):
         """`texts` holds the text of each token id."""
         self.kinds, self.enough = MIXES[mix]
+        self.padded = mix == "reference"
         with np.load(path) as z:
             a = {k: z[k] for k in z.files}
         self.newline = np.array([t.endswith("\n") for t in texts])
@@ -110,17 +114,28 @@ class Corpus:
 
     def prompted(self, row, area, worth):
         length = len(row)
-        pool = self.pools[length][self.rng.choice(3, p=(0.75, 0.15, 0.10))]
+        pool = self.pools[length][self.rng.choice(3, p=(0.8, 0.2, 0.0) if self.padded else (0.75, 0.15, 0.10))]
         i = pool.draw()
         text = self.function(i)[:length]
         n = len(text)
         row[:n] = text
         area[self.prefix[i] if self.rng.random() < 0.75 else 0:] = 1
-        if n + 1 < length:
+        if n + 1 < length and not self.padded:
             if self.rng.random() < 0.5:
                 self.fill(row, n + 1)
             else:
                 worth[n + 1:] = PAD_WEIGHT
+
+    def whole(self, row):
+        """The last lines of a module, and its end."""
+        length = len(row)
+        doc = int(self.rng.integers(len(self.file_starts) - 1))
+        begin, end = int(self.file_starts[doc]), int(self.file_starts[doc + 1])
+        at = max(begin, end - int(self.rng.integers(length // 4, length)))
+        if at > begin:
+            breaks = np.nonzero(self.newline[self.files[at - 1:end - 1]])[0]
+            at = at + int(breaks[0]) if len(breaks) else at
+        row[:end - at] = self.files[at:end]
 
     def window(self, row, area, worth):
         length, rng = len(row), self.rng
@@ -193,6 +208,9 @@ class Corpus:
                 self.window(row, area[r], worth[r])
             elif kind == "packed":
                 self.fill(row, 0)
+                area[r] = 1
+            elif kind == "whole":
+                self.whole(row)
                 area[r] = 1
             else:
                 text = self.piece(length)

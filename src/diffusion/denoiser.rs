@@ -22,6 +22,14 @@ pub trait Denoiser {
         &[]
     }
 
+    /// Moves the keys and values that it keeps from index `first` on by so many indices and
+    /// positions, as when a hole before them becomes longer or shorter: their keys are rotated on,
+    /// and what they were computed from is as old as it was. Those in between are gone. `false` for
+    /// a network that cannot: then everything is to be computed anew.
+    fn move_cached(&mut self, _first: usize, _by: isize) -> bool {
+        false
+    }
+
     /// Which positions attend to which, on the grid that it was trained on.
     fn attention(&self) -> Attention {
         Attention::Full

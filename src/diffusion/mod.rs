@@ -19,6 +19,7 @@
 //! has a loop of its own.
 
 pub mod arness;
+mod bias;
 mod blocks;
 mod canvas;
 mod confidence;
@@ -35,13 +36,14 @@ mod settings;
 mod stability;
 mod window;
 
+pub use bias::LengthBias;
 pub use blocks::{Attention, Blocks, Share};
 pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use denoiser::{Denoiser, Pass, Predictions};
 pub use mode::{Mode, usual_window};
 pub use resizing::{Edit, Resizing};
-pub use sampling::Shaping;
+pub use sampling::{Shaping, most_probable};
 pub use schedule::Schedule;
 pub use settings::{Cache, Decoding, Ending, Far, FirstToken, Refresh, Rule, Settings, Steps};
 
@@ -209,7 +211,7 @@ fn propose<E: std::error::Error + 'static>(
             let uniform = draws.uniform(Purpose::Token, position);
             sampling::draw(tokens, excluded, uniform)
         } else {
-            sampling::most_probable(tokens, excluded)
+            most_probable(tokens, excluded)
         };
         let order: &[f32] = if order.is_empty() { row } else { order };
         Ok(Candidate {

@@ -4,7 +4,7 @@
 
 use strsim::levenshtein;
 
-use crate::diffusion::Mode;
+use crate::diffusion::{LengthBias, Mode};
 use crate::model::arch::{Attention, DREAM, Family, STABLE_DIFFCODER};
 
 /// How a prompt reaches the model.
@@ -25,6 +25,24 @@ pub struct Recipe {
     pub temperature: f64,
     /// The mode that suits its weights, where that is not its family's.
     pub mode: Option<Mode>,
+    /// How long holes are whose length nobody says.
+    pub lengths: Lengths,
+}
+
+/// How long holes are whose length nobody says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lengths {
+    /// Always so many tokens, where that is nearer than what the model is surest of.
+    pub usual: Option<usize>,
+    /// What its confidence is held against.
+    pub bias: LengthBias,
+}
+
+impl Lengths {
+    const PUBLISHED: Self = Self {
+        usual: None,
+        bias: LengthBias::PUBLISHED,
+    };
 }
 
 /// One line of the table.
@@ -86,6 +104,7 @@ pub(super) const fn chat(temperature: f64) -> Recipe {
         prompt: PromptStyle::Chat,
         temperature,
         mode: None,
+        lengths: Lengths::PUBLISHED,
     }
 }
 
@@ -94,6 +113,7 @@ pub(super) const fn raw(temperature: f64) -> Recipe {
         prompt: PromptStyle::Raw,
         temperature,
         mode: None,
+        lengths: Lengths::PUBLISHED,
     }
 }
 
@@ -188,6 +208,15 @@ pub const MODELS: [KnownModel; 8] = [
         family: &DREAM,
         recipe: Recipe {
             mode: Some(Mode::Fast), // trained with texts that break off, as windows see them
+            // It does not know: `cargo bench --bench infill`.
+            lengths: Lengths {
+                usual: Some(8),
+                bias: LengthBias {
+                    fast: [0.0, 0.0],
+                    slow: [0.53, 0.23],
+                    floor: 0.13,
+                },
+            },
             ..raw(0.2)
         },
     },

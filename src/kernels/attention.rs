@@ -54,6 +54,11 @@ impl KeyValues {
         }
     }
 
+    /// Numbers of a key, E.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
     /// Each head, to be written to and read from on different threads.
     pub fn heads_mut(&mut self) -> &mut [HeadKeyValues] {
         &mut self.heads
@@ -83,6 +88,21 @@ impl HeadKeyValues {
         let lines = e.div_ceil(LANES);
         let line = self.values[position * lines..][..lines].as_flattened_mut();
         line[..e].copy_from_slice(value);
+    }
+
+    /// The key and the value of a position, each `[E]`, as they were put there.
+    ///
+    /// # Panics
+    /// As [`Self::set`].
+    pub fn get(&self, position: usize, key: &mut [f32], value: &mut [f32]) {
+        let e = self.head_dim;
+        let panel = &self.keys[position / LANES * e..][..e];
+        for (line, key) in panel.iter().zip(key) {
+            *key = line[position % LANES];
+        }
+        let lines = e.div_ceil(LANES);
+        let line = self.values[position * lines..][..lines].as_flattened();
+        value.copy_from_slice(&line[..e]);
     }
 
     /// The weighted values of each query, `softmax(q · kᵀ) · v` over the positions `0..len`.

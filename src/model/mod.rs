@@ -249,6 +249,22 @@ impl Denoiser for Model {
         &self.cached_ids
     }
 
+    fn move_cached(&mut self, first: usize, by: isize) -> bool {
+        let Network::Native(_, state) = &mut self.network else {
+            return false;
+        };
+        let moved = first.min(self.cached_ids.len())..self.cached_ids.len();
+        let to = first.saturating_add_signed(by);
+        if by > 0 {
+            let gap = std::iter::repeat_n(None, by.unsigned_abs());
+            self.cached_ids.splice(moved.start..moved.start, gap);
+        } else {
+            self.cached_ids.drain(to.min(moved.start)..moved.start);
+        }
+        state.move_cached(moved, by);
+        true
+    }
+
     fn attention(&self) -> Attention {
         self.attention
     }
@@ -341,6 +357,42 @@ mod tests {
                 threads.map(|thread| thread.join().unwrap())
             });
             assert_eq!(at_once, alone);
+        }
+    }
+
+    /// In a single layer keys and values depend on token and position alone, so that those which
+    /// moved are those that would be computed.
+    #[test]
+    fn what_moved_is_as_if_computed_there() {
+        let mut config = config();
+        config.num_hidden_layers = 1;
+        let weights = Checkpoint::synthetic(&config, None).unwrap();
+        let target = Target::cpu(DType::F32);
+        let mut model = Model::load(&config, weights, &target, &mut |_, _| ()).unwrap();
+        let canvas = |masks: usize| [&[5; 20][..], &vec![49; masks], &[7, 8, 9].repeat(9)].concat();
+        let mut predict = |masks: usize, moved: Option<(usize, isize)>| {
+            let ids = canvas(masks);
+            let all: Vec<usize> = (0..ids.len()).collect();
+            let inside: Vec<usize> = (20..20 + masks).collect();
+            let is_there = moved.is_some_and(|(first, by)| model.move_cached(first, by));
+            assert_eq!(is_there, moved.is_some());
+            let pass = Pass {
+                ids: &ids,
+                positions: &all,
+                refresh: if is_there { &inside } else { &all },
+                predict: &inside,
+                attention: model.attention(),
+            };
+            let mut logits = Vec::new();
+            let rows = model.forward(&pass, &mut logits).unwrap();
+            assert_eq!(rows, if is_there { masks + 1 } else { ids.len() });
+            logits
+        };
+        let (longer, shorter) = (predict(11, None), predict(3, None));
+        let moved = [predict(11, Some((23, 8))), predict(3, Some((31, -8)))];
+        for (moved, computed) in moved.iter().zip([longer, shorter]) {
+            let difference = moved.iter().zip(&computed).map(|(a, b)| (a - b).abs());
+            assert!(difference.fold(0.0, f32::max) < 1e-4);
         }
     }
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::ends::Ends;
 use super::excerpt::LeftOut;
 use super::hole::{Hole, canvas, is_between};
-use super::length;
+use super::length::{self, Known};
 use super::observer::{Conditions, Ended, Watch};
 use super::seam::{Seam, Seamed};
 use crate::diffusion::{
-    Algorithm, Attention, Canvas, Denoiser, Ending, GenerateError, Resizing, Settings, Steps,
-    generate,
+    Algorithm, Attention, Canvas, Denoiser, Ending, GenerateError, LengthBias, Resizing, Settings,
+    Steps, generate,
 };
 use crate::error::RequestError;
 
@@ -32,6 +32,7 @@ pub struct Job {
     stop_ids: Vec<u32>,
     tokens: usize, // ids below it are drawn
     resizing: Option<Resizing>,
+    length_bias: LengthBias,
     /// Work that went into choosing lengths; `None` before it is done.
     chosen_in: Option<Work>,
 }
@@ -76,6 +77,7 @@ impl Job {
             stop_ids: stop_ids.to_vec(),
             tokens: usize::MAX,
             resizing: None,
+            length_bias: LengthBias::PUBLISHED,
             chosen_in: None,
         }
     }
@@ -92,6 +94,13 @@ impl Job {
     #[must_use]
     pub fn resizing(mut self, resizing: Option<Resizing>) -> Self {
         self.resizing = resizing;
+        self
+    }
+
+    /// The same for a model that is so sure of holes by their length alone.
+    #[must_use]
+    pub fn with_length_bias(mut self, bias: LengthBias) -> Self {
+        self.length_bias = bias;
         self
     }
 
@@ -209,16 +218,21 @@ impl Job {
         D::Error: std::error::Error + 'static,
     {
         let started = Instant::now();
-        let on_trial = &mut |done, of| {
-            conditions.tell(|observer| observer.on_trial(done, of));
+        let goes_on = &mut |done| {
+            conditions.tell(|observer| observer.on_trial(done));
             conditions.is_over().is_none()
         };
-        let isa = self.settings.isa;
+        let known = Known {
+            mask_id: self.mask_id,
+            tokens: self.tokens,
+            bias: self.length_bias,
+            isa: self.settings.isa,
+        };
         let chosen = length::by_confidence(
             model,
             (&self.texts, &self.holes, &self.seams),
-            (self.mask_id, isa),
-            on_trial,
+            known,
+            goes_on,
         )?;
         for (hole, length) in self.holes.iter_mut().zip(chosen.lengths) {
             if let Hole::Chosen { .. } = hole {

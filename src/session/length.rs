@@ -1,12 +1,18 @@
 //! How long a hole is, where nobody said so.
 //!
 //! A canvas has to have a length before the model writes on it, and a hole of the wrong length
-//! cannot be filled well. The model is asked once for each of some lengths, and the one is taken at
-//! which it is surest of what belongs there.
+//! cannot be filled well. From a usual length the search climbs, token by token, to the one at which
+//! the model is surest of the masks, against how sure it is at that length of anything (CAL, arXiv
+//! 2602.00476, algorithm 1).
+//!
+//! The texts round the hole are computed once. A longer or shorter hole computes its masks alone:
+//! keys and values of what follows move with it, and are as they were beside the first length.
+
+use rayon::prelude::*;
 
 use super::hole::{Hole, canvas};
 use super::seam::{Seam, Seamed};
-use crate::diffusion::{Candidate, Denoiser, GenerateError, Observer, Settings, Step, generate};
+use crate::diffusion::{Denoiser, GenerateError, LengthBias, Pass, Shaping, most_probable};
 use crate::kernels::Isa;
 
 /// Lengths, and what finding them took.
@@ -20,16 +26,28 @@ pub struct Chosen {
     pub rows: usize,
 }
 
-/// Length of a hole that is not looked at yet, while another one is.
-const UNDECIDED: usize = 8;
+/// What is known of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// The mask's id.
+    pub mask_id: u32,
+    /// Ids below it are candidates.
+    pub tokens: usize,
+    /// How sure it is by length alone.
+    pub bias: LengthBias,
+    /// Instructions that the arithmetic uses.
+    pub isa: Isa,
+}
 
-/// The shortest that is tried. Between two texts a model is surest of a token or two, whatever is
-/// missing: of 103 lines cut out of Python files, the built-in model found the lengths of 1 when
-/// single masks were tried too, of 4, 5 and 8 when holes began at 2, 3 and 4.
-const SHORTEST: usize = 4;
+/// Where the search begins, and the length of a hole that is not looked at yet, while another one
+/// is: as published, and about the median of single lines of code.
+pub const USUAL: usize = 8;
 
-/// Tokens on each side of a hole that the trials see. Each of them computes all that it sees, so
-/// that with a long text they would take far longer than the writing.
+/// Lengths in a row at which the model is not surer than before, after which it is not asked about
+/// longer, or shorter, ones (`dstep` in the published code).
+const PATIENCE: usize = 2;
+
+/// Tokens on each side of a hole that the trials see.
 const SEEN: usize = 128;
 
 /// What the trials see of a text, given whether holes are before and behind it.
@@ -42,94 +60,147 @@ fn seen(text: &[u32], (follows, precedes): (bool, bool)) -> Vec<u32> {
     }
 }
 
-/// The lengths that are tried: all the short ones, then steps of a fifth.
-pub fn trials(longest: usize) -> Vec<usize> {
-    let next = |&length: &usize| Some(length + (length / 5).max(1));
-    std::iter::successors(Some(SHORTEST.min(longest)), next)
-        .take_while(|&length| length <= longest)
-        .collect()
-}
-
 /// Chooses the lengths that are open by the model's confidence, hole by hole from the left.
 ///
-/// `on_trial` is told after each forward pass how many of how many are done; once it says `false`,
-/// the best lengths so far are taken.
+/// `goes_on` is told after each forward pass how many are done; once it says `false`, the best
+/// lengths so far are taken.
 ///
 /// # Errors
-/// As [`generate`].
+/// When the network fails, or yields infinities or NaN.
 pub fn by_confidence<D: Denoiser>(
     model: &mut D,
     (texts, holes, seams): (&[Vec<u32>], &[Hole], &[Seam]),
-    (mask_id, isa): (u32, Isa),
-    on_trial: &mut dyn FnMut(usize, usize) -> bool,
+    known: Known,
+    goes_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Chosen, GenerateError<D::Error>>
 where
     D::Error: std::error::Error + 'static,
 {
-    let settings = Settings {
-        isa,
-        ..Settings::reference(1)
-    };
     let first = |hole: &Hole| match *hole {
         Hole::Exactly(length) => length,
-        Hole::Chosen { up_to } => UNDECIDED.min(up_to),
+        Hole::Chosen { up_to } => USUAL.min(up_to),
         Hole::Growing { .. } => 1,
         Hole::Resizing { from, .. } => from,
     };
-    let trials_of = |hole: &Hole| match *hole {
-        Hole::Chosen { up_to } => trials(up_to),
-        Hole::Exactly(_) | Hole::Growing { .. } | Hole::Resizing { .. } => Vec::new(),
-    };
     let texts = texts.iter().enumerate();
-    let texts: Vec<_> = texts
-        .map(|(i, text)| seen(text, (i > 0, i < holes.len())))
-        .collect();
-    let mut chosen = Chosen {
-        lengths: holes.iter().map(first).collect(),
-        forwards: 0,
-        rows: 0,
+    let texts = texts.map(|(i, text)| seen(text, (i > 0, i < holes.len())));
+    let mut trials = Trials {
+        model,
+        texts: &texts.collect::<Vec<_>>(),
+        seams,
+        known,
+        computed_for: None,
+        logits: Vec::new(),
+        chosen: Chosen {
+            lengths: holes.iter().map(first).collect(),
+            forwards: 0,
+            rows: 0,
+        },
     };
-    let all = holes.iter().map(|hole| trials_of(hole).len()).sum();
     for (number, hole) in holes.iter().enumerate() {
-        let mut best = (f64::NEG_INFINITY, chosen.lengths[number]);
-        for length in trials_of(hole) {
-            chosen.lengths[number] = length;
-            let canvas = canvas(&texts, &chosen.lengths, mask_id);
-            let place = canvas.holes()[number].clone();
-            let mut surest = Surest::default();
-            let mut model = Seamed::new(model, &canvas, seams);
-            let done = generate(&mut model, canvas, &settings, &mut surest)?;
-            chosen.forwards += done.forwards;
-            chosen.rows += done.rows;
-            let inside = surest.0.iter();
-            let inside = inside.filter(|candidate| place.contains(&candidate.position));
-            let score = score(inside.map(|candidate| f64::from(candidate.confidence)));
-            if score > best.0 {
-                best = (score, length);
-            }
-            if !on_trial(chosen.forwards, all) {
-                chosen.lengths[number] = best.1;
-                return Ok(chosen);
+        let Hole::Chosen { up_to } = *hole else {
+            continue;
+        };
+        let (length, is_on) = trials.climb(number, up_to, goes_on)?;
+        trials.set_length(number, length);
+        if !is_on {
+            break;
+        }
+    }
+    Ok(trials.chosen)
+}
+
+/// Passes over a canvas whose holes change their lengths.
+struct Trials<'a, D> {
+    model: &'a mut D,
+    texts: &'a [Vec<u32>],
+    seams: &'a [Seam],
+    known: Known,
+    /// The hole for which everything round it was computed last.
+    computed_for: Option<usize>,
+    logits: Vec<f32>,
+    chosen: Chosen,
+}
+
+impl<D: Denoiser> Trials<'_, D>
+where
+    D::Error: std::error::Error + 'static,
+{
+    /// Looks for the best length of a hole, upwards first, then downwards; and whether the search
+    /// goes on.
+    fn climb(
+        &mut self,
+        number: usize,
+        up_to: usize,
+        goes_on: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<(usize, bool), GenerateError<D::Error>> {
+        let start = self.chosen.lengths[number];
+        let mut best = (self.score(number, start)?, start);
+        let mut is_on = goes_on(self.chosen.forwards);
+        for step in [1, -1] {
+            let (mut length, mut misses) = (start, 0);
+            while is_on && misses < PATIENCE {
+                length = length.saturating_add_signed(step);
+                if length == 0 || length > up_to {
+                    break;
+                }
+                let score = self.score(number, length)?;
+                is_on = goes_on(self.chosen.forwards);
+                misses += 1;
+                if score > best.0 {
+                    (best, misses) = ((score, length), 0);
+                }
             }
         }
-        chosen.lengths[number] = best.1;
+        Ok((best.1, is_on))
     }
-    Ok(chosen)
-}
 
-/// Mean negative entropy.
-fn score(confidences: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = confidences.fold((0.0, 0.0), |(sum, count), x| (sum + x, count + 1.0));
-    sum / count
-}
+    /// Makes a hole so long; what was computed behind it moves. `false` if nothing was that can.
+    fn set_length(&mut self, number: usize, length: usize) -> bool {
+        let before = std::mem::replace(&mut self.chosen.lengths[number], length);
+        let texts = self.texts[..=number].iter().map(Vec::len).sum::<usize>();
+        let end = texts + self.chosen.lengths[..number].iter().sum::<usize>() + before;
+        self.computed_for == Some(number)
+            && self
+                .model
+                .move_cached(end, length as isize - before as isize)
+    }
 
-/// The candidates of a single step.
-#[derive(Default)]
-struct Surest(Vec<Candidate>);
-
-impl Observer for Surest {
-    fn on_step(&mut self, step: &Step<'_>) {
-        self.0.extend_from_slice(step.revealed);
+    /// The mean of the largest probabilities at the masks of a hole of this length, against what it
+    /// is usually.
+    fn score(&mut self, number: usize, length: usize) -> Result<f64, GenerateError<D::Error>> {
+        let is_computed = self.set_length(number, length);
+        self.computed_for = Some(number);
+        let Known {
+            mask_id,
+            tokens,
+            bias,
+            isa,
+        } = self.known;
+        let canvas = canvas(self.texts, &self.chosen.lengths, mask_id);
+        let all: Vec<usize> = (0..canvas.ids().len()).collect();
+        let masks: Vec<usize> = canvas.holes()[number].clone().collect();
+        let mut model = Seamed::new(self.model, &canvas, self.seams);
+        let pass = Pass {
+            ids: canvas.ids(),
+            positions: &all,
+            refresh: if is_computed { &masks } else { &all },
+            predict: &masks,
+            attention: model.attention(),
+        };
+        let rows = model.forward(&pass, &mut self.logits);
+        self.chosen.rows += rows.map_err(GenerateError::Model)?;
+        self.chosen.forwards += 1;
+        let vocab_size = self.logits.len() / length;
+        let rows = self.logits.par_chunks_mut(vocab_size).zip(&masks);
+        let largest = rows.map(|(row, &position)| {
+            Shaping::temperature(1.0).apply(isa, row).ok_or(position)?;
+            let tokens = &row[..tokens.min(row.len())];
+            Ok(f64::from(row[most_probable(tokens, mask_id) as usize]))
+        });
+        let largest: Result<Vec<f64>, usize> = largest.collect();
+        let largest = largest.map_err(|position| GenerateError::NotFinite { position, step: 0 })?;
+        Ok(largest.iter().sum::<f64>() / length as f64 / bias.at(length))
     }
 }
 
@@ -138,13 +209,14 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::diffusion::Pass;
 
     const MASK: u32 = 3;
 
     /// Sure of every mask in a run of `surest` of them, and less so in others.
     struct Scripted {
         surest: usize,
+        can_move: bool,
+        moved: Vec<(usize, isize)>,
     }
 
     impl Denoiser for Scripted {
@@ -168,34 +240,77 @@ mod tests {
             *logits = pass.predict.iter().flat_map(row).collect();
             Ok(pass.refresh.len())
         }
+
+        fn move_cached(&mut self, first: usize, by: isize) -> bool {
+            self.moved.push((first, by));
+            self.can_move
+        }
     }
 
     const OPEN: fn(usize) -> Hole = |up_to| Hole::Chosen { up_to };
+    const FLAT: LengthBias = LengthBias {
+        fast: [0.0; 2],
+        slow: [0.0; 2],
+        floor: 1.0,
+    };
 
-    fn choose(surest: usize, holes: &[Hole], patience: usize) -> Chosen {
-        let texts = vec![vec![1, 2]; holes.len() + 1];
-        let mut model = Scripted { surest };
-        let mut on_trial = |done, _| done < patience;
-        let special = (MASK, Isa::detect());
-        by_confidence(&mut model, (&texts, holes, &[]), special, &mut on_trial).unwrap()
+    fn scripted(surest: usize) -> Scripted {
+        Scripted {
+            surest,
+            can_move: true,
+            moved: Vec::new(),
+        }
+    }
+
+    fn choose(
+        model: &mut Scripted,
+        text: &[u32],
+        holes: &[Hole],
+        bias: LengthBias,
+        patience: usize,
+    ) -> Chosen {
+        let texts = vec![text.to_vec(); holes.len() + 1];
+        let known = Known {
+            mask_id: MASK,
+            tokens: usize::MAX,
+            bias,
+            isa: Isa::detect(),
+        };
+        let mut goes_on = |done| done < patience;
+        by_confidence(model, (&texts, holes, &[]), known, &mut goes_on).unwrap()
     }
 
     #[test]
     fn the_surest_length_is_taken_for_each_open_hole() {
-        let choose_all = |surest, holes: &[Hole]| choose(surest, holes, usize::MAX);
+        let choose_all = |surest, holes: &[Hole]| {
+            choose(&mut scripted(surest), &[1, 2], holes, FLAT, usize::MAX)
+        };
         let chosen = choose_all(12, &[OPEN(32), Hole::Exactly(2), OPEN(32)]);
         assert_eq!(chosen.lengths, [12, 2, 12]);
-        assert_eq!(chosen.forwards, 2 * trials(32).len());
+        assert_eq!(chosen.forwards, 2 * (1 + 6 + 2), "8, up to 14, down to 6");
+        assert_eq!(choose_all(3, &[OPEN(32)]).lengths, [3]);
         assert_eq!(choose_all(12, &[OPEN(9)]).lengths, [9]);
-        let short = choose_all(1, &[OPEN(2)]);
-        assert_eq!(short.lengths, [2], "shorter than the shortest");
+        assert_eq!(choose_all(1, &[OPEN(2)]).lengths, [1]);
         let given = choose_all(12, &[Hole::Exactly(1), Hole::Exactly(40)]);
         assert_eq!((given.lengths, given.forwards), (vec![1, 40], 0));
     }
 
+    /// At 10 tokens it is surer than at any other length, and less than is usual for 10.
     #[test]
-    fn the_trials_see_what_is_near() {
-        let text: Vec<u32> = (0..300).collect();
+    fn confidence_counts_against_what_is_usual() {
+        let steep = LengthBias {
+            fast: [0.0; 2],
+            slow: [2.0, -0.5],
+            floor: 0.0,
+        };
+        let chosen = |bias| choose(&mut scripted(10), &[1, 2], &[OPEN(32)], bias, usize::MAX);
+        assert_eq!(chosen(FLAT).lengths, [10]);
+        assert_eq!(chosen(steep).lengths, [1]);
+    }
+
+    #[test]
+    fn what_stands_round_a_hole_is_near_and_computed_once() {
+        let text: Vec<u32> = (0..300).map(|id| id + 10).collect();
         assert_eq!(seen(&text, (false, true)), text[172..]);
         assert_eq!(seen(&text, (true, false)), text[..128]);
         assert_eq!(
@@ -203,27 +318,24 @@ mod tests {
             [&text[..128], &text[172..]].concat()
         );
         assert_eq!(seen(&text[..256], (true, true)), text[..256]);
-        let mut model = Scripted { surest: 9 };
-        let (texts, holes) = (vec![text.clone(), text], [OPEN(12)]);
-        let special = (MASK, Isa::detect());
-        let job = (&*texts, &holes[..], &[][..]);
-        let chosen = by_confidence(&mut model, job, special, &mut |_, _| true).unwrap();
+        let mut model = scripted(9);
+        let chosen = choose(&mut model, &text, &[OPEN(12)], FLAT, usize::MAX);
         assert_eq!(chosen.lengths, [9]);
-        assert_eq!(
-            chosen.rows,
-            trials(12).iter().map(|length| 256 + length).sum::<usize>()
-        );
+        assert_eq!(chosen.rows, 256 + 8 + (9 + 10 + 11) + (7 + 6));
+        let end = |length: usize| 128 + length;
+        let moves = [(end(8), 1), (end(9), 1), (end(10), 1), (end(11), -4)];
+        assert_eq!(model.moved[..4], moves);
+        let mut fixed = Scripted {
+            can_move: false,
+            ..scripted(9)
+        };
+        let chosen = choose(&mut fixed, &text, &[OPEN(12)], FLAT, usize::MAX);
+        assert_eq!(chosen.rows, 6 * 256 + (8 + 9 + 10 + 11 + 7 + 6));
     }
 
     #[test]
     fn out_of_patience_the_best_so_far_is_taken() {
-        let chosen = choose(12, &[OPEN(32), OPEN(32)], 3);
-        assert_eq!((chosen.lengths, chosen.forwards), (vec![6, 8], 3));
-    }
-
-    #[test]
-    fn trials_go_up_to_the_longest() {
-        assert_eq!(trials(15), [4, 5, 6, 7, 8, 9, 10, 12, 14]);
-        assert_eq!(trials(1), [1]);
+        let chosen = choose(&mut scripted(12), &[1, 2], &[OPEN(32), OPEN(32)], FLAT, 3);
+        assert_eq!((chosen.lengths, chosen.forwards), (vec![10, 8], 3));
     }
 }

@@ -175,6 +175,14 @@ impl Session {
         task
     }
 
+    /// A hole whose length nobody says, of up to so many tokens: what suits the model.
+    pub fn open_hole(&self, up_to: usize) -> Hole {
+        match self.package.recipe.lengths.usual {
+            Some(tokens) => Hole::Exactly(tokens.min(up_to)),
+            None => Hole::Chosen { up_to },
+        }
+    }
+
     /// Tokens that a hole between texts has at most where nobody says how many.
     pub fn usual_hole(&self) -> usize {
         match self.package.infilling {

@@ -10,8 +10,8 @@ use crate::tokenizer::Tokenizer;
 
 /// Is told how a run goes on.
 pub trait Observer {
-    /// After each forward pass that helps to choose lengths: how many of how many are done.
-    fn on_trial(&mut self, _done: usize, _of: usize) {}
+    /// After each forward pass that helps to choose lengths: how many are done.
+    fn on_trial(&mut self, _done: usize) {}
 
     /// Before the first step.
     fn on_start(&mut self, _canvas: &Canvas, _settings: &Settings) {}
@@ -207,8 +207,8 @@ impl<'a> Texts<'a> {
 }
 
 impl Observer for Texts<'_> {
-    fn on_trial(&mut self, done: usize, of: usize) {
-        self.observer.on_trial(done, of);
+    fn on_trial(&mut self, done: usize) {
+        self.observer.on_trial(done);
     }
 
     fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {

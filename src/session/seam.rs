@@ -103,6 +103,10 @@ impl<D: Denoiser> Denoiser for Seamed<'_, D> {
         self.model.cached_ids()
     }
 
+    fn move_cached(&mut self, first: usize, by: isize) -> bool {
+        self.model.move_cached(first, by)
+    }
+
     fn attention(&self) -> Attention {
         self.model.attention()
     }

@@ -172,6 +172,7 @@ impl<'a> Task<'a> {
         let special = (package.mask_id, &*package.stop_ids);
         let job = Job::new(texts, holes, special, settings)
             .of_tokens(package.tokenizer.vocab_size())
+            .with_length_bias(package.recipe.lengths.bias)
             .resizing(package.infilling.map(|infilling| infilling.resizing));
         job.check(context)?;
         Ok(job.with(seams, left_out))

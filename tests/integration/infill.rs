@@ -103,6 +103,8 @@ fn a_length_is_the_users_or_the_models() {
         report["holes"][0]["token_ids"].as_array().unwrap().len()
     };
     assert_eq!(tokens(&["--length", "7"]), 7);
+    assert_eq!(tokens(&[]), 8, "what the built-in model is nearest with");
+    assert_eq!(tokens(&["-n", "5"]), 5);
     assert_eq!(tokens(&["--length-by", "pads", "-n", "12"]), 12);
     assert!((1..=5).contains(&tokens(&["--length-by", "confidence", "-n", "5"])));
 }

@@ -81,9 +81,9 @@ struct Listener {
 }
 
 impl Observer for Listener {
-    fn on_trial(&mut self, done: usize, of: usize) {
+    fn on_trial(&mut self, done: usize) {
         self.trials += 1;
-        assert!(done == self.trials && done <= of);
+        assert_eq!(done, self.trials);
     }
 
     fn on_start(&mut self, canvas: &Canvas, _: &Settings) {
@@ -138,10 +138,10 @@ fn holes_get_lengths_texts_and_reasons() {
     let task = Task::fill(&template, Hole::Chosen { up_to: 9 });
     assert!(session.prepare(&task).unwrap().is_between());
     let (outcome, heard) = listen(&mut session, &task);
-    assert_eq!(heard.trials, 6, "lengths of 4 to 9");
+    assert!((4..=10).contains(&heard.trials), "from 8 up to 9, and down");
     assert_eq!(outcome.holes.len(), 2);
     assert_eq!(outcome.holes[0].ids.len(), 3);
-    assert!((4..=9).contains(&outcome.holes[1].ids.len()));
+    assert!((1..=9).contains(&outcome.holes[1].ids.len()));
     for (filled, text) in outcome.holes.iter().zip(&heard.texts) {
         assert_eq!(&filled.text, text);
         assert!([Finish::Stop, Finish::Length].contains(&filled.finish));

@@ -228,7 +228,7 @@ impl Args {
             true => self.sampling.most_new_tokens()?,
             false => session.usual_hole(),
         };
-        Ok(Hole::Chosen { up_to })
+        Ok(session.open_hole(up_to))
     }
 
     /// Where the text goes, and the job of it. Of a text that is longer than the context the end is

@@ -53,8 +53,8 @@ impl<'a> Progress<'a> {
 }
 
 impl Observer for Progress<'_> {
-    fn on_trial(&mut self, done: usize, of: usize) {
-        let bar = || self.ui.count_bar("choosing lengths", "steps", of as u64);
+    fn on_trial(&mut self, done: usize) {
+        let bar = || self.ui.tally("choosing lengths", "tried");
         self.trials
             .get_or_insert_with(bar)
             .set_position(done as u64);
@@ -95,8 +95,8 @@ fn masks(canvas: &Canvas) -> u64 {
 pub struct Observers<'a>(pub Vec<&'a mut dyn Observer>);
 
 impl Observer for Observers<'_> {
-    fn on_trial(&mut self, done: usize, of: usize) {
-        self.0.iter_mut().for_each(|each| each.on_trial(done, of));
+    fn on_trial(&mut self, done: usize) {
+        self.0.iter_mut().for_each(|each| each.on_trial(done));
     }
 
     fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {

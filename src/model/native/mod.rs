@@ -10,6 +10,8 @@ mod buffers;
 mod linear;
 mod rope;
 
+use std::ops::Range;
+
 use candle_core::{Device, Result};
 use rayon::prelude::*;
 
@@ -246,6 +248,31 @@ impl State {
             key_values: weights.layers.iter().map(|_| key_values()).collect(),
             rope: Rope::new(weights.inv_freq.clone()),
             buffers: Buffers::new(weights.isa, shape),
+        }
+    }
+
+    /// Moves keys and values of the positions `moved`, and rotates the keys on by as many.
+    pub fn move_cached(&mut self, moved: Range<usize>, by: isize) {
+        let Self {
+            key_values, rope, ..
+        } = self;
+        rope.reserve(by.unsigned_abs() + 1);
+        for key_values in key_values {
+            key_values.reserve(moved.end.saturating_add_signed(by));
+            let (e, heads) = (key_values.head_dim(), key_values.heads_mut());
+            heads.par_iter_mut().for_each(|head| {
+                let mut scratch = vec![0.0; 2 * e];
+                let (key, value) = scratch.split_at_mut(e);
+                let mut move_one = |from: usize| {
+                    head.get(from, key, value);
+                    rope.turn(by, key);
+                    head.set(from.saturating_add_signed(by), key, value);
+                };
+                match by > 0 {
+                    true => moved.clone().rev().for_each(&mut move_one),
+                    false => moved.clone().for_each(&mut move_one),
+                }
+            });
         }
     }
 }

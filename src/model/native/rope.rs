@@ -32,4 +32,20 @@ impl Rope {
             (*a, *b) = (scale * (*a * cos - *b * sin), scale * (*b * cos + *a * sin));
         }
     }
+
+    /// Rotates a head `[E]` that is rotated already on by so many positions. The angles of as many
+    /// have to be there.
+    pub fn turn(&self, by: isize, head: &mut [f32]) {
+        let (first, second) = head.split_at_mut(self.inv_freq.len());
+        // The other way round, the halves change places.
+        let (first, second) = match by < 0 {
+            true => (second, first),
+            false => (first, second),
+        };
+        let half = self.inv_freq.len();
+        let angles = &self.cos_sin[by.unsigned_abs() * half..][..half];
+        for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(angles) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
 }

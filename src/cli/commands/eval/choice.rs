@@ -136,6 +136,7 @@ pub fn choose(rows: &[Row]) -> Result<Choice, String> {
     let row = &rows[chosen];
     let of = |i: usize| percent(right(i) as f64 / rights[i].len() as f64);
     let beside = match chosen == best {
+        _ if rows.len() == 1 => "and no other mode was tried".to_string(),
         true => "and in no other mode more".to_string(),
         false => format!(
             "not worse than the {} of {}",
@@ -143,17 +144,21 @@ pub fn choose(rows: &[Row]) -> Result<Choice, String> {
             rows[best].name(rows)
         ),
     };
+    let place = match good.len() {
+        _ if rows.len() == 1 => String::new(),
+        1 => ", and every other mode is worse".into(),
+        count if row.tokens_per_s == fastest => format!(", the fastest of {count} such modes"),
+        count => format!(", about as fast as any of {count} such modes"),
+    };
     Ok(Choice {
         model: row.model.clone(),
         quant: row.quant.clone(),
         mode: row.mode,
         why: format!(
-            "{} {}, {beside}; with {:.1} tokens/s the fastest of {} that are not worse than the \
-             best, or about as fast",
+            "{} {}, {beside}; {:.1} tokens/s{place}",
             of(chosen),
             measure.name(),
             row.tokens_per_s,
-            good.len(),
         ),
     })
 }

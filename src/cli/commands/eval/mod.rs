@@ -454,9 +454,7 @@ impl Eval<'_, '_> {
         let is_hole = problem.is_hole();
         let canvas = self.args.canvas();
         let hole = match is_hole {
-            true => Hole::Chosen {
-                up_to: canvas.min(session.usual_hole()),
-            },
+            true => session.open_hole(canvas.min(session.usual_hole())),
             false => Hole::Exactly(canvas),
         };
         let outcome = self.write(&form, hole, what, session, mode)?;

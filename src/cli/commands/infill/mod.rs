@@ -61,10 +61,11 @@ pub struct Args {
     /// the model chooses; 64 masks to begin with in DreamOn]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     length: Option<usize>,
-    /// How the model chooses a length: by where it ends its text in a long hole, or by where it is
-    /// surest among several lengths
-    #[arg(long, value_enum, default_value_t = LengthBy::Confidence, conflicts_with = "length")]
-    length_by: LengthBy,
+    /// How the model chooses a length: by where it is surest, compared with how sure it is of any
+    /// hole so long (CAL), or by where it ends its text in a long hole [default: confidence; always
+    /// 8 tokens with tiny, which does not know better]
+    #[arg(long, value_enum, conflicts_with = "length")]
+    length_by: Option<LengthBy>,
 
     /// Print what was filled in alone, each hole's text ending its line
     #[arg(long, group = "show")]
@@ -111,12 +112,16 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     };
     let open = match engine.session.package().infilling {
         Some(_) => {
-            if is_typed(matches, "length_by") {
+            if args.length_by.is_some() {
                 ui.note("--length-by has no effect: this model finds lengths while it fills holes");
             }
             Hole::Chosen { up_to: longest }
         }
-        None => args.length_by.hole(longest),
+        None => match args.length_by {
+            Some(LengthBy::Confidence) => Hole::Chosen { up_to: longest },
+            Some(LengthBy::Pads) => Hole::Exactly(longest),
+            None => engine.session.open_hole(longest),
+        },
     };
     let task = engine.session.fill(&template, open);
     let mut task = task.within(args.sampling.context());
@@ -299,14 +304,4 @@ enum LengthBy {
     Confidence,
     /// a long hole, which the model ends itself
     Pads,
-}
-
-impl LengthBy {
-    /// A hole of up to `longest` tokens.
-    fn hole(self, longest: usize) -> Hole {
-        match self {
-            Self::Confidence => Hole::Chosen { up_to: longest },
-            Self::Pads => Hole::Exactly(longest),
-        }
-    }
 }

@@ -125,6 +125,11 @@ impl Ui {
         self.bar(what, count, &template)
     }
 
+    /// A count of things of which nobody knows how many will come.
+    pub fn tally(&self, what: &str, things: &str) -> ProgressBar {
+        self.bar(what, 0, &format!("{{prefix}} {{pos}} {things}"))
+    }
+
     fn bar(&self, what: &str, len: u64, template: &str) -> ProgressBar {
         if self.quiet {
             return ProgressBar::hidden();
