@@ -132,6 +132,11 @@ fn ways(package: &Package) -> Vec<Way> {
         refresh,
         ..decoding
     };
+    let drawn = |decoding| Decoding {
+        order_temperature: None,
+        threshold_temperature: Some(1.0),
+        ..decoding
+    };
     let ordered = untempered(windows);
     let threshold = sure(ordered);
     let near = seen(16, Far::Thinned, threshold);
@@ -195,6 +200,36 @@ fn ways(package: &Package) -> Vec<Way> {
         way("balanced, threshold", ruled(Rule::Threshold, 0.9, balanced)),
         way("balanced, klass .8", ruled(Rule::Klass, 0.8, balanced)),
         way("balanced, frechet", ruled(Rule::Frechet, 0.25, balanced)),
+        way("window, threshold", sure(drawn(windows))),
+        way("window, klass .9", ruled(Rule::Klass, 0.9, drawn(windows))),
+        way(
+            "window, frechet",
+            ruled(Rule::Frechet, 0.25, drawn(windows)),
+        ),
+        way(
+            "window, threshold, 16 seen",
+            seen(16, Far::Hidden, sure(drawn(windows))),
+        ),
+        way(
+            "window, threshold, 0 seen",
+            seen(0, Far::Hidden, sure(drawn(windows))),
+        ),
+        way("window, threshold, thinned", drawn(near)),
+        way(
+            "window, threshold, thinned, prefix",
+            cached(Cache::Prefix, Refresh::Window, drawn(near)),
+        ),
+        way(
+            "window, threshold, thinned, dual",
+            cached(Cache::Dual, Refresh::Every(64), drawn(near)),
+        ),
+        way("balanced, drawn", drawn(balanced)),
+        way(
+            "balanced, drawn, threshold",
+            ruled(Rule::Threshold, 0.9, drawn(balanced)),
+        ),
+        way("quality, drawn", drawn(Mode::Quality.decoding(false))),
+        way("fast, drawn", drawn(fast)),
         way("quality", Mode::Quality.decoding(false)),
         way("fast", fast),
         way("fast, 16 seen and thinned", seen(16, Far::Thinned, fast)),

@@ -4,8 +4,13 @@
 //! once with its last tokens and are exact from then on. The published loops spend a forward on
 //! that; here it goes with the first of the next block, since a pass can do both.
 //!
+//! In a shifted model the last row of a block predicts the first token of the next, which it does
+//! not see: that pass is over the finished block alone, and reveals the token by itself.
+//!
 //! Sources: `generate.py` in JetLM/SDAR; `modeling_stable_diffcoder.py` in ByteDance-Seed's
-//! Stable-DiffCoder; `dllm/core/samplers` in ZHZisZZ/dllm.
+//! Stable-DiffCoder; `dllm/core/samplers` in ZHZisZZ/dllm; `generate` in Fast-dLLM v2's
+//! `modeling.py` (arXiv 2509.26328). Departure from the last: it does not show the model a prompt
+//! of exactly one block, which is a slip.
 
 use super::settings::Steps;
 
@@ -38,13 +43,40 @@ pub struct Blocks {
     pub threshold: Option<f32>,
     /// Whether a probability has to be above the threshold and not only reach it.
     pub is_strict: bool,
-    /// Whether the canvas is lengthened to whole blocks; else the last one can be short.
-    pub is_whole: bool,
+    /// Where the canvas ends.
+    pub extent: Extent,
+    /// Positions of a block that are filled before those behind them are; `None` is all. With full
+    /// attention the canvas is one block.
+    pub sub_block: Option<usize>,
     /// Whether the prompt is padded on its left to whole blocks. Nothing attends to the pads; they
     /// only move the grid.
     pub is_padded: bool,
-    /// Whether everything behind a stop token becomes that token.
-    pub repeats_stop: bool,
+    /// What becomes of what stands behind a stop token.
+    pub behind_stop: Behind,
+}
+
+/// Where a canvas ends, by the tokens that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Behind so many, so that the last block can be short.
+    Tokens,
+    /// Behind the block that the last of them is in.
+    WholeBlocks,
+    /// Behind as many blocks as so many tokens fill, the one that the prompt ends in counted, and
+    /// the token that the last of them predicts (Fast-dLLM v2). Fewer than a block are as many as
+    /// they are, where the published loop would write nothing.
+    CountedBlocks,
+}
+
+/// What becomes of what stands behind a stop token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// It stays.
+    Kept,
+    /// It becomes that token.
+    Repeated,
+    /// It goes, and the rest of the block is not filled first.
+    Removed,
 }
 
 /// How the tokens of a block are shared out among its steps.
@@ -59,6 +91,22 @@ pub enum Share {
     /// The same of the number of steps, of which each reveals its share of the masks that are left,
     /// rounded; where that is none there is no step (dllm).
     Rounded,
+}
+
+impl Extent {
+    /// Positions of a canvas with so many `given` and `new` tokens, in blocks of `size`.
+    pub fn end(self, given: usize, new: usize, size: usize) -> usize {
+        let end = given.saturating_add(new);
+        match self {
+            Self::Tokens => end,
+            Self::WholeBlocks => end.checked_next_multiple_of(size).unwrap_or(end),
+            Self::CountedBlocks if new < size => end,
+            Self::CountedBlocks => {
+                let blocks = (given / size).saturating_add(new / size);
+                blocks.saturating_mul(size).saturating_add(1)
+            }
+        }
+    }
 }
 
 impl Blocks {
@@ -115,15 +163,26 @@ mod tests {
     }
 
     #[test]
+    fn a_canvas_ends_with_its_tokens_or_its_blocks() {
+        let ends = |extent: Extent| {
+            [(3, 9), (3, 8), (8, 8), (3, 3)].map(|(given, new)| extent.end(given, new, 4))
+        };
+        assert_eq!(ends(Extent::Tokens), [12, 11, 16, 6]);
+        assert_eq!(ends(Extent::WholeBlocks), [12, 12, 16, 8]);
+        assert_eq!(ends(Extent::CountedBlocks), [9, 9, 17, 6]);
+    }
+
+    #[test]
     fn tokens_are_shared_out_among_the_steps_of_a_block() {
         let counts = |share, steps, masks| {
             let blocks = Blocks {
                 share,
                 threshold: Some(0.9),
                 is_strict: false,
-                is_whole: false,
+                extent: Extent::Tokens,
+                sub_block: None,
                 is_padded: false,
-                repeats_stop: false,
+                behind_stop: Behind::Kept,
             };
             blocks.counts(steps, None, (4, 16, masks))
         };

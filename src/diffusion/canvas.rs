@@ -299,6 +299,21 @@ impl Canvas {
         }
     }
 
+    /// Takes out all that follows the first of these tokens in the hole at the end.
+    pub(super) fn cut_behind_stop(&mut self, stop_ids: &[u32]) {
+        let end = self.visible(stop_ids);
+        let start = self.prompt_len();
+        if let Some(hole) = self
+            .holes
+            .last_mut()
+            .filter(|hole| hole.end == self.ids.len())
+        {
+            hole.end = end;
+            self.ids.truncate(end);
+            self.reveal_step.truncate(end - start);
+        }
+    }
+
     /// The hole at the end, if nothing follows the last one.
     fn last_hole(&self) -> Option<&Range<usize>> {
         self.holes.last().filter(|hole| hole.end == self.ids.len())

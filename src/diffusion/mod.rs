@@ -37,7 +37,7 @@ mod stability;
 mod window;
 
 pub use bias::LengthBias;
-pub use blocks::{Attention, Blocks, Share};
+pub use blocks::{Attention, Behind, Blocks, Extent, Share};
 pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use denoiser::{Denoiser, Pass, Predictions};
@@ -185,7 +185,10 @@ fn propose<E: std::error::Error + 'static>(
     let vocab_size = logits.len() / memories.len();
     let decoding = &settings.decoding;
     let asks_settled = decoding.threshold.is_some() && decoding.rule == Rule::Klass;
-    let candidate = |order: &mut Vec<f32>, (row, memory): (&mut [f32], &mut Memory)| {
+    let beside = decoding
+        .order_temperature
+        .or(decoding.threshold_temperature);
+    let candidate = |unfiltered: &mut Vec<f32>, (row, memory): (&mut [f32], &mut Memory)| {
         let position = memory.position;
         if let Some(logit) = canvas
             .barred(position)
@@ -193,11 +196,11 @@ fn propose<E: std::error::Error + 'static>(
         {
             *logit -= BARRED; // no probability is left of it, and temperatures leave it finite
         }
-        order.clear();
-        if let Some(temperature) = decoding.order_temperature {
-            order.extend_from_slice(row);
+        unfiltered.clear();
+        if let Some(temperature) = beside {
+            unfiltered.extend_from_slice(row);
             let shaping = Shaping::temperature(temperature);
-            shaping.apply(isa, order).ok_or(position)?;
+            shaping.apply(isa, unfiltered).ok_or(position)?;
         }
         settings.shaping.apply(isa, row).ok_or(position)?;
         // Like the mask, ids without a token keep their probability and are no candidates.
@@ -213,13 +216,17 @@ fn propose<E: std::error::Error + 'static>(
         } else {
             most_probable(tokens, excluded)
         };
-        let order: &[f32] = if order.is_empty() { row } else { order };
+        let sure: &[f32] = if beside.is_some() { unfiltered } else { row };
+        let order = match decoding.order_temperature {
+            Some(_) => sure,
+            None => row,
+        };
         Ok(Candidate {
             position,
             token,
             confidence: settings.algorithm.confidence(isa, order, token),
-            probability: order[token as usize],
-            is_settled: asks_settled && memory.see(order),
+            probability: sure[token as usize],
+            is_settled: asks_settled && memory.see(sure),
         })
     };
     let rows = logits.par_chunks_mut(vocab_size).zip(memories);

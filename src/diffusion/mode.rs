@@ -15,16 +15,19 @@ pub enum Mode {
     Fast,
     /// Fast-dLLM as it was published, to the canvas's end.
     FastDllm,
+    /// d3LLM as it was published, for weights distilled for it.
+    D3llm,
 }
 
 impl Mode {
     /// All of them, in the order help texts list them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Exact,
         Self::Balanced,
         Self::Quality,
         Self::Fast,
         Self::FastDllm,
+        Self::D3llm,
     ];
 
     /// The name that flags and files have for it.
@@ -35,6 +38,7 @@ impl Mode {
             Self::Quality => "quality",
             Self::Fast => "fast",
             Self::FastDllm => "fast-dllm",
+            Self::D3llm => "d3llm",
         }
     }
 
@@ -46,6 +50,7 @@ impl Mode {
             Self::Quality => Decoding::quality(),
             Self::Fast => Decoding::fast(usual_window(is_gpu)),
             Self::FastDllm => Decoding::fast_dllm(),
+            Self::D3llm => Decoding::d3llm(),
         }
     }
 
@@ -63,9 +68,9 @@ impl Mode {
         modes.find(|mode| mode.decoding(is_gpu) == decoding)
     }
 
-    /// Whether it reproduces a sampler as published, which fills its canvas and leaves it at that.
+    /// Whether it reproduces a sampler as published, which looks at no token twice.
     pub fn is_published(self) -> bool {
-        matches!(self, Self::Exact | Self::FastDllm)
+        matches!(self, Self::Exact | Self::FastDllm | Self::D3llm)
     }
 
     /// How often each token is looked at again. Between texts the number of tokens is fixed and may

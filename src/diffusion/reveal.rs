@@ -13,6 +13,8 @@ pub(super) enum Reveal {
     Settled(f32),
     /// The most that are right together with more than this probability, and one at least.
     Together(f32),
+    /// Those with an entropy below this many nats, and one at least of the first window.
+    Below(f32),
     /// Each with the same chance, so that the schedule's share of them is expected (`origin`).
     Share,
     /// As many as the schedule says, drawn with weights softmax(confidence / temperature).
@@ -30,6 +32,8 @@ pub(super) struct Amount {
     pub least: usize,
     /// What a threshold reveals at most.
     pub most: usize,
+    /// Where the first window with masks ends, of several.
+    pub first_end: usize,
 }
 
 impl Amount {
@@ -75,6 +79,7 @@ impl Reveal {
                 Rule::Threshold => Self::AtLeast(threshold),
                 Rule::Klass => Self::Settled(threshold),
                 Rule::Frechet => Self::Together(threshold),
+                Rule::Entropy => Self::Below(threshold),
             },
             (None, Algorithm::Origin, _) => Self::Share,
             (None, _, Some(alg_temp)) if alg_temp > 0.0 => Self::Drawn(alg_temp),
@@ -92,6 +97,7 @@ impl Reveal {
             Self::Settled(threshold) => all_or_surest(candidates, amount, |candidate| {
                 candidate.is_settled && candidate.probability >= threshold
             }),
+            Self::Below(bound) => below(candidates, bound, amount),
             Self::Together(bound) => together(candidates, bound, amount.most),
             Self::Share => draw_each(candidates, amount.share, draws),
             Self::Drawn(alg_temp) => draw_confident(candidates, amount.count, alg_temp, draws),
@@ -127,6 +133,19 @@ fn all_or_surest(
     } else {
         revealed.truncate(least);
     }
+    revealed
+}
+
+/// The candidates whose entropy, the negative of their confidence, is below `bound`, surest first;
+/// if there are none in the first window, its surest too.
+fn below(candidates: &[Candidate], bound: f32, amount: Amount) -> Vec<Candidate> {
+    let mut revealed = most_confident(candidates, candidates.len());
+    let is_first = |candidate: &Candidate| candidate.position < amount.first_end;
+    let surest = revealed.iter().find(|&candidate| is_first(candidate));
+    let surest = surest.map(|candidate| candidate.position);
+    revealed
+        .retain(|candidate| -candidate.confidence < bound || Some(candidate.position) == surest);
+    revealed.truncate(amount.most);
     revealed
 }
 

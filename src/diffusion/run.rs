@@ -85,7 +85,12 @@ impl<'a> Run<'a> {
         }
         let window = &mut self.frame.window;
         match self.attention {
-            Attention::Full => canvas.grow(settings.decoding.reach()),
+            Attention::Full => {
+                canvas.grow(settings.decoding.reach());
+                if settings.decoding.opens_at.is_some() {
+                    canvas.repeat_stop(settings.ending.stop_ids());
+                }
+            }
             Attention::BlockCausal(size) => settings.next_block(canvas, size),
         }
         if settings.ending.is_reached(canvas) || !window.plan(canvas, settings) {
@@ -108,7 +113,7 @@ impl<'a> Run<'a> {
                 None => self.pace.take_share(step, masks),
             }
         }
-        let masked = window.masked.len();
+        let (masked, first_end) = (window.masked.len(), window.first_end);
         let mut amount = if settings.is_planned(canvas) {
             Amount::planned(step, settings.steps.count(masked), masked)
         } else if canvas.is_resizing() {
@@ -124,7 +129,10 @@ impl<'a> Run<'a> {
             let to_come = canvas.limit() - canvas.ids().len();
             amount.most = self.pace.most(step, canvas.masked().len() + to_come);
         }
-        self.frame.amount = amount;
+        self.frame.amount = Amount {
+            first_end,
+            ..amount
+        };
         self.frame.step = step;
         self.frame.draws = Draws::new(settings.seed, step);
         self.steps += 1;

@@ -1,6 +1,6 @@
 //! How to denoise: what decides the order, when it ends, what is looked at and what is reused.
 
-use super::blocks::{Attention, Blocks};
+use super::blocks::{Attention, Behind, Blocks};
 use super::canvas::Canvas;
 use super::confidence::Algorithm;
 use super::sampling::Shaping;
@@ -45,18 +45,16 @@ impl Settings {
     /// Gives a canvas its next block, of up to `size` masks, once the one at its end is full,
     /// unless the text is at its end.
     pub(super) fn next_block(&self, canvas: &mut Canvas, size: usize) {
-        if !canvas.masked().is_empty() {
-            return;
-        }
-        if !self.ending.is_reached(canvas) {
-            canvas.grow(size);
-        } else if let Ending::AfterBlock(stop_ids) = &self.ending
-            && self
-                .decoding
-                .blocks
-                .is_some_and(|blocks| blocks.repeats_stop)
-        {
-            canvas.repeat_stop(stop_ids);
+        let behind_stop = self.decoding.blocks.map(|blocks| blocks.behind_stop);
+        match (&self.ending, behind_stop) {
+            (ending, _) if !ending.is_reached(canvas) => {
+                if canvas.masked().is_empty() {
+                    canvas.grow(size);
+                }
+            }
+            (Ending::AfterBlock(stop_ids), Some(Behind::Repeated)) => canvas.repeat_stop(stop_ids),
+            (Ending::InBlock(stop_ids), Some(Behind::Removed)) => canvas.cut_behind_stop(stop_ids),
+            _ => {}
         }
     }
 
@@ -110,6 +108,9 @@ pub enum Ending {
     /// When a block is full in which one of these tokens stands: the published samplers of
     /// block-causal models.
     AfterBlock(Vec<u32>),
+    /// As soon as one of these tokens is revealed with everything before it. Until then masks
+    /// behind it are revealed like others (Fast-dLLM v2).
+    InBlock(Vec<u32>),
 }
 
 impl Ending {
@@ -117,17 +118,18 @@ impl Ending {
     pub(super) fn is_reached(&self, canvas: &Canvas) -> bool {
         match self {
             Self::FullCanvas => false,
-            Self::AtStop(stop_ids) => canvas.stop_at(stop_ids).is_some(),
+            Self::AtStop(stop_ids) | Self::InBlock(stop_ids) => canvas.stop_at(stop_ids).is_some(),
             Self::AfterBlock(stop_ids) => {
                 canvas.masked().is_empty() && canvas.stop_at(stop_ids).is_some()
             }
         }
     }
 
-    /// The tokens that end a text; none where it has the whole canvas, or all of a block.
+    /// The tokens behind which nothing is predicted; none where all of the canvas is filled, or all
+    /// of a block.
     pub fn stop_ids(&self) -> &[u32] {
         match self {
-            Self::FullCanvas | Self::AfterBlock(_) => &[],
+            Self::FullCanvas | Self::AfterBlock(_) | Self::InBlock(_) => &[],
             Self::AtStop(stop_ids) => stop_ids,
         }
     }
@@ -143,7 +145,9 @@ pub enum Cache {
     Prefix,
     /// Everything that was computed with the token it now has. A mask is computed again where its
     /// row predicts something, which in a shifted model is wherever a mask follows it. With
-    /// [`FirstToken::Committed`], as published: what lies outside the window.
+    /// [`FirstToken::Committed`], as published: what lies outside the window. In a block-causal
+    /// model that is what lies outside the sub-block, in a block that is computed anew while the
+    /// first token of its sub-block is a mask.
     Dual,
 }
 
@@ -205,7 +209,8 @@ pub enum FirstToken {
     #[default]
     Predicted,
     /// As in Fast-dLLM: the pass that computes everything reveals it, whatever its probability, and
-    /// nothing else; those that follow compute the window alone.
+    /// nothing else; those that follow compute the window alone. In a block-causal model that pass
+    /// is the one over the finished block before.
     Committed,
 }
 
@@ -234,11 +239,14 @@ pub enum Rule {
     /// A lower bound of the probability that the surest candidates are right together (Fréchet's;
     /// Fast-dLLM++).
     Frechet,
+    /// The entropy of each position's distribution in nats, which has to be below it: d3LLM's, with
+    /// [`Algorithm::Entropy`]. At least one is revealed in the first window with masks.
+    Entropy,
 }
 
 impl Rule {
     /// All of them, in the order help texts list them.
-    pub const ALL: [Self; 3] = [Self::Threshold, Self::Klass, Self::Frechet];
+    pub const ALL: [Self; 4] = [Self::Threshold, Self::Klass, Self::Frechet, Self::Entropy];
 
     /// The name that flags and files have for it.
     pub fn name(self) -> &'static str {
@@ -246,6 +254,7 @@ impl Rule {
             Self::Threshold => "threshold",
             Self::Klass => "klass",
             Self::Frechet => "frechet",
+            Self::Entropy => "entropy",
         }
     }
 
@@ -254,6 +263,7 @@ impl Rule {
         match self {
             Self::Threshold | Self::Klass => 0.9,
             Self::Frechet => 0.25,
+            Self::Entropy => 0.5,
         }
     }
 }
@@ -264,6 +274,9 @@ pub struct Decoding {
     /// Masks of a window; `None` is the whole canvas. In a block-causal model the window is a block
     /// of the grid: this many positions, or as many as it was trained on.
     pub window: Option<usize>,
+    /// Share of a window's positions that must be revealed before the next window opens beside it,
+    /// with full attention; `None` is all. What stands behind a stop token then becomes that token.
+    pub opens_at: Option<f32>,
     /// Positions seen behind the window, where nothing but masks follows; `None` is all of them.
     pub lookahead: Option<usize>,
     /// What is seen behind these.
@@ -284,6 +297,9 @@ pub struct Decoding {
     /// Temperature of the confidence that orders the reveals, taken from unfiltered logits; `None`
     /// takes it from the tempered and filtered ones, as the reference does.
     pub order_temperature: Option<f32>,
+    /// Temperature of the probabilities that a threshold is held against, taken from unfiltered
+    /// logits, where the order is not: `None` takes those that tokens are drawn from.
+    pub threshold_temperature: Option<f32>,
     /// Whether keys and values of the text before the first hole are taken from the run before, as
     /// far as its tokens are the same. They were computed with what followed then: an approximation
     /// of the kind that [`Cache::Prefix`] is. Nothing is reused where `cache` is [`Cache::None`].
@@ -309,6 +325,22 @@ impl Decoding {
             first_token: FirstToken::Committed,
             threshold: Some(0.9),
             is_capped: true,
+            ..Self::default()
+        }
+    }
+
+    /// d3LLM as published for Dream-Coder (`_sample_multi_block` in hao-ai-lab/d3LLM, with the
+    /// values of its evaluation; arXiv 2601.07568). There a block becomes "fully active" when 95 %
+    /// of the one before it are there, which changes nothing: the first unfinished one always is.
+    /// Its evaluation keeps keys of blocks that were full 32 forwards ago, and computes everything
+    /// while there are younger ones, which at its pace is always.
+    pub fn d3llm() -> Self {
+        Self {
+            window: Some(32),
+            opens_at: Some(0.1),
+            threshold: Some(Rule::Entropy.usual_threshold()),
+            rule: Rule::Entropy,
+            order_temperature: Some(1.0),
             ..Self::default()
         }
     }
@@ -398,6 +430,7 @@ impl Decoding {
     pub fn usual_algorithm(&self) -> Algorithm {
         match self.threshold {
             _ if self.blocks.is_some() => Algorithm::MaskgitPlus,
+            Some(_) if self.rule == Rule::Entropy => Algorithm::Entropy,
             Some(_) => Algorithm::MaskgitPlus,
             None => Algorithm::Entropy,
         }

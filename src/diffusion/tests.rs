@@ -1,5 +1,6 @@
 //! The loop against a scripted network.
 
+mod beside;
 mod cached;
 mod remasking;
 

@@ -9,7 +9,10 @@
 //! [`FirstToken::Committed`] there are no differences.
 //!
 //! In a block-causal model the window is a block of the grid. What was computed in it counts once
-//! it is full: all of it is computed anew with the next window, and never again.
+//! it is full: all of it is computed anew with the next window, and never again. A first token that
+//! is committed is a window by itself, which the pass over the block before it predicts.
+
+use std::ops::Range;
 
 use super::blocks::Attention;
 use super::canvas::Canvas;
@@ -19,7 +22,8 @@ use super::settings::{Cache, Far, FirstToken, Refresh, Settings};
 /// A window of the canvas, and what the next pass does for it.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Masked positions of the window, left to right: to be predicted. With P2 all of every hole.
+    /// Masked positions of the window or of a part of it, left to right: to be predicted. With P2
+    /// all of every hole.
     pub masked: Vec<usize>,
     /// Positions that are seen, ascending: all up to somewhere behind the window, and of the masks
     /// that follow some or none.
@@ -34,6 +38,8 @@ pub(super) struct Window {
     pub begins_with: Option<usize>,
     /// Which positions attend to which.
     pub attention: Attention,
+    /// Where the first window with masks ends, if several are open.
+    pub first_end: usize,
     start: usize,                     // of the window
     end: usize,                       // of the window
     known: Vec<Option<(usize, u32)>>, // position and token of the keys and values at each index
@@ -81,6 +87,7 @@ impl Window {
             ids: Vec::new(),
             refresh: Vec::new(),
             begins_with: None,
+            first_end: 0,
             start: 0,
             end: 0,
             passes: 0,
@@ -95,29 +102,29 @@ impl Window {
         let Some(&first) = open.first() else {
             return false;
         };
+        let is_committed = decoding.first_token == FirstToken::Committed;
+        let block_end = |position| self.attention.end(position + self.pads);
+        let is_alone = is_committed && first > 0 && block_end(first - 1) < block_end(first);
         let is_new = !open
             .iter()
             .any(|position| (self.start..self.end).contains(position));
         if is_new {
-            (self.start, self.end) = match self.attention {
-                Attention::Full => {
-                    let size = decoding.window.unwrap_or(usize::MAX).min(open.len());
-                    (first, open[size - 1] + 1)
-                }
-                Attention::BlockCausal(size) => {
-                    let end = self.attention.end(first + self.pads) - self.pads;
-                    (end.saturating_sub(size), end)
-                }
-            };
+            (self.start, self.end) = self.place(&open, decoding.window, is_alone);
         }
         let window = self.start..self.end;
+        let part = self.part(first, settings);
         self.masked.clear();
         self.masked
-            .extend(open.iter().filter(|position| window.contains(position)));
+            .extend(open.iter().filter(|position| part.contains(position)));
+        if let (Attention::Full, Some(opens_at)) = (self.attention, decoding.opens_at) {
+            let size = decoding.window.unwrap_or(usize::MAX);
+            self.open_beside(canvas, &open, size, opens_at);
+        }
         if settings.is_planned(canvas) {
             self.masked = canvas.holes().iter().cloned().flatten().collect();
         }
-        self.begins_with = is_new.then_some(self.masked.len());
+        let masks = open.iter().filter(|position| window.contains(position));
+        self.begins_with = (is_new && !is_alone).then(|| masks.count());
         self.see(canvas, settings);
 
         let is_due = match decoding.refresh {
@@ -125,30 +132,104 @@ impl Window {
             Refresh::Every(passes) => self.passes.is_multiple_of(passes),
             Refresh::Never => false,
         };
-        let is_committed =
-            decoding.first_token == FirstToken::Committed && decoding.cache != Cache::None;
-        if is_committed && is_due {
+        let is_full = self.attention == Attention::Full;
+        if is_full && is_committed && is_due && decoding.cache != Cache::None {
             self.masked.truncate(1);
         }
+        let is_whole = is_new || first == part.start; // what is due of a block
         let is_kept = |index: usize| match decoding.cache {
             Cache::None => false,
             Cache::Prefix => index < window.start,
-            Cache::Dual => !is_committed || !window.contains(&index),
+            Cache::Dual if !is_committed => true,
+            Cache::Dual => !part.contains(&index) && !(is_whole && window.contains(&index)),
         };
+        let is_final = |index: usize| {
+            let is_block_kept = is_committed && decoding.cache == Cache::Dual;
+            is_full || is_block_kept || index < window.start
+        };
+        // The mask of a window by itself is not seen by the block that predicts it.
+        let last = if is_alone {
+            window.start
+        } else {
+            self.seen.len()
+        };
+        self.renew(last, is_due, is_kept, is_final);
+        true
+    }
+
+    /// Where a new window starts and ends, of masks of which `open` can become text.
+    fn place(&mut self, open: &[usize], size: Option<usize>, is_alone: bool) -> (usize, usize) {
+        let first = open[0];
+        match self.attention {
+            Attention::Full => {
+                let size = size.unwrap_or(usize::MAX).min(open.len());
+                (first, open[size - 1] + 1)
+            }
+            Attention::BlockCausal(size) => {
+                let of_block = self.known.iter_mut().take(self.end).skip(self.start);
+                of_block.for_each(|known| *known = None); // computed among masks
+                let end = self.attention.end(first + self.pads) - self.pads;
+                let start = end.saturating_sub(size);
+                (start, if is_alone { first + 1 } else { end })
+            }
+        }
+    }
+
+    /// Chooses what is computed of the first `last` indices: what is due or changed, and what is
+    /// not kept. What is computed with its final neighbours is known from then on.
+    fn renew(
+        &mut self,
+        last: usize,
+        is_due: bool,
+        is_kept: impl Fn(usize) -> bool,
+        is_final: impl Fn(usize) -> bool,
+    ) {
         let reused = if self.passes == 0 { self.reused } else { 0 };
         self.refresh.clear();
         self.known
             .resize(self.known.len().max(self.seen.len()), None);
-        for (index, (&position, &id)) in self.seen.iter().zip(&self.ids).enumerate() {
+        let seen = self.seen.iter().zip(&self.ids).enumerate();
+        for (index, (&position, &id)) in seen.take(last) {
             let is_stale = self.known[index] != Some((position, id));
             if (is_due && index >= reused) || is_stale || !is_kept(index) {
                 self.refresh.push(index);
-                let is_final = self.attention == Attention::Full || index < window.start;
-                self.known[index] = is_final.then_some((position, id));
+                self.known[index] = is_final(index).then_some((position, id));
             }
         }
         self.passes += 1;
-        true
+    }
+
+    /// Where the window's masks are predicted: in all of it, or in the sub-block of the first one.
+    fn part(&self, first: usize, settings: &Settings) -> Range<usize> {
+        let blocks = settings.decoding.blocks;
+        match (self.attention, blocks.and_then(|blocks| blocks.sub_block)) {
+            (Attention::BlockCausal(_), Some(size)) => {
+                let start = first - first.saturating_sub(self.start) % size;
+                start..self.end.min(start + size)
+            }
+            _ => self.start..self.end,
+        }
+    }
+
+    /// Takes the masks of all windows of `size` positions up to the first of which less than
+    /// `opens_at` is revealed. `open` are the masks that can become text.
+    fn open_beside(&mut self, canvas: &Canvas, open: &[usize], size: usize, opens_at: f32) {
+        let positions: Vec<usize> = canvas.holes().iter().cloned().flatten().collect();
+        self.masked.clear();
+        self.first_end = 0;
+        for window in positions.chunks(size) {
+            let masks = window.iter().filter(|at| open.binary_search(at).is_ok());
+            let before = self.masked.len();
+            self.masked.extend(masks);
+            let count = self.masked.len() - before;
+            self.end = window[window.len() - 1] + 1;
+            if before == 0 {
+                self.first_end = self.end;
+            }
+            if 1.0 - count as f32 / (window.len() as f32) < opens_at {
+                break;
+            }
+        }
     }
 
     /// The canvas was edited: the window moves with it, and of what stands behind the first edit
@@ -166,7 +247,10 @@ impl Window {
     /// Looks at everything up to the last token and at masks behind the window.
     fn see(&mut self, canvas: &Canvas, settings: &Settings) {
         let decoding = settings.decoding;
-        let visible = canvas.visible(settings.ending.stop_ids());
+        let visible = match decoding.opens_at {
+            Some(_) => canvas.ids().len(),
+            None => canvas.visible(settings.ending.stop_ids()),
+        };
         let near = decoding
             .lookahead
             .map_or(usize::MAX, |n| self.end.saturating_add(n))

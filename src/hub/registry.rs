@@ -5,7 +5,7 @@
 use strsim::levenshtein;
 
 use crate::diffusion::{LengthBias, Mode};
-use crate::model::arch::{Attention, DREAM, Family, STABLE_DIFFCODER};
+use crate::model::arch::{Attention, DREAM, FAST_DLLM_V2, Family, LLADA, STABLE_DIFFCODER};
 
 /// How a prompt reaches the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +98,7 @@ pub const DEFAULT_ALIAS: &str = "diffucoder";
 
 const APPLE: &str = "apple-amlr (research use only)";
 const SIZE_7B_BYTES: u64 = 15_200_000_000;
+const SIZE_LLADA_BYTES: u64 = 16_000_000_000;
 
 pub(super) const fn chat(temperature: f64) -> Recipe {
     Recipe {
@@ -121,7 +122,7 @@ pub(super) const fn raw(temperature: f64) -> Recipe {
 pub(crate) const DREAMON: Recipe = raw(0.2);
 
 /// Every alias; the default comes first.
-pub const MODELS: [KnownModel; 8] = [
+pub const MODELS: [KnownModel; 13] = [
     KnownModel {
         alias: DEFAULT_ALIAS,
         hub_id: Some("apple/DiffuCoder-7B-cpGRPO"),
@@ -179,6 +180,19 @@ pub const MODELS: [KnownModel; 8] = [
         recipe: DREAMON,
     },
     KnownModel {
+        alias: "d3llm-coder",
+        hub_id: Some("d3LLM/d3LLM_Dream_Coder"),
+        conversion: None,
+        about: "d3LLM 7B: Dream-Coder distilled to write almost three tokens a forward",
+        download_bytes: SIZE_7B_BYTES,
+        licence: "apache-2.0",
+        family: &DREAM,
+        recipe: Recipe {
+            mode: Some(Mode::D3llm),
+            ..chat(0.0)
+        },
+    },
+    KnownModel {
         alias: "open-dcoder",
         hub_id: Some("fredzzp/open-dcoder-0.5B"),
         conversion: None,
@@ -196,6 +210,46 @@ pub const MODELS: [KnownModel; 8] = [
         download_bytes: 16_500_000_000,
         licence: "mit",
         family: &STABLE_DIFFCODER,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "fast-dllm-v2",
+        hub_id: Some("Efficient-Large-Model/Fast_dLLM_v2_7B"),
+        conversion: None,
+        about: "Fast-dLLM v2 7B: answers and continues, block by block; does not fill holes",
+        download_bytes: SIZE_7B_BYTES,
+        licence: "apache-2.0",
+        family: &FAST_DLLM_V2,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "fast-dllm-v2-1.5b",
+        hub_id: Some("Efficient-Large-Model/Fast_dLLM_v2_1.5B"),
+        conversion: None,
+        about: "Fast-dLLM v2 1.5B: the same, smaller and quicker",
+        download_bytes: 3_100_000_000,
+        licence: "apache-2.0",
+        family: &FAST_DLLM_V2,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "llada",
+        hub_id: Some("GSAI-ML/LLaDA-8B-Instruct"),
+        conversion: None,
+        about: "LLaDA 8B: a general model, trained as a diffusion model from the start",
+        download_bytes: SIZE_LLADA_BYTES,
+        licence: "mit",
+        family: &LLADA,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "llada-1.5",
+        hub_id: Some("GSAI-ML/LLaDA-1.5"),
+        conversion: None,
+        about: "LLaDA 1.5: the same after preference optimization",
+        download_bytes: SIZE_LLADA_BYTES,
+        licence: "mit",
+        family: &LLADA,
         recipe: chat(0.0),
     },
     KnownModel {

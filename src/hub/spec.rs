@@ -6,6 +6,7 @@
 
 use super::error::HubError;
 use super::registry::{self, KnownModel, MODELS, Recipe};
+use crate::diffusion::Mode;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -80,10 +81,15 @@ impl ModelSpec {
         let is_base = last
             .split(|c: char| !c.is_alphanumeric())
             .any(|word| word.eq_ignore_ascii_case("base"));
-        if is_base {
-            registry::raw(0.2)
-        } else {
-            registry::chat(0.3)
+        let recipe = match is_base {
+            true => registry::raw(0.2),
+            false => registry::chat(0.3),
+        };
+        // Weights distilled for d3LLM's sampler are otherwise like those that they came from.
+        let is_d3llm = last.to_ascii_lowercase().contains("d3llm");
+        Recipe {
+            mode: is_d3llm.then_some(Mode::D3llm),
+            ..recipe
         }
     }
 

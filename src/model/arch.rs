@@ -9,14 +9,15 @@
 //! is in the model's own files.
 //!
 //! llama.cpp's converter stores these networks as they are: the rows of q and k are not permuted
-//! (it rotates halves, as the checkpoints do), so a tensor is the same under both names.
+//! (it rotates halves, as the checkpoints do), so a tensor is the same under both names. LLaDA's
+//! are the exception ([`Rotation::Neighbours`]).
 //!
 //! Source of the GGUF names: `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp.
 
 use self::Size::{D, E, F, Kv, Q, V};
 use self::When::{Always, QkNorm, QkvBias, Untied};
 pub use crate::diffusion::Attention;
-use crate::diffusion::{Blocks, Mode, Share};
+use crate::diffusion::{Behind, Blocks, Extent, Mode, Share};
 
 /// What all models of a kind have in common and their files do not always say.
 #[derive(Debug, PartialEq)]
@@ -46,9 +47,20 @@ pub struct Family {
     /// The mode that suits its weights: one with published figures on them, else the sampler of its
     /// authors.
     pub mode: Mode,
+    /// How queries and keys are rotated in GGUF files; in checkpoints it is always by halves.
+    pub gguf_rotation: Rotation,
     /// Positions that the models were trained on, where their files say more: config.json has
     /// those of the model that the weights began as.
     pub trained_positions: Option<usize>,
+}
+
+/// Which numbers of a head are rotated together. The rows of its projection are in that order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// Each of the first half with the one in its place in the second.
+    Halves,
+    /// Each with its neighbour: what llama.cpp makes of models with Llama's layers.
+    Neighbours,
 }
 
 /// Qwen2.5's transformer without its causal mask: Dream, DiffuCoder, Dream-Coder, Open-dCoder, and
@@ -65,6 +77,7 @@ pub static DREAM: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Balanced,
+    gguf_rotation: Rotation::Halves,
     trained_positions: Some(2048),
 };
 
@@ -82,6 +95,7 @@ pub static CODA: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Exact,
+    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -97,15 +111,17 @@ pub static SDAR: Family = Family {
         share: Share::Positions,
         threshold: Some(0.85),
         is_strict: true,
-        is_whole: true,
+        extent: Extent::WholeBlocks,
+        sub_block: None,
         is_padded: false,
-        repeats_stop: false,
+        behind_stop: Behind::Kept,
     }),
     qkv_bias: false,
     qk_norm: true,
     tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Exact,
+    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -122,15 +138,70 @@ pub static STABLE_DIFFCODER: Family = Family {
         share: Share::Masks,
         threshold: Some(0.95),
         is_strict: false,
-        is_whole: false,
+        extent: Extent::Tokens,
+        sub_block: None,
         is_padded: false,
-        repeats_stop: true,
+        behind_stop: Behind::Repeated,
     }),
     qkv_bias: false,
     qk_norm: false,
     tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Exact,
+    gguf_rotation: Rotation::Halves,
+    trained_positions: None,
+};
+
+/// Qwen2.5's transformer with block-causal attention: Fast-dLLM v2. Its threshold is that of its
+/// code, above which nothing is, so that each step reveals one token; its evaluation has 0.9.
+pub static FAST_DLLM_V2: Family = Family {
+    model_types: &["fast_dllm_qwen"],
+    architecture: None,
+    gguf_architecture: "fast-dllm-qwen",
+    gguf_aliases: &[],
+    attention: Attention::BlockCausal(32),
+    blocks: Some(Blocks {
+        share: Share::Masks,
+        threshold: Some(1.0),
+        is_strict: true,
+        extent: Extent::CountedBlocks,
+        sub_block: Some(8),
+        is_padded: false,
+        behind_stop: Behind::Removed,
+    }),
+    qkv_bias: true,
+    qk_norm: false,
+    tie_word_embeddings: false,
+    shift_logits: true,
+    mode: Mode::Exact,
+    gguf_rotation: Rotation::Halves,
+    trained_positions: None,
+};
+
+/// Llama's transformer without its causal mask: LLaDA and LLaDA 1.5. Exactly, its canvas is filled
+/// in blocks of 32, the size in its `generate.py`'s example. Windows, reused keys and thresholds
+/// were published for it as for Dream.
+pub static LLADA: Family = Family {
+    model_types: &["llada"],
+    architecture: Some("LLaDAModelLM"), // others have experts
+    gguf_architecture: "llada",
+    gguf_aliases: &[],
+    attention: Attention::Full,
+    blocks: Some(Blocks {
+        share: Share::Masks,
+        threshold: None,
+        is_strict: false,
+        extent: Extent::Tokens,
+        sub_block: Some(32),
+        is_padded: false,
+        behind_stop: Behind::Kept,
+    }),
+    qkv_bias: false,
+    qk_norm: false,
+    tie_word_embeddings: false,
+    shift_logits: false,
+    mode: Mode::Balanced,
+    gguf_rotation: Rotation::Neighbours,
     trained_positions: None,
 };
 
@@ -140,9 +211,10 @@ const DLLM: Option<Blocks> = Some(Blocks {
     share: Share::Rounded,
     threshold: None,
     is_strict: false,
-    is_whole: false,
+    extent: Extent::Tokens,
+    sub_block: None,
     is_padded: true,
-    repeats_stop: false,
+    behind_stop: Behind::Kept,
 });
 
 /// Qwen3's transformer as dllm trains it.
@@ -158,6 +230,7 @@ pub static A2D_QWEN3: Family = Family {
     tie_word_embeddings: true,
     shift_logits: false,
     mode: Mode::Exact,
+    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -174,16 +247,19 @@ pub static A2D_QWEN2: Family = Family {
     tie_word_embeddings: true,
     shift_logits: false,
     mode: Mode::Exact,
+    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
 impl Family {
     /// Every family.
-    pub const ALL: [&'static Self; 6] = [
+    pub const ALL: [&'static Self; 8] = [
         &DREAM,
         &CODA,
         &SDAR,
         &STABLE_DIFFCODER,
+        &FAST_DLLM_V2,
+        &LLADA,
         &A2D_QWEN3,
         &A2D_QWEN2,
     ];
@@ -319,6 +395,37 @@ pub(super) static TENSORS: [Row; 17] = [
     once(LM_HEAD, GGUF_LM_HEAD, &[V, D], Untied),
 ];
 
+/// LLaDA's names, behind `model.transformer.blocks.N.` in a layer, and the table's.
+const LLADA_NAMES: [(&str, &str); 12] = [
+    ("model.transformer.wte.weight", EMBED_TOKENS),
+    ("model.transformer.ln_f.weight", "model.norm.weight"),
+    ("model.transformer.ff_out.weight", LM_HEAD),
+    ("attn_norm.weight", "input_layernorm.weight"),
+    ("q_proj.weight", "self_attn.q_proj.weight"),
+    ("k_proj.weight", "self_attn.k_proj.weight"),
+    ("v_proj.weight", "self_attn.v_proj.weight"),
+    ("attn_out.weight", "self_attn.o_proj.weight"),
+    ("ff_norm.weight", "post_attention_layernorm.weight"),
+    ("ff_proj.weight", "mlp.gate_proj.weight"),
+    ("up_proj.weight", "mlp.up_proj.weight"),
+    ("ff_out.weight", "mlp.down_proj.weight"),
+];
+const LLADA_LAYER: &str = "model.transformer.blocks.";
+
+/// The table's name of a tensor that LLaDA's checkpoints call otherwise;
+/// `model.transformer.blocks.3.attn_out.weight` is `model.layers.3.self_attn.o_proj.weight`.
+pub fn name_of_llada(name: &str) -> Option<String> {
+    let of_layer = name.strip_prefix(LLADA_LAYER);
+    let (layer, part) = of_layer
+        .and_then(|rest| rest.split_once('.'))
+        .map_or((None, name), |(layer, part)| (Some(layer), part));
+    let (_, ours) = LLADA_NAMES.iter().find(|(theirs, _)| *theirs == part)?;
+    Some(match layer {
+        Some(layer) => format!("{CHECKPOINT_LAYER}{layer}.{ours}"),
+        None => (*ours).into(),
+    })
+}
+
 /// The checkpoint's name of a GGUF tensor: `blk.3.attn_q.weight` is
 /// `model.layers.3.self_attn.q_proj.weight`. `None` for a tensor that no network here has.
 pub fn checkpoint_name(gguf: &str) -> Option<String> {
@@ -379,12 +486,21 @@ mod tests {
         );
         assert_eq!(
             Family::model_types(),
-            "dream, qwen2, coda, sdar, llama (StableDiffcoderForCausalLM), a2d-qwen3, a2d-qwen2"
+            "dream, qwen2, coda, sdar, llama (StableDiffcoderForCausalLM), fast_dllm_qwen, \
+             llada (LLaDAModelLM), a2d-qwen3, a2d-qwen2"
         );
         assert_eq!(
             Family::gguf_architectures(),
-            "dream, qwen2, coda, sdar, stable-diffcoder, a2d-qwen3, a2d-qwen2"
+            "dream, qwen2, coda, sdar, stable-diffcoder, fast-dllm-qwen, llada, a2d-qwen3, \
+             a2d-qwen2"
         );
+        let name = |name| name_of_llada(name).unwrap_or_default();
+        assert_eq!(
+            name("model.transformer.blocks.31.ff_proj.weight"),
+            "model.layers.31.mlp.gate_proj.weight"
+        );
+        assert_eq!(name("model.transformer.ff_out.weight"), LM_HEAD);
+        assert_eq!(name("model.transformer.blocks.0.ff_out.bias"), "");
         let architectures = ["StableDiffcoderForCausalLM".to_string()];
         let found = Family::of_model_type("llama", &architectures);
         assert_eq!(found, Some(&STABLE_DIFFCODER));

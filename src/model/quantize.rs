@@ -107,6 +107,7 @@ struct Planned {
     tensor: TensorDescription,
     format: Option<Format>, // `None` is float32
     source: StoredTensor,
+    turned_rows: Option<usize>, // rows of a head that change their order
 }
 
 /// Writes the model that `config` and `description` tell of, whose weights are `weights`, as
@@ -164,6 +165,10 @@ fn plan(
     for tensor in config.tensors() {
         let source = weights.take_stored(&tensor.name, &tensor.shape)?;
         let is_head = tensor.name == config.head_name();
+        let is_turned = config.rotation != config.family.gguf_rotation
+            && ["q_proj.weight", "k_proj.weight"]
+                .map(|name| tensor.name.ends_with(name))
+                .contains(&true);
         let format = to.and_then(|to| choose(to, is_head, &tensor.shape));
         planned.push(Planned {
             tensor: TensorDescription {
@@ -173,6 +178,7 @@ fn plan(
             },
             format,
             source,
+            turned_rows: is_turned.then_some(config.head_dim),
         });
     }
     if let Some(name) = config.spare_tensor() {
@@ -214,10 +220,14 @@ fn append<W: Write>(
         tensor: tensor.name.clone(),
         source: Box::new(source),
     };
-    let pieces: Vec<_> = pieces(&planned.source).collect();
+    let head = planned.turned_rows.unwrap_or(1);
+    let pieces: Vec<_> = pieces(&planned.source, head).collect();
     for together in pieces.chunks(PIECES) {
         let converted = together.par_iter().map(|piece| {
-            let numbers = planned.source.part(piece.clone())?;
+            let mut numbers = planned.source.part(piece.clone())?;
+            if head > 1 {
+                numbers = halves_to_neighbours(&numbers, head)?;
+            }
             convert(&numbers, planned.format)
         });
         let converted: Vec<_> = converted
@@ -237,13 +247,24 @@ fn append<W: Write>(
     Ok(())
 }
 
-/// Ranges of rows, each of about [`PIECE`] numbers; vectors are one row.
-fn pieces(stored: &StoredTensor) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+/// Rows of heads `[rows, k]` in the order in which the numbers that are rotated together are
+/// neighbours: the first half of a head's rows alternates with the second.
+fn halves_to_neighbours(rows: &Tensor, head: usize) -> candle_core::Result<Tensor> {
+    let (n, k) = rows.dims2()?;
+    let halves = rows.reshape((n / head, 2, head / 2, k))?;
+    halves.transpose(1, 2)?.contiguous()?.reshape((n, k))
+}
+
+/// Ranges of rows, whole heads of them, each of about [`PIECE`] numbers; vectors are one row.
+fn pieces(
+    stored: &StoredTensor,
+    head: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
     let (rows, width) = match *stored.shape() {
         [rows, width] => (rows, width),
         _ => (1, 1),
     };
-    let each = (PIECE / width.max(1)).max(1);
+    let each = (PIECE / width.max(1) / head * head).max(head);
     (0..rows)
         .step_by(each)
         .map(move |first| first..rows.min(first + each))

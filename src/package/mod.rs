@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::hub::registry::{DREAMON, PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::kernels::Format;
-use crate::model::arch::EMBED_TOKENS;
+use crate::model::arch::{EMBED_TOKENS, LLADA, name_of_llada};
 use crate::model::config::{Config, ConfigError};
 use crate::model::quantize::{KindReport, QuantizeError, quantize};
 use crate::model::{Model, OnLoad, Target};
@@ -27,8 +27,8 @@ use crate::weights::gguf::export::{Description, Vocabulary};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError, check_no_pointer};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
-/// models in the second, and fill the rest of the canvas with the third.
-const STOP_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>"];
+/// models in the second (LLaDA in the fourth), and fill the rest of the canvas with the third.
+const STOP_TOKENS: [&str; 4] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>", "<|eot_id|>"];
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -36,8 +36,8 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Positions of a block in dllm's block-causal models.
 const BD3LM_BLOCK: usize = 32;
 
-/// Stable-DiffCoder's mask, where no file says so.
-const MASK_TOKEN: &str = "<[MASK\u{2581}TOKEN]>";
+/// Masks that no file says are one: Stable-DiffCoder's and Fast-dLLM v2's.
+const MASK_TOKENS: [&str; 2] = ["<[MASK\u{2581}TOKEN]>", "|<MASK>|"];
 
 /// The token by which a model makes a hole longer: DreamOn's.
 const EXPAND_TOKEN: &str = "<|expand|>";
@@ -212,7 +212,10 @@ impl Package {
         let mask_id = config
             .mask_token_id
             .or_else(|| tokenizer.special_id(TokenRole::Mask))
-            .or_else(|| tokenizer.token_to_id(MASK_TOKEN));
+            .or_else(|| {
+                let mut names = MASK_TOKENS.iter();
+                names.find_map(|name| tokenizer.token_to_id(name))
+            });
         let infilling = Infilling::of(&config, &tokenizer);
         // What a model's name says is a guess; this one is known whatever its name.
         let recipe = match infilling {
@@ -404,6 +407,7 @@ impl Package {
         let checkpoint = Checkpoint::open(files, index.as_ref())?;
         match Foreign::of_tensors(checkpoint.names()) {
             Some(form) => Err(foreign(snapshot.describe(), form)),
+            None if *self.config.family == LLADA => Ok(checkpoint.renamed(name_of_llada)),
             None => Ok(checkpoint),
         }
     }

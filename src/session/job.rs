@@ -10,8 +10,8 @@ use super::length::{self, Known};
 use super::observer::{Conditions, Ended, Watch};
 use super::seam::{Seam, Seamed};
 use crate::diffusion::{
-    Algorithm, Attention, Canvas, Denoiser, Ending, GenerateError, LengthBias, Resizing, Settings,
-    Steps, generate,
+    Algorithm, Attention, Canvas, Denoiser, Ending, Extent, GenerateError, LengthBias, Resizing,
+    Settings, Steps, generate,
 };
 use crate::error::RequestError;
 
@@ -263,10 +263,10 @@ impl Job {
             return None;
         };
         let given = self.given_tokens();
-        let mut limit = given.saturating_add(hole.most());
-        if decoding.blocks.is_some_and(|blocks| blocks.is_whole) {
-            limit = limit.next_multiple_of(size);
-        }
+        let extent = decoding
+            .blocks
+            .map_or(Extent::Tokens, |blocks| blocks.extent);
+        let limit = extent.end(given, hole.most(), size);
         let end = match decoding.is_padded() {
             true => given.saturating_add(size),
             false => attention.end(given),
@@ -282,7 +282,8 @@ impl Job {
         let canvas = in_blocks
             .unwrap_or_else(|| canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id));
         let mut canvas = match self.settings.ending {
-            Ending::FullCanvas | Ending::AfterBlock(_) => canvas, // as published: rows without a token are revealed too
+            // As published: rows without a token are revealed too.
+            Ending::FullCanvas | Ending::AfterBlock(_) | Ending::InBlock(_) => canvas,
             Ending::AtStop(_) => canvas.of_tokens(self.tokens),
         };
         if let Some(resizing) = self.resizing {

@@ -1,12 +1,14 @@
 //! Which settings follow from the model, the device and the mode.
 
-use crate::diffusion::{Algorithm, Attention, Decoding, Ending, Mode, Settings, Shaping, Steps};
+use crate::diffusion::{
+    Algorithm, Attention, Behind, Decoding, Ending, FirstToken, Mode, Settings, Shaping, Steps,
+};
 use crate::model::Target;
 use crate::package::Package;
 use crate::tokenizer::TokenRole;
 
 /// The settings for a model on a device: temperature and nucleus of its authors, everything else of
-/// the mode, and seed 0. Fast-dLLM has its own: temperature 0, and the 50 most probable tokens, to
+/// the mode, and seed 0. d3LLM takes the most probable tokens. Fast-dLLM has its own: temperature 0, and the 50 most probable tokens, to
 /// which transformers' `GenerationConfig` cuts where nobody says otherwise. In holes that get
 /// longer and shorter every mode but the published ones is [`Decoding::resizing`]: one token a
 /// forward, since two at once fill 87 % of single lines instead of 92 %. A block-causal model has
@@ -23,6 +25,7 @@ pub(super) fn settings(
         return Settings {
             steps: Steps::OfTokens(1),
             decoding: Decoding {
+                window: blocks.sub_block,
                 blocks: Some(blocks),
                 ..Decoding::default()
             },
@@ -44,8 +47,17 @@ pub(super) fn settings(
         };
         return Settings {
             steps: Steps::OfTokens(1),
-            ending: Ending::AfterBlock(stop_ids),
-            decoding: Decoding::blocks(blocks, size),
+            ending: match blocks.behind_stop {
+                Behind::Removed => Ending::InBlock(stop_ids),
+                Behind::Kept | Behind::Repeated => Ending::AfterBlock(stop_ids),
+            },
+            decoding: Decoding {
+                first_token: match package.config.shift_logits {
+                    true => FirstToken::Committed,
+                    false => FirstToken::Predicted,
+                },
+                ..Decoding::blocks(blocks, size)
+            },
             algorithm: Algorithm::MaskgitPlus,
             shaping: Shaping::temperature(package.recipe.temperature as f32),
             isa: target.isa,
@@ -65,6 +77,7 @@ pub(super) fn settings(
                 ..Shaping::temperature(0.0)
             },
         ),
+        Mode::D3llm => (Steps::OfTokens(1), Shaping::temperature(0.0)),
         _ => {
             let temperature = package.recipe.temperature as f32;
             let top_p = if is_resizing { 0.9 } else { 0.95 };
@@ -79,10 +92,10 @@ pub(super) fn settings(
         alg_temp: None,
         seed: 0,
         ending: match mode.is_published() {
-            true => Ending::FullCanvas,
+            true if mode != Mode::D3llm => Ending::FullCanvas,
             // What ends a text elsewhere is taken out here.
             false if is_resizing => Ending::AtStop(Vec::new()),
-            false => Ending::AtStop(package.stop_ids.clone()),
+            _ => Ending::AtStop(package.stop_ids.clone()),
         },
         decoding,
         remask: mode.remask(is_between && !is_resizing),

@@ -84,6 +84,16 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The checkpoint with the names that `name` has for its tensors; where it has none they stay.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> Self {
+        let old = std::mem::take(&mut self.extents).into_iter();
+        self.extents = old
+            .map(|(old, extent)| (name(&old).unwrap_or(old), extent))
+            .collect();
+        self
+    }
+
     /// Names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.extents.keys().map(String::as_str)

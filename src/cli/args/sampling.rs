@@ -83,6 +83,10 @@ struct DecodingArgs {
     /// Masks that are seen behind the window: a number, or all
     #[arg(long, value_name = "N", value_parser = lookahead)]
     lookahead: Option<Lookahead>,
+    /// In a block-causal model, positions of a block that are filled before those behind them are
+    /// [default: 8 of Fast-dLLM v2, all of others]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    sub_block: Option<usize>,
     /// What is seen behind these
     #[arg(long, value_parser = one_of(&Far::ALL, Far::name, about_far))]
     far: Option<Far>,
@@ -208,6 +212,7 @@ pub fn about_mode(mode: Mode) -> &'static str {
         Mode::Quality => "Windows and thresholds, with everything computed anew for each window",
         Mode::Fast => "Small windows and nothing behind them, each token computed once",
         Mode::FastDllm => "Fast-dLLM as published: blocks of 32, all computed anew for each",
+        Mode::D3llm => "d3LLM as published: blocks of 32 that open before the last one is full",
     }
 }
 
@@ -237,6 +242,7 @@ fn about_rule(rule: Rule) -> &'static str {
     match rule {
         Rule::Threshold => "the probability of each token",
         Rule::Klass => "the same, where the last two forwards changed nothing (KLASS)",
+        Rule::Entropy => "the entropy at each place, in nats: below it (d3LLM)",
         Rule::Frechet => "a bound of the probability of all together (Fast-dLLM++)",
     }
 }
@@ -268,6 +274,9 @@ impl DecodingArgs {
         decoding.refresh = self.refresh.unwrap_or(decoding.refresh);
         decoding.far = self.far.unwrap_or(decoding.far);
         decoding.first_token = self.first_token.unwrap_or(decoding.first_token);
+        if let (Some(blocks), Some(size)) = (&mut decoding.blocks, self.sub_block) {
+            blocks.sub_block = Some(size);
+        }
         if let Some(rule) = self.rule {
             decoding.rule = rule;
             decoding.threshold = decoding.threshold.map(|_| rule.usual_threshold());
@@ -449,6 +458,13 @@ impl SamplingArgs {
             ]));
         }
         let is_in_blocks = session.package().config.attention != Attention::Full;
+        if !is_in_blocks && self.decoding.sub_block.is_some() {
+            return Err(UsageError::with_hint(
+                "--sub-block divides the blocks of a block-causal model, and this one has none",
+                "--window N fills a canvas part by part",
+            )
+            .about(&["sub-block", "window"]));
+        }
         let is_remasked = self.decoding.remask.is_some_and(|rounds| rounds > 0);
         if is_in_blocks && (is_planned || is_remasked) {
             return Err(UsageError::with_hint(
@@ -461,6 +477,18 @@ impl SamplingArgs {
             let message = "--remask predicts tokens once more, and here each can change a length";
             return Err(UsageError::with_hint(message, "leave it out").about(&["remask"]));
         }
+        let algorithm = self.algorithm.unwrap_or(decoding.usual_algorithm());
+        if decoding.rule == Rule::Entropy
+            && algorithm != Algorithm::Entropy
+            && decoding.threshold.is_some()
+        {
+            let message = "the threshold of this rule is an entropy, and the order another";
+            return Err(UsageError::with_hint(
+                message,
+                "take --algorithm entropy, or another --rule",
+            )
+            .about(&["rule", "algorithm", "mode"]));
+        }
         if self.is_random() && decoding.threshold.is_some() {
             return Err(UsageError::with_hint(
                 "--threshold reveals what is sure, and --algorithm origin or --alg-temp by chance",
@@ -469,7 +497,7 @@ impl SamplingArgs {
             .about(&["threshold", "algorithm", "alg-temp"]));
         }
         Ok(Settings {
-            algorithm: self.algorithm.unwrap_or(decoding.usual_algorithm()),
+            algorithm,
             steps: match (self.steps, self.tokens_per_step) {
                 (None, None) => usual.steps,
                 _ if job.is_resizing() || decoding.is_padded() => self.steps(usize::MAX)?,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, Stated, check};
-use crate::model::arch::Family;
+use crate::model::arch::{Family, LLADA};
 
 #[derive(Deserialize)]
 struct RawConfig {
@@ -28,6 +28,8 @@ struct RawConfig {
     stated: Stated,
     #[serde(flatten)]
     tokens: TokenIds,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 fn default_hidden_act() -> String {
@@ -84,6 +86,15 @@ impl Config {
         let mut kinds = raw.layer_types.iter();
         if let Some(kind) = kinds.find(|kind| *kind != "full_attention") {
             check("layer_types", kind, false, || "full_attention alone".into())?;
+        }
+        let is_llada = *family == LLADA;
+        for (key, expected) in LLADA_PARTS.into_iter().filter(|_| is_llada) {
+            let found = raw.rest.get(key).unwrap_or(&Value::Null);
+            let found = found
+                .as_str()
+                .map_or_else(|| found.to_string(), str::to_owned);
+            let ok = found == expected || found == "null";
+            check(key, found, ok, || expected.into())?;
         }
         config.add_token_ids(raw.tokens)?;
         Ok(config)
@@ -164,17 +175,59 @@ fn changes_nothing(rope: &Value) -> bool {
     is_none && is_one("attention_factor", true) && is_one("partial_rotary_factor", true)
 }
 
+/// LLaDA's names of keys of config.json. The table of embeddings can have more rows than there are
+/// tokens; both are `embedding_size` in the published files.
+const LLADA_KEYS: [(&str, &str); 9] = [
+    ("d_model", "hidden_size"),
+    ("n_heads", "num_attention_heads"),
+    ("n_kv_heads", "num_key_value_heads"),
+    ("n_layers", "num_hidden_layers"),
+    ("mlp_hidden_size", "intermediate_size"),
+    ("max_sequence_length", "max_position_embeddings"),
+    ("weight_tying", "tie_word_embeddings"),
+    ("activation_type", "hidden_act"),
+    ("embedding_size", "vocab_size"),
+];
+
+/// Gives the keys of a LLaDA the names that others have for them.
+fn name_as_usual(keys: &mut Map<String, Value>) {
+    let model_type = keys.get("model_type").and_then(Value::as_str);
+    if !model_type.is_some_and(|name| name.eq_ignore_ascii_case("llada")) {
+        return;
+    }
+    for (theirs, usual) in LLADA_KEYS {
+        if let Some(value) = keys.remove(theirs) {
+            keys.insert(usual.into(), value);
+        }
+    }
+}
+
+/// What a LLaDA can have besides and does not have here, with the values that change nothing.
+const LLADA_PARTS: [(&str, &str); 9] = [
+    ("block_type", "llama"),
+    ("layer_norm_type", "rms"),
+    ("rope", "true"),
+    ("alibi", "false"),
+    ("include_bias", "false"),
+    ("include_qkv_bias", "false"),
+    ("attention_layer_norm", "false"),
+    ("input_emb_norm", "false"),
+    ("scale_logits", "false"),
+];
+
 /// Reads a file of keys and values as it is found in the world: a null is no value, 1.0 is 1, truth
 /// can be a number, and a model that also sees has its text's keys in an object of their own.
 fn parse<T: DeserializeOwned>(file: &'static str, json: &[u8]) -> Result<T, ConfigError> {
     let failed = |source| ConfigError::Malformed { file, source };
     let mut keys: Map<String, Value> = serde_json::from_slice(json).map_err(failed)?;
     if !keys.contains_key("hidden_size")
+        && !keys.contains_key("d_model")
         && let Some(Value::Object(text)) = keys.remove("text_config")
     {
         keys.extend(text);
     }
     keys.retain(|_, value| !value.is_null());
+    name_as_usual(&mut keys);
     for (key, value) in &mut keys {
         let number = value.as_f64();
         match key.as_str() {

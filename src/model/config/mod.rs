@@ -8,7 +8,7 @@ mod gguf;
 mod json;
 
 pub use self::gguf::metadata;
-use super::arch::{Attention, Family};
+use super::arch::{Attention, Family, Rotation};
 use serde::Deserialize;
 
 /// Why a configuration was refused.
@@ -50,7 +50,8 @@ impl ConfigError {
         match self {
             Self::UnknownArchitecture { .. } | Self::NoMaskToken => Some(format!(
                 "only masked-diffusion models of the types {} run here (DiffuCoder, Dream, \
-                 Dream-Coder, Open-dCoder, CoDA, SDAR, Stable-DiffCoder, dllm's); `diffucoder models` lists some",
+                 Dream-Coder, Open-dCoder, CoDA, SDAR, Stable-DiffCoder, Fast-dLLM v2, LLaDA, dllm's); \
+                 `diffucoder models` lists some",
                 Family::model_types()
             )),
             Self::Malformed { .. } | Self::Unsupported { .. } => None,
@@ -83,6 +84,8 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// Which numbers of a head are rotated together.
+    pub rotation: Rotation,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
     /// Longest canvas, prompt included.
@@ -214,6 +217,7 @@ impl Stated {
             vocab_size: self.vocab_size,
             rms_norm_eps: eps,
             rope_theta: theta,
+            rotation: Rotation::Halves,
             tie_word_embeddings: self
                 .tie_word_embeddings
                 .unwrap_or(family.tie_word_embeddings),

@@ -15,6 +15,7 @@ use self::mlp::Mlp;
 use self::rope::Rope;
 use super::embedding::Embedding;
 use super::{Loader, Rows, Target};
+use crate::model::arch::Rotation;
 use crate::model::config::Config;
 use crate::weights::WeightsError;
 
@@ -25,6 +26,7 @@ pub(super) struct Weights {
     norm: RmsNorm,
     lm_head: Linear,    // D -> V
     inv_freq: Vec<f32>, // [E / 2]
+    rotation: Rotation,
     dtype: DType,
     device: Device,
 }
@@ -40,7 +42,7 @@ impl State {
         let key_values = weights.layers.iter().map(|_| KeyValues::default());
         Self {
             key_values: key_values.collect(),
-            rope: Rope::new(weights.inv_freq.clone()),
+            rope: Rope::new(weights.inv_freq.clone(), weights.rotation),
         }
     }
 }
@@ -64,6 +66,7 @@ impl Weights {
             norm,
             lm_head: Linear::new(lm_head),
             inv_freq: super::inv_freq(config),
+            rotation: config.rotation,
             dtype: target.storage.dtype(),
             device: target.device.clone(),
         })

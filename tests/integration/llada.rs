@@ -1,0 +1,158 @@
+//! LLaDA: logits, and every generation token for token, against vectors of a small random
+//! checkpoint (`tests/fixtures/golden-llada/make_golden.py`).
+
+use assert_cmd::Command;
+use candle_core::DType;
+use diffucoder::diffusion::{Decoding, Settings, Steps};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::config::Config;
+use diffucoder::model::{Model, Target};
+use diffucoder::package::Package;
+use diffucoder::session::{Conditions, Hole, Job, Mode, Session};
+use serde_json::Value;
+
+use crate::fixture;
+use crate::golden_set::{assert_close, forwards, generations, ids, session};
+
+const SET: &str = "golden-llada";
+
+fn number(case: &Value, key: &str) -> usize {
+    case[key].as_u64().unwrap() as usize
+}
+
+fn on_tensors(session: &Session) -> Model {
+    let package = session.package();
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let target = Target::cpu(DType::F32);
+    Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ()).unwrap()
+}
+
+fn job(case: &Value, session: &Session) -> Job {
+    let usual = session.settings(Mode::Exact, false);
+    assert_eq!(usual.decoding.window, Some(32));
+    let settings = Settings {
+        steps: Steps::Count(number(case, "steps")),
+        decoding: Decoding {
+            window: Some(number(case, "block_length")),
+            ..usual.decoding
+        },
+        ..usual
+    };
+    let package = session.package();
+    let special = (package.mask_id, &*package.stop_ids);
+    let hole = Hole::Exactly(number(case, "max_new_tokens"));
+    let texts = vec![ids(&case["prompt_ids"]), Vec::new()];
+    Job::new(texts, vec![hole], special, settings)
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    let mut session = session(SET);
+    let mut tensors = on_tensors(&session);
+    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
+    for (ids, expected) in forwards(SET) {
+        for found in [native.head_output(&ids), tensors.head_output(&ids)] {
+            assert_close(&found.unwrap(), &expected, SET);
+        }
+    }
+}
+
+#[test]
+fn every_generation_equals_the_reference() {
+    let mut session = session(SET);
+    let mut tensors = on_tensors(&session);
+    for (case, described) in generations(SET).iter().enumerate() {
+        let mut job = job(described, &session);
+        let expected = ids(&described["new_ids"]);
+        let outcome = session.run_job(&mut job, &mut Conditions::default());
+        let outcome = outcome.unwrap();
+        assert_eq!(outcome.canvas.generated(), expected, "{case}");
+        assert_eq!(
+            outcome.work.forwards,
+            number(described, "forwards"),
+            "{case}"
+        );
+        let done = job.run(&mut tensors, &mut Conditions::default()).unwrap();
+        assert_eq!(done.canvas.generated(), expected, "{case}");
+    }
+}
+
+#[test]
+fn the_program_prints_the_ids_of_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt");
+    for case in generations(SET) {
+        std::fs::write(&prompt, case["prompt"].as_str().unwrap()).unwrap();
+        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
+        command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
+        command.arg("--model").arg(fixture(&format!("{SET}/model")));
+        command.arg("--prompt-file").arg(&prompt);
+        command.arg(format!("-n{}", number(&case, "max_new_tokens")));
+        command.arg(format!("--window={}", number(&case, "block_length")));
+        command.arg(format!("--steps={}", number(&case, "steps")));
+        let output = command.assert().success().get_output().stdout.clone();
+        let said: Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(ids(&said["token_ids"]), ids(&case["new_ids"]), "{case}");
+    }
+}
+
+/// In GGUF files neighbours are rotated together, as llama.cpp has it, and the rows of q and k are
+/// in that order: the same network, and the same numbers but for the rounding of the weights.
+#[test]
+fn a_gguf_file_is_the_same_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("llada.gguf");
+    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    command.args(["quantize", "--to=q8_0", "--model"]);
+    command.arg(fixture(&format!("{SET}/model")));
+    command.arg("-o").arg(&file).assert().success();
+    let package = Package::open(
+        &ModelSpec::Local(file),
+        &HubOptions::new("no-such-cache"),
+        &mut (),
+    );
+    let mut stored = Session::new(package.unwrap(), Target::cpu(DType::F32));
+    let mut tensors = on_tensors(&stored);
+    let mut session = session(SET);
+    assert_eq!(stored.package().mask_id, session.package().mask_id);
+    assert_ne!(
+        stored.package().config.rotation,
+        session.package().config.rotation
+    );
+    let (ids, _) = forwards(SET).remove(1);
+    let load = |session: &mut Session| {
+        let model = session.load(&mut (), &mut |_, _| ()).unwrap();
+        model.head_output(&ids).unwrap()
+    };
+    let (found, expected) = (load(&mut stored), load(&mut session));
+    let deviation = |found: &[f32]| {
+        let squares = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2));
+        (squares.sum::<f32>() / found.len() as f32).sqrt()
+    };
+    // Logits spread by 2.6; rows in another order would change them by as much.
+    assert!(deviation(&found) < 0.2, "{}", deviation(&found));
+    let found = tensors.head_output(&ids).unwrap();
+    assert!(deviation(&found) < 0.2, "{}", deviation(&found));
+}
+
+#[test]
+fn what_a_llada_can_have_and_this_one_does_not_is_refused() {
+    let json = std::fs::read(fixture(&format!("{SET}/model/config.json"))).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    let read = |json: &Value| Config::from_json(json.to_string().as_bytes());
+    let config = read(&json).unwrap();
+    assert_eq!((config.vocab_size, config.head_dim), (280, 16));
+    for (key, value) in [
+        ("include_qkv_bias", Value::from(true)),
+        ("layer_norm_type", "default".into()),
+        ("activation_type", "gelu".into()),
+        ("block_type", "sequential".into()),
+        ("alibi", true.into()),
+        ("rope", false.into()),
+    ] {
+        let mut json = json.clone();
+        json[key] = value;
+        assert!(read(&json).is_err(), "{key}");
+    }
+}
