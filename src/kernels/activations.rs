@@ -26,8 +26,12 @@ pub(super) struct Block {
     pub scale: f32,
     /// Sum of the quants, a whole number.
     pub sum: f32,
+    /// Sum of the first half of the quants.
+    pub first_sum: f32,
     /// `-8 * sum`: where a sum over weights of offset 8 starts.
     pub minus_8: i32,
+    /// `-16 * sum`.
+    pub minus_16: i32,
     /// `-128 * sum`.
     pub minus_128: i32,
     /// `-32 * sum` of each half.
@@ -39,7 +43,9 @@ impl Block {
         words: [0; 8],
         scale: 0.0,
         sum: 0.0,
+        first_sum: 0.0,
         minus_8: 0,
+        minus_16: 0,
         minus_128: 0,
         minus_32: [0; 2],
     };
@@ -55,9 +61,10 @@ impl Block {
     pub fn start<F: BlockFormat>(&self) -> [&i32; 2] {
         match F::FORMAT {
             Format::Q4_0 => [&self.minus_8, &0],
-            Format::Q8_0 => [&self.minus_128, &0],
-            Format::Q4K => [&0; 2],
-            Format::Q6K => self.minus_32.each_ref(),
+            Format::Q5_0 => [&self.minus_16, &0],
+            Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs => [&self.minus_128, &0],
+            Format::Q4_1 | Format::Q5_1 | Format::Q2K | Format::Q4K | Format::Q5K => [&0; 2],
+            Format::Q3K | Format::Q6K => self.minus_32.each_ref(),
         }
     }
 
@@ -109,7 +116,9 @@ impl Block {
             words,
             scale,
             sum: sum as f32,
+            first_sum: sums[0] as f32,
             minus_8: -8 * sum,
+            minus_16: -16 * sum,
             minus_128: -128 * sum,
             minus_32: sums.map(|sum| -32 * sum),
         }

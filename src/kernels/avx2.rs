@@ -2,16 +2,17 @@
 //!
 //! AVX2 has no 32-bit dot product of bytes. Its 16-bit one saturates at 32767, which nothing here
 //! reaches:
-//! - nibbles: a pair adds up to at most `2 * 15 * 127 = 3810`, the 8 pairs of a block to 30480;
-//! - Q6_K: a pair to at most `2 * 63 * 127 = 16002`, two pairs to 32004;
-//! - Q8_0: bytes are split into nibbles, summed apart.
+//! - 4 bits: a pair adds up to at most `2 * 15 * 127 = 3810`, the 8 pairs of a block to 30480;
+//! - 5 bits: the 4 pairs of half a block to `4 * 2 * 31 * 127 = 31496`;
+//! - 6 bits: two pairs to `2 * 2 * 63 * 127 = 32004`;
+//! - 8 bits: bytes are split into nibbles, summed apart.
 //!
 //! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the
 //! first-level cache.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
-use super::format::{BlockFormat, Format, with_format};
-use super::packed::{Line, PANEL, PackedMatrix, Panel, Scales};
+use super::format::{BlockFormat, Scaling, with_format};
+use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -114,93 +115,48 @@ impl Sums {
 struct Weights {
     /// 4 unsigned inputs of 8 columns each.
     quants: [__m256i; 8],
-    /// Of split Q8_0, the high nibbles; `quants` has the low ones.
+    /// Where quants are split, the high nibbles; `quants` has the low ones.
     highs: [__m256i; 8],
-    /// Scale and, by format, minimum or scale of the second half of the block.
+    /// Of each part of the block.
     scales: [__m256; 2],
+    /// As in [`super::stored::Scaled`].
+    mins: [__m256; 2],
+}
+
+/// Whether quants are too large for the 16-bit instruction.
+const fn is_wide<F: BlockFormat>() -> bool {
+    F::LAYOUT.largest() > 63
 }
 
 impl Weights {
-    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn unpack<F: BlockFormat, const SPLIT: bool>(panel: Panel<'_>, b: usize, half: usize) -> Self {
-        let zero = _mm256_setzero_si256();
-        let scales = load_scales(&panel.scales[b], half);
-        match F::FORMAT {
-            Format::Q4_0 => {
-                let lines = &panel.lines.as_chunks::<4>().0[b];
-                Self {
-                    quants: nibbles(lines, half),
-                    highs: [zero; 8],
-                    scales: [_mm256_cvtph_ps(scales), _mm256_setzero_ps()],
-                }
+        let block = panel.block::<F>(b);
+        let [low, high] = F::LAYOUT.bits;
+        let (low_lines, high_lines) = block.lines.split_at(low);
+        let (mut quants, mut highs) = ([_mm256_setzero_si256(); 8], [_mm256_setzero_si256(); 8]);
+        for t in 0..8 {
+            quants[t] = bits(low_lines, low, 0, t, half);
+            if high > 0 {
+                let above = bits(high_lines, high, low, t, half);
+                quants[t] = _mm256_or_si256(quants[t], above);
             }
-            Format::Q8_0 => {
-                let lines = &panel.lines.as_chunks::<8>().0[b];
+            if let Some(table) = &F::LAYOUT.table {
+                quants[t] = _mm256_shuffle_epi8(load_table(table), quants[t]);
+            }
+            if SPLIT && is_wide::<F>() {
                 let mask = _mm256_set1_epi8(15);
-                let (mut quants, mut highs) = ([zero; 8], [zero; 8]);
-                for t in 0..8 {
-                    let line = load(&lines[t], half);
-                    if SPLIT {
-                        quants[t] = _mm256_and_si256(line, mask);
-                        highs[t] = _mm256_and_si256(_mm256_srli_epi32::<4>(line), mask);
-                    } else {
-                        quants[t] = line;
-                    }
-                }
-                Self {
-                    quants,
-                    highs,
-                    scales: [_mm256_cvtph_ps(scales), _mm256_setzero_ps()],
-                }
+                highs[t] = _mm256_and_si256(_mm256_srli_epi32::<4>(quants[t]), mask);
+                quants[t] = _mm256_and_si256(quants[t], mask);
             }
-            Format::Q4K => {
-                let lines = &panel.lines.as_chunks::<4>().0[b];
-                let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
-                let packed = _mm256_cvtepu16_epi32(scales);
-                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(packed, _mm256_set1_epi32(0xff)));
-                let min = _mm256_cvtepi32_ps(_mm256_srli_epi32::<8>(packed));
-                Self {
-                    quants: nibbles(lines, half),
-                    highs: [zero; 8],
-                    scales: [
-                        _mm256_mul_ps(_mm256_cvtph_ps(load_scales(d, half)), scale),
-                        _mm256_mul_ps(_mm256_cvtph_ps(load_scales(d_min, half)), min),
-                    ],
-                }
-            }
-            Format::Q6K => {
-                let lines = &panel.lines.as_chunks::<6>().0[b];
-                let ([low_nibbles @ .., _, _], [_, _, _, _, high_bits @ ..]) = (lines, lines);
-                let mut quants = nibbles(low_nibbles, half);
-                let mask = _mm256_set1_epi8(0x30);
-                for (i, bits) in high_bits.iter().enumerate() {
-                    let bits = load(bits, half);
-                    let shifted = [
-                        _mm256_slli_epi32::<4>(bits),
-                        _mm256_slli_epi32::<2>(bits),
-                        bits,
-                        _mm256_srli_epi32::<2>(bits),
-                    ];
-                    for u in 0..4 {
-                        quants[4 * i + u] =
-                            _mm256_or_si256(quants[4 * i + u], _mm256_and_si256(shifted[u], mask));
-                    }
-                }
-                let d = _mm256_cvtph_ps(load_scales(&panel.supers[b / 8], half));
-                let packed = _mm256_cvtepi16_epi32(scales);
-                let first = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(packed));
-                let second = _mm256_srai_epi32::<8>(packed);
-                Self {
-                    quants,
-                    highs: [zero; 8],
-                    scales: [
-                        _mm256_mul_ps(d, _mm256_cvtepi32_ps(first)),
-                        _mm256_mul_ps(d, _mm256_cvtepi32_ps(second)),
-                    ],
-                }
-            }
+        }
+        let (scales, mins) = scales::<F>(block, half);
+        Self {
+            quants,
+            highs,
+            scales,
+            mins,
         }
     }
 
@@ -220,10 +176,19 @@ impl Weights {
             load_sums(&sums.part)
         };
         let part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[0]), self.scales[0], part);
-        let part = match F::FORMAT {
-            Format::Q4_0 | Format::Q8_0 => part,
-            Format::Q4K => _mm256_fnmadd_ps(self.scales[1], _mm256_set1_ps(x.sum), part),
-            Format::Q6K => _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[1]), self.scales[1], part),
+        let part = match F::LAYOUT.parts {
+            1 => part,
+            _ => _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[1]), self.scales[1], part),
+        };
+        let part = match F::LAYOUT.scaling {
+            Scaling::Half | Scaling::Signed => part,
+            Scaling::HalfWithMin | Scaling::WithMin => {
+                let part = _mm256_fnmadd_ps(self.mins[0], _mm256_set1_ps(x.sum), part);
+                match F::LAYOUT.parts {
+                    1 => part,
+                    _ => _mm256_fnmadd_ps(self.mins[1], _mm256_set1_ps(x.first_sum), part),
+                }
+            }
         };
         if position.ends {
             let total = load_sums(&sums.total);
@@ -266,64 +231,105 @@ fn dots<F: BlockFormat, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256
     for r in 0..R {
         dots[r] = start::<F>(&x[r]);
     }
-    match F::FORMAT {
-        Format::Q6K => {
-            // The sums of two products of 6 by 8 bits fit 16 bits twice.
-            for t in 0..4 {
-                for r in 0..R {
-                    let [a, b] = [
-                        _mm256_set1_epi32(x[r].words[2 * t]),
-                        _mm256_set1_epi32(x[r].words[2 * t + 1]),
-                    ];
-                    let pairs = _mm256_add_epi16(
-                        _mm256_maddubs_epi16(w.quants[2 * t], a),
-                        _mm256_maddubs_epi16(w.quants[2 * t + 1], b),
-                    );
-                    let dot = &mut dots[r][t / 2];
-                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
+    // So many words add up in 16 bits.
+    let words = match F::LAYOUT.largest() {
+        _ if is_wide::<F>() => 8,
+        32.. => 2,
+        16.. => 4,
+        _ => 8 / F::LAYOUT.parts,
+    };
+    for first in (0..8).step_by(words) {
+        let (mut lows, mut highs) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
+        for t in first..first + words {
+            for r in 0..R {
+                let inputs = _mm256_set1_epi32(x[r].words[t]);
+                lows[r] = _mm256_add_epi16(lows[r], _mm256_maddubs_epi16(w.quants[t], inputs));
+                if is_wide::<F>() {
+                    highs[r] = _mm256_add_epi16(highs[r], _mm256_maddubs_epi16(w.highs[t], inputs));
                 }
             }
         }
-        Format::Q4_0 | Format::Q8_0 | Format::Q4K => {
-            let split = match F::FORMAT {
-                Format::Q8_0 => true,
-                Format::Q4_0 | Format::Q4K | Format::Q6K => false,
-            };
-            let (mut lows, mut highs) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
-            for t in 0..8 {
-                for r in 0..R {
-                    let inputs = _mm256_set1_epi32(x[r].words[t]);
-                    lows[r] = _mm256_add_epi16(lows[r], _mm256_maddubs_epi16(w.quants[t], inputs));
-                    if split {
-                        highs[r] =
-                            _mm256_add_epi16(highs[r], _mm256_maddubs_epi16(w.highs[t], inputs));
-                    }
-                }
-            }
-            for r in 0..R {
-                dots[r][0] = _mm256_add_epi32(dots[r][0], _mm256_madd_epi16(lows[r], ones));
-                if split {
-                    let sixteens = _mm256_madd_epi16(highs[r], _mm256_set1_epi16(16));
-                    dots[r][0] = _mm256_add_epi32(dots[r][0], sixteens);
-                }
+        for r in 0..R {
+            let dot = &mut dots[r][F::part(first)];
+            *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(lows[r], ones));
+            if is_wide::<F>() {
+                let sixteens = _mm256_madd_epi16(highs[r], _mm256_set1_epi16(16));
+                *dot = _mm256_add_epi32(*dot, sixteens);
             }
         }
     }
     dots
 }
 
-/// 8 registers of quants from 4 lines: low nibbles, then high nibbles.
+/// The `count` bits of word `t` that some lines hold, moved up by `to`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn nibbles(lines: &[Line; 4], half: usize) -> [__m256i; 8] {
-    let mask = _mm256_set1_epi8(15);
-    let mut quants = [mask; 8];
-    for j in 0..4 {
-        let line = load(&lines[j], half);
-        quants[j] = _mm256_and_si256(line, mask);
-        quants[j + 4] = _mm256_and_si256(_mm256_srli_epi32::<4>(line), mask);
+fn bits(lines: &[Line], count: usize, to: usize, t: usize, half: usize) -> __m256i {
+    let line = load(&lines[t % count], half);
+    let down = (count * (t / count)) as i32 - to as i32;
+    // Constant where this is inlined, as all of it is.
+    let line = match down {
+        0 => line,
+        1.. => _mm256_srlv_epi32(line, _mm256_set1_epi32(down)),
+        _ => _mm256_sllv_epi32(line, _mm256_set1_epi32(-down)),
+    };
+    _mm256_and_si256(line, _mm256_set1_epi8((((1u32 << count) - 1) << to) as i8))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_table(table: &[u8; 16]) -> __m256i {
+    // SAFETY: the table is 16 bytes; the load needs no alignment.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+}
+
+/// Scales and minimums of a block, as [`super::stored::Scaled`] defines them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales<F: BlockFormat>(block: PanelBlock<'_>, half: usize) -> ([__m256; 2], [__m256; 2]) {
+    let none = _mm256_setzero_ps();
+    let halves = |row: &Scales| _mm256_cvtph_ps(load_scales(row, half));
+    let scales = load_scales(&block.scales[0], half);
+    let number = |bits: __m256i| _mm256_cvtepi32_ps(bits);
+    match (F::LAYOUT.scaling, F::LAYOUT.parts) {
+        (Scaling::Half, _) => ([halves(&block.scales[0]), none], [none; 2]),
+        (Scaling::HalfWithMin, _) => (
+            [halves(&block.scales[0]), none],
+            [halves(&block.scales[1]), none],
+        ),
+        (Scaling::Signed, _) => {
+            let d = halves(&block.supers[0]);
+            let packed = _mm256_cvtepi16_epi32(scales);
+            let first = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(packed));
+            let second = _mm256_srai_epi32::<8>(packed);
+            let scales = [
+                _mm256_mul_ps(d, number(first)),
+                _mm256_mul_ps(d, number(second)),
+            ];
+            (scales, [none; 2])
+        }
+        (Scaling::WithMin, parts) => {
+            let [d, d_min] = [halves(&block.supers[0]), halves(&block.supers[1])];
+            let packed = _mm256_cvtepu16_epi32(scales);
+            if parts == 1 {
+                let scale = _mm256_and_si256(packed, _mm256_set1_epi32(0xff));
+                let min = _mm256_srli_epi32::<8>(packed);
+                return (
+                    [_mm256_mul_ps(d, number(scale)), none],
+                    [_mm256_mul_ps(d_min, number(min)), none],
+                );
+            }
+            let mask = _mm256_set1_epi32(15);
+            let scale = [packed, _mm256_srli_epi32::<8>(packed)];
+            let min = _mm256_srli_epi32::<12>(packed);
+            let more = _mm256_and_si256(_mm256_srli_epi32::<4>(packed), mask);
+            let more = _mm256_sub_epi32(more, min);
+            (
+                scale.map(|scale| _mm256_mul_ps(d, number(_mm256_and_si256(scale, mask)))),
+                [min, more].map(|min| _mm256_mul_ps(d_min, number(min))),
+            )
+        }
     }
-    quants
 }
 
 /// Columns `8 * half..` of a line.

@@ -8,8 +8,8 @@
 //! one conversion and one or two fused multiply-adds; a group of blocks one more.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
-use super::format::{BlockFormat, Format, with_format};
-use super::packed::{Line, PANEL, PackedMatrix, Panel, Scales};
+use super::format::{BlockFormat, Scaling, with_format};
+use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -244,78 +244,34 @@ fn start<F: BlockFormat>(x: &Block) -> [__m512i; 2] {
 struct Weights {
     /// 4 unsigned inputs of 16 columns each.
     quants: [__m512i; 8],
-    /// Scale and, by format, minimum or scale of the second half.
+    /// Of each part of the block.
     scales: [__m512; 2],
+    /// As in [`super::stored::Scaled`].
+    mins: [__m512; 2],
 }
 
 impl Weights {
-    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
-        match F::FORMAT {
-            Format::Q4_0 => {
-                let lines = &panel.lines.as_chunks::<4>().0[b];
-                Self {
-                    quants: nibbles(lines),
-                    scales: [halves(&panel.scales[b]), _mm512_setzero_ps()],
-                }
+        let block = panel.block::<F>(b);
+        let [low, high] = F::LAYOUT.bits;
+        let (low_lines, high_lines) = block.lines.split_at(low);
+        let mut quants = [_mm512_setzero_si512(); 8];
+        for (t, quants) in quants.iter_mut().enumerate() {
+            *quants = bits(low_lines, low, 0, t);
+            if high > 0 {
+                *quants = _mm512_or_si512(*quants, bits(high_lines, high, low, t));
             }
-            Format::Q8_0 => {
-                let lines = &panel.lines.as_chunks::<8>().0[b];
-                let mut quants = [_mm512_setzero_si512(); 8];
-                for t in 0..8 {
-                    quants[t] = load(&lines[t]);
-                }
-                Self {
-                    quants,
-                    scales: [halves(&panel.scales[b]), _mm512_setzero_ps()],
-                }
+            if let Some(table) = &F::LAYOUT.table {
+                *quants = _mm512_shuffle_epi8(load_table(table), *quants);
             }
-            Format::Q4K => {
-                let lines = &panel.lines.as_chunks::<4>().0[b];
-                let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
-                let packed = _mm512_cvtepu16_epi32(load_scales(&panel.scales[b]));
-                let scale = _mm512_and_si512(packed, _mm512_set1_epi32(0xff));
-                let min = _mm512_srli_epi32::<8>(packed);
-                Self {
-                    quants: nibbles(lines),
-                    scales: [
-                        _mm512_mul_ps(halves(d), _mm512_cvtepi32_ps(scale)),
-                        _mm512_mul_ps(halves(d_min), _mm512_cvtepi32_ps(min)),
-                    ],
-                }
-            }
-            Format::Q6K => {
-                let [low_nibbles @ .., _, _] = &panel.lines.as_chunks::<6>().0[b];
-                let [.., high_0, high_1] = &panel.lines.as_chunks::<6>().0[b];
-                let mut quants = nibbles(low_nibbles);
-                let mask = _mm512_set1_epi8(0x30);
-                for (i, high) in [load(high_0), load(high_1)].into_iter().enumerate() {
-                    let shifted = [
-                        _mm512_slli_epi32::<4>(high),
-                        _mm512_slli_epi32::<2>(high),
-                        high,
-                        _mm512_srli_epi32::<2>(high),
-                    ];
-                    for u in 0..4 {
-                        // low | (high & mask)
-                        quants[4 * i + u] =
-                            _mm512_ternarylogic_epi32::<0xf8>(quants[4 * i + u], shifted[u], mask);
-                    }
-                }
-                let d = halves(&panel.supers[b / 8]);
-                let packed = _mm512_cvtepi16_epi32(load_scales(&panel.scales[b]));
-                let first = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(packed));
-                let second = _mm512_srai_epi32::<8>(packed);
-                Self {
-                    quants,
-                    scales: [
-                        _mm512_mul_ps(d, _mm512_cvtepi32_ps(first)),
-                        _mm512_mul_ps(d, _mm512_cvtepi32_ps(second)),
-                    ],
-                }
-            }
+        }
+        let (scales, mins) = scales::<F>(block);
+        Self {
+            quants,
+            scales,
+            mins,
         }
     }
 
@@ -330,25 +286,86 @@ impl Weights {
         part: __m512,
     ) -> __m512 {
         let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), self.scales[HALF], part);
-        match F::FORMAT {
-            Format::Q4K => _mm512_fnmadd_ps(self.scales[1], _mm512_set1_ps(x.sum), part),
-            Format::Q4_0 | Format::Q8_0 | Format::Q6K => part,
+        match (F::LAYOUT.scaling, F::LAYOUT.parts, HALF) {
+            (Scaling::Half | Scaling::Signed, ..) | (_, 2, 0) => part,
+            (Scaling::HalfWithMin | Scaling::WithMin, parts, _) => {
+                let part = _mm512_fnmadd_ps(self.mins[0], _mm512_set1_ps(x.sum), part);
+                match parts {
+                    1 => part,
+                    _ => _mm512_fnmadd_ps(self.mins[1], _mm512_set1_ps(x.first_sum), part),
+                }
+            }
         }
     }
 }
 
-/// 8 registers of quants from 4 lines: low nibbles, then high nibbles.
+/// The `count` bits of word `t` that some lines hold, moved up by `to`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn nibbles(lines: &[Line; 4]) -> [__m512i; 8] {
-    let mask = _mm512_set1_epi8(15);
-    let mut quants = [mask; 8];
-    for j in 0..4 {
-        let line = load(&lines[j]);
-        quants[j] = _mm512_and_si512(line, mask);
-        quants[j + 4] = _mm512_and_si512(_mm512_srli_epi32::<4>(line), mask);
+fn bits(lines: &[Line], count: usize, to: usize, t: usize) -> __m512i {
+    let line = load(&lines[t % count]);
+    let down = (count * (t / count)) as i32 - to as i32;
+    // Constant where this is inlined, as all of it is.
+    let line = match down {
+        0 => line,
+        1.. => _mm512_srlv_epi32(line, _mm512_set1_epi32(down)),
+        _ => _mm512_sllv_epi32(line, _mm512_set1_epi32(-down)),
+    };
+    _mm512_and_si512(line, _mm512_set1_epi8((((1u32 << count) - 1) << to) as i8))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_table(table: &[u8; 16]) -> __m512i {
+    // SAFETY: the table is 16 bytes; the load needs no alignment.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+}
+
+/// Scales and minimums of a block, as [`super::stored::Scaled`] defines them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn scales<F: BlockFormat>(block: PanelBlock<'_>) -> ([__m512; 2], [__m512; 2]) {
+    let none = _mm512_setzero_ps();
+    let number = |bits: __m512i| _mm512_cvtepi32_ps(bits);
+    match (F::LAYOUT.scaling, F::LAYOUT.parts) {
+        (Scaling::Half, _) => ([halves(&block.scales[0]), none], [none; 2]),
+        (Scaling::HalfWithMin, _) => (
+            [halves(&block.scales[0]), none],
+            [halves(&block.scales[1]), none],
+        ),
+        (Scaling::Signed, _) => {
+            let d = halves(&block.supers[0]);
+            let packed = _mm512_cvtepi16_epi32(load_scales(&block.scales[0]));
+            let first = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(packed));
+            let second = _mm512_srai_epi32::<8>(packed);
+            let scales = [
+                _mm512_mul_ps(d, number(first)),
+                _mm512_mul_ps(d, number(second)),
+            ];
+            (scales, [none; 2])
+        }
+        (Scaling::WithMin, parts) => {
+            let [d, d_min] = [halves(&block.supers[0]), halves(&block.supers[1])];
+            let packed = _mm512_cvtepu16_epi32(load_scales(&block.scales[0]));
+            if parts == 1 {
+                let scale = _mm512_and_si512(packed, _mm512_set1_epi32(0xff));
+                let min = _mm512_srli_epi32::<8>(packed);
+                return (
+                    [_mm512_mul_ps(d, number(scale)), none],
+                    [_mm512_mul_ps(d_min, number(min)), none],
+                );
+            }
+            let mask = _mm512_set1_epi32(15);
+            let scale = [packed, _mm512_srli_epi32::<8>(packed)];
+            let min = _mm512_srli_epi32::<12>(packed);
+            let more = _mm512_and_si512(_mm512_srli_epi32::<4>(packed), mask);
+            let more = _mm512_sub_epi32(more, min);
+            (
+                scale.map(|scale| _mm512_mul_ps(d, number(_mm512_and_si512(scale, mask)))),
+                [min, more].map(|min| _mm512_mul_ps(d_min, number(min))),
+            )
+        }
     }
-    quants
 }
 
 /// 16 scales in half precision.

@@ -228,7 +228,7 @@ fn f16_to_f32(bits: [u16; PANEL]) -> Lanes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packed::half_to_f32;
+    use super::super::stored::half_to_f32;
     use super::*;
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {

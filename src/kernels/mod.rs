@@ -25,8 +25,12 @@
 mod format;
 mod isa;
 
+mod stored;
+
 mod packed;
 mod portable;
+
+mod quantize;
 
 mod activations;
 mod attention;

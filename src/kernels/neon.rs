@@ -6,8 +6,8 @@
 //! instructions whose intrinsics are not stable yet are inline assembly.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
-use super::format::{BlockFormat, Format, with_format};
-use super::packed::{Line, PANEL, PackedMatrix, Panel, Scales};
+use super::format::{BlockFormat, Scaling, with_format};
+use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -267,78 +267,36 @@ impl Sums {
 struct Weights {
     /// 4 signed inputs of 4 columns each.
     quants: [int8x16_t; 8],
-    /// Scale and, by format, minimum or scale of the second half of the block.
+    /// Of each part of the block.
     scales: [float32x4_t; 2],
+    /// As in [`super::stored::Scaled`].
+    mins: [float32x4_t; 2],
 }
 
 impl Weights {
-    /// Unpacks block `b`: long, as it shows the four formats side by side.
     #[inline]
     #[target_feature(enable = "neon")]
     fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize, quarter: usize) -> Self {
-        let scales = load_scales(&panel.scales[b], quarter);
-        match F::FORMAT {
-            Format::Q4_0 => {
-                let lines = &panel.lines.as_chunks::<4>().0[b];
-                Self {
-                    quants: signed(nibbles(lines, quarter), F::LAYOUT.offset),
-                    scales: [halves(scales), vdupq_n_f32(0.0)],
-                }
+        let block = panel.block::<F>(b);
+        let [low, high] = F::LAYOUT.bits;
+        let (low_lines, high_lines) = block.lines.split_at(low);
+        let mut quants = [vdupq_n_s8(0); 8];
+        for (t, quants) in quants.iter_mut().enumerate() {
+            let mut unsigned = bits(low_lines, low, 0, t, quarter);
+            if high > 0 {
+                unsigned = vorrq_u8(unsigned, bits(high_lines, high, low, t, quarter));
             }
-            Format::Q8_0 => {
-                let lines = &panel.lines.as_chunks::<8>().0[b];
-                let mut quants = [vdupq_n_u8(0); 8];
-                for t in 0..8 {
-                    quants[t] = load(&lines[t], quarter);
-                }
-                Self {
-                    quants: signed(quants, F::LAYOUT.offset),
-                    scales: [halves(scales), vdupq_n_f32(0.0)],
-                }
+            if let Some(table) = &F::LAYOUT.table {
+                unsigned = vqtbl1q_u8(load_table(table), unsigned);
             }
-            Format::Q4K => {
-                let lines = &panel.lines.as_chunks::<4>().0[b];
-                let [d, d_min] = &panel.supers.as_chunks::<2>().0[b / 8];
-                let packed = vmovl_u16(scales);
-                let scale = vcvtq_f32_u32(vandq_u32(packed, vdupq_n_u32(0xff)));
-                let min = vcvtq_f32_u32(vshrq_n_u32::<8>(packed));
-                Self {
-                    quants: signed(nibbles(lines, quarter), F::LAYOUT.offset),
-                    scales: [
-                        vmulq_f32(halves(load_scales(d, quarter)), scale),
-                        vmulq_f32(halves(load_scales(d_min, quarter)), min),
-                    ],
-                }
-            }
-            Format::Q6K => {
-                let lines = &panel.lines.as_chunks::<6>().0[b];
-                let ([low_nibbles @ .., _, _], [_, _, _, _, high_bits @ ..]) = (lines, lines);
-                let mut quants = nibbles(low_nibbles, quarter);
-                let mask = vdupq_n_u8(0x30);
-                for (i, bits) in high_bits.iter().enumerate() {
-                    let bits = load(bits, quarter);
-                    let shifted = [
-                        vshlq_n_u8::<4>(bits),
-                        vshlq_n_u8::<2>(bits),
-                        bits,
-                        vshrq_n_u8::<2>(bits),
-                    ];
-                    for u in 0..4 {
-                        quants[4 * i + u] = vorrq_u8(quants[4 * i + u], vandq_u8(shifted[u], mask));
-                    }
-                }
-                let d = halves(load_scales(&panel.supers[b / 8], quarter));
-                let packed = vmovl_s16(vreinterpret_s16_u16(scales));
-                let first = vshrq_n_s32::<24>(vshlq_n_s32::<24>(packed));
-                let second = vshrq_n_s32::<8>(packed);
-                Self {
-                    quants: signed(quants, F::LAYOUT.offset),
-                    scales: [
-                        vmulq_f32(d, vcvtq_f32_s32(first)),
-                        vmulq_f32(d, vcvtq_f32_s32(second)),
-                    ],
-                }
-            }
+            let offset = vdupq_n_u8(F::LAYOUT.offset);
+            *quants = vreinterpretq_s8_u8(vsubq_u8(unsigned, offset)); // modulo 256
+        }
+        let (scales, mins) = scales::<F>(block, quarter);
+        Self {
+            quants,
+            scales,
+            mins,
         }
     }
 
@@ -358,10 +316,19 @@ impl Weights {
             load_sums(&sums.part)
         };
         let part = vfmaq_f32(part, vcvtq_f32_s32(dots[0]), self.scales[0]);
-        let part = match F::FORMAT {
-            Format::Q4_0 | Format::Q8_0 => part,
-            Format::Q4K => vfmsq_f32(part, self.scales[1], vdupq_n_f32(x.sum)),
-            Format::Q6K => vfmaq_f32(part, vcvtq_f32_s32(dots[1]), self.scales[1]),
+        let part = match F::LAYOUT.parts {
+            1 => part,
+            _ => vfmaq_f32(part, vcvtq_f32_s32(dots[1]), self.scales[1]),
+        };
+        let part = match F::LAYOUT.scaling {
+            Scaling::Half | Scaling::Signed => part,
+            Scaling::HalfWithMin | Scaling::WithMin => {
+                let part = vfmsq_f32(part, self.mins[0], vdupq_n_f32(x.sum));
+                match F::LAYOUT.parts {
+                    1 => part,
+                    _ => vfmsq_f32(part, self.mins[1], vdupq_n_f32(x.first_sum)),
+                }
+            }
         };
         if position.ends {
             let total = vfmaq_f32(load_sums(&sums.total), part, vdupq_n_f32(x.scale));
@@ -386,29 +353,67 @@ fn store_sums(to: &mut [f32; 4], sums: float32x4_t) {
     unsafe { vst1q_f32(to.as_mut_ptr(), sums) }
 }
 
-/// 8 registers of quants from 4 lines: low nibbles, then high nibbles.
+/// The `count` bits of word `t` that some lines hold, moved up by `to`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn nibbles(lines: &[Line; 4], quarter: usize) -> [uint8x16_t; 8] {
-    let mask = vdupq_n_u8(15);
-    let mut quants = [mask; 8];
-    for j in 0..4 {
-        let line = load(&lines[j], quarter);
-        quants[j] = vandq_u8(line, mask);
-        quants[j + 4] = vshrq_n_u8::<4>(line);
-    }
-    quants
+fn bits(lines: &[Line], count: usize, to: usize, t: usize, quarter: usize) -> uint8x16_t {
+    let line = load(&lines[t % count], quarter);
+    let up = to as i8 - (count * (t / count)) as i8;
+    // Constant where this is inlined, as all of it is.
+    let line = match up {
+        0 => line,
+        _ => vshlq_u8(line, vdupq_n_s8(up)),
+    };
+    vandq_u8(line, vdupq_n_u8((((1u32 << count) - 1) << to) as u8))
 }
 
-/// Takes off the offset of the quants, modulo 256.
 #[inline]
 #[target_feature(enable = "neon")]
-fn signed(quants: [uint8x16_t; 8], offset: u8) -> [int8x16_t; 8] {
-    let mut result = [vdupq_n_s8(0); 8];
-    for t in 0..8 {
-        result[t] = vreinterpretq_s8_u8(vsubq_u8(quants[t], vdupq_n_u8(offset)));
+fn load_table(table: &[u8; 16]) -> uint8x16_t {
+    // SAFETY: the table is 16 bytes; the load needs no more alignment than they have.
+    unsafe { vld1q_u8(table.as_ptr()) }
+}
+
+/// Scales and minimums of a block, as [`super::stored::Scaled`] defines them.
+#[inline]
+#[target_feature(enable = "neon")]
+fn scales<F: BlockFormat>(
+    block: PanelBlock<'_>,
+    quarter: usize,
+) -> ([float32x4_t; 2], [float32x4_t; 2]) {
+    let none = vdupq_n_f32(0.0);
+    let half = |row: &Scales| halves(load_scales(row, quarter));
+    let scales = load_scales(&block.scales[0], quarter);
+    match (F::LAYOUT.scaling, F::LAYOUT.parts) {
+        (Scaling::Half, _) => ([halves(scales), none], [none; 2]),
+        (Scaling::HalfWithMin, _) => ([halves(scales), none], [half(&block.scales[1]), none]),
+        (Scaling::Signed, _) => {
+            let d = half(&block.supers[0]);
+            let packed = vmovl_s16(vreinterpret_s16_u16(scales));
+            let first = vshrq_n_s32::<24>(vshlq_n_s32::<24>(packed));
+            let second = vshrq_n_s32::<8>(packed);
+            let scales = [first, second].map(|scale| vmulq_f32(d, vcvtq_f32_s32(scale)));
+            (scales, [none; 2])
+        }
+        (Scaling::WithMin, parts) => {
+            let [d, d_min] = [half(&block.supers[0]), half(&block.supers[1])];
+            let packed = vmovl_u16(scales);
+            if parts == 1 {
+                let scale = vcvtq_f32_u32(vandq_u32(packed, vdupq_n_u32(0xff)));
+                let min = vcvtq_f32_u32(vshrq_n_u32::<8>(packed));
+                return ([vmulq_f32(d, scale), none], [vmulq_f32(d_min, min), none]);
+            }
+            let mask = vdupq_n_u32(15);
+            let scale = [packed, vshrq_n_u32::<8>(packed)];
+            let min = vreinterpretq_s32_u32(vshrq_n_u32::<12>(packed));
+            let more = vreinterpretq_s32_u32(vandq_u32(vshrq_n_u32::<4>(packed), mask));
+            let more = vsubq_s32(more, min);
+            (
+                scale.map(|scale| vmulq_f32(d, vcvtq_f32_u32(vandq_u32(scale, mask)))),
+                [min, more].map(|min| vmulq_f32(d_min, vcvtq_f32_s32(min))),
+            )
+        }
     }
-    result
 }
 
 /// Columns `4 * quarter..` of a line.

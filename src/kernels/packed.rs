@@ -6,26 +6,21 @@
 //! 32) that makes them signed: the kernels start their sums at `-offset * sum(activations)`
 //! instead.
 //!
-//! | format | lines of a block | scales of a block, per column | of a super-block of 256 |
-//! |---|---|---|---|
-//! | Q4_0 | 4: line `j` has inputs `4j..` in its low and `16+4j..` in its high nibbles | f16 | |
-//! | Q8_0 | 8: line `t` has inputs `4t..`, plus 128 | f16 | |
-//! | Q4_K | 4, as Q4_0 | 6-bit scale, 6-bit minimum in the high byte | f16 scale, f16 minimum |
-//! | Q6_K | 4, as Q4_0, then 2 of high bits: bits `2u..` of line `i` belong to inputs `16i+4u..` | i8 scales of both halves | f16 scale |
+//! Bits that are stored together stay together: of a quant's `b` low bits, then of its high bits,
+//! word `t` (inputs `4t..`) is in line `t % b`, `b * (t / b)` bits up. So nibbles take 4 lines, line
+//! `j` with inputs `4j..` low and `16+4j..` high, single bits one line and bytes 8.
 //!
-//! Sizes are those of the formats but for 0.5 bytes a column and super-block in Q4_K: a product
-//! with few rows is bound by reading them.
+//! Sizes are those of the formats but for 0.5 bytes a column and 256 inputs where 6-bit scales are
+//! stored as bytes: a product with few rows is bound by reading them.
 
-#[cfg(target_arch = "x86_64")]
-use super::format::BlockFormat;
-use super::format::Format;
+pub use super::format::BLOCK;
+use super::format::{BlockFormat, Format, Layout, with_format};
+use super::stored;
 use rayon::prelude::*;
 use std::fmt;
 
 /// Columns of a panel: what one 512-bit register holds of 4 inputs each.
 pub const PANEL: usize = 16;
-/// Inputs that share a scale.
-pub const BLOCK: usize = 32;
 /// Lanes of an array that becomes one 512-bit register, or more that are narrower.
 pub const LANES: usize = 16;
 
@@ -93,9 +88,9 @@ pub struct PackedMatrix {
     k: usize,
     /// `[panel, block, line]`
     lines: Vec<Line>,
-    /// `[panel, block]`
+    /// `[panel, block, 1 or 2]`
     scales: Vec<Scales>,
-    /// `[panel, super-block, 1 or 2]`
+    /// `[panel, super-block, 0 to 2]`
     supers: Vec<Scales>,
 }
 
@@ -104,9 +99,30 @@ pub struct PackedMatrix {
 pub(super) struct Panel<'a> {
     /// `[block, line]`
     pub lines: &'a [Line],
-    /// `[block]`
+    /// `[block, 1 or 2]`
     pub scales: &'a [Scales],
-    /// `[super-block, 1 or 2]`
+    /// `[super-block, 0 to 2]`
+    pub supers: &'a [Scales],
+}
+
+impl<'a> Panel<'a> {
+    /// What there is of block `b`.
+    #[inline(always)]
+    pub fn block<F: BlockFormat>(self, b: usize) -> PanelBlock<'a> {
+        let (lines, (rows, supers)) = (F::LAYOUT.lines(), F::LAYOUT.scale_rows());
+        PanelBlock {
+            lines: &self.lines[b * lines..][..lines],
+            scales: &self.scales[b * rows..][..rows],
+            supers: &self.supers[b / 8 * supers..][..supers],
+        }
+    }
+}
+
+/// One block of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct PanelBlock<'a> {
+    pub lines: &'a [Line],
+    pub scales: &'a [Scales],
     pub supers: &'a [Scales],
 }
 
@@ -120,7 +136,7 @@ impl Panel<'_> {
     pub fn prefetch<F: BlockFormat>(self, b: usize) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         const AHEAD: usize = 8192 / size_of::<Line>();
-        let lines = F::LAYOUT.lines;
+        let (lines, (rows, _)) = (F::LAYOUT.lines(), F::LAYOUT.scale_rows());
         let next = self.lines.as_ptr().wrapping_add(b * lines + AHEAD);
         for i in 0..lines {
             #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
@@ -129,9 +145,12 @@ impl Panel<'_> {
                 _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i).cast())
             };
         }
-        // A line holds the scales of two blocks.
-        if b.is_multiple_of(2) {
-            let next = self.scales.as_ptr().wrapping_add(b + AHEAD / lines);
+        // A line holds two rows of scales.
+        if (b * rows).is_multiple_of(2) {
+            let next = self
+                .scales
+                .as_ptr()
+                .wrapping_add((b + AHEAD / lines) * rows);
             #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
             // SAFETY: as above.
             unsafe {
@@ -166,43 +185,20 @@ impl PackedMatrix {
         // `[panel, stored block]`: every one of them is packed by itself, whichever thread does it.
         let each = (0..columns.len() * row_blocks).into_par_iter();
         let each = each.map(|i| (columns[i / row_blocks], i % row_blocks));
-        let (mut scales, mut supers) = (Vec::new(), Vec::new());
-        let lines = match format {
-            Format::Q4_0 => {
-                let mut lines = Vec::new();
-                each.map(|(columns, block)| pack_q4_0(columns, block))
-                    .unzip_into_vecs(&mut lines, &mut scales);
-                lines.into_flattened()
+        Ok(with_format!(format, F => {
+            const LAYOUT: Layout = F::LAYOUT;
+            const ROWS: (usize, usize) = LAYOUT.scale_rows();
+            let pack = pack::<F, { LAYOUT.blocks() }, { LAYOUT.lines() }, { ROWS.0 }, { ROWS.1 }>;
+            let (lines, (scales, supers)): (Vec<_>, (Vec<_>, Vec<_>)) = each.map(pack).unzip();
+            Self {
+                format,
+                n,
+                k,
+                lines: lines.into_flattened().into_flattened(),
+                scales: scales.into_flattened().into_flattened(),
+                supers: supers.into_flattened(),
             }
-            Format::Q8_0 => {
-                let mut lines = Vec::new();
-                each.map(|(columns, block)| pack_q8_0(columns, block))
-                    .unzip_into_vecs(&mut lines, &mut scales);
-                lines.into_flattened()
-            }
-            Format::Q4K => {
-                let (lines, (block_scales, super_scales)): (Vec<_>, (Vec<_>, Vec<_>)) = each
-                    .map(|(columns, block)| pack_q4_k(columns, block))
-                    .unzip();
-                (scales, supers) = (block_scales.into_flattened(), super_scales.into_flattened());
-                lines.into_flattened().into_flattened()
-            }
-            Format::Q6K => {
-                let (lines, (block_scales, super_scales)): (Vec<_>, (Vec<_>, Vec<_>)) = each
-                    .map(|(columns, block)| pack_q6_k(columns, block))
-                    .unzip();
-                (scales, supers) = (block_scales.into_flattened(), super_scales);
-                lines.into_flattened().into_flattened()
-            }
-        };
-        Ok(Self {
-            format,
-            n,
-            k,
-            lines,
-            scales,
-            supers,
-        })
+        }))
     }
 
     /// Its format.
@@ -231,15 +227,14 @@ impl PackedMatrix {
     }
 
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
-        let blocks = self.k / BLOCK;
-        let (lines, supers) = (
-            blocks * self.format.lines(),
-            blocks / 8 * self.format.supers(),
-        );
+        let (blocks, layout) = (self.k / BLOCK, self.format.layout());
+        let (rows, supers) = layout.scale_rows();
+        let part = |per_block: usize| panel * blocks * per_block..(panel + 1) * blocks * per_block;
+        let supers_of = blocks / 8 * supers;
         Panel {
-            lines: &self.lines[panel * lines..][..lines],
-            scales: &self.scales[panel * blocks..][..blocks],
-            supers: &self.supers[panel * supers..][..supers],
+            lines: &self.lines[part(layout.lines())],
+            scales: &self.scales[part(rows)],
+            supers: &self.supers[panel * supers_of..][..supers_of],
         }
     }
 }
@@ -251,131 +246,40 @@ struct Columns<'a> {
     row_bytes: usize,
 }
 
-impl<'a> Columns<'a> {
-    /// A stored block of `N` bytes of each column.
-    fn blocks<const N: usize>(self, block: usize) -> impl Iterator<Item = (usize, &'a [u8; N])> {
-        let rows = self.bytes.chunks_exact(self.row_bytes);
-        rows.map(move |row| fixed::<N>(row, block * N)).enumerate()
-    }
-}
+/// What `S` blocks of 32 inputs take in a panel.
+type PackedBlocks<const S: usize, const L: usize, const R: usize, const U: usize> =
+    ([[Line; L]; S], ([[Scales; R]; S], [Scales; U]));
 
-const ZERO: Line = Line([0; PANEL]);
-const NO_SCALES: Scales = Scales([0; PANEL]);
-
-fn pack_q4_0(columns: Columns<'_>, block: usize) -> ([Line; 4], Scales) {
-    let (mut lines, mut scales) = ([ZERO; 4], NO_SCALES);
-    for (c, block) in columns.blocks::<18>(block) {
-        scales.0[c] = half_at(block, 0);
-        for (j, line) in lines.iter_mut().enumerate() {
-            line.0[c] = word_at(block, 2 + 4 * j);
+/// Packs one stored block of each column: `S` blocks of `L` lines and `R` rows of scales, and `U`
+/// rows of super-block scales.
+fn pack<F: BlockFormat, const S: usize, const L: usize, const R: usize, const U: usize>(
+    (columns, block): (Columns<'_>, usize),
+) -> PackedBlocks<S, L, R, U> {
+    let bytes = F::FORMAT.block_bytes();
+    let (mut lines, mut scales) = ([[Line([0; PANEL]); L]; S], [[Scales([0; PANEL]); R]; S]);
+    let mut supers = [Scales([0; PANEL]); U];
+    for (c, row) in columns.bytes.chunks_exact(columns.row_bytes).enumerate() {
+        let block = &row[block * bytes..][..bytes];
+        for (i, row) in supers.iter_mut().enumerate() {
+            row.0[c] = stored::super_scale::<F>(block, i);
         }
-    }
-    (lines, scales)
-}
-
-fn pack_q8_0(columns: Columns<'_>, block: usize) -> ([Line; 8], Scales) {
-    // Missing columns are zero, which is stored as 128.
-    let (mut lines, mut scales) = ([Line([0x8080_8080; PANEL]); 8], NO_SCALES);
-    for (c, block) in columns.blocks::<34>(block) {
-        scales.0[c] = half_at(block, 0);
-        for (t, line) in lines.iter_mut().enumerate() {
-            line.0[c] = word_at(block, 2 + 4 * t) ^ 0x8080_8080;
-        }
-    }
-    (lines, scales)
-}
-
-type PackedQ4K = ([[Line; 4]; 8], ([Scales; 8], [Scales; 2]));
-
-fn pack_q4_k(columns: Columns<'_>, block: usize) -> PackedQ4K {
-    let mut lines = [[ZERO; 4]; 8];
-    let (mut scales, mut supers) = ([NO_SCALES; 8], [NO_SCALES; 2]);
-    for (c, block) in columns.blocks::<144>(block) {
-        supers[0].0[c] = half_at(block, 0);
-        supers[1].0[c] = half_at(block, 2);
-        for (s, scales) in scales.iter_mut().enumerate() {
-            scales.0[c] = q4_k_scales(fixed::<12>(block, 4), s);
-        }
-        for (s, lines) in lines.iter_mut().enumerate() {
-            // 32 bytes hold two blocks of 32: one in the low, one in the high nibbles.
-            let nibbles = |t: usize| {
-                (word_at(block, 16 + 32 * (s / 2) + 4 * t) >> (4 * (s % 2))) & 0x0f0f_0f0f
-            };
-            for (j, line) in lines.iter_mut().enumerate() {
-                line.0[c] = nibbles(j) | (nibbles(j + 4) << 4);
+        for (s, (lines, scales)) in lines.iter_mut().zip(&mut scales).enumerate() {
+            for (row, scale) in scales.iter_mut().zip(stored::scales::<F>(block, s)) {
+                row.0[c] = scale;
+            }
+            let words: [u32; 8] = std::array::from_fn(|t| stored::word::<F>(block, s, t));
+            let [low, high] = F::LAYOUT.bits;
+            let (low_lines, high_lines) = lines.split_at_mut(low);
+            for (lines, bits, below) in [(low_lines, low, 0), (high_lines, high, low)] {
+                let mask = 0x0101_0101 * ((1 << bits) - 1);
+                for (j, line) in lines.iter_mut().enumerate() {
+                    let words = words[j..].iter().step_by(bits).enumerate();
+                    line.0[c] = words.fold(0, |line, (i, word)| {
+                        line | ((word >> below) & mask) << (bits * i)
+                    });
+                }
             }
         }
     }
     (lines, (scales, supers))
-}
-
-type PackedQ6K = ([[Line; 6]; 8], ([Scales; 8], Scales));
-
-fn pack_q6_k(columns: Columns<'_>, block: usize) -> PackedQ6K {
-    let mut lines = [[ZERO; 6]; 8];
-    let (mut scales, mut supers) = ([NO_SCALES; 8], NO_SCALES);
-    for (c, block) in columns.blocks::<210>(block) {
-        supers.0[c] = half_at(block, 208);
-        for (s, scales) in scales.iter_mut().enumerate() {
-            scales.0[c] = half_at(block, 192 + 2 * s);
-        }
-        for (s, lines) in lines.iter_mut().enumerate() {
-            // 128 inputs have 64 bytes of nibbles and 32 bytes of high bits.
-            let (half, quarter) = (s / 4, s % 4);
-            let nibbles = |t: usize| {
-                let word = word_at(block, 64 * half + 32 * (quarter % 2) + 4 * t);
-                (word >> (4 * (quarter / 2))) & 0x0f0f_0f0f
-            };
-            let highs =
-                |t: usize| (word_at(block, 128 + 32 * half + 4 * t) >> (2 * quarter)) & 0x0303_0303;
-            for (j, line) in lines[..4].iter_mut().enumerate() {
-                line.0[c] = nibbles(j) | (nibbles(j + 4) << 4);
-            }
-            for (i, line) in lines[4..].iter_mut().enumerate() {
-                line.0[c] = (0..4).fold(0, |bits, u| bits | (highs(4 * i + u) << (2 * u)));
-            }
-        }
-    }
-    (lines, (scales, supers))
-}
-
-/// Scale of sub-block `s` in the low byte, minimum in the high byte: both have 6 bits, the upper
-/// two of the last four stored apart.
-fn q4_k_scales(packed: &[u8; 12], s: usize) -> u16 {
-    let (scale, min) = if s < 4 {
-        (packed[s] & 63, packed[s + 4] & 63)
-    } else {
-        (
-            (packed[s + 4] & 15) | (packed[s - 4] >> 6 << 4),
-            (packed[s + 4] >> 4) | (packed[s] >> 6 << 4),
-        )
-    };
-    u16::from_le_bytes([scale, min])
-}
-
-#[inline]
-fn fixed<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
-    let (chunks, _) = bytes[at..at + N].as_chunks::<N>();
-    &chunks[0]
-}
-
-#[inline]
-fn half_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(*fixed(bytes, at))
-}
-
-#[inline]
-fn word_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*fixed(bytes, at))
-}
-
-/// The value of an IEEE half: exact.
-pub(super) fn half_to_f32(half: u16) -> f32 {
-    let (sign, rest) = (u32::from(half & 0x8000) << 16, u32::from(half & 0x7fff));
-    let magnitude = match rest >> 10 {
-        0 => (rest as f32) * 2f32.powi(-24),
-        31 => f32::from_bits(0x7f80_0000 | (rest << 13)),
-        _ => f32::from_bits((rest << 13) + (112 << 23)),
-    };
-    f32::from_bits(sign | magnitude.to_bits())
 }

@@ -4,23 +4,35 @@
 //! For each output, blocks of 32 inputs in order, from `part = 0`; `dot` is exact in `i32`, `fma`
 //! rounds once:
 //!
-//! | format | weight | a block adds |
+//! | scales | weight | a block adds |
 //! |---|---|---|
-//! | Q4_0, Q8_0 | `d * (q - 8)`, `d * q` | `part = fma(dot, d, part)` |
-//! | Q4_K | `(d * s) * q - (dmin * m)` | `part = fma(dot, d * s, part)`, then `part = fma(-(dmin * m), sum, part)` |
-//! | Q6_K | `(d * s) * (q - 32)` | for each half: `part = fma(dot, d * s, part)` |
+//! | one | `d * q` | `part = fma(dot, d, part)` |
+//! | with a minimum | `d * q - m` | then `part = fma(-m, sum, part)` |
+//! | for halves | `d0 * q`, `d1 * q` | for each half: `part = fma(dot, d, part)` |
+//! | for halves, with minimums | | then `part = fma(-m1, sum, part)` and `part = fma(m1 - m0, first, part)` |
 //!
-//! with `sum` of the block's quants of activations. `d * s` and `dmin * m` are exact. At the end of
+//! with `sum` of the block's quants of activations, `first` of its first half. A scale that is a
+//! product of two is exact, and so are minimums and their difference. At the end of
 //! a group of blocks, `scale` being its own: `acc = fma(part, scale, acc)` from `acc = 0`, and
 //! `part = 0`.
 
 use super::activations::{Activations, Block};
-use super::format::Format;
-use super::packed::{BLOCK, PANEL, PackedMatrix, Panel, half_to_f32};
+use super::format::{BlockFormat, Scaling, with_format};
+use super::packed::{BLOCK, PANEL, PackedMatrix, Panel, Scales};
+use super::stored::{self, Scaled};
 use std::ops::Range;
 
 /// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
 pub(super) fn matmul(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    out: &mut [[f32; PANEL]],
+) {
+    with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
+}
+
+fn matmul_format<F: BlockFormat>(
     w: &PackedMatrix,
     x: &Activations,
     panels: Range<usize>,
@@ -34,7 +46,7 @@ pub(super) fn matmul(
                     let blocks = blocks[row..].iter().step_by(rows);
                     let (mut acc, mut part) = (0.0, 0.0);
                     for (b, block) in blocks.enumerate() {
-                        part = add_block(w.format(), panel, b, column, block, part);
+                        part = add_block::<F>(panel, b, column, block, part);
                         if x.group_position(b).ends {
                             (acc, part) = (part.mul_add(block.scale, acc), 0.0);
                         }
@@ -46,49 +58,56 @@ pub(super) fn matmul(
     }
 }
 
-fn add_block(
-    format: Format,
+fn add_block<F: BlockFormat>(
     panel: Panel<'_>,
     b: usize,
     column: usize,
     x: &Block,
     part: f32,
 ) -> f32 {
-    let quants = quants(format, panel, b, column);
+    let quants = quants::<F>(panel, b, column);
     let x_quants = x.quants();
     let dot = |inputs: Range<usize>| {
         inputs
             .map(|i| i32::from(quants[i]) * i32::from(x_quants[i]))
             .sum::<i32>() as f32
     };
-    let scales = panel.scales[b].0[column];
-    let [low, high] = scales.to_le_bytes();
-    let supers = |i: usize| half_to_f32(panel.supers[b / 8 * format.supers() + i].0[column]);
-    match format {
-        Format::Q4_0 | Format::Q8_0 => dot(0..BLOCK).mul_add(half_to_f32(scales), part),
-        Format::Q4K => {
-            let part = dot(0..BLOCK).mul_add(supers(0) * f32::from(low), part);
-            (-(supers(1) * f32::from(high))).mul_add(x.sum, part)
-        }
-        Format::Q6K => {
-            let part = dot(0..16).mul_add(supers(0) * f32::from(low.cast_signed()), part);
-            dot(16..BLOCK).mul_add(supers(0) * f32::from(high.cast_signed()), part)
+    let block = panel.block::<F>(b);
+    let of = |rows: &[Scales], i: usize| rows.get(i).map_or(0, |row| row.0[column]);
+    let Scaled { scales, mins } = Scaled::of::<F>(
+        [0, 1].map(|i| of(block.scales, i)),
+        [0, 1].map(|i| of(block.supers, i)),
+    );
+    let part = match F::LAYOUT.parts {
+        1 => dot(0..BLOCK).mul_add(scales[0], part),
+        _ => dot(16..BLOCK).mul_add(scales[1], dot(0..16).mul_add(scales[0], part)),
+    };
+    match (F::LAYOUT.scaling, F::LAYOUT.parts) {
+        (Scaling::Half | Scaling::Signed, _) => part,
+        (Scaling::HalfWithMin | Scaling::WithMin, 1) => (-mins[0]).mul_add(x.sum, part),
+        (Scaling::HalfWithMin | Scaling::WithMin, _) => {
+            (-mins[1]).mul_add(x.first_sum, (-mins[0]).mul_add(x.sum, part))
         }
     }
 }
 
 /// The 32 quants of a column in a block, with their offset taken off.
-pub(super) fn quants(format: Format, panel: Panel<'_>, b: usize, column: usize) -> [i16; BLOCK] {
-    let byte = |line: usize, i: usize| {
-        panel.lines[b * format.lines() + line].0[column].to_le_bytes()[i % 4]
+fn quants<F: BlockFormat>(panel: Panel<'_>, b: usize, column: usize) -> [i16; BLOCK] {
+    let lines = panel.block::<F>(b).lines;
+    let [low, high] = F::LAYOUT.bits;
+    // `bits` of an input, from the lines that begin with `first`.
+    let bits = |first: usize, bits: usize, i: usize| {
+        let byte = lines[first + i / 4 % bits].0[column].to_le_bytes()[i % 4];
+        (byte >> (bits * (i / 4 / bits))) & (255 >> (8 - bits))
     };
-    let nibble = |i: usize| (byte(i % 16 / 4, i) >> (4 * (i / 16))) & 15;
-    let quant = |i: usize| match format {
-        Format::Q4_0 | Format::Q4K => nibble(i),
-        Format::Q8_0 => byte(i / 4, i),
-        Format::Q6K => nibble(i) | (((byte(4 + i / 16, i) >> (2 * (i % 16 / 4))) & 3) << 4),
-    };
-    std::array::from_fn(|i| i16::from(quant(i)) - i16::from(format.offset()))
+    std::array::from_fn(|i| {
+        let above = if high == 0 {
+            0
+        } else {
+            bits(low, high, i) << low
+        };
+        stored::signed::<F>(bits(0, low, i) | above)
+    })
 }
 
 /// See [`super::peak_ops`].

@@ -4,7 +4,7 @@
 mod blocks;
 
 use super::*;
-use blocks::{FILLS, Fill, activations, dequantize, matrix};
+use blocks::{FILLS, Fill, activations, dequantize, halves_of, matrix};
 #[cfg(target_arch = "x86_64")]
 use std::arch::is_x86_feature_detected as has;
 
@@ -125,9 +125,31 @@ fn ranges_of_panels_are_parts_of_the_product() {
     }
 }
 
-/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(2g + n)`: up
-/// to two additions for each of the `g` blocks of its group, one for each of the `n` groups.
-/// Weights and quantized activations are exact in `f64`.
+/// Random blocks of every format, and what ggml makes of them.
+#[test]
+fn blocks_stand_for_the_numbers_that_ggml_computes() {
+    let mut rest = &include_bytes!("../../tests/fixtures/gguf/blocks.bin")[..];
+    for format in Format::ALL {
+        let (blocks, numbers);
+        (blocks, rest) = rest.split_at(512 / format.block_inputs() * format.block_bytes());
+        (numbers, rest) = rest.split_at(512 * 4);
+        let mut found = [0f32; 512];
+        format.dequantize(blocks, &mut found);
+        for (i, (found, number)) in found.iter().zip(numbers.as_chunks().0).enumerate() {
+            let expected = f32::from_le_bytes(*number);
+            assert_eq!(
+                found.to_bits(),
+                expected.to_bits(),
+                "{format} {i}: {found} {expected}"
+            );
+        }
+    }
+    assert!(rest.is_empty());
+}
+
+/// With `e = 2^-24`, every term of an output has a relative error of at most `(1 + e)^(4g + n)`: up
+/// to four additions for each of the `g` blocks of its group, one for each of the `n` groups.
+/// Quantized activations are exact in `f64`.
 #[test]
 fn scalar_is_the_product_of_the_dequantized_values() {
     let (n, rows) = (19, 3);
@@ -147,14 +169,16 @@ fn scalar_is_the_product_of_the_dequantized_values() {
                 for column in 0..n {
                     let terms = (0..k).map(|i| weights[column * k + i] * restored[row * k + i]);
                     let exact: f64 = terms.clone().sum();
-                    // Of Q4_K, the two parts of a weight are added apart.
-                    let size: f64 = match format {
-                        Format::Q4K => {
-                            q4_k_size(&bytes[column * k / 256 * 144..], &restored[row * k..][..k])
+                    // What is taken off is added up apart.
+                    let size: f64 = match halves_of(format) {
+                        &[_, _] => {
+                            let at = column * k / format.block_inputs() * format.block_bytes();
+                            size_of_parts(format, &bytes[at..], &restored[row * k..][..k])
                         }
-                        Format::Q4_0 | Format::Q8_0 | Format::Q6K => terms.map(f64::abs).sum(),
+                        _ => terms.map(f64::abs).sum(),
                     };
-                    let roundings = 2 * group + (k / BLOCK).div_ceil(group);
+                    // One more for the rounding of a weight to f32.
+                    let roundings = 1 + 4 * group + (k / BLOCK).div_ceil(group);
                     let bound =
                         size * ((1.0 + f64::powi(2.0, -24)).powi(roundings as i32) - 1.0) + 1e-40;
                     let actual =
@@ -170,24 +194,22 @@ fn scalar_is_the_product_of_the_dequantized_values() {
 }
 
 /// Sum of the sizes of a row's scaled quants and minimums.
-fn q4_k_size(blocks: &[u8], x: &[f64]) -> f64 {
-    let mut with_min = blocks[..x.len() / 256 * 144].to_vec();
-    let mut without = with_min.clone();
-    for (a, b) in with_min
-        .chunks_exact_mut(144)
-        .zip(without.chunks_exact_mut(144))
-    {
-        a[0..2].fill(0);
-        b[2..4].fill(0);
-    }
-    let size = |bytes: &[u8]| -> f64 {
-        dequantize(Format::Q4K, bytes)
-            .iter()
-            .zip(x)
-            .map(|(w, x)| (w * x).abs())
-            .sum()
-    };
-    size(&with_min) + size(&without)
+fn size_of_parts(format: Format, blocks: &[u8], x: &[f64]) -> f64 {
+    let blocks = &blocks[..x.len() / format.block_inputs() * format.block_bytes()];
+    let sizes = halves_of(format).iter().map(|&without| {
+        let mut blocks = blocks.to_vec();
+        for block in blocks.chunks_exact_mut(format.block_bytes()) {
+            block[without..without + 2].fill(0);
+            if format == Format::Q2K {
+                // One minimum is taken off everywhere, the difference to the other in the first
+                // half: at most twice the largest.
+                block[..16].iter_mut().for_each(|scales| *scales |= 0xf0);
+            }
+        }
+        let terms = dequantize(format, &blocks);
+        terms.iter().zip(x).map(|(w, x)| (w * x).abs()).sum::<f64>()
+    });
+    sizes.sum::<f64>() * if format == Format::Q2K { 2.0 } else { 1.0 }
 }
 
 /// The values that quantized activations stand for, `[rows, k]`.
@@ -245,6 +267,8 @@ fn quantizing_is_the_same_everywhere_and_within_half_a_step() {
                     let sum: i32 = a.quants().iter().map(|&q| i32::from(q)).sum();
                     assert_eq!((a.minus_8, a.minus_128), (-8 * sum, -128 * sum));
                     assert_eq!((a.sum, e.sum), (sum as f32, sum as f32));
+                    assert_eq!(a.first_sum, a.minus_32[0] as f32 / -32.0);
+                    assert_eq!((a.minus_16, e.minus_16), (-16 * sum, -16 * sum));
                     assert_eq!(a.minus_32[0] + a.minus_32[1], -32 * sum);
                 }
             }
@@ -364,9 +388,9 @@ fn halves_are_exact() {
         (0x03ff, 6.097_555e-5),
         (0x7bff, 65504.0),
     ] {
-        assert_eq!(packed::half_to_f32(half), value);
+        assert_eq!(stored::half_to_f32(half), value);
     }
-    assert_eq!(packed::half_to_f32(0x8000).to_bits(), (-0f32).to_bits());
-    assert_eq!(packed::half_to_f32(0xfc00), f32::NEG_INFINITY);
-    assert!(packed::half_to_f32(0x7e00).is_nan());
+    assert_eq!(stored::half_to_f32(0x8000).to_bits(), (-0f32).to_bits());
+    assert_eq!(stored::half_to_f32(0xfc00), f32::NEG_INFINITY);
+    assert!(stored::half_to_f32(0x7e00).is_nan());
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::quantized::{QMatMul, QTensor};
+use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::RmsNorm;
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ use super::device::Storage;
 use super::embedding::Embedding;
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
-use crate::kernels::{Format, PackedMatrix};
+use crate::kernels::{Format, Isa, PackedMatrix};
 use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
 
 /// A checkpoint with the form that its tensors are wanted in.
@@ -156,13 +156,16 @@ impl<'a> Loader<'a> {
             {
                 quantize(stored, format, n, k)
             }
-            (Storage::Quantized(_) | Storage::AsStored, Stored::Blocks(_)) => {
-                match stored.stored.format() {
-                    Some(format) if device.is_cpu() => pack(format, stored.bytes(), n, k),
-                    _ => stored
-                        .load_blocks(device)
-                        .and_then(QMatMul::from_qtensor)
-                        .map(Weight::Blocks),
+            (Storage::Quantized(_) | Storage::AsStored, &Stored::Blocks(format)) => {
+                if device.is_cpu() {
+                    return pack(format, stored.bytes(), n, k);
+                }
+                match stored.load_blocks(device)? {
+                    Some(blocks) => QMatMul::from_qtensor(blocks).map(Weight::Blocks),
+                    None => {
+                        let weight = stored.load(DType::F16, device)?;
+                        Ok(Weight::Blocks(QMatMul::TensorF16(weight)))
+                    }
                 }
             }
             _ => stored
@@ -182,8 +185,10 @@ fn quantize(
     const ROWS: usize = 64;
     let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
         let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
-        let blocks = QTensor::quantize(&rows, format.into())?;
-        Ok(blocks.data()?.into_owned())
+        match format.quantize(Isa::detect(), &rows.flatten_all()?.to_vec1()?) {
+            Some(blocks) => Ok(blocks),
+            None => candle_core::bail!("{format} is only read"),
+        }
     });
     let blocks = parts.collect::<candle_core::Result<Vec<_>>>()?.concat();
     pack(format, &blocks, n, k)

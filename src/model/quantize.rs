@@ -1,24 +1,24 @@
 //! A checkpoint to a smaller GGUF file, a piece of a tensor at a time.
 //!
-//! Matrices become blocks of the asked format; the output head, where an error costs most, gets 6
-//! bits when the rest gets 4, as in llama.cpp's mixes; norms and biases stay float32. The file is
-//! one that llama.cpp loads.
+//! Which tensor becomes what, says [`FileType`], as llama.cpp's mixtures do; norms and biases stay
+//! float32. The file is one that llama.cpp loads.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
-use candle_core::quantized::QTensor;
+use candle_core::{DType, Tensor};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::config::{Config, metadata};
-use crate::kernels::Format;
+use crate::kernels::Isa;
 use crate::weights::gguf::export::{Description, ExportError};
 use crate::weights::gguf::{
-    AtomicError, GgmlType, GgufWriteError, GgufWriter, TensorDescription, write_atomically,
+    AtomicError, FileType, GgmlType, GgufWriteError, GgufWriter, TensorDescription,
+    write_atomically,
 };
-use crate::weights::{Checkpoint, StoredTensor, WeightsError};
+use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
 
 /// Numbers that a thread converts at a time: 4 MB as float32, in memory twice.
 const PIECE: usize = 1 << 20;
@@ -83,11 +83,13 @@ impl QuantizeError {
     }
 }
 
-/// What became of the tensors of one kind (`attn_q`, `ffn_down`, …).
+/// What became of the tensors of each kind (`attn_q`, `ffn_down`, …) and type: a mixture stores some
+/// of a kind with more bits.
+pub type Report = BTreeMap<(String, GgmlType), KindReport>;
+
+/// What became of tensors that are stored alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KindReport {
-    /// The type they are stored in.
-    pub stored_as: GgmlType,
     /// Their size in the file.
     pub bytes: u64,
     /// Root mean square of the change, relative to that of the numbers.
@@ -95,8 +97,8 @@ pub struct KindReport {
 }
 
 /// Sums behind a [`KindReport`].
+#[derive(Default)]
 struct Kind {
-    stored_as: GgmlType,
     bytes: u64,
     error: f64,
     power: f64,
@@ -105,7 +107,6 @@ struct Kind {
 /// A tensor of the file, and where its numbers come from.
 struct Planned {
     tensor: TensorDescription,
-    format: Option<Format>, // `None` is float32
     source: StoredTensor,
     turned_rows: Option<usize>, // rows of a head that change their order
 }
@@ -123,7 +124,7 @@ pub fn quantize(
     weights: Checkpoint,
     (file, force): (&Path, bool),
     on_tensor: &mut dyn FnMut(usize, usize),
-) -> Result<BTreeMap<String, KindReport>, QuantizeError> {
+) -> Result<Report, QuantizeError> {
     let planned = plan(config, description.weights, weights)?;
     let keys = metadata(config, description);
     let descriptions: Vec<_> = planned.iter().map(|each| each.tensor.clone()).collect();
@@ -145,7 +146,6 @@ pub fn quantize(
         Ok::<_, QuantizeError>(kinds)
     })?;
     let report = |kind: Kind| KindReport {
-        stored_as: kind.stored_as,
         bytes: kind.bytes,
         relative_error: (kind.error / kind.power.max(f64::MIN_POSITIVE)).sqrt(),
     };
@@ -158,7 +158,7 @@ pub fn quantize(
 /// Every tensor of the network, in the order of the computation.
 fn plan(
     config: &Config,
-    to: Option<Format>,
+    to: FileType,
     mut weights: Checkpoint,
 ) -> Result<Vec<Planned>, WeightsError> {
     let mut planned = Vec::new();
@@ -169,14 +169,14 @@ fn plan(
             && ["q_proj.weight", "k_proj.weight"]
                 .map(|name| tensor.name.ends_with(name))
                 .contains(&true);
-        let format = to.and_then(|to| choose(to, is_head, &tensor.shape));
+        let layers = config.num_hidden_layers;
+        let ggml_type = to.of_tensor(&tensor.gguf_name, is_head, &tensor.shape, layers);
         planned.push(Planned {
             tensor: TensorDescription {
                 name: tensor.gguf_name,
                 dims: tensor.shape.into_iter().rev().collect(),
-                ggml_type: format.map_or(GgmlType::F32, GgmlType::from),
+                ggml_type,
             },
-            format,
             source,
             turned_rows: is_turned.then_some(config.head_dim),
         });
@@ -188,34 +188,16 @@ fn plan(
     Ok(planned)
 }
 
-/// The format of a tensor: the smallest wanted one whose blocks its rows fill.
-fn choose(to: Format, is_head: bool, shape: &[usize]) -> Option<Format> {
-    let &[_, columns] = shape else {
-        return None;
-    };
-    let wanted = match to {
-        Format::Q4_0 | Format::Q4K if is_head => Format::Q6K,
-        format => format,
-    };
-    [wanted, Format::Q8_0]
-        .into_iter()
-        .find(|format| columns.is_multiple_of(format.block_inputs()))
-}
-
 /// Converts a tensor piece by piece into the file, and adds up the error.
 fn append<W: Write>(
     writer: &mut GgufWriter<W>,
     planned: &Planned,
-    kinds: &mut BTreeMap<String, Kind>,
+    kinds: &mut BTreeMap<(String, GgmlType), Kind>,
     file: &Path,
 ) -> Result<(), QuantizeError> {
     let tensor = &planned.tensor;
-    let kind = kinds.entry(kind_name(&tensor.name)).or_insert(Kind {
-        stored_as: tensor.ggml_type,
-        bytes: 0,
-        error: 0.0,
-        power: 0.0,
-    });
+    let key = (kind_name(&tensor.name), tensor.ggml_type);
+    let kind = kinds.entry(key).or_default();
     let failed = |source| QuantizeError::Convert {
         tensor: tensor.name.clone(),
         source: Box::new(source),
@@ -228,7 +210,7 @@ fn append<W: Write>(
             if head > 1 {
                 numbers = halves_to_neighbours(&numbers, head)?;
             }
-            convert(&numbers, planned.format)
+            convert(&numbers, tensor.ggml_type)
         });
         let converted: Vec<_> = converted
             .collect::<candle_core::Result<_>>()
@@ -271,21 +253,41 @@ fn pieces(
 }
 
 /// The stored form, and the sums of squares of the change and of the numbers.
-fn convert(numbers: &Tensor, to: Option<Format>) -> candle_core::Result<(Vec<u8>, f64, f64)> {
+fn convert(numbers: &Tensor, to: GgmlType) -> candle_core::Result<(Vec<u8>, f64, f64)> {
     let before: Vec<f32> = numbers.flatten_all()?.to_vec1()?;
     let power = before.iter().map(|&x| f64::from(x).powi(2)).sum();
-    let Some(format) = to else {
-        let bytes = before.iter().flat_map(|x| x.to_le_bytes()).collect();
-        return Ok((bytes, 0.0, power));
+    let mut after = before.clone();
+    let bytes = match Stored::from(to) {
+        Stored::Blocks(format) => {
+            let Some(blocks) = format.quantize(Isa::detect(), &before) else {
+                candle_core::bail!("{format} is only read");
+            };
+            format.dequantize(&blocks, &mut after);
+            blocks
+        }
+        Stored::Float(DType::F16) => rounded(&mut after, |x| {
+            let half = f16::from_f32(x);
+            (half.to_le_bytes(), half.to_f32())
+        }),
+        Stored::Float(DType::BF16) => rounded(&mut after, |x| {
+            let half = bf16::from_f32(x);
+            (half.to_le_bytes(), half.to_f32())
+        }),
+        Stored::Float(_) | Stored::Other(_) => rounded(&mut after, |x| (x.to_le_bytes(), x)),
     };
-    let quantized = QTensor::quantize(numbers, format.into())?;
-    let after: Vec<f32> = quantized
-        .dequantize(numbers.device())?
-        .flatten_all()?
-        .to_vec1()?;
     let change = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
     let error = before.iter().zip(&after).map(change).sum();
-    Ok((quantized.data()?.into_owned(), error, power))
+    Ok((bytes, error, power))
+}
+
+/// Each number's stored form; the numbers become what these stand for.
+fn rounded<const N: usize>(numbers: &mut [f32], round: impl Fn(f32) -> ([u8; N], f32)) -> Vec<u8> {
+    let each = numbers.iter_mut().map(|number| {
+        let bytes;
+        (bytes, *number) = round(*number);
+        bytes
+    });
+    each.flatten().collect()
 }
 
 /// `blk.3.attn_q.weight` is an `attn_q`.

@@ -70,7 +70,7 @@ impl Kind {
         match self {
             Self::Ones | Self::Zeros => Stored::Float(DType::F32),
             Self::Halves => Stored::Float(DType::BF16),
-            Self::Blocks(format) => Stored::Blocks(format.into()),
+            Self::Blocks(format) => Stored::Blocks(format),
         }
     }
 
@@ -127,13 +127,21 @@ fn random_halves(count: usize) -> impl Iterator<Item = u8> {
 pub fn random_blocks(format: Format, count: usize, deviation: f32) -> Vec<u8> {
     let mut random = Random(1);
     let mut bytes = vec![0u8; count * format.block_bytes()];
-    // Where the scales of a block lie, and how many deviations they are; Q4_K's minimum centres its
-    // quants, of which the average is 7.5, as are the 6-bit scales and minimums with each other.
+    // Where the scales of a block lie, and how many deviations they are. A minimum centres the
+    // quants: it is their average (of 4 bits, 7.5), as stored scales and minimums average the same.
     let scales: &[(usize, f32)] = match format {
         Format::Q4_0 => &[(0, 1.0 / 4.6)],
+        Format::Q4_1 => &[(0, 1.0 / 4.6), (2, -7.5 / 4.6)],
+        Format::Q5_0 => &[(0, 1.0 / 9.2)],
+        Format::Q5_1 => &[(0, 1.0 / 9.2), (2, -15.5 / 9.2)],
         Format::Q8_0 => &[(0, 1.0 / 74.0)],
+        Format::Q2K => &[(80, 1.0 / 13.9), (82, 1.5 / 13.9)],
+        Format::Q3K => &[(108, 1.0 / 43.3)],
         Format::Q4K => &[(0, 1.0 / 258.0), (2, 7.5 / 258.0)],
+        Format::Q5K => &[(0, 1.0 / 527.0), (2, 15.5 / 527.0)],
         Format::Q6K => &[(208, 1.0 / 1370.0)],
+        Format::Iq4Nl => &[(0, 1.0 / 67.4)],
+        Format::Iq4Xs => &[(0, 1.0 / 1246.0)],
     };
     for block in bytes.chunks_exact_mut(format.block_bytes()) {
         block.fill_with(|| random.byte());
@@ -161,22 +169,13 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn weights_spread_as_they_should() {
         for format in Format::ALL {
-            let shape = [64, 256];
-            let count = 64 * 256 / format.block_inputs();
-            let blocks = random_blocks(format, count, 0.5);
-            let tensor = candle_core::quantized::ggml_file::qtensor_from_ggml(
-                format.into(),
-                &blocks,
-                shape.to_vec(),
-                &Device::Cpu,
-            );
-            let numbers = tensor.unwrap().dequantize(&Device::Cpu).unwrap();
-            let numbers: Vec<f32> = numbers.flatten_all().unwrap().to_vec1().unwrap();
+            let mut numbers = vec![0f32; 64 * 256];
+            let blocks = random_blocks(format, numbers.len() / format.block_inputs(), 0.5);
+            format.dequantize(&blocks, &mut numbers);
             let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;
             let squares: f32 = numbers.iter().map(|x| (x - mean) * (x - mean)).sum();
             let deviation = (squares / numbers.len() as f32).sqrt();

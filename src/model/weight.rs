@@ -11,7 +11,7 @@ pub(super) enum Weight {
     Dense(Tensor),
     /// Quantized blocks, packed for our own kernels.
     Packed(PackedMatrix),
-    /// Quantized blocks in the tensor library's keeping: GPUs, and formats without a kernel here.
+    /// Quantized blocks in the tensor library's keeping, for GPUs.
     Blocks(QMatMul),
 }
 

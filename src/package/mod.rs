@@ -7,7 +7,7 @@ pub mod builtin;
 mod gguf;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::{fs, io};
 
@@ -17,12 +17,12 @@ use crate::diffusion::{Attention, Mode, Resizing};
 use crate::error::Error;
 use crate::hub::registry::{DREAMON, PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
-use crate::kernels::Format;
 use crate::model::arch::{EMBED_TOKENS, LLADA, name_of_llada};
 use crate::model::config::{Config, ConfigError};
-use crate::model::quantize::{KindReport, QuantizeError, quantize};
+use crate::model::quantize::{QuantizeError, Report, quantize};
 use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
+use crate::weights::gguf::FileType;
 use crate::weights::gguf::export::{Description, Vocabulary};
 use crate::weights::{Bytes, Checkpoint, Index, WeightsError, check_no_pointer};
 
@@ -296,10 +296,10 @@ impl Package {
     pub fn quantize(
         &self,
         weights: Checkpoint,
-        to: Format,
+        to: FileType,
         (file, force): (&Path, bool),
         on_tensor: &mut dyn FnMut(usize, usize),
-    ) -> Result<BTreeMap<String, KindReport>, Error> {
+    ) -> Result<Report, Error> {
         if let Source::Gguf(Gguf {
             blocks: Some(kind), ..
         }) = self.source
@@ -315,7 +315,7 @@ impl Package {
             .next();
         let description = Description {
             name: name.unwrap_or_default(),
-            weights: Some(to),
+            weights: to,
             vocabulary: &self.vocabulary()?,
             bos_token_id: None,
             eos_token_id: self.config.eos_token_ids.first().copied(),

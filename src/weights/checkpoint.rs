@@ -7,10 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml};
+use candle_core::quantized::{QTensor, ggml_file::qtensor_from_ggml};
 use candle_core::{DType, Device, Tensor};
 
-use super::{Bytes, WeightsError};
+use super::{Bytes, WeightsError, formats};
+use crate::kernels::Format;
 
 /// Checked headers over mapped files.
 pub struct Checkpoint {
@@ -35,7 +36,7 @@ pub enum Stored {
     /// As plain floating-point numbers.
     Float(DType),
     /// In llama.cpp's quantized blocks.
-    Blocks(GgmlDType),
+    Blocks(Format),
     /// In a type that weights are not stored in.
     Other(String),
 }
@@ -299,17 +300,18 @@ impl StoredTensor {
             .to_device(device)
     }
 
-    /// The quantized blocks on `device`, for those who compute with them.
+    /// The quantized blocks on `device`, for the tensor library to compute with; `None` if it does
+    /// not know the format.
     ///
     /// # Errors
-    /// When the numbers are not in blocks, or memory runs out.
-    pub fn load_blocks(&self, device: &Device) -> candle_core::Result<QTensor> {
-        match self.stored {
-            Stored::Blocks(kind) => {
-                qtensor_from_ggml(kind, self.bytes(), self.shape.clone(), device)
-            }
-            _ => candle_core::bail!("{:?} is not a block format", self.stored),
-        }
+    /// When memory runs out.
+    pub fn load_blocks(&self, device: &Device) -> candle_core::Result<Option<QTensor>> {
+        let Stored::Blocks(format) = self.stored else {
+            return Ok(None);
+        };
+        let kind = formats::library_type(format);
+        kind.map(|kind| qtensor_from_ggml(kind, self.bytes(), self.shape.clone(), device))
+            .transpose()
     }
 
     /// Some rows of a table `[V, D]`, as float32 on the CPU. `[rows, D]`
@@ -336,8 +338,11 @@ impl StoredTensor {
     fn decode(&self, bytes: &[u8], shape: &[usize]) -> candle_core::Result<Tensor> {
         match &self.stored {
             Stored::Float(dtype) => Tensor::from_raw_buffer(bytes, *dtype, shape, &Device::Cpu),
-            Stored::Blocks(kind) => qtensor_from_ggml(*kind, bytes, shape.to_vec(), &Device::Cpu)?
-                .dequantize(&Device::Cpu),
+            Stored::Blocks(format) => {
+                let mut numbers = vec![0.0; shape.iter().product()];
+                format.dequantize(bytes, &mut numbers);
+                Tensor::from_vec(numbers, shape, &Device::Cpu)
+            }
             Stored::Other(name) => candle_core::bail!("{name} is not a type of weights"),
         }
     }

@@ -12,51 +12,51 @@ impl From<Format> for GgmlType {
     fn from(format: Format) -> Self {
         match format {
             Format::Q4_0 => Self::Q4_0,
+            Format::Q4_1 => Self::Q4_1,
+            Format::Q5_0 => Self::Q5_0,
+            Format::Q5_1 => Self::Q5_1,
             Format::Q8_0 => Self::Q8_0,
+            Format::Q2K => Self::Q2_K,
+            Format::Q3K => Self::Q3_K,
             Format::Q4K => Self::Q4_K,
+            Format::Q5K => Self::Q5_K,
             Format::Q6K => Self::Q6_K,
+            Format::Iq4Nl => Self::IQ4_NL,
+            Format::Iq4Xs => Self::IQ4_XS,
         }
     }
 }
 
-impl From<Format> for GgmlDType {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Q4_0 => Self::Q4_0,
-            Format::Q8_0 => Self::Q8_0,
-            Format::Q4K => Self::Q4K,
-            Format::Q6K => Self::Q6K,
-        }
-    }
+/// The tensor library's name for a format, if it has one.
+pub(super) fn library_type(format: Format) -> Option<GgmlDType> {
+    Some(match format {
+        Format::Q4_0 => GgmlDType::Q4_0,
+        Format::Q4_1 => GgmlDType::Q4_1,
+        Format::Q5_0 => GgmlDType::Q5_0,
+        Format::Q5_1 => GgmlDType::Q5_1,
+        Format::Q8_0 => GgmlDType::Q8_0,
+        Format::Q2K => GgmlDType::Q2K,
+        Format::Q3K => GgmlDType::Q3K,
+        Format::Q4K => GgmlDType::Q4K,
+        Format::Q5K => GgmlDType::Q5K,
+        Format::Q6K => GgmlDType::Q6K,
+        Format::Iq4Nl | Format::Iq4Xs => return None,
+    })
 }
 
 impl From<GgmlType> for Stored {
     fn from(kind: GgmlType) -> Self {
-        let blocks = match kind {
-            GgmlType::F32 => return Self::Float(DType::F32),
-            GgmlType::F16 => return Self::Float(DType::F16),
-            GgmlType::BF16 => return Self::Float(DType::BF16),
-            GgmlType::Q4_0 => GgmlDType::Q4_0,
-            GgmlType::Q4_1 => GgmlDType::Q4_1,
-            GgmlType::Q5_0 => GgmlDType::Q5_0,
-            GgmlType::Q5_1 => GgmlDType::Q5_1,
-            GgmlType::Q8_0 => GgmlDType::Q8_0,
-            GgmlType::Q2_K => GgmlDType::Q2K,
-            GgmlType::Q3_K => GgmlDType::Q3K,
-            GgmlType::Q4_K => GgmlDType::Q4K,
-            GgmlType::Q5_K => GgmlDType::Q5K,
-            GgmlType::Q6_K => GgmlDType::Q6K,
-            other => return Self::Other(other.name().into()),
-        };
-        Self::Blocks(blocks)
-    }
-}
-
-impl Stored {
-    /// The format, if the numbers are in blocks that there are kernels for.
-    pub fn format(&self) -> Option<Format> {
-        let is_it = |format: &Format| *self == Self::Blocks((*format).into());
-        Format::ALL.into_iter().find(is_it)
+        match kind {
+            GgmlType::F32 => Self::Float(DType::F32),
+            GgmlType::F16 => Self::Float(DType::F16),
+            GgmlType::BF16 => Self::Float(DType::BF16),
+            other => {
+                let format = Format::ALL
+                    .into_iter()
+                    .find(|&format| other == format.into());
+                format.map_or_else(|| Self::Other(other.name().into()), Self::Blocks)
+            }
+        }
     }
 }
 
@@ -67,14 +67,15 @@ mod tests {
     #[test]
     fn formats_lead_back_and_have_the_same_blocks() {
         for format in Format::ALL {
-            let (ggml, candle) = (GgmlType::from(format), GgmlDType::from(format));
-            assert_eq!(Stored::from(ggml), Stored::Blocks(candle));
-            assert_eq!(Stored::from(ggml).format(), Some(format));
+            let ggml = GgmlType::from(format);
+            assert_eq!(Stored::from(ggml), Stored::Blocks(format));
+            assert_eq!(ggml.name().to_lowercase(), format.name());
             let block = (format.block_inputs(), format.block_bytes());
             assert_eq!((ggml.block_len(), ggml.block_bytes()), block);
-            assert_eq!((candle.block_size(), candle.type_size()), block);
+            if let Some(library) = library_type(format) {
+                assert_eq!((library.block_size(), library.type_size()), block);
+            }
         }
-        assert_eq!(Stored::from(GgmlType::Q5_K).format(), None);
-        assert_eq!(Stored::from(GgmlType::I8), Stored::Other("I8".into()));
+        assert_eq!(Stored::from(GgmlType::IQ3_S), Stored::Other("IQ3_S".into()));
     }
 }

@@ -8,7 +8,7 @@ use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::quantize::quantize;
 use diffucoder::package::Package;
 use diffucoder::weights::gguf::export::Description;
-use diffucoder::weights::gguf::{Array, GgufFile, GgufWriter, TensorDescription, Value};
+use diffucoder::weights::gguf::{Array, FileType, GgufFile, GgufWriter, TensorDescription, Value};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -28,7 +28,7 @@ fn golden_floats(file: &Path) {
     let package = golden();
     let description = Description {
         name: "golden",
-        weights: None,
+        weights: FileType::F32,
         vocabulary: &package.vocabulary().unwrap(),
         bos_token_id: None,
         eos_token_id: package.config.eos_token_ids.first().copied(),

@@ -1,6 +1,5 @@
 //! `diffucoder quantize`: a model to a smaller GGUF file.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::cli::args::model::ModelArgs;
@@ -10,9 +9,9 @@ use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
 use diffucoder::atomic;
-use diffucoder::kernels::Format;
-use diffucoder::model::quantize::KindReport;
+use diffucoder::model::quantize::Report;
 use diffucoder::package::Package;
+use diffucoder::weights::gguf::FileType;
 
 /// Flags of `quantize`.
 #[derive(clap::Args)]
@@ -20,8 +19,8 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Format of the weights
-    #[arg(long, value_parser = one_of(&FORMATS, Format::name, about))]
-    to: Format,
+    #[arg(long, value_parser = one_of(&FILE_TYPES, FileType::name, about))]
+    to: FileType,
     /// The file to write; `-` is stdout
     #[arg(short, long, value_name = "FILE.gguf")]
     output: PathBuf,
@@ -30,14 +29,28 @@ pub struct Args {
     force: bool,
 }
 
-const FORMATS: [Format; 3] = [Format::Q8_0, Format::Q4_0, Format::Q4K];
+const FILE_TYPES: [FileType; 8] = [
+    FileType::Q8_0,
+    FileType::Q6_K,
+    FileType::Q5_K_M,
+    FileType::Q4_K_M,
+    FileType::Q4_K,
+    FileType::Q4_0,
+    FileType::BF16,
+    FileType::F16,
+];
 
-fn about(format: Format) -> &'static str {
-    match format {
-        Format::Q8_0 => "8 bits: half the size of bf16, hardly any loss",
-        Format::Q4_0 => "4 bits: just over a quarter, and the fastest",
-        Format::Q4K => "4 bits with finer scales: a little better than q4_0",
-        Format::Q6K => "6 bits: what the output head gets beside 4 bits",
+fn about(to: FileType) -> &'static str {
+    match to {
+        FileType::Q8_0 => "8 bits: half the size of bf16, hardly any loss",
+        FileType::Q6_K => "6 bits: little loss",
+        FileType::Q5_K_M => "5 bits, and 6 where errors cost most",
+        FileType::Q4_K_M => "4 bits, and 6 where errors cost most: the usual choice",
+        FileType::Q4_K => "4 bits with finer scales: a little better than q4_0",
+        FileType::Q4_0 => "4 bits: just over a quarter, and the fastest",
+        FileType::BF16 => "as most models are published",
+        FileType::F16 => "half precision",
+        FileType::F32 => "single precision",
     }
 }
 
@@ -67,12 +80,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn text(report: &BTreeMap<String, KindReport>) -> String {
+fn text(report: &Report) -> String {
     let header = ["TENSORS", "TYPE", "SIZE", "ERROR"].map(str::to_string);
-    let kinds = report.iter().map(|(kind, report)| {
+    let kinds = report.iter().map(|((kind, stored_as), report)| {
         [
             kind.clone(),
-            report.stored_as.name().to_string(),
+            stored_as.name().to_string(),
             human_bytes(report.bytes),
             format!("{:.2} %", 100.0 * report.relative_error),
         ]

@@ -1,7 +1,6 @@
-//! Stored matrices of every format, random and extreme, and the values they stand for as llama.cpp
-//! documents them.
+//! Stored matrices of every format, random and extreme.
 
-use super::super::{BLOCK, Format, packed};
+use super::super::{BLOCK, Format};
 use std::ops::Range;
 
 /// A small generator of pseudo-random numbers: splitmix64.
@@ -47,22 +46,27 @@ pub(super) const FILLS: [Fill; 7] = [
     Fill::Zero,
 ];
 
-/// Where a stored block keeps half-precision numbers.
+/// Where a stored block keeps half-precision numbers: the scale, then what is taken off.
 pub(super) fn halves_of(format: Format) -> &'static [usize] {
     match format {
-        Format::Q4_0 | Format::Q8_0 => &[0],
-        Format::Q4K => &[0, 2],
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs => &[0],
+        Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => &[0, 2],
+        Format::Q2K => &[80, 82],
+        Format::Q3K => &[108],
         Format::Q6K => &[208],
     }
 }
 
 /// Where its quants lie.
-pub(super) fn quants_of(format: Format) -> Range<usize> {
+fn quants_of(format: Format) -> Range<usize> {
     match format {
-        Format::Q4_0 => 2..18,
-        Format::Q8_0 => 2..34,
-        Format::Q4K => 16..144,
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::Iq4Nl => 2..format.block_bytes(),
+        Format::Q4_1 | Format::Q5_1 => 4..format.block_bytes(),
+        Format::Q2K => 16..80,
+        Format::Q3K => 0..96,
+        Format::Q4K | Format::Q5K => 16..format.block_bytes(),
         Format::Q6K => 0..192,
+        Format::Iq4Xs => 8..136,
     }
 }
 
@@ -115,72 +119,9 @@ pub(super) fn activations(rows: usize, k: usize, seed: u64) -> Vec<f32> {
     values
 }
 
-/// The values of a matrix, straight from the formats' description.
+/// The values of a matrix.
 pub(super) fn dequantize(format: Format, bytes: &[u8]) -> Vec<f64> {
-    let half = |block: &[u8], at: usize| {
-        f64::from(packed::half_to_f32(u16::from_le_bytes([
-            block[at],
-            block[at + 1],
-        ])))
-    };
-    let mut values = Vec::new();
-    for block in bytes.chunks_exact(format.block_bytes()) {
-        match format {
-            Format::Q4_0 => {
-                let q = |i: usize| {
-                    if i < 16 {
-                        block[2 + i] & 15
-                    } else {
-                        block[2 + i - 16] >> 4
-                    }
-                };
-                values.extend((0..32).map(|i| half(block, 0) * (f64::from(q(i)) - 8.0)));
-            }
-            Format::Q8_0 => {
-                values.extend((0..32).map(|i| half(block, 0) * f64::from(block[2 + i] as i8)))
-            }
-            Format::Q4K => {
-                let (s, q) = (&block[4..16], &block[16..]);
-                for j in 0..8 {
-                    let (scale, min) = match j {
-                        0..4 => (s[j] & 63, s[j + 4] & 63),
-                        _ => (
-                            (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4),
-                            (s[j + 4] >> 4) | ((s[j] >> 6) << 4),
-                        ),
-                    };
-                    values.extend(q[32 * (j / 2)..][..32].iter().map(|byte| {
-                        let q = if j % 2 == 0 { byte & 15 } else { byte >> 4 };
-                        half(block, 0) * f64::from(scale) * f64::from(q)
-                            - half(block, 2) * f64::from(min)
-                    }));
-                }
-            }
-            Format::Q6K => {
-                let mut y = [0.0; 256];
-                for h in 0..2 {
-                    let (ql, qh, s) = (
-                        &block[64 * h..],
-                        &block[128 + 32 * h..],
-                        &block[192 + 8 * h..],
-                    );
-                    for l in 0..32 {
-                        let q = [
-                            (ql[l] & 15) | ((qh[l] & 3) << 4),
-                            (ql[l + 32] & 15) | (((qh[l] >> 2) & 3) << 4),
-                            (ql[l] >> 4) | (((qh[l] >> 4) & 3) << 4),
-                            (ql[l + 32] >> 4) | (((qh[l] >> 6) & 3) << 4),
-                        ];
-                        for (part, q) in q.into_iter().enumerate() {
-                            let scale = f64::from(s[l / 16 + 2 * part] as i8);
-                            y[128 * h + 32 * part + l] =
-                                half(block, 208) * scale * (f64::from(q) - 32.0);
-                        }
-                    }
-                }
-                values.extend(y);
-            }
-        }
-    }
-    values
+    let mut values = vec![0.0; bytes.len() / format.block_bytes() * format.block_inputs()];
+    format.dequantize(bytes, &mut values);
+    values.into_iter().map(f64::from).collect()
 }

@@ -6,8 +6,7 @@
 //! write it, and is read from there.
 
 use candle_core::quantized::QMatMul;
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::Module;
+use candle_core::{DType, Device, Result};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -22,8 +21,6 @@ enum Matrix {
     Packed(PackedMatrix),
     /// Floating-point numbers.
     Dense(DenseMatrix),
-    /// Quantized blocks of a format without a kernel here.
-    Blocks { weight: QMatMul, n: usize, k: usize },
 }
 
 /// Matrices that are multiplied with the same input, side by side.
@@ -82,7 +79,7 @@ impl Product {
     fn scale_group(&self) -> Option<usize> {
         let groups = self.matrices.iter().filter_map(|matrix| match matrix {
             Matrix::Packed(matrix) => Some(matrix.format().scale_group()),
-            Matrix::Dense(_) | Matrix::Blocks { .. } => None,
+            Matrix::Dense(_) => None,
         });
         groups.min()
     }
@@ -134,12 +131,6 @@ impl Product {
                 }
             }
         });
-        for (matrix, first) in self.matrices.iter().zip(&self.first_panel) {
-            if let Matrix::Blocks { weight, n, k } = matrix {
-                let out = &mut values[first * panel_len..][..n.div_ceil(PANEL) * panel_len];
-                multiply_blocks(weight, input, (*n, *k), out)?;
-            }
-        }
         if !self.bias.is_empty() {
             let panels = values.par_chunks_mut(panel_len);
             let bias = self.bias.as_chunks::<PANEL>().0;
@@ -159,11 +150,7 @@ impl Matrix {
     fn new(weight: Weight) -> Result<Self> {
         let tensor = match weight {
             Weight::Packed(matrix) => return Ok(Self::Packed(matrix)),
-            Weight::Blocks(QMatMul::QTensor(tensor)) => {
-                let (n, k) = tensor.shape().dims2()?;
-                let weight = QMatMul::from_arc(tensor)?;
-                return Ok(Self::Blocks { weight, n, k });
-            }
+            Weight::Blocks(QMatMul::QTensor(tensor)) => tensor.dequantize(&Device::Cpu)?,
             Weight::Blocks(QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor)) => tensor,
             Weight::Dense(tensor) => tensor,
         };
@@ -186,7 +173,6 @@ impl Matrix {
         match self {
             Self::Packed(matrix) => matrix.n(),
             Self::Dense(matrix) => matrix.n(),
-            Self::Blocks { n, .. } => *n,
         }
     }
 
@@ -194,7 +180,6 @@ impl Matrix {
         match self {
             Self::Packed(matrix) => matrix.k(),
             Self::Dense(matrix) => matrix.k(),
-            Self::Blocks { k, .. } => *k,
         }
     }
 
@@ -202,33 +187,8 @@ impl Matrix {
         match self {
             Self::Packed(matrix) => matmul_panels(isa, matrix, &input.quantized, panels, out),
             Self::Dense(matrix) => matmul_dense(isa, matrix, &input.floats, panels, out),
-            Self::Blocks { .. } => {} // as a whole, afterwards
         }
     }
-}
-
-/// The tensor library's product, brought into the form that ours have.
-fn multiply_blocks(
-    weight: &QMatMul,
-    input: &Input,
-    (n, k): (usize, usize),
-    out: &mut [f32],
-) -> Result<()> {
-    let rows = Tensor::from_slice(&input.floats, (input.rows, k), &Device::Cpu)?;
-    let product: Vec<f32> = weight.forward(&rows)?.flatten_all()?.to_vec1()?;
-    for (panel, out) in out
-        .as_chunks_mut::<PANEL>()
-        .0
-        .chunks_mut(input.rows)
-        .enumerate()
-    {
-        for (row, out) in out.iter_mut().enumerate() {
-            let columns = &product[row * n..][..n][panel * PANEL..];
-            let count = columns.len().min(PANEL);
-            out[..count].copy_from_slice(&columns[..count]);
-        }
-    }
-    Ok(())
 }
 
 impl Output {

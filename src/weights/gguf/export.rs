@@ -14,8 +14,7 @@ use super::tokenizer::{
     ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, Rows, SHIFT_LOGITS, TEMPLATE,
     TOKEN_TYPE, TOKENS, TokenType, filler,
 };
-use super::{Array, GgufError, GgufFile, Value};
-use crate::kernels::Format;
+use super::{Array, FileType, GgufError, GgufFile, Value};
 use crate::tokenizer::QWEN2_SPLIT;
 
 /// Why a checkpoint's tokenizer cannot be put into a GGUF file.
@@ -245,8 +244,8 @@ impl Vocabulary {
 pub struct Description<'a> {
     /// The model's name.
     pub name: &'a str,
-    /// The format of most of the weights; `None` is float32.
-    pub weights: Option<Format>,
+    /// How most of the weights are stored.
+    pub weights: FileType,
     /// Tokens and merges.
     pub vocabulary: &'a Vocabulary,
     /// Start of text.
@@ -281,7 +280,7 @@ impl<'a> Description<'a> {
         ];
         let network = network.into_iter();
         keys.extend(network.map(|(key, value)| (format!("{architecture}.{key}"), value)));
-        let file_type = Value::U32(file_type(self.weights));
+        let file_type = Value::U32(self.weights.number());
         keys.extend([
             ("general.quantization_version".into(), Value::U32(2)),
             ("general.file_type".into(), file_type),
@@ -314,17 +313,6 @@ impl<'a> Description<'a> {
         keys.extend(template.map(|template| (TEMPLATE.into(), template.into())));
         keys.push((SHIFT_LOGITS.into(), Value::Bool(self.shift_logits)));
         keys
-    }
-}
-
-/// llama.cpp's number for a file that is mostly of this format.
-fn file_type(weights: Option<Format>) -> u32 {
-    match weights {
-        None => 0,
-        Some(Format::Q4_0) => 2,
-        Some(Format::Q8_0) => 7,
-        Some(Format::Q4K) => 14, // Q4_K_S: without Q6_K or Q5_K among the layers
-        Some(Format::Q6K) => 18,
     }
 }
 

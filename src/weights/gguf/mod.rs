@@ -11,6 +11,7 @@
 mod cursor;
 mod error;
 pub mod export;
+mod file_type;
 mod open;
 mod parts;
 mod reader;
@@ -20,6 +21,7 @@ mod value;
 mod writer;
 
 pub use self::error::GgufError;
+pub use self::file_type::FileType;
 pub use self::parts::{PartName, parse_parts};
 pub use self::reader::{GgufFile, TensorInfo};
 pub use self::tokenizer::GgufTokenizer;

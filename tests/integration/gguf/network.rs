@@ -1,7 +1,6 @@
 //! Networks from GGUF files: the same numbers as from the checkpoint they came from, and quantized
 //! ones within what 4 and 8 bits allow.
 
-use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::Denoiser;
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -9,12 +8,13 @@ use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::arch;
 use diffucoder::model::config::metadata;
 use diffucoder::model::device::Storage;
+use diffucoder::model::synthetic::random_blocks;
 use diffucoder::model::tensors::TensorSpec;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::weights::Checkpoint;
 use diffucoder::weights::gguf::export::{Description, Vocabulary};
-use diffucoder::weights::gguf::{GgmlType, GgufWriter, TensorDescription};
+use diffucoder::weights::gguf::{FileType, GgmlType, GgufFile, GgufWriter, TensorDescription};
 use serde_json::Value as Json;
 
 use crate::command::diffucoder;
@@ -63,7 +63,7 @@ fn golden_as_gguf(format: Option<Format>, file: &std::path::Path) {
         config,
         &Description {
             name: "golden",
-            weights: format,
+            weights: FileType::F32, // read by nobody here
             vocabulary: &vocabulary,
             bos_token_id: Some(259),
             eos_token_id: Some(256),
@@ -85,8 +85,9 @@ fn golden_as_gguf(format: Option<Format>, file: &std::path::Path) {
         let blocks = format.filter(|_| dims.len() == 2 && dims[0].is_multiple_of(32));
         let (ggml_type, bytes) = match blocks {
             Some(format) => {
-                let blocks = QTensor::quantize(&tensor, format.into()).unwrap();
-                (format.into(), blocks.data().unwrap().into_owned())
+                let numbers: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+                let blocks = format.quantize(Isa::detect(), &numbers).unwrap();
+                (format.into(), blocks)
             }
             None => {
                 let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
@@ -168,6 +169,77 @@ fn packed_kernels_compute_what_the_blocks_say() {
     }
 }
 
+/// A file with matrices of every format, as published mixtures have several.
+fn mixed_file(package: &Package, file: &std::path::Path) {
+    let config = &package.config;
+    let tokenizer = include_bytes!("../../../models/tiny/tokenizer.json");
+    let vocabulary = Vocabulary::from_tokenizer_json(config.vocab_size, tokenizer).unwrap();
+    let description = Description {
+        name: "mixed",
+        weights: FileType::Q4_K_M,
+        vocabulary: &vocabulary,
+        bos_token_id: None,
+        eos_token_id: config.eos_token_ids.first().copied(),
+        eot_token_id: None,
+        pad_token_id: config.pad_token_id,
+        mask_token_id: package.mask_id,
+        chat_template: None,
+        shift_logits: true,
+    };
+    let mut formats = Format::ALL.into_iter().cycle();
+    let (mut tensors, mut data) = (Vec::new(), Vec::new());
+    for tensor in config.tensors() {
+        let count = tensor.shape.iter().product::<usize>();
+        let (ggml_type, bytes) = if tensor.shape.len() == 2 {
+            let format = formats.next().unwrap();
+            let blocks = random_blocks(format, count / format.block_inputs(), 0.06);
+            (format.into(), blocks)
+        } else {
+            let value = if tensor.name.ends_with("bias") {
+                0f32
+            } else {
+                1.0
+            };
+            (GgmlType::F32, value.to_le_bytes().repeat(count))
+        };
+        data.push((tensor.gguf_name.clone(), bytes));
+        tensors.push(TensorDescription {
+            name: tensor.gguf_name,
+            dims: tensor.shape.into_iter().rev().collect(),
+            ggml_type,
+        });
+    }
+    let keys = metadata(config, &description);
+    let mut writer = GgufWriter::new(Vec::new(), &keys, &tensors).unwrap();
+    for (name, bytes) in &data {
+        writer.append(name, bytes).unwrap();
+    }
+    std::fs::write(file, writer.finish().unwrap()).unwrap();
+}
+
+#[test]
+fn a_file_of_every_format_computes_what_its_blocks_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mixed.gguf");
+    mixed_file(&open(std::path::Path::new("tiny")), &file);
+    let package = open(&file);
+    let dense = Storage::Dense(DType::F32);
+    let expected = logits(&package, &mut load(&package, dense, Isa::detect()));
+    let stored = |isa| logits(&package, &mut load(&package, Storage::AsStored, isa));
+    let found = stored(Isa::detect());
+    let error = relative_error(&found, &expected);
+    // Activations are rounded to 8 bits, with a scale for 128 of them.
+    assert!((1e-5..0.15).contains(&error), "{error}");
+    assert_eq!(stored(Isa::SCALAR), found);
+
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 40]).unwrap();
+    let spec = ModelSpec::parse(file.to_str().unwrap()).unwrap();
+    let error = Package::open(&spec, &HubOptions::new("no-cache"), &mut ());
+    let error = error.and_then(|package| package.fetch_weights(&mut ()).map(|_| ()));
+    assert!(error.unwrap_err().to_string().contains("mixed.gguf"));
+}
+
 #[test]
 fn quantizing_while_loading_stays_close_to_float() {
     let package = open(std::path::Path::new("tiny"));
@@ -186,6 +258,12 @@ fn quantizing_while_loading_stays_close_to_float() {
     }
 }
 
+/// What llama.cpp's mixtures store the `ffn_down` of 6 layers as: the last gets more bits, and the
+/// third.
+fn mixture(rest: GgmlType) -> [GgmlType; 6] {
+    [rest, rest, GgmlType::Q6_K, rest, rest, GgmlType::Q6_K]
+}
+
 #[test]
 fn quantize_writes_a_file_that_generates() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,7 +276,16 @@ fn quantize_writes_a_file_that_generates() {
     let tiny = open(std::path::Path::new("tiny"));
     let float = Storage::Dense(DType::F32);
     let expected = logits(&tiny, &mut load(&tiny, float, Isa::detect()));
-    for (to, bound) in [("q8_0", 0.05), ("q4_0", 0.4), ("q4_k", 0.4)] {
+    for (to, bound, number, down) in [
+        ("q8_0", 0.05, 7, [GgmlType::Q8_0; 6]),
+        ("q6_k", 0.1, 18, [GgmlType::Q6_K; 6]),
+        ("q5_k_m", 0.2, 17, mixture(GgmlType::Q5_K)),
+        ("q4_k_m", 0.4, 15, mixture(GgmlType::Q4_K)),
+        ("q4_k", 0.4, 14, [GgmlType::Q4_K; 6]),
+        ("q4_0", 0.4, 2, [GgmlType::Q4_0; 6]),
+        ("f16", 0.01, 1, [GgmlType::F16; 6]),
+        ("bf16", 0.05, 32, [GgmlType::BF16; 6]),
+    ] {
         let output = quantize(&["--to", to, "--force"]);
         assert!(
             output.status.success(),
@@ -210,6 +297,20 @@ fn quantize_writes_a_file_that_generates() {
             table.contains("ffn_down") && table.contains("attn_norm"),
             "{table}"
         );
+        let types = down.iter().collect::<std::collections::HashSet<_>>().len();
+        assert_eq!(table.matches("ffn_down ").count(), types, "{table}");
+        let bytes = std::fs::read(&file).unwrap();
+        let gguf = GgufFile::parse(&bytes).unwrap();
+        assert_eq!(gguf.u32("general.file_type").unwrap(), number, "{to}");
+        let stored = |name: &str| gguf.tensor(name).unwrap().ggml_type;
+        for (layer, down) in down.into_iter().enumerate() {
+            assert_eq!(
+                stored(&format!("blk.{layer}.ffn_down.weight")),
+                down,
+                "{to} {layer}"
+            );
+        }
+        assert_eq!(stored("blk.0.attn_norm.weight"), GgmlType::F32);
         let package = open(&file);
         let prompt = "def f(x):\n    return [x]  # \u{e9}\u{1f600}";
         assert_eq!(

@@ -1,10 +1,10 @@
 //! What is written reads back, and what nobody could read is not written.
 
-use diffucoder::kernels::Format;
 use diffucoder::model::config::{Config, metadata};
 use diffucoder::weights::gguf::export::{Description, Vocabulary};
 use diffucoder::weights::gguf::{
-    GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, TensorDescription, Value,
+    FileType, GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, TensorDescription,
+    Value,
 };
 use serde_json::{Value as Json, json};
 
@@ -14,7 +14,7 @@ use super::{parse_json, tiny};
 fn our_file(config: &Config, vocabulary: &Vocabulary) -> Vec<u8> {
     let description = Description {
         name: "ours",
-        weights: Some(Format::Q8_0),
+        weights: FileType::Q8_0,
         vocabulary,
         bos_token_id: None,
         eos_token_id: Some(261),
