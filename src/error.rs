@@ -7,6 +7,7 @@ use crate::hub::HubError;
 use crate::hub::registry::MODELS;
 use crate::model::config::ConfigError;
 use crate::model::device::DeviceError;
+use crate::model::lora::LoraError;
 use crate::model::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
@@ -32,6 +33,9 @@ pub enum Error {
     /// The weights were refused.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// An adapter was refused.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A quantized file could not be made.
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
@@ -55,6 +59,7 @@ impl Error {
             Self::Tokenizer(error) => error.hint(),
             Self::Chat(error) => error.hint(),
             Self::Weights(error) => error.hint(),
+            Self::Lora(error) => error.hint(),
             Self::Quantize(error) => error.hint(),
             Self::Write(error) => error.hint(),
             Self::Request(error) => error.hint(),

@@ -4,8 +4,8 @@ use diffucoder::Error;
 use diffucoder::atomic::AtomicError;
 use diffucoder::chat::ChatError;
 use diffucoder::diffusion::GenerateError;
-use diffucoder::hub::HubError;
 use diffucoder::hub::registry::converted_in;
+use diffucoder::hub::{Foreign, HubError};
 use diffucoder::model::device::{DeviceError, Storage};
 use diffucoder::model::quantize::QuantizeError;
 
@@ -56,6 +56,10 @@ fn hub(error: &HubError) -> Option<String> {
             let files = files.join(", ");
             format!("it has {files}: give one whole name with --file")
         }
+        HubError::Foreign {
+            form: Foreign::Adapter,
+            ..
+        } => "give the model that it was trained on with --model, and this with --lora".into(),
         HubError::RevisionNotFound { .. } => "leave --revision out for the newest version".into(),
         HubError::Unreachable {
             model_is_cached: true,

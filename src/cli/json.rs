@@ -27,6 +27,9 @@ pub struct RunReport {
     pub parses: Option<bool>,
     pub timing: Timing,
     pub model: String,
+    /// What was merged into its weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     pub settings: SettingsReport,
 }
 
@@ -118,6 +121,7 @@ impl RunReport {
             parses: None,
             timing: Timing::new(session, outcome),
             model: session.package().name(),
+            adapter: session.package().adapter().map(str::to_owned),
             settings: SettingsReport::new(asked, &job.settings, job.most_new_tokens()),
         }
     }

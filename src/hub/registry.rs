@@ -5,7 +5,10 @@
 use strsim::levenshtein;
 
 use crate::diffusion::{LengthBias, Mode};
-use crate::model::arch::{Attention, DREAM, FAST_DLLM_V2, Family, LLADA, STABLE_DIFFCODER};
+use crate::model::arch::{
+    A2D_QWEN2, A2D_QWEN3, Attention, CODA, DREAM, FAST_DLLM_V2, Family, LLADA, SDAR,
+    STABLE_DIFFCODER,
+};
 
 /// How a prompt reaches the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +81,20 @@ impl KnownModel {
         self.recipe.mode.unwrap_or(self.family.mode)
     }
 
+    /// Its numbers, of which most are published as bfloat16 and CoDA's as float32.
+    pub fn parameters(&self) -> f64 {
+        let bytes = if *self.family == CODA { 4.0 } else { 2.0 };
+        self.download_bytes as f64 / bytes
+    }
+
     /// Whether it sees what stands behind a hole.
     pub fn fills_holes(&self) -> bool {
-        self.family.attention == Attention::Full
+        self.family.attention == Attention::Full && !self.alias.contains(BLOCK_CAUSAL)
     }
 }
+
+/// In the names of dllm's models that are trained block by block, which nothing else tells.
+pub(crate) const BLOCK_CAUSAL: &str = "bd3lm";
 
 /// A Hub repository of a model's GGUF files.
 #[derive(Debug, PartialEq)]
@@ -97,6 +109,9 @@ pub struct Conversion {
 pub const DEFAULT_ALIAS: &str = "diffucoder";
 
 const APPLE: &str = "apple-amlr (research use only)";
+const NON_COMMERCIAL: &str = "non-commercial (the terms are on its page)";
+/// Of models whose licence only their pages know.
+pub const ON_ITS_PAGE: &str = "see its page";
 const SIZE_7B_BYTES: u64 = 15_200_000_000;
 const SIZE_LLADA_BYTES: u64 = 16_000_000_000;
 
@@ -122,7 +137,7 @@ pub(super) const fn raw(temperature: f64) -> Recipe {
 pub(crate) const DREAMON: Recipe = raw(0.2);
 
 /// Every alias; the default comes first.
-pub const MODELS: [KnownModel; 13] = [
+pub const MODELS: [KnownModel; 20] = [
     KnownModel {
         alias: DEFAULT_ALIAS,
         hub_id: Some("apple/DiffuCoder-7B-cpGRPO"),
@@ -250,6 +265,76 @@ pub const MODELS: [KnownModel; 13] = [
         download_bytes: SIZE_LLADA_BYTES,
         licence: "mit",
         family: &LLADA,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "coda",
+        hub_id: Some("Salesforce/CoDA-v0-Instruct"),
+        conversion: None,
+        about: "CoDA 1.7B: answers and fills holes",
+        download_bytes: 8_140_000_000,
+        licence: NON_COMMERCIAL,
+        family: &CODA,
+        recipe: chat(0.1),
+    },
+    KnownModel {
+        alias: "sdar-1.7b",
+        hub_id: Some("JetLM/SDAR-1.7B-Chat"),
+        conversion: None,
+        about: "SDAR 1.7B: answers, block by block; does not fill holes",
+        download_bytes: 4_060_000_000,
+        licence: "apache-2.0",
+        family: &SDAR,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "sdar-4b",
+        hub_id: Some("JetLM/SDAR-4B-Chat"),
+        conversion: None,
+        about: "SDAR 4B: answers, block by block; does not fill holes",
+        download_bytes: 8_830_000_000,
+        licence: "apache-2.0",
+        family: &SDAR,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "sdar-8b",
+        hub_id: Some("JetLM/SDAR-8B-Chat"),
+        conversion: None,
+        about: "SDAR 8B: answers, block by block; does not fill holes",
+        download_bytes: 16_400_000_000,
+        licence: "apache-2.0",
+        family: &SDAR,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "qwen-coder-mdlm",
+        hub_id: Some("dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1"),
+        conversion: None,
+        about: "dllm's Qwen2.5-Coder 0.5B: small; answers and fills holes",
+        download_bytes: 1_260_000_000,
+        licence: "apache-2.0",
+        family: &A2D_QWEN2,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "qwen3-mdlm",
+        hub_id: Some("dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1"),
+        conversion: None,
+        about: "dllm's Qwen3 0.6B: small; answers and fills holes",
+        download_bytes: 1_500_000_000,
+        licence: ON_ITS_PAGE,
+        family: &A2D_QWEN3,
+        recipe: chat(0.0),
+    },
+    KnownModel {
+        alias: "qwen3-bd3lm",
+        hub_id: Some("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1"),
+        conversion: None,
+        about: "dllm's Qwen3 0.6B: small; answers, block by block; does not fill holes",
+        download_bytes: 1_500_000_000,
+        licence: ON_ITS_PAGE,
+        family: &A2D_QWEN3,
         recipe: chat(0.0),
     },
     KnownModel {

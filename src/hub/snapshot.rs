@@ -60,7 +60,18 @@ impl Snapshot {
         })
     }
 
-    fn folder(path: &Path) -> Result<Self, HubError> {
+    /// Finds what is to be merged into a model, which need not be a model itself.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn adapter(spec: &ModelSpec, options: &HubOptions) -> Result<Self, HubError> {
+        match spec {
+            ModelSpec::Local(path) => Self::any_folder(path),
+            _ => Self::open(spec, &[], options),
+        }
+    }
+
+    fn any_folder(path: &Path) -> Result<Self, HubError> {
         let path = path.to_owned();
         if !path.exists() {
             return Err(HubError::FolderNotFound { path });
@@ -68,7 +79,11 @@ impl Snapshot {
         if !path.is_dir() {
             return Err(HubError::NotAFolder { path });
         }
-        let snapshot = Self(Source::Folder(path));
+        Ok(Self(Source::Folder(path)))
+    }
+
+    fn folder(path: &Path) -> Result<Self, HubError> {
+        let snapshot = Self::any_folder(path)?;
         // A GGUF file has everything in it.
         if gguf::candidates(&snapshot.folder_files("")).is_empty() {
             let config = snapshot.required("config.json", &mut ());

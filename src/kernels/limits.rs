@@ -10,12 +10,17 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Memory that is read: far more than caches hold.
+/// Memory that is read: far more than caches hold, a part of it in each run, so that a part is read
+/// again when the others have driven it out.
 const TABLE_BYTES: usize = 512 << 20;
-/// The shortest run of dot products that counts.
-const SHORTEST_RUN: Duration = Duration::from_millis(10);
+const TABLE_PARTS: usize = 8;
+/// The shortest run of dot products that counts: between two turns of other work on the same cores
+/// there is room for one.
+const SHORTEST_RUN: Duration = Duration::from_millis(3);
 /// Runs of each kind in a measurement, of which the best counts.
-const RUNS: usize = 3;
+const RUNS: usize = 16;
+/// The best run by the middle one, from which other work must have been in the way.
+const BUSY: f64 = 1.3;
 
 /// What a machine can do at best, all threads together.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +37,8 @@ pub struct Meter {
     threads: usize,
     rounds: u64,
     table: Vec<u64>,
+    part: usize,
+    rates: Vec<f64>, // of products, of every run
     best: Limits,
 }
 
@@ -43,6 +50,8 @@ impl Meter {
             threads,
             rounds: 1 << 12,
             table: vec![1; TABLE_BYTES / 8],
+            part: 0,
+            rates: Vec::new(),
             best: Limits::default(),
         };
         while meter.multiply() < SHORTEST_RUN && meter.rounds < 1 << 40 {
@@ -54,27 +63,41 @@ impl Meter {
     /// Measures once more, and gives the best so far: other work may have been running before.
     pub fn measure(&mut self) -> Limits {
         let ops = peak_ops(self.isa, 1) as f64 * self.rounds as f64 * self.threads as f64;
-        let bytes = size_of_val(&self.table[..]) as f64;
-        let mut best = self.best;
         for _ in 0..RUNS {
-            let (multiplying, reading) = (self.multiply(), self.read());
-            best.int8_ops_per_s = best.int8_ops_per_s.max(ops / multiplying.as_secs_f64());
-            best.read_bytes_per_s = best.read_bytes_per_s.max(bytes / reading.as_secs_f64());
+            let multiplied = ops / self.multiply().as_secs_f64();
+            let read = self.read();
+            let best = &mut self.best;
+            best.int8_ops_per_s = best.int8_ops_per_s.max(multiplied);
+            best.read_bytes_per_s = best.read_bytes_per_s.max(read);
+            self.rates.push(multiplied);
         }
-        self.best = best;
-        best
+        self.best
+    }
+
+    /// How many times as fast the best run was as the middle one, if that tells of other work on the
+    /// machine: even the best may be too low then.
+    pub fn busy(&self) -> Option<f64> {
+        let mut rates = self.rates.clone();
+        rates.sort_by(f64::total_cmp);
+        let spread = self.best.int8_ops_per_s / rates.get(rates.len() / 2)?;
+        Some(spread).filter(|&spread| spread > BUSY)
     }
 
     fn multiply(&self) -> Duration {
         self.on_threads(|_| _ = black_box(peak_ops(self.isa, self.rounds)))
     }
 
-    fn read(&self) -> Duration {
-        self.on_threads(|thread| {
-            let part = self.table.len().div_ceil(self.threads);
-            let part = self.table.chunks(part).nth(thread).unwrap_or_default();
-            black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
-        })
+    /// Bytes a second of the next part of the table.
+    fn read(&mut self) -> f64 {
+        self.part = (self.part + 1) % TABLE_PARTS;
+        let mut parts = self.table.chunks(self.table.len().div_ceil(TABLE_PARTS));
+        let words = parts.nth(self.part).unwrap_or_default();
+        let time = self.on_threads(|thread| {
+            let mut shares = words.chunks(words.len().div_ceil(self.threads).max(1));
+            let share = shares.nth(thread).unwrap_or_default();
+            black_box(share.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+        });
+        size_of_val(words) as f64 / time.as_secs_f64()
     }
 
     /// Time of some work on all threads, which get their numbers.
@@ -137,6 +160,11 @@ mod tests {
         let first = meter.measure();
         assert!(first.int8_ops_per_s > 0.0 && first.read_bytes_per_s > 0.0);
         let second = meter.measure();
+        meter.rates = vec![1.0, 2.0, 2.0];
+        meter.best.int8_ops_per_s = 2.0;
+        assert_eq!(meter.busy(), None, "the middle run is as fast as the best");
+        meter.rates = vec![1.0, 1.0, 2.0];
+        assert_eq!(meter.busy(), Some(2.0));
         assert!(second.int8_ops_per_s >= first.int8_ops_per_s);
         assert!(second.read_bytes_per_s >= first.read_bytes_per_s);
     }

@@ -15,6 +15,8 @@ pub mod config;
 pub mod device;
 mod embedding;
 mod loader;
+pub mod lora;
+mod named;
 mod native;
 pub mod quantize;
 pub mod synthetic;

@@ -36,6 +36,7 @@ impl Checkpoint {
                 range: start..start + kind.bytes(&tensor.shape),
                 stored: kind.stored(),
                 shape: tensor.shape,
+                paired_heads: None,
             };
             (tensor.name, extent)
         });

@@ -136,8 +136,9 @@ fn blocks(parts: &[&GgufFile<'_>]) -> Option<GgmlType> {
 
 impl Package {
     pub(super) fn open_gguf(mut gguf: Gguf, recipe: Recipe) -> Result<Self, Error> {
+        let called = gguf.name.rsplit(['/', '\\']).next().unwrap_or_default();
         let (config, tokenizer, blocks) = gguf.with_headers(|first, others| {
-            let mut config = Config::from_gguf_parts(first, others)?;
+            let mut config = Config::from_gguf_parts(first, others, called)?;
             let tokenizer = GgufTokenizer::read(first, config.vocab_size)?;
             config.shift_logits = tokenizer.shift_logits.unwrap_or(config.shift_logits);
             config.mask_token_id = tokenizer.mask_token_id;

@@ -15,10 +15,11 @@ use self::gguf::Gguf;
 use crate::chat::{ChatTemplate, Message};
 use crate::diffusion::{Attention, Mode, Resizing};
 use crate::error::Error;
-use crate::hub::registry::{DREAMON, PromptStyle, Recipe};
+use crate::hub::registry::{BLOCK_CAUSAL, DREAMON, PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
 use crate::model::arch::{EMBED_TOKENS, LLADA, name_of_llada};
 use crate::model::config::{Config, ConfigError};
+use crate::model::lora::{Adapter, LoraError};
 use crate::model::quantize::{QuantizeError, Report, quantize};
 use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
@@ -32,6 +33,8 @@ const STOP_TOKENS: [&str; 4] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>", "<
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+const ADAPTER: &str = "adapter_model.safetensors";
 
 /// Positions of a block in dllm's block-causal models.
 const BD3LM_BLOCK: usize = 32;
@@ -61,6 +64,8 @@ pub struct Package {
     pub stop_ids: Vec<u32>,
     /// How it fills holes, if it makes them longer and shorter.
     pub infilling: Option<Infilling>,
+    /// What is merged into its weights, and its name.
+    adapter: Option<(String, Adapter)>,
 }
 
 /// How a model that makes holes longer and shorter is shown them: its first token, text and holes,
@@ -140,6 +145,15 @@ enum Source {
     Gguf(Gguf),
 }
 
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Self::Snapshot(snapshot) => snapshot.describe(),
+            Self::Gguf(gguf) => gguf.name.clone(),
+        }
+    }
+}
+
 impl Package {
     /// Finds the model and reads its small files, downloading them if need be.
     ///
@@ -199,12 +213,9 @@ impl Package {
         mut config: Config,
         files: &TokenizerFiles<'_>,
     ) -> Result<Self, Error> {
-        let name = match &source {
-            Source::Snapshot(snapshot) => snapshot.describe(),
-            Source::Gguf(gguf) => gguf.name.clone(),
-        };
+        let name = source.name();
         // dllm's checkpoints say nowhere else which sampler they were trained for.
-        if config.family.blocks.is_some() && name.to_ascii_lowercase().contains("bd3lm") {
+        if config.family.blocks.is_some() && name.to_ascii_lowercase().contains(BLOCK_CAUSAL) {
             config.attention = Attention::BlockCausal(BD3LM_BLOCK);
         }
         let tokenizer = Tokenizer::from_files(files)?;
@@ -235,14 +246,48 @@ impl Package {
             config,
             tokenizer,
             recipe,
+            adapter: None,
         })
     }
 
-    /// The model's name and version in a few words.
+    /// Reads the adapter that is to be merged into the weights, downloading it if need be, and
+    /// gives the name of the model that it says it was trained on.
+    ///
+    /// # Errors
+    /// When it cannot be had or is not one of this model, and [`LoraError::Quantized`].
+    pub fn adapt(
+        &mut self,
+        spec: &ModelSpec,
+        options: &HubOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<&str>, Error> {
+        if self.is_quantized() {
+            let model = self.name();
+            return Err(LoraError::Quantized { model }.into());
+        }
+        let snapshot = Snapshot::adapter(spec, options).map_err(|error| spec.or_a_folder(error))?;
+        let json = read(&snapshot.required(ADAPTER_CONFIG, progress)?)?;
+        let names = [ADAPTER.to_owned()];
+        let files = snapshot.fetch(&names, progress)?;
+        let files = names.into_iter().zip(&files);
+        let files = files.map(|(name, file)| Ok((name, bytes(file)?)));
+        let files = files.collect::<Result<_, WeightsError>>()?;
+        let adapter = Adapter::open(&json, Checkpoint::open(files, None)?, &self.config)?;
+        let (_, adapter) = self.adapter.insert((snapshot.describe(), adapter));
+        Ok(adapter.base.as_deref())
+    }
+
+    /// The name of what is merged into its weights, if anything is.
+    pub fn adapter(&self) -> Option<&str> {
+        self.adapter.as_ref().map(|(name, _)| &**name)
+    }
+
+    /// The model's name and version in a few words, and those of its adapter.
     pub fn name(&self) -> String {
-        match &self.source {
-            Source::Snapshot(snapshot) => snapshot.describe(),
-            Source::Gguf(gguf) => gguf.name.clone(),
+        let base = self.source.name();
+        match &self.adapter {
+            Some((adapter, _)) => format!("{base} with {adapter}"),
+            None => base,
         }
     }
 
@@ -308,7 +353,7 @@ impl Package {
             return Err(QuantizeError::Quantized { name, kind }.into());
         }
         // Where the files lie is nobody's business.
-        let name = self.name();
+        let name = self.source.name();
         let name = name
             .trim_end_matches(['/', '\\'])
             .rsplit(['/', '\\'])
@@ -375,6 +420,14 @@ impl Package {
     /// # Errors
     /// When they cannot be had, are broken or contradict each other.
     pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
+        let mut weights = self.fetch_base(progress)?;
+        if let Some((_, adapter)) = &self.adapter {
+            adapter.apply(&mut weights);
+        }
+        Ok(weights)
+    }
+
+    fn fetch_base(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
         let snapshot = match &self.source {
             Source::Snapshot(snapshot) => snapshot,
             Source::Gguf(gguf) => return Ok(gguf.checkpoint()?),

@@ -65,22 +65,22 @@ impl Session {
     /// When the model cannot be had or does not fit this machine.
     pub fn open(name: &str) -> Result<Self, Error> {
         let (spec, options) = (ModelSpec::parse(name)?, HubOptions::from_env());
-        Self::open_with(&spec, &options, &Compute::default(), &mut ())
+        Self::open_with(&Compute::default(), || {
+            Package::open(&spec, &options, &mut ())
+        })
     }
 
-    /// The same with everything said.
+    /// The same with everything said: `open` is asked for the model once there is a device for it.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(
-        spec: &ModelSpec,
-        options: &HubOptions,
         compute: &Compute,
-        progress: &mut dyn Progress,
+        open: impl FnOnce() -> Result<Package, Error>,
     ) -> Result<Self, Error> {
         let opened = Instant::now();
         let device = compute.device.open()?;
-        let package = Package::open(spec, options, progress)?;
+        let package = open()?;
         let target = compute.target(device, &package)?;
         Ok(Self {
             opened,

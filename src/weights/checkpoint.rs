@@ -18,6 +18,29 @@ pub struct Checkpoint {
     files: Vec<(String, Arc<Bytes>)>,
     extents: HashMap<String, (usize, Extent)>, // tensor -> file, extent
     taken: HashSet<String>,
+    changes: HashMap<String, Change>,
+}
+
+/// What becomes of a tensor on its way out of a checkpoint.
+#[derive(Clone)]
+pub enum Change {
+    /// The product of two thin matrices is added to it.
+    Add(Delta),
+    /// Another one takes its place.
+    Replace(StoredTensor),
+}
+
+/// What a low-rank adapter adds to a matrix `[n, k]`: scale · B · A, of rank r.
+#[derive(Clone)]
+pub struct Delta {
+    /// `[r, k]`; of an embedding table `[r, n]`.
+    pub a: StoredTensor,
+    /// `[n, r]`; of an embedding table `[k, r]`.
+    pub b: StoredTensor,
+    /// Alpha by the rank, or by its root.
+    pub scale: f64,
+    /// Whether it is the table's, whose product stands the other way round.
+    pub is_embedding: bool,
 }
 
 /// Where a tensor lies in its file.
@@ -28,6 +51,8 @@ pub struct Extent {
     pub stored: Stored,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// Heads whose rows are in the order of a rotation that takes neighbours for pairs, if they are.
+    pub paired_heads: Option<usize>,
 }
 
 /// How a tensor's numbers are stored.
@@ -49,6 +74,19 @@ pub struct StoredTensor {
     shape: Vec<usize>,
     bytes: Arc<Bytes>,
     range: Range<usize>,
+    added: Option<Arc<(Tensor, Tensor)>>, // [n, r], scaled, and [r, k]
+}
+
+impl Delta {
+    /// The factors in float32, the scale in the first. `[n, r]`, `[r, k]`
+    fn factors(&self) -> candle_core::Result<(Tensor, Tensor)> {
+        let [a, b] = [&self.a, &self.b].map(|factor| factor.load(DType::F32, &Device::Cpu));
+        let (left, right) = match self.is_embedding {
+            true => (a?.t()?.contiguous()?, b?.t()?.contiguous()?),
+            false => (b?, a?),
+        };
+        Ok(((left * self.scale)?, right))
+    }
 }
 
 impl Checkpoint {
@@ -58,7 +96,13 @@ impl Checkpoint {
             files: Vec::new(),
             extents: HashMap::new(),
             taken: HashSet::new(),
+            changes: HashMap::new(),
         }
+    }
+
+    /// Gives these tensors out changed. They must be of plain numbers.
+    pub fn change(&mut self, changes: HashMap<String, Change>) {
+        self.changes.extend(changes);
     }
 
     /// Adds a file whose header is checked.
@@ -169,13 +213,29 @@ impl Checkpoint {
                 found: found.clone(),
             });
         }
-        self.taken.insert(tensor);
-        Ok(StoredTensor {
+        let mut found = StoredTensor {
             stored: extent.stored.clone(),
             shape: extent.shape.clone(),
             bytes: Arc::clone(bytes),
             range: extent.range.clone(),
-        })
+            added: None,
+        };
+        if let Some(heads) = extent.paired_heads {
+            found = found
+                .with_halves(heads)
+                .map_err(|source| self.failed(&tensor, source))?;
+        }
+        match self.changes.get(&tensor) {
+            Some(Change::Replace(other)) => found = other.clone(),
+            Some(Change::Add(delta)) => {
+                let factors = delta.factors();
+                let factors = factors.map_err(|source| self.failed(&tensor, source))?;
+                found.added = Some(Arc::new(factors));
+            }
+            None => {}
+        }
+        self.taken.insert(tensor);
+        Ok(found)
     }
 
     /// Loads a tensor of the given shape as `dtype` on `device`.
@@ -262,6 +322,28 @@ impl StoredTensor {
         &self.shape
     }
 
+    /// A copy whose rows are in the order of a rotation that pairs each head's first half with its
+    /// second, as checkpoints have them, not neighbours.
+    fn with_halves(&self, heads: usize) -> candle_core::Result<Self> {
+        let rows = self.shape.first().copied().unwrap_or_default();
+        let half = rows / heads.max(1) / 2;
+        if half == 0 || half * 2 * heads != rows {
+            candle_core::bail!("{rows} rows are no {heads} heads")
+        }
+        let row_bytes = self.range.len() / rows;
+        let mut bytes = Vec::with_capacity(self.range.len());
+        for row in 0..rows {
+            let (head, at) = (row / (2 * half), row % (2 * half));
+            let from = head * 2 * half + at % half * 2 + at / half;
+            bytes.extend_from_slice(&self.bytes()[from * row_bytes..][..row_bytes]);
+        }
+        Ok(Self {
+            range: 0..bytes.len(),
+            bytes: Arc::new(Bytes::Owned(bytes)),
+            ..self.clone()
+        })
+    }
+
     /// Gives the memory of the mapped pages back after their contents were copied; whoever reads
     /// them again reads the file again.
     pub fn release(&self) {
@@ -285,7 +367,10 @@ impl StoredTensor {
         {
             Some(bytes) => self
                 .decode(bytes, &[rows.len(), width])?
-                .to_dtype(DType::F32),
+                .to_dtype(DType::F32)
+                .and_then(|numbers| {
+                    self.changed(numbers, |left| left.narrow(0, rows.start, rows.len()))
+                }),
             None => candle_core::bail!("rows {rows:?} of {count}"),
         }
     }
@@ -295,9 +380,23 @@ impl StoredTensor {
     /// # Errors
     /// When memory runs out.
     pub fn load(&self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.decode(self.bytes(), &self.shape)?
+        let numbers = self.decode(self.bytes(), &self.shape)?;
+        self.changed(numbers, |left| Ok(left.clone()))?
             .to_dtype(dtype)?
             .to_device(device)
+    }
+
+    /// Some rows of it, in float32 if anything is added to them: `of` takes the same rows of the
+    /// first factor.
+    fn changed(
+        &self,
+        numbers: Tensor,
+        of: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        match self.added.as_deref() {
+            Some((left, right)) => numbers.to_dtype(DType::F32)? + of(left)?.matmul(right)?,
+            None => Ok(numbers),
+        }
     }
 
     /// The quantized blocks on `device`, for the tensor library to compute with; `None` if it does
@@ -331,8 +430,12 @@ impl StoredTensor {
                 None => candle_core::bail!("row {row} of a table with {count}"),
             }
         }
-        self.decode(&bytes, &[rows.len(), width])?
-            .to_dtype(DType::F32)
+        let numbers = self
+            .decode(&bytes, &[rows.len(), width])?
+            .to_dtype(DType::F32)?;
+        self.changed(numbers, |left| {
+            left.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)
+        })
     }
 
     fn decode(&self, bytes: &[u8], shape: &[usize]) -> candle_core::Result<Tensor> {

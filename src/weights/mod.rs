@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Checkpoint, Extent, Stored, StoredTensor};
+pub use self::checkpoint::{Change, Checkpoint, Delta, Extent, Stored, StoredTensor};
 pub use self::safetensors::Index;
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.

@@ -111,6 +111,7 @@ fn extent(data_start: usize, info: &TensorInfo) -> Extent {
             other => Stored::Other(format!("{other:?}")),
         },
         shape: info.shape.clone(),
+        paired_heads: None,
     }
 }
 

@@ -222,11 +222,11 @@ fn holes_that_text_follows_are_refused_with_models_that_fill_them() {
     assert!(!hint.contains("stable-diffcoder"), "{hint}");
 }
 
-const DLLM: &str = "golden-dllm-qwen3";
+const DLLM: [&str; 2] = ["golden-dllm-qwen2", "golden-dllm-qwen3"];
 
 /// dllm's model as one trained for a sampler, which its name would say.
-fn dllm(sampler: &str) -> Session {
-    let spec = ModelSpec::Local(fixture(&format!("{DLLM}/model")));
+fn dllm(set: &str, sampler: &str) -> Session {
+    let spec = ModelSpec::Local(fixture(&format!("{set}/model")));
     let mut package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
     assert_eq!(package.config.attention, Attention::Full);
     if sampler == "bd3lm" {
@@ -238,13 +238,19 @@ fn dllm(sampler: &str) -> Session {
 /// Pads have no rows: they only move the grid.
 #[test]
 fn logits_of_dllm_equal_the_reference_behind_pads_too() {
-    let mut session = dllm("mdlm");
+    for set in DLLM {
+        assert_logits_of_dllm(set);
+    }
+}
+
+fn assert_logits_of_dllm(set: &str) {
+    let mut session = dllm(set, "mdlm");
     let mut tensors = on_tensors(&session);
-    let json = std::fs::read(fixture(&format!("{DLLM}/golden.json"))).unwrap();
+    let json = std::fs::read(fixture(&format!("{set}/golden.json"))).unwrap();
     let golden: Value = serde_json::from_slice(&json).unwrap();
     let native = session.load(&mut (), &mut |_, _| ()).unwrap();
     let described = golden["forwards"].as_array().unwrap();
-    let forwards = forwards(DLLM);
+    let forwards = forwards(set);
     assert_eq!(forwards.len(), described.len());
     for ((ids, expected), forward) in forwards.iter().zip(described) {
         let all: Vec<usize> = (0..ids.len()).collect();
@@ -263,15 +269,16 @@ fn logits_of_dllm_equal_the_reference_behind_pads_too() {
         for model in [&mut *native, &mut tensors] {
             let mut found = Vec::new();
             model.forward(&pass, &mut found).unwrap();
-            assert_close(&found, expected, DLLM);
+            assert_close(&found, expected, set);
         }
     }
 }
 
 #[test]
 fn every_generation_of_dllm_equals_the_reference() {
-    for case in generations(DLLM) {
-        let mut session = dllm(case["sampler"].as_str().unwrap());
+    let all = |set| generations(set).into_iter().map(move |case| (set, case));
+    for (set, case) in DLLM.into_iter().flat_map(all) {
+        let mut session = dllm(set, case["sampler"].as_str().unwrap());
         let usual = session.settings(session.package().mode(), false);
         let settings = Settings {
             steps: Steps::Count(number(&case, "steps")),
@@ -298,14 +305,15 @@ fn every_generation_of_dllm_equals_the_reference() {
 fn the_program_prints_the_ids_of_dllm() {
     let folder = tempfile::tempdir().unwrap();
     let prompt = folder.path().join("prompt");
-    for sampler in ["mdlm", "bd3lm"] {
-        let model = folder.path().join(format!("diffusion-{sampler}-v0.1"));
+    let both = |set| ["mdlm", "bd3lm"].map(|sampler| (set, sampler));
+    for (set, sampler) in DLLM.into_iter().flat_map(both) {
+        let model = folder.path().join(format!("{set}-{sampler}-v0.1"));
         std::fs::create_dir(&model).unwrap();
-        for file in std::fs::read_dir(fixture(&format!("{DLLM}/model"))).unwrap() {
+        for file in std::fs::read_dir(fixture(&format!("{set}/model"))).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
         }
-        for case in generations(DLLM) {
+        for case in generations(set) {
             if case["sampler"] != sampler {
                 continue;
             }

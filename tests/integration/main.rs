@@ -30,6 +30,8 @@ mod hub_gguf;
 mod hub_server;
 mod infill;
 mod llada;
+mod llama_cpp;
+mod lora;
 mod modes;
 mod opendcoder;
 mod session;

@@ -71,9 +71,9 @@ impl ComputeArgs {
     /// The same for another model, from where `model` says.
     pub fn open_as(&self, model: &ModelArgs, spec: ModelSpec, ui: &Ui) -> anyhow::Result<Engine> {
         self.start_threads(ui)?;
-        let options = model.hub_options();
-        let mut download = Download::new(ui, &spec);
-        let session = Session::open_with(&spec, &options, &self.compute()?, &mut download);
+        let lora = model.lora()?;
+        let open = || model.package(&spec, lora.as_ref(), ui);
+        let session = Session::open_with(&self.compute()?, open);
         let session = session.map_err(|error| match error {
             Error::Request(RequestError::HeldAsStored) => UsageError::with_hint(
                 "--quant and --dtype do not apply to a GGUF file",

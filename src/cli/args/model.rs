@@ -2,10 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 
+use diffucoder::Error;
 use diffucoder::hub::registry::DEFAULT_ALIAS;
-use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::hub::{HubModel, HubOptions, ModelSpec};
+use diffucoder::package::Package;
 
 use crate::cli::hints::hint;
+use crate::cli::terminal::download::Download;
+use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 
 /// Which model, and where from.
@@ -25,6 +29,10 @@ pub struct ModelArgs {
     /// Use what is downloaded already and no network
     #[arg(long, help_heading = "Model")]
     offline: bool,
+    /// A LoRA adapter in PEFT's layout to merge into the weights while they are loaded, before they
+    /// are quantized: a folder, or an id on the Hub
+    #[arg(long, value_name = "ADAPTER", help_heading = "Model")]
+    lora: Option<OsString>,
 }
 
 impl ModelArgs {
@@ -34,6 +42,40 @@ impl ModelArgs {
         options.revision.clone_from(&self.revision);
         options.offline |= self.offline;
         options
+    }
+
+    /// What `--lora` names.
+    pub fn lora(&self) -> Result<Option<ModelSpec>, UsageError> {
+        let Some(name) = &self.lora else {
+            return Ok(None);
+        };
+        let spec = named("--lora", name).map_err(|error| error.about(&["lora"]))?;
+        match spec {
+            ModelSpec::Local(_) | ModelSpec::Hub(HubModel { gguf: None, .. }) => Ok(Some(spec)),
+            _ => {
+                let message = format!("--lora {}: this is no adapter", name.display());
+                Err(UsageError::new(message).about(&["lora"]))
+            }
+        }
+    }
+
+    /// Opens a model, with an adapter if there is one.
+    pub fn package(
+        &self,
+        spec: &ModelSpec,
+        lora: Option<&ModelSpec>,
+        ui: &Ui,
+    ) -> Result<Package, Error> {
+        let mut options = self.hub_options();
+        let mut package = Package::open(spec, &options, &mut Download::new(ui, spec))?;
+        if let Some(lora) = lora {
+            options.revision = None; // the model's
+            let base = package.adapt(lora, &options, &mut Download::new(ui, lora))?;
+            if let Some(base) = base.map(str::to_owned) {
+                ui.status(&format!("the adapter was trained on {base}"));
+            }
+        }
+        Ok(package)
     }
 
     /// What was typed for `--model`, or its default.

@@ -34,7 +34,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Random weights in the shapes of a model instead of its files
-    #[arg(long, value_enum, value_name = "SHAPE", conflicts_with_all = ["model", "file", "revision"])]
+    #[arg(long, value_enum, value_name = "SHAPE", conflicts_with_all = ["model", "file", "revision", "lora"])]
     synthetic: Option<Shape>,
     /// Numbers of rows (canvas positions) that a pass computes
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,32,320",
@@ -62,6 +62,18 @@ enum Shape {
     /// DiffuCoder-7B
     #[value(name = "7b")]
     DiffuCoder7B,
+    /// Open-dCoder-0.5B
+    #[value(name = "0.5b")]
+    OpenDCoder,
+    /// Fast-dLLM v2 1.5B, block-causal
+    #[value(name = "1.5b")]
+    FastDllm,
+    /// SDAR-1.7B, block-causal
+    #[value(name = "1.7b")]
+    Sdar,
+    /// Stable-DiffCoder-8B, block-causal
+    #[value(name = "8b")]
+    StableDiffCoder,
     /// The built-in model
     Tiny,
 }
@@ -171,7 +183,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let work = filling.map_err(Error::from)?.work;
         generated = Some(Generated::new(job.most_new_tokens(), work, timed.time));
     }
-    let work = |n| Mode::ALL.map(|mode| ModeWork::count(&config, n, args.tokens_per_forward, mode));
+    // A block-causal model has its authors' way in every mode.
+    let modes = match config.attention {
+        Attention::Full => &Mode::ALL[..],
+        Attention::BlockCausal(_) => &[Mode::Exact],
+    };
+    let count = |n, mode: &Mode| ModeWork::count(&config, n, args.tokens_per_forward, *mode);
+    let work = |n| modes.iter().map(move |mode| count(n, mode));
     let modes = args.generate.into_iter().flat_map(work).collect();
     let report = Report {
         modes,
@@ -232,6 +250,10 @@ impl Shape {
         };
         Config::from_json(match self {
             Self::DiffuCoder7B => DIFFUCODER_7B,
+            Self::OpenDCoder => OPEN_DCODER,
+            Self::FastDllm => FAST_DLLM,
+            Self::Sdar => SDAR,
+            Self::StableDiffCoder => STABLE_DIFFCODER,
             Self::Tiny => tiny().map_or(&[][..], |(_, json)| json),
         })
     }
@@ -242,6 +264,38 @@ const DIFFUCODER_7B: &[u8] = br#"{
     "model_type": "Dream", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
     "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
     "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 131072
+}"#;
+
+/// Of Qwen2.5-Coder-0.5B, which it was trained from.
+const OPEN_DCODER: &[u8] = br#"{
+    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
+    "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768,
+    "tie_word_embeddings": true
+}"#;
+
+/// Of Qwen2.5-1.5B, in blocks of 32.
+const FAST_DLLM: &[u8] = br#"{
+    "model_type": "a2d-qwen2", "vocab_size": 151936, "hidden_size": 1536, "block_size": 32,
+    "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "max_position_embeddings": 32768, "tie_word_embeddings": true
+}"#;
+
+/// Of Qwen3-1.7B with a head of its own.
+const SDAR: &[u8] = br#"{
+    "model_type": "sdar", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144,
+    "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768,
+    "tie_word_embeddings": false
+}"#;
+
+/// Of Seed-Coder-8B.
+const STABLE_DIFFCODER: &[u8] = br#"{
+    "model_type": "llama", "architectures": ["StableDiffcoderForCausalLM"], "vocab_size": 155136,
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_theta": 5e5,
+    "max_position_embeddings": 32768, "tie_word_embeddings": false
 }"#;
 
 /// A canvas of `rows` positions through all layers, and all of it through the head.
@@ -266,15 +320,22 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
     Ok(shortest)
 }
 
-/// To write `n` tokens behind a prompt, as `--tokens-per-step` does in a mode, however the text
-/// ends.
+/// To write `n` tokens behind a prompt, as `--tokens-per-step` does in a mode, or block by block in
+/// a model that can nothing else, however the text ends.
 fn generation(config: &Config, n: usize, tokens_per_forward: usize, mode: Mode) -> Job {
+    let (decoding, ending) = match (config.attention, config.family.blocks) {
+        (Attention::BlockCausal(size), Some(blocks)) => (
+            Decoding::blocks(blocks, size),
+            Ending::AfterBlock(Vec::new()),
+        ),
+        _ => (mode.decoding(false), Ending::AtStop(Vec::new())),
+    };
     let settings = Settings {
         shaping: Shaping::nucleus(0.2, 0.95),
-        ending: Ending::AtStop(Vec::new()),
+        ending,
         decoding: Decoding {
             threshold: None,
-            ..mode.decoding(false)
+            ..decoding
         },
         steps: Steps::OfTokens(tokens_per_forward),
         ..Settings::reference(1)
@@ -316,6 +377,7 @@ impl Denoiser for Timed<'_> {
 /// is equally sure of all. Another order takes a few more or fewer.
 struct Counting {
     shift: usize,
+    attention: Attention,
 }
 
 impl Denoiser for Counting {
@@ -326,12 +388,17 @@ impl Denoiser for Counting {
         logits.resize(2 * pass.predict.len(), 0.0);
         Ok(pass.computed(self.shift).len())
     }
+
+    fn attention(&self) -> Attention {
+        self.attention
+    }
 }
 
 impl ModeWork {
     fn count(config: &Config, n: usize, tokens_per_forward: usize, mode: Mode) -> Self {
         let mut network = Counting {
             shift: usize::from(config.shift_logits),
+            attention: config.attention,
         };
         let mut job = generation(config, n, tokens_per_forward, mode);
         let work = match job.run(&mut network, &mut Conditions::default()) {
@@ -465,8 +532,22 @@ mod tests {
 
     #[test]
     fn shapes_are_valid() {
-        for shape in [Shape::DiffuCoder7B, Shape::Tiny] {
-            assert!(shape.config().is_ok());
+        for shape in Shape::value_variants() {
+            assert!(shape.config().is_ok(), "{shape:?}");
+        }
+        let parameters = |shape: Shape| shape.config().unwrap().parameters();
+        assert_eq!(parameters(Shape::OpenDCoder), 494_032_768); // as Qwen2.5-0.5B's card has it
+    }
+
+    /// Each token once to predict and once to store, and what stands in its block beside it.
+    #[test]
+    fn work_of_block_causal_models() {
+        for (shape, block) in [(Shape::StableDiffCoder, 4.0), (Shape::FastDllm, 32.0)] {
+            let work = ModeWork::count(&shape.config().unwrap(), 256, 2, Mode::Exact);
+            assert_eq!(work.forwards, 128);
+            let prompt = PROMPT as f64 / 256.0;
+            let rows = work.rows_per_token - prompt;
+            assert!(rows <= block / 2.0 + 1.0, "{shape:?}: {rows}");
         }
     }
 }

@@ -2,14 +2,12 @@
 //! speed.
 
 use diffucoder::diffusion::Mode;
-use diffucoder::hub::registry::KnownModel;
+use diffucoder::hub::registry::{DEFAULT_ALIAS, KnownModel, by_alias};
 use diffucoder::kernels::limits::{Limits, Meter};
 use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::device::{DeviceChoice, free_memory_bytes};
 use serde::Serialize;
 
-/// Bytes of a weight in what is downloaded whole.
-const BF16_BYTES: f64 = 2.0;
 /// Positions that a pass of `balanced` computes, the mode of most of these models, in the mean of
 /// 256 tokens at two a pass (`bench --generate`: 11.3 for each token).
 const ROWS: f64 = 22.6;
@@ -27,6 +25,8 @@ const HELD_AS: [Format; 2] = [Format::Q8_0, Format::Q4_0];
 pub struct Machine {
     pub free_bytes: Option<u64>,
     pub limits: Limits,
+    /// How much slower than the best the middle of the measurements was, if by much.
+    pub busy: Option<f64>,
     pub is_gpu: bool,
 }
 
@@ -49,13 +49,31 @@ pub struct Choice {
     pub needs: Needs,
 }
 
+/// A model for a purpose.
+#[derive(Debug, Serialize)]
+pub struct Use {
+    pub what: &'static str,
+    #[serde(flatten)]
+    pub choice: Choice,
+}
+
+/// What models are wanted for, and which one suits it: the quickest that fills holes, the one that
+/// fills most of them right, the best at answers.
+const USES: [(&str, &str); 3] = [
+    ("infill in an editor, CI", "open-dcoder"),
+    ("infill, most holes right", "dreamon"),
+    ("answers", DEFAULT_ALIAS),
+];
+
 impl Machine {
     /// Measures it, which takes about a second.
     pub fn measure(isa: Isa, threads: usize) -> Self {
         let device = DeviceChoice::Auto.open();
+        let mut meter = Meter::new(isa, threads);
         Self {
             free_bytes: free_memory_bytes(&candle_core::Device::Cpu),
-            limits: Meter::new(isa, threads).measure(),
+            limits: meter.measure(),
+            busy: meter.busy(),
             is_gpu: device.is_ok_and(|device| !device.is_cpu()),
         }
     }
@@ -63,7 +81,7 @@ impl Machine {
     /// What a model takes whose weights have this size in memory.
     pub fn needs(&self, model: &KnownModel, weights_bytes: f64) -> Needs {
         let memory = SPARE * weights_bytes;
-        let compute = 2.0 * parameters(model) * ROWS / (EFFICIENCY * self.limits.int8_ops_per_s);
+        let compute = 2.0 * model.parameters() * ROWS / (EFFICIENCY * self.limits.int8_ops_per_s);
         let pass = compute.max(weights_bytes / self.limits.read_bytes_per_s);
         Needs {
             memory_bytes: memory as u64,
@@ -81,6 +99,28 @@ impl Machine {
         }
         let [larger, smaller] = HELD_AS.map(|format| self.needs(model, held(model, format)));
         if larger.fits { larger } else { smaller }
+    }
+
+    /// What to take for what.
+    pub fn uses(&self) -> impl Iterator<Item = Use> {
+        USES.iter().filter_map(|&(what, alias)| {
+            let model = by_alias(alias)?;
+            let (name, download_bytes, needs) = match model.conversions().next() {
+                Some((name, bytes)) => (name, bytes, self.needs(model, bytes as f64)),
+                None => {
+                    let needs = self.needs_of_whole(model);
+                    (alias.to_owned(), model.download_bytes, needs)
+                }
+            };
+            Some(Use {
+                what,
+                choice: Choice {
+                    flags: format!("--model {name}"),
+                    download_bytes,
+                    needs,
+                },
+            })
+        })
     }
 
     /// The ways to run a model, the one to recommend first, those that do not fit included.
@@ -110,13 +150,9 @@ impl Machine {
     }
 }
 
-fn parameters(model: &KnownModel) -> f64 {
-    model.download_bytes as f64 / BF16_BYTES
-}
-
 /// The weights of a model in a format.
 fn held(model: &KnownModel, format: Format) -> f64 {
-    parameters(model) / format.block_inputs() as f64 * format.block_bytes() as f64
+    model.parameters() / format.block_inputs() as f64 * format.block_bytes() as f64
 }
 
 impl Needs {
@@ -145,6 +181,7 @@ mod tests {
                 int8_ops_per_s: 1e12,
                 read_bytes_per_s: 40e9,
             },
+            busy: None,
             is_gpu: false,
         }
     }
@@ -180,6 +217,17 @@ mod tests {
             ..machine(1)
         };
         assert_eq!(on_gpu.choices(&MODELS[0])[0].flags, "--model diffucoder");
+    }
+
+    #[test]
+    fn every_use_has_its_model() {
+        let uses: Vec<_> = machine(64).uses().map(|each| each.choice.flags).collect();
+        let expected = [
+            "--model open-dcoder",
+            "--model dreamon",
+            "--model diffucoder:q4_k_m",
+        ];
+        assert_eq!(uses, expected);
     }
 
     #[test]

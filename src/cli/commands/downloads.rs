@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use diffucoder::Error;
 use diffucoder::hub::registry::{by_hub_id, in_repo};
 use diffucoder::hub::{CachedFile, CachedModel, HubModel, HubOptions, ModelSpec, cached, remove};
-use diffucoder::package::Package;
 use serde::Serialize;
 
 use crate::cli::args::model::{self, ModelArgs};
@@ -68,9 +67,9 @@ pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
         }
         other @ ModelSpec::Local(_) => return Err(no_download(other).into()),
     };
-    let mut download = Download::new(ui, &spec);
-    let package = Package::open(&spec, &args.model.hub_options(), &mut download)?;
-    package.fetch_weights(&mut download)?;
+    let lora = args.model.lora()?;
+    let package = args.model.package(&spec, lora.as_ref(), ui)?;
+    package.fetch_weights(&mut Download::new(ui, &spec))?;
     ui.note(&format!("{name} is here, whole: {}", package.name()));
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::cli::args::output::OutputArgs;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
-use diffucoder::hub::registry::{KnownModel, MODELS, in_repo};
+use diffucoder::hub::registry::{KnownModel, MODELS, ON_ITS_PAGE, in_repo};
 use diffucoder::hub::{CachedModel, HubOptions, cached};
 
 /// Flags of `models`.
@@ -162,7 +162,7 @@ fn text(rows: &[Row], width: usize) -> String {
                 0 => row.cached.to_string(),
                 bytes => format!("{} ({})", row.cached, human_bytes(bytes)),
             },
-            row.licence.unwrap_or("see its page").to_string(),
+            row.licence.unwrap_or(ON_ITS_PAGE).to_string(),
             row.id.clone().unwrap_or_else(|| "-".into()),
         ]
     });

@@ -10,7 +10,6 @@ use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::Error;
 use diffucoder::atomic;
 use diffucoder::model::quantize::Report;
-use diffucoder::package::Package;
 use diffucoder::weights::gguf::FileType;
 
 /// Flags of `quantize`.
@@ -61,10 +60,9 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         false => args.output.as_path(),
     };
     atomic::check(file, args.force).map_err(Error::from)?;
-    let (options, spec) = (args.model.hub_options(), args.model.spec()?);
-    let mut download = Download::new(ui, &spec);
-    let package = Package::open(&spec, &options, &mut download)?;
-    let weights = package.fetch_weights(&mut download)?;
+    let (spec, lora) = (args.model.spec()?, args.model.lora()?);
+    let package = args.model.package(&spec, lora.as_ref(), ui)?;
+    let weights = package.fetch_weights(&mut Download::new(ui, &spec))?;
     let bar = ui.byte_bar("quantizing", 0);
     let report = package.quantize(weights, args.to, (file, args.force), &mut |done, total| {
         bar.set_length(total as u64);

@@ -22,8 +22,10 @@ impl<'a> Download<'a> {
     pub fn new(ui: &'a Ui, spec: &ModelSpec) -> Self {
         let licence_note = match spec {
             ModelSpec::Hub(HubModel { id, .. }) => Some(match registry::in_repo(id.as_str()) {
-                Some(known) => format!("{id} is licensed {}", known.licence),
-                None => format!("{id} has its own licence: see its page on the Hub"),
+                Some(known) if known.licence != registry::ON_ITS_PAGE => {
+                    format!("the licence of {id}: {}", known.licence)
+                }
+                _ => format!("{id} has its own licence: see its page on the Hub"),
             }),
             ModelSpec::BuiltIn(_) | ModelSpec::Local(_) => None,
         };

@@ -8,6 +8,7 @@
 
 use super::{Config, Refusal, Stated, check};
 use crate::model::arch::{Attention, Family, GGUF_EMBED_TOKENS, GGUF_LM_HEAD};
+use crate::model::named;
 use crate::weights::gguf::export::Description;
 use crate::weights::gguf::{GgufError, GgufFile, TensorInfo, Value};
 
@@ -37,31 +38,40 @@ impl Config {
     /// Reads and checks the metadata of a model. Token ids are the tokenizer's and not set here.
     ///
     /// # Errors
-    /// [`GgufError::UnknownArchitecture`]; [`GgufError::MissingKey`], [`GgufError::WrongType`] and
+    /// [`GgufError::UnknownArchitecture`] and [`GgufError::NotDiffusion`]; [`GgufError::MissingKey`], [`GgufError::WrongType`] and
     /// [`GgufError::BadValue`] with the key at fault; [`GgufError::MissingTensor`] and
     /// [`GgufError::Shape`] for the embedding table.
     pub fn from_gguf(file: &GgufFile<'_>) -> Result<Self, GgufError> {
-        Self::from_gguf_parts(file, &[])
+        Self::from_gguf_parts(file, &[], "")
     }
 
-    /// [`Self::from_gguf`] of a model in several files, of which the first has the metadata.
+    /// [`Self::from_gguf`] of a model in several files, of which the first has the metadata; what
+    /// the files are called says what kind of model it is, where they do not.
     ///
     /// # Errors
     /// Those of [`Self::from_gguf`].
     pub fn from_gguf_parts(
         file: &GgufFile<'_>,
         others: &[GgufFile<'_>],
+        called: &str,
     ) -> Result<Self, GgufError> {
         let tensor = |name: &str| {
             let mut parts = std::iter::once(file).chain(others);
             parts.find_map(|part| part.tensor(name))
         };
         let architecture = file.str("general.architecture")?;
-        let family =
-            Family::of_gguf(architecture).ok_or_else(|| GgufError::UnknownArchitecture {
+        let names = [file.str_if_any("general.name")?.unwrap_or_default(), called];
+        let family = named::family(architecture, names).or_else(|| Family::of_gguf(architecture));
+        let family = family.ok_or_else(|| match named::parts(architecture) {
+            parts if parts.is_empty() => GgufError::UnknownArchitecture {
                 found: architecture.into(),
                 known: Family::gguf_architectures(),
-            })?;
+            },
+            parts => GgufError::NotDiffusion {
+                architecture: architecture.into(),
+                names: parts.join(", "),
+            },
+        })?;
         let keys = Keys { file, architecture };
         let (columns, rows) = embedding_table(tensor(GGUF_EMBED_TOKENS))?;
         let size = |key: &'static str| keys.u32(gguf_key(key));

@@ -74,6 +74,16 @@ pub enum GgufError {
         /// Those that can be run.
         known: String,
     },
+    /// A network that autoregressive models have too, and no name that says this is none.
+    #[error(
+        "the architecture {architecture} is that of autoregressive models too, and neither general.name nor the file's name is that of a diffusion model"
+    )]
+    NotDiffusion {
+        /// The value of general.architecture.
+        architecture: String,
+        /// Parts of the names of diffusion models that have it.
+        names: String,
+    },
     /// The network needs a tensor that the file has not.
     #[error("tensor {tensor} is missing")]
     MissingTensor {
@@ -120,6 +130,9 @@ impl GgufError {
                  download all of them again, or join them with llama.cpp's gguf-split"
                     .into(),
             ),
+            Self::NotDiffusion { names, .. } => Some(format!(
+                "if it is one, name the file so: a name with one of these in it is known here: {names}"
+            )),
             Self::UnknownArchitecture { known, .. } => Some(format!(
                 "only masked-diffusion models of the architectures {known} run here, with a mask token"
             )),

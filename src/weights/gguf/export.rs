@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use super::tokenizer::{
     ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, Rows, SHIFT_LOGITS, TEMPLATE,
-    TOKEN_TYPE, TOKENS, TokenType, filler,
+    TOKEN_TYPE, TOKENS, TokenType, filler, merges,
 };
 use super::{Array, FileType, GgufError, GgufFile, Value};
 use crate::tokenizer::QWEN2_SPLIT;
@@ -168,7 +168,7 @@ impl Vocabulary {
         for (row, (token, kind)) in vocabulary.rows.iter_mut().zip(tokens) {
             *row = (kind != TokenType::Unused).then(|| (token.to_owned(), kind));
         }
-        vocabulary.merges = file.strings(MERGES)?.map(str::to_owned).collect();
+        vocabulary.merges = merges(file)?.map(str::to_owned).collect();
         Ok(vocabulary)
     }
 

@@ -1,6 +1,6 @@
 //! GGUF files as a checkpoint: their tensors under the names of the checkpoint they came from.
 
-use super::{GgufFile, parse_parts};
+use super::{GgufError, GgufFile, parse_parts};
 use crate::weights::checkpoint::{Checkpoint, Extent};
 use crate::weights::{Bytes, WeightsError};
 
@@ -20,9 +20,16 @@ impl Checkpoint {
         checkpoint_name: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, WeightsError> {
         let parts = parse_parts(&files)?;
+        let heads = match parts.first().zip(files.first()) {
+            Some((first, (file, _))) => paired_heads(first).map_err(|source| {
+                let (file, source) = (file.clone(), Box::new(source));
+                WeightsError::Gguf { file, source }
+            })?,
+            None => None,
+        };
         let extents = parts.iter().zip(&files);
         let extents: Vec<_> = extents
-            .map(|(part, (file, _))| extents_of(part, file, &checkpoint_name))
+            .map(|(part, (file, _))| extents_of(part, file, heads, &checkpoint_name))
             .collect::<Result<_, _>>()?;
         let mut checkpoint = Self::empty();
         for ((file, bytes), extents) in files.into_iter().zip(extents) {
@@ -32,9 +39,33 @@ impl Checkpoint {
     }
 }
 
+/// Heads of q and of k, where the rows of these are in another order than in checkpoints: ggml
+/// rotates neighbours in the heads of `llama`, and its converter orders rows for that.
+/// (`llama_model_rope_type` in `src/llama-model.cpp`, `undo_permute` in `conversion/llama.py`.)
+fn paired_heads(file: &GgufFile<'_>) -> Result<Option<[usize; 2]>, GgufError> {
+    if file.str("general.architecture")? != "llama" {
+        return Ok(None);
+    }
+    let heads = file.u32("llama.attention.head_count")?;
+    let kv_heads = file.u32_if_any("llama.attention.head_count_kv")?;
+    let kv_heads = kv_heads.unwrap_or(heads);
+    Ok(Some([heads, kv_heads].map(|heads| heads as usize)))
+}
+
+/// How many of the `heads` of q and of k a tensor has, if it is of either.
+fn heads_of(tensor: &str, heads: [usize; 2]) -> Option<usize> {
+    let of = tensor.split('.').nth_back(1);
+    match of {
+        Some("attn_q") => Some(heads[0]),
+        Some("attn_k") => Some(heads[1]),
+        _ => None,
+    }
+}
+
 fn extents_of(
     part: &GgufFile<'_>,
     file: &str,
+    heads: Option<[usize; 2]>,
     checkpoint_name: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<(String, Extent)>, WeightsError> {
     let mut extents = Vec::new();
@@ -51,6 +82,7 @@ fn extents_of(
             range: tensor.range.clone(),
             stored: tensor.ggml_type.into(),
             shape: tensor.shape(),
+            paired_heads: heads.and_then(|heads| heads_of(tensor.name, heads)),
         };
         extents.push((name, extent));
     }

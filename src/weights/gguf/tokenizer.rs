@@ -252,8 +252,9 @@ fn types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufErr
 /// The types in a file that has none: what is neither a byte nor made by a merge can only be found
 /// in the text as a whole, or is nobody's.
 fn guessed_types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufError> {
-    let merges = file.strings(MERGES)?;
-    let merged: HashSet<String> = merges.map(|merge| merge.replacen(' ', "", 1)).collect();
+    let merged: HashSet<String> = merges(file)?
+        .map(|merge| merge.replacen(' ', "", 1))
+        .collect();
     let guess = |(id, token): (usize, &&str)| match *token {
         token if token.chars().count() == 1 || merged.contains(token) => TokenType::Normal,
         token if token == filler(id) => TokenType::Unused,
@@ -294,9 +295,17 @@ fn vocab_json(tokens: &[&str], types: &[TokenType]) -> Vec<u8> {
     json.into_bytes()
 }
 
+/// The merges; a tokenizer without any has no key for them.
+pub(super) fn merges<'f>(
+    file: &'f GgufFile<'_>,
+) -> Result<impl Iterator<Item = &'f str>, GgufError> {
+    let merges = file.get(MERGES).map(|_| file.strings(MERGES));
+    Ok(merges.transpose()?.into_iter().flatten())
+}
+
 fn merges_txt(file: &GgufFile<'_>) -> Result<Vec<u8>, GgufError> {
     let mut lines = String::from("#version: 0.2\n");
-    for (index, merge) in file.strings(MERGES)?.enumerate() {
+    for (index, merge) in merges(file)?.enumerate() {
         let two = matches!(merge.split_once(' '), Some((left, right))
             if !left.is_empty() && !right.is_empty() && !right.contains(' '));
         if !two || merge.contains(['\n', '\r']) {

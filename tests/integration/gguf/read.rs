@@ -140,7 +140,7 @@ fn metadata_that_makes_no_sense_is_refused_by_key() {
         (
             "general.architecture",
             text("llama"),
-            "architecture \"llama\" is not supported",
+            "llama is that of autoregressive models",
         ),
         (
             "general.architecture",

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sysinfo::System;
 
-use super::choices::{Choice, Machine};
+use super::choices::{Choice, Machine, Use};
 use crate::cli::args::compute;
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::values::at_least_one;
@@ -41,6 +41,11 @@ struct Findings {
     cached: Vec<Cached>,
     int8_ops_per_s: f64,
     read_bytes_per_s: f64,
+    /// How much slower than the best the middle of the measurements was, if by much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy: Option<f64>,
+    /// What to take for what.
+    uses: Vec<Use>,
     /// The ways to run the default model; the speeds are estimates from the two limits.
     choices: Vec<Choice>,
     advice: String,
@@ -82,6 +87,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         cached: models.iter().map(Cached::from).collect(),
         int8_ops_per_s: machine.limits.int8_ops_per_s,
         read_bytes_per_s: machine.limits.read_bytes_per_s,
+        busy: machine.busy,
+        uses: machine.uses().collect(),
         advice: advice(&choices),
         choices,
     };
@@ -130,18 +137,23 @@ impl Findings {
             (
                 "limits",
                 format!(
-                    "{:.2} T int8 operations/s, {:.1} GB/s of reading (measured now)",
+                    "{:.2} T int8 operations/s, {:.1} GB/s of reading (measured now{})",
                     self.int8_ops_per_s / 1e12,
-                    self.read_bytes_per_s / 1e9
+                    self.read_bytes_per_s / 1e9,
+                    self.busy.map_or_else(String::new, |times| format!(
+                        ": the best of short runs, half of which took {times:.1} times as long or \
+                         more; other work is running, and alone it may be faster"
+                    ))
                 ),
             ),
             ("advice", self.advice.clone()),
         ];
         let lines = lines.map(|(what, text)| [what.to_string(), text]);
         format!(
-            "{}\n{}\nMemory is what a run takes in all. Tokens/s are estimates from the limits above\n\
+            "{}\n{}\n{}\nMemory is what a run takes in all. Tokens/s are estimates from the limits above\n\
              for `--mode balanced`: from one to three tokens a forward pass.\n",
             table([Align::Left; 2], lines),
+            uses_table(&self.uses),
             choices_table(&self.choices)
         )
     }
@@ -180,6 +192,25 @@ fn advice(choices: &[Choice]) -> String {
             )
         }
     }
+}
+
+/// What to take for what, as a table.
+fn uses_table(uses: &[Use]) -> String {
+    let header = ["FOR", "MODEL", "DOWNLOAD", "MEMORY", "TOKENS/S"].map(str::to_string);
+    let lines = uses.iter().map(|Use { what, choice }| {
+        [
+            (*what).to_string(),
+            choice.flags.clone(),
+            human_bytes(choice.download_bytes),
+            human_bytes(choice.needs.memory_bytes),
+            choice.needs.speed(),
+        ]
+    });
+    use Align::{Left, Right};
+    table(
+        [Left, Left, Right, Right, Right],
+        std::iter::once(header).chain(lines),
+    )
 }
 
 /// The choices as a table.
@@ -241,6 +272,7 @@ mod tests {
                     int8_ops_per_s: 1e12,
                     read_bytes_per_s: 40e9,
                 },
+                busy: None,
                 is_gpu: false,
             };
             machine.choices(&MODELS[0])

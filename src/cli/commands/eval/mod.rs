@@ -123,7 +123,7 @@ pub struct Args {
     json: bool,
     /// Make the mode that is found the default, in the configuration file; with --also the model
     /// too
-    #[arg(long)]
+    #[arg(long, conflicts_with = "lora")]
     save: bool,
 
     #[command(flatten)]

@@ -1,0 +1,79 @@
+//! Files that llama.cpp's own converter made of the golden checkpoints, and models as they were
+//! written by `quantize`.
+
+use assert_cmd::Command;
+use candle_core::DType;
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::Target;
+use diffucoder::package::Package;
+use diffucoder::session::Session;
+use std::path::Path;
+
+use crate::fixture;
+use crate::golden_set::{assert_close, forwards, session};
+
+fn open(file: &Path) -> Result<Session, diffucoder::Error> {
+    let spec = ModelSpec::Local(file.into());
+    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ())?;
+    Ok(Session::new(package, Target::cpu(DType::F32)))
+}
+
+/// `llama` keeps the rows of q and k in another order than the checkpoint. Made by
+/// `convert_hf_to_gguf.py --outtype f32` of golden-stable-diffcoder, called LlamaForCausalLM.
+#[test]
+fn a_file_called_llama_is_read_in_the_order_of_the_checkpoint() {
+    let set = "golden-stable-diffcoder";
+    let file = fixture("gguf/stable-diffcoder-llama.gguf");
+    let mut found = open(&file).unwrap();
+    let original = session(set);
+    let families = [&found, &original].map(|session| session.package().config.family);
+    assert_eq!(families[0], families[1]);
+    assert_eq!(found.package().mask_id, original.package().mask_id);
+    let model = found.load(&mut (), &mut |_, _| ()).unwrap();
+    for (ids, expected) in forwards(set) {
+        assert_close(&model.head_output(&ids).unwrap(), &expected, set);
+    }
+    // The layers are those of many models, and only the names tell that this one is none of them.
+    let folder = tempfile::tempdir().unwrap();
+    let unnamed = folder.path().join("model.gguf");
+    let name = b"Stable Diffcoder";
+    let mut bytes = std::fs::read(file).unwrap();
+    let at = bytes.windows(name.len()).position(|window| window == name);
+    bytes[at.unwrap()..][..name.len()].copy_from_slice(b"Some Other Model");
+    std::fs::write(&unnamed, bytes).unwrap();
+    let error = open(&unnamed).err().unwrap();
+    let said = format!("{:#}", anyhow::Error::from(error));
+    assert!(
+        said.contains("llama is that of autoregressive models"),
+        "{said}"
+    );
+}
+
+/// What is written of each family loads as what it was.
+#[test]
+fn each_family_is_known_from_its_quantized_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for set in [
+        "golden",
+        "golden-coda",
+        "golden-dllm-qwen2",
+        "golden-dllm-qwen3",
+        "golden-dreamon",
+        "golden-opendcoder",
+        "golden-sdar",
+        "golden-stable-diffcoder",
+    ] {
+        let model = fixture(&format!("{set}/model"));
+        let file = folder.path().join(format!("{set}.gguf"));
+        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        command
+            .args(["quantize", "--to=q8_0", "--model"])
+            .arg(&model);
+        command.arg("-o").arg(&file).assert().success();
+        let (found, original) = (open(&file).unwrap(), session(set));
+        let (found, original) = (found.package(), original.package());
+        assert_eq!(found.config.family, original.config.family, "{set}");
+        assert_eq!(found.config.attention, original.config.attention, "{set}");
+        assert_eq!(found.mask_id, original.mask_id, "{set}");
+    }
+}

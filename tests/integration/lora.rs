@@ -1,0 +1,177 @@
+//! An adapter merged while a model is loaded: logits against PEFT's own merge, and what is refused
+//! (`tests/fixtures/golden-lora`, over the checkpoint of `golden`).
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use candle_core::DType;
+use diffucoder::Error;
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::model::{Model, Target};
+use diffucoder::package::Package;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixture;
+use crate::golden_set::{assert_close, forwards};
+
+const SET: &str = "golden-lora";
+
+/// A copy of the adapter whose configuration has another value.
+fn adapter(key: &str, value: Value) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "adapter_model.safetensors";
+    fs::copy(fixture(SET).join(name), folder.path().join(name)).unwrap();
+    let json = fs::read(fixture(SET).join("adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&json).unwrap();
+    config[key] = value;
+    let file = folder.path().join("adapter_config.json");
+    fs::write(file, config.to_string()).unwrap();
+    folder
+}
+
+fn adapted(model: &Path, adapter: &Path) -> Result<Package, Error> {
+    let options = HubOptions::new("no-such-cache");
+    let mut package = Package::open(&ModelSpec::Local(model.into()), &options, &mut ())?;
+    package.adapt(&ModelSpec::Local(adapter.into()), &options, &mut ())?;
+    Ok(package)
+}
+
+/// Both ways of scaling, both networks; every kind of tensor is changed.
+#[test]
+fn logits_equal_those_of_peft_s_merge() {
+    let rslora = adapter("use_rslora", json!(true));
+    let folders = [fixture(SET), rslora.path().into()];
+    for ((ids, expected), folder) in forwards(SET).iter().zip(folders) {
+        let package = adapted(&fixture("golden/model"), &folder).unwrap();
+        let target = Target::cpu(DType::F32);
+        let weights = || package.fetch_weights(&mut ()).unwrap();
+        let mut native = package.load(weights(), &target, &mut |_, _| ()).unwrap();
+        let tensors = Model::load_on_tensors(&package.config, weights(), &target, &mut |_, _| ());
+        for model in [&mut native, &mut tensors.unwrap()] {
+            assert_close(&model.head_output(ids).unwrap(), expected, SET);
+        }
+    }
+}
+
+fn diffucoder(args: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    command.args(args);
+    command
+}
+
+fn exact(model: &Path, lora: Option<&Path>, flags: &[&str]) -> Value {
+    let mut command = diffucoder(&["generate", "--exact", "--raw", "-t0", "-n24", "--seed=1"]);
+    command
+        .args(["--steps=24", "--device=cpu", "--output=json"])
+        .args(flags);
+    command
+        .args(["--prompt", "def add(a, b):\n"])
+        .arg("--model")
+        .arg(model);
+    if let Some(lora) = lora {
+        command.arg("--lora").arg(lora);
+    }
+    let output = command.assert().success().get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+/// `golden.json` has what the program wrote with the weights that PEFT merged.
+#[test]
+fn the_program_writes_what_the_merged_checkpoint_does() {
+    let model = fixture("golden/model");
+    let golden: Value =
+        serde_json::from_slice(&fs::read(fixture(SET).join("golden.json")).unwrap()).unwrap();
+    let plain = exact(&model, None, &["--dtype=f32"]);
+    assert_ne!(plain["token_ids"], golden["token_ids"]);
+    assert!(plain["adapter"].is_null());
+    let merged = exact(&model, Some(&fixture(SET)), &["--dtype=f32"]);
+    assert_eq!(merged["token_ids"], golden["token_ids"]);
+    let named = merged["adapter"].as_str().unwrap();
+    assert!(named.ends_with(SET), "{named}");
+
+    // Merged and quantized, it is whole, and takes no other.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("merged.gguf");
+    let mut quantize = diffucoder(&["quantize", "--to=q8_0"]);
+    quantize
+        .arg("--model")
+        .arg(&model)
+        .arg("--lora")
+        .arg(fixture(SET));
+    quantize.arg("-o").arg(&file).assert().success();
+    let refused = adapted(&file, &fixture(SET)).err().unwrap();
+    assert!(
+        refused.to_string().contains("quantized already"),
+        "{refused}"
+    );
+    assert!(refused.hint().unwrap().contains("BF16"));
+}
+
+#[test]
+fn what_is_no_adapter_of_this_model_is_refused_with_its_reason() {
+    let model = fixture("golden/model");
+    for (key, value, says) in [
+        ("use_dora", json!(true), "use_dora is true"),
+        ("peft_type", json!("IA3"), "peft_type is IA3"),
+        (
+            "init_lora_weights",
+            json!("pissa_niter_4"),
+            "init_lora_weights",
+        ),
+        ("r", json!(0), "r is 0"),
+        ("r", json!(5), "[5, "),
+        ("rank_pattern", json!(null), "[4, 64]"),
+        ("r", json!("four"), "adapter_config.json"),
+        (
+            "target_modules",
+            json!(["q_proj", "c_attn"]),
+            "changes c_attn",
+        ),
+        ("target_modules", json!(["q_proj"]), "does not name"),
+        (
+            "target_modules",
+            json!(["q_proj", "norm"]),
+            "no matrices for norm",
+        ),
+        ("target_modules", json!(".*_proj"), "does not name lm_head"),
+    ] {
+        let folder = adapter(key, value.clone());
+        let error = adapted(&model, folder.path()).err().unwrap();
+        assert!(error.to_string().contains(says), "{key} {value}: {error}");
+        assert!(error.hint().is_some(), "{key} {value}: {error}");
+    }
+    // Another network: other shapes, no biases, a head that is the table.
+    for (other, says) in [("golden-coda", "bias"), ("golden-opendcoder", "lm_head")] {
+        let error = adapted(&fixture(&format!("{other}/model")), &fixture(SET));
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains(says), "{other}: {error}");
+    }
+    // A model is not an adapter.
+    let error = adapted(&model, &model).err().unwrap().to_string();
+    assert!(error.contains("adapter_config.json"), "{error}");
+}
+
+/// Names as trainers write them that save the adapter themselves.
+#[test]
+fn names_with_the_adapter_s_own_name_are_read() {
+    let folder = adapter("modules_to_save", json!(["norm"]));
+    let file = folder.path().join("adapter_model.safetensors");
+    let tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).unwrap();
+    let renamed = tensors.into_iter().map(|(name, tensor)| {
+        let name = name.replace(".lora_A.", ".lora_A.default.");
+        let name = name.replace(".lora_B.", ".lora_B.default.");
+        (
+            name.replace("norm.weight", "norm.modules_to_save.default.weight"),
+            tensor,
+        )
+    });
+    candle_core::safetensors::save(&renamed.collect(), &file).unwrap();
+    let package = adapted(&fixture("golden/model"), folder.path()).unwrap();
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let target = Target::cpu(DType::F32);
+    let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
+    let (ids, expected) = &forwards(SET)[0];
+    assert_close(&model.head_output(ids).unwrap(), expected, SET);
+}
