@@ -45,13 +45,14 @@ impl Settings {
     /// Gives a canvas its next block, of up to `size` masks, once the one at its end is full,
     /// unless the text is at its end.
     pub(super) fn next_block(&self, canvas: &mut Canvas, size: usize) {
+        if !self.ending.is_reached(canvas) {
+            if canvas.masked().is_empty() {
+                canvas.grow(size);
+            }
+            return;
+        }
         let behind_stop = self.decoding.blocks.map(|blocks| blocks.behind_stop);
         match (&self.ending, behind_stop) {
-            (ending, _) if !ending.is_reached(canvas) => {
-                if canvas.masked().is_empty() {
-                    canvas.grow(size);
-                }
-            }
             (Ending::AfterBlock(stop_ids), Some(Behind::Repeated)) => canvas.repeat_stop(stop_ids),
             (Ending::InBlock(stop_ids), Some(Behind::Removed)) => canvas.cut_behind_stop(stop_ids),
             _ => {}

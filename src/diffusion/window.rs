@@ -141,7 +141,7 @@ impl Window {
             Cache::None => false,
             Cache::Prefix => index < window.start,
             Cache::Dual if !is_committed => true,
-            Cache::Dual => !part.contains(&index) && !(is_whole && window.contains(&index)),
+            Cache::Dual => !(part.contains(&index) || is_whole && window.contains(&index)),
         };
         let is_final = |index: usize| {
             let is_block_kept = is_committed && decoding.cache == Cache::Dual;

@@ -200,7 +200,7 @@ pub const MODELS: [KnownModel; 20] = [
         conversion: None,
         about: "d3LLM 7B: Dream-Coder distilled to write almost three tokens a forward",
         download_bytes: SIZE_7B_BYTES,
-        licence: "apache-2.0",
+        licence: "none stated (made from Dream-Coder, apache-2.0)",
         family: &DREAM,
         recipe: Recipe {
             mode: Some(Mode::D3llm),
