@@ -223,6 +223,34 @@ fn ways(package: &Package) -> Vec<Way> {
             "window, threshold, thinned, dual",
             cached(Cache::Dual, Refresh::Every(64), drawn(near)),
         ),
+        way(
+            "window, threshold, thinned, window",
+            cached(Cache::Window, Refresh::Window, drawn(near)),
+        ),
+        way(
+            "window, threshold, thinned, window, 64",
+            cached(Cache::Window, Refresh::Every(64), drawn(near)),
+        ),
+        way(
+            "window, threshold, thinned, window, 16",
+            cached(Cache::Window, Refresh::Every(16), drawn(near)),
+        ),
+        way(
+            "window, threshold, 0 seen, window",
+            cached(
+                Cache::Window,
+                Refresh::Window,
+                drawn(seen(0, Far::Hidden, near)),
+            ),
+        ),
+        way(
+            "window, threshold, 0 seen, prefix",
+            cached(
+                Cache::Prefix,
+                Refresh::Window,
+                drawn(seen(0, Far::Hidden, near)),
+            ),
+        ),
         way("balanced, drawn", drawn(balanced)),
         way(
             "balanced, drawn, threshold",

@@ -74,6 +74,7 @@ pub struct SettingsReport {
     pub threshold: Option<f32>,
     pub rule: &'static str,
     pub order_temperature: Option<f32>,
+    pub threshold_temperature: Option<f32>,
     pub remask: usize,
     pub raw: bool,
     pub system: Option<String>,
@@ -180,6 +181,11 @@ impl SettingsReport {
             threshold: decoding.threshold,
             rule: decoding.rule.name(),
             order_temperature: decoding.order_temperature,
+            threshold_temperature: decoding.threshold.and(
+                decoding
+                    .order_temperature
+                    .or(decoding.threshold_temperature),
+            ),
             remask: settings.remask,
             raw: asked.system.is_none(),
             system: asked.system.clone(),

@@ -144,6 +144,8 @@ pub enum Cache {
     None,
     /// Keys and values of what lies before the window.
     Prefix,
+    /// Keys and values of what lies outside the window.
+    Window,
     /// Everything that was computed with the token it now has. A mask is computed again where its
     /// row predicts something, which in a shifted model is wherever a mask follows it. With
     /// [`FirstToken::Committed`], as published: what lies outside the window. In a block-causal
@@ -154,13 +156,14 @@ pub enum Cache {
 
 impl Cache {
     /// All of them, in the order help texts list them.
-    pub const ALL: [Self; 3] = [Self::None, Self::Prefix, Self::Dual];
+    pub const ALL: [Self; 4] = [Self::None, Self::Prefix, Self::Window, Self::Dual];
 
     /// The name that flags and files have for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Prefix => "prefix",
+            Self::Window => "window",
             Self::Dual => "dual",
         }
     }

@@ -140,6 +140,7 @@ impl Window {
         let is_kept = |index: usize| match decoding.cache {
             Cache::None => false,
             Cache::Prefix => index < window.start,
+            Cache::Window => !window.contains(&index),
             Cache::Dual if !is_committed => true,
             Cache::Dual => !(part.contains(&index) || is_whole && window.contains(&index)),
         };

@@ -8,9 +8,8 @@
 //! kind of layer or of attention is theirs to learn. How tokens are cut and conversations rendered
 //! is in the model's own files.
 //!
-//! llama.cpp's converter stores these networks as they are: the rows of q and k are not permuted
-//! (it rotates halves, as the checkpoints do), so a tensor is the same under both names. LLaDA's
-//! are the exception ([`Rotation::Neighbours`]).
+//! llama.cpp's converter stores these networks as they are, but for the rows of q and k in `llama`
+//! and `llada` ([`crate::weights::gguf::PAIRED`]).
 //!
 //! Source of the GGUF names: `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp.
 
@@ -47,20 +46,9 @@ pub struct Family {
     /// The mode that suits its weights: one with published figures on them, else the sampler of its
     /// authors.
     pub mode: Mode,
-    /// How queries and keys are rotated in GGUF files; in checkpoints it is always by halves.
-    pub gguf_rotation: Rotation,
     /// Positions that the models were trained on, where their files say more: config.json has
     /// those of the model that the weights began as.
     pub trained_positions: Option<usize>,
-}
-
-/// Which numbers of a head are rotated together. The rows of its projection are in that order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rotation {
-    /// Each of the first half with the one in its place in the second.
-    Halves,
-    /// Each with its neighbour: what llama.cpp makes of models with Llama's layers.
-    Neighbours,
 }
 
 /// Qwen2.5's transformer without its causal mask: Dream, DiffuCoder, Dream-Coder, Open-dCoder, and
@@ -77,7 +65,6 @@ pub static DREAM: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Balanced,
-    gguf_rotation: Rotation::Halves,
     trained_positions: Some(2048),
 };
 
@@ -95,7 +82,6 @@ pub static CODA: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Exact,
-    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -121,7 +107,6 @@ pub static SDAR: Family = Family {
     tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Exact,
-    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -148,7 +133,6 @@ pub static STABLE_DIFFCODER: Family = Family {
     tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Exact,
-    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -174,7 +158,6 @@ pub static FAST_DLLM_V2: Family = Family {
     tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Exact,
-    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -201,7 +184,6 @@ pub static LLADA: Family = Family {
     tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Balanced,
-    gguf_rotation: Rotation::Neighbours,
     trained_positions: None,
 };
 
@@ -230,7 +212,6 @@ pub static A2D_QWEN3: Family = Family {
     tie_word_embeddings: true,
     shift_logits: false,
     mode: Mode::Exact,
-    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 
@@ -247,7 +228,6 @@ pub static A2D_QWEN2: Family = Family {
     tie_word_embeddings: true,
     shift_logits: false,
     mode: Mode::Exact,
-    gguf_rotation: Rotation::Halves,
     trained_positions: None,
 };
 

@@ -4,14 +4,15 @@
 //! models that were trained into diffusion models: the metadata are the same for both, and only the
 //! names tell. The exception is Open-dCoder, which is what `qwen2` means with a mask token.
 
-use super::arch::{A2D_QWEN2, A2D_QWEN3, CODA, Family, SDAR, STABLE_DIFFCODER};
+use super::arch::{A2D_QWEN2, A2D_QWEN3, CODA, FAST_DLLM_V2, Family, SDAR, STABLE_DIFFCODER};
 
 /// `general.architecture`, a part of the model's name in small letters and without signs, and what
 /// that model is.
-static NAMED: [(&str, &str, &Family); 7] = [
+static NAMED: [(&str, &str, &Family); 8] = [
     ("llama", "diffcoder", &STABLE_DIFFCODER),
     ("qwen2", "mdlm", &A2D_QWEN2),
     ("qwen2", "bd3lm", &A2D_QWEN2),
+    ("qwen2", "fastdllm", &FAST_DLLM_V2),
     ("qwen3", "mdlm", &A2D_QWEN3),
     ("qwen3", "bd3lm", &A2D_QWEN3),
     ("qwen3", "coda", &CODA),

@@ -15,7 +15,7 @@ use super::config::{Config, metadata};
 use crate::kernels::Isa;
 use crate::weights::gguf::export::{Description, ExportError};
 use crate::weights::gguf::{
-    AtomicError, FileType, GgmlType, GgufWriteError, GgufWriter, TensorDescription,
+    AtomicError, FileType, GgmlType, GgufWriteError, GgufWriter, PAIRED, TensorDescription,
     write_atomically,
 };
 use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
@@ -165,7 +165,7 @@ fn plan(
     for tensor in config.tensors() {
         let source = weights.take_stored(&tensor.name, &tensor.shape)?;
         let is_head = tensor.name == config.head_name();
-        let is_turned = config.rotation != config.family.gguf_rotation
+        let is_turned = PAIRED.contains(&config.family.gguf_architecture)
             && ["q_proj.weight", "k_proj.weight"]
                 .map(|name| tensor.name.ends_with(name))
                 .contains(&true);

@@ -182,7 +182,6 @@ mod tests {
             tie_word_embeddings: false,
             shift_logits: true,
             mode: crate::diffusion::Mode::Exact,
-            gguf_rotation: crate::model::arch::Rotation::Halves,
             trained_positions: None,
         }
     }

@@ -176,7 +176,7 @@ fn the_report_is_complete_and_adds_up() {
             "top_p": 0.95, "top_k": null, "alg_temp": null, "eps": 0.001, "seed": 7,
             "exact": true, "mode": "exact", "window": null, "lookahead": null, "far": "hidden",
             "cache": "none", "refresh": "window", "first_token": "predicted", "threshold": null,
-            "rule": "threshold", "order_temperature": null, "remask": 0, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
+            "rule": "threshold", "order_temperature": null, "threshold_temperature": null, "remask": 0, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
         })
     );
 }

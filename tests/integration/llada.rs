@@ -9,6 +9,9 @@ use diffucoder::model::config::Config;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::session::{Conditions, Hole, Job, Mode, Session};
+use diffucoder::weights::gguf::GgufFile;
+use half::f16;
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::fixture;
@@ -104,11 +107,11 @@ fn a_gguf_file_is_the_same_network() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("llada.gguf");
     let mut command = Command::cargo_bin("diffucoder").unwrap();
-    command.args(["quantize", "--to=q8_0", "--model"]);
+    command.args(["quantize", "--to=f16", "--model"]);
     command.arg(fixture(&format!("{SET}/model")));
     command.arg("-o").arg(&file).assert().success();
     let package = Package::open(
-        &ModelSpec::Local(file),
+        &ModelSpec::Local(file.clone()),
         &HubOptions::new("no-such-cache"),
         &mut (),
     );
@@ -116,10 +119,21 @@ fn a_gguf_file_is_the_same_network() {
     let mut tensors = on_tensors(&stored);
     let mut session = session(SET);
     assert_eq!(stored.package().mask_id, session.package().mask_id);
-    assert_ne!(
-        stored.package().config.rotation,
-        session.package().config.rotation
-    );
+    let bytes = std::fs::read(&file).unwrap();
+    let parsed = GgufFile::parse(&bytes).unwrap();
+    let q = parsed.data(parsed.tensor("blk.0.attn_q.weight").unwrap());
+    let row_bytes = q.len() / 64;
+    let checkpoint = std::fs::read(fixture(&format!("{SET}/model/model.safetensors"))).unwrap();
+    let checkpoint = SafeTensors::deserialize(&checkpoint).unwrap();
+    let of_checkpoint = checkpoint.tensor("model.transformer.blocks.0.q_proj.weight");
+    let of_checkpoint = of_checkpoint.unwrap();
+    // The second row of a head of 16 is the first of its second half.
+    let row = &of_checkpoint.data()[8 * 64 * 4..9 * 64 * 4];
+    for (found, expected) in q[row_bytes..].chunks_exact(2).zip(row.chunks_exact(4)) {
+        let found = f16::from_le_bytes(found.try_into().unwrap());
+        let expected = f32::from_le_bytes(expected.try_into().unwrap());
+        assert_eq!(found, f16::from_f32(expected));
+    }
     let (ids, _) = forwards(SET).remove(1);
     let load = |session: &mut Session| {
         let model = session.load(&mut (), &mut |_, _| ()).unwrap();
@@ -131,9 +145,9 @@ fn a_gguf_file_is_the_same_network() {
         (squares.sum::<f32>() / found.len() as f32).sqrt()
     };
     // Logits spread by 2.6; rows in another order would change them by as much.
-    assert!(deviation(&found) < 0.2, "{}", deviation(&found));
+    assert!(deviation(&found) < 0.02, "{}", deviation(&found));
     let found = tensors.head_output(&ids).unwrap();
-    assert!(deviation(&found) < 0.2, "{}", deviation(&found));
+    assert!(deviation(&found) < 0.02, "{}", deviation(&found));
 }
 
 #[test]

@@ -220,6 +220,7 @@ fn about_cache(cache: Cache) -> &'static str {
     match cache {
         Cache::None => "all of the canvas is computed",
         Cache::Prefix => "what is before the window is kept",
+        Cache::Window => "what is outside the window is kept",
         Cache::Dual => "all but the masks of the window is kept",
     }
 }

@@ -276,7 +276,7 @@ const OPEN_DCODER: &[u8] = br#"{
 
 /// Of Qwen2.5-1.5B, in blocks of 32.
 const FAST_DLLM: &[u8] = br#"{
-    "model_type": "a2d-qwen2", "vocab_size": 151936, "hidden_size": 1536, "block_size": 32,
+    "model_type": "Fast_dLLM_Qwen", "vocab_size": 151936, "hidden_size": 1536, "bd_size": 32,
     "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
     "max_position_embeddings": 32768, "tie_word_embeddings": true

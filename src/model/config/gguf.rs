@@ -90,10 +90,9 @@ impl Config {
             max_position_embeddings: size("max_position_embeddings")?,
             block_size: size_if_any("block_size")?,
         };
-        let mut config = stated
+        let config = stated
             .check(family, gguf_key)
             .map_err(|refusal| keys.bad(refusal))?;
-        config.rotation = family.gguf_rotation;
         if columns != config.hidden_size {
             return Err(GgufError::Shape {
                 tensor: GGUF_EMBED_TOKENS.into(),

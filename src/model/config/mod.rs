@@ -8,7 +8,7 @@ mod gguf;
 mod json;
 
 pub use self::gguf::metadata;
-use super::arch::{Attention, Family, Rotation};
+use super::arch::{Attention, Family};
 use serde::Deserialize;
 
 /// Why a configuration was refused.
@@ -84,8 +84,6 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Which numbers of a head are rotated together.
-    pub rotation: Rotation,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
     /// Longest canvas, prompt included.
@@ -217,7 +215,6 @@ impl Stated {
             vocab_size: self.vocab_size,
             rms_norm_eps: eps,
             rope_theta: theta,
-            rotation: Rotation::Halves,
             tie_word_embeddings: self
                 .tie_word_embeddings
                 .unwrap_or(family.tie_word_embeddings),

@@ -18,7 +18,6 @@ use rayon::prelude::*;
 use self::buffers::Buffers;
 use self::linear::{Product, share};
 use self::rope::Rope;
-use super::arch::Rotation;
 use super::config::Config;
 use super::embedding::Embedding;
 use super::{Loader, Rows};
@@ -34,7 +33,6 @@ pub(super) struct Weights {
     norm: RmsNorm,
     lm_head: Product,   // D -> V
     inv_freq: Vec<f32>, // [E / 2]
-    rotation: Rotation,
 }
 
 /// What the passes over one canvas leave behind.
@@ -98,7 +96,6 @@ impl Weights {
             norm,
             lm_head,
             inv_freq: super::inv_freq(config),
-            rotation: config.rotation,
         })
     }
 
@@ -249,7 +246,7 @@ impl State {
         let key_values = || KeyValues::new(shape.kv_heads, shape.head_dim);
         Self {
             key_values: weights.layers.iter().map(|_| key_values()).collect(),
-            rope: Rope::new(weights.inv_freq.clone(), weights.rotation),
+            rope: Rope::new(weights.inv_freq.clone()),
             buffers: Buffers::new(weights.isa, shape),
         }
     }

@@ -1,19 +1,15 @@
-//! Rotary position embedding, by halves of a head (`rotate_half` in the reference) or by neighbours.
-
-use crate::model::arch::Rotation;
+//! Rotary position embedding, the half-rotation kind (`rotate_half` in the reference).
 
 /// The angles of the longest canvas so far.
 pub(super) struct Rope {
-    inv_freq: Vec<f32>, // [E / 2]
-    rotation: Rotation,
+    inv_freq: Vec<f32>,     // [E / 2]
     cos_sin: Vec<[f32; 2]>, // [positions, E / 2]
 }
 
 impl Rope {
-    pub fn new(inv_freq: Vec<f32>, rotation: Rotation) -> Self {
+    pub fn new(inv_freq: Vec<f32>) -> Self {
         Self {
             inv_freq,
-            rotation,
             cos_sin: Vec::new(),
         }
     }
@@ -30,21 +26,10 @@ impl Rope {
     /// Rotates a head `[E]` and scales it.
     pub fn rotate(&self, position: usize, scale: f32, head: &mut [f32]) {
         let half = self.inv_freq.len();
+        let (first, second) = head.split_at_mut(half);
         let angles = &self.cos_sin[position * half..][..half];
-        let turn = |a: &mut f32, b: &mut f32, [cos, sin]: &[f32; 2]| {
+        for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(angles) {
             (*a, *b) = (scale * (*a * cos - *b * sin), scale * (*b * cos + *a * sin));
-        };
-        match self.rotation {
-            Rotation::Halves => {
-                let (first, second) = head.split_at_mut(half);
-                let pairs = first.iter_mut().zip(second).zip(angles);
-                pairs.for_each(|((a, b), angle)| turn(a, b, angle));
-            }
-            Rotation::Neighbours => {
-                let (pairs, _) = head.as_chunks_mut();
-                let pairs = pairs.iter_mut().zip(angles);
-                pairs.for_each(|([a, b], angle)| turn(a, b, angle));
-            }
         }
     }
 

@@ -15,7 +15,6 @@ use self::mlp::Mlp;
 use self::rope::Rope;
 use super::embedding::Embedding;
 use super::{Loader, Rows, Target};
-use crate::model::arch::Rotation;
 use crate::model::config::Config;
 use crate::weights::WeightsError;
 
@@ -26,7 +25,6 @@ pub(super) struct Weights {
     norm: RmsNorm,
     lm_head: Linear,    // D -> V
     inv_freq: Vec<f32>, // [E / 2]
-    rotation: Rotation,
     dtype: DType,
     device: Device,
 }
@@ -42,7 +40,7 @@ impl State {
         let key_values = weights.layers.iter().map(|_| KeyValues::default());
         Self {
             key_values: key_values.collect(),
-            rope: Rope::new(weights.inv_freq.clone(), weights.rotation),
+            rope: Rope::new(weights.inv_freq.clone()),
         }
     }
 }
@@ -66,7 +64,6 @@ impl Weights {
             norm,
             lm_head: Linear::new(lm_head),
             inv_freq: super::inv_freq(config),
-            rotation: config.rotation,
             dtype: target.storage.dtype(),
             device: target.device.clone(),
         })

@@ -1,14 +1,11 @@
-//! Rotary position embedding, by halves of a head (`rotate_half` in the reference) or by neighbours.
+//! Rotary position embedding, the half-rotation kind (`rotate_half` in the reference).
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
-use crate::model::arch;
-
 /// Makes the rotations of a canvas, and keeps them while its length stays.
 pub(super) struct Rope {
     inv_freq: Vec<f32>, // [E / 2]
-    kind: arch::Rotation,
     current: Option<Rotation>,
 }
 
@@ -17,14 +14,12 @@ pub(super) struct Rope {
 pub(super) struct Rotation {
     cos: Tensor, // [T, E / 2]
     sin: Tensor, // [T, E / 2]
-    kind: arch::Rotation,
 }
 
 impl Rope {
-    pub fn new(inv_freq: Vec<f32>, kind: arch::Rotation) -> Self {
+    pub fn new(inv_freq: Vec<f32>) -> Self {
         Self {
             inv_freq,
-            kind,
             current: None,
         }
     }
@@ -44,7 +39,6 @@ impl Rope {
         let rotation = Rotation {
             cos: angles.cos()?.to_dtype(dtype)?,
             sin: angles.sin()?.to_dtype(dtype)?,
-            kind: self.kind,
         };
         self.current = Some(rotation.clone());
         Ok(rotation)
@@ -57,17 +51,12 @@ impl Rotation {
         Ok(Self {
             cos: self.cos.index_select(rows, 0)?,
             sin: self.sin.index_select(rows, 0)?,
-            kind: self.kind,
         })
     }
 
     /// Rotates each head. `[heads, T, E]` to the same.
     pub fn apply(&self, heads: &Tensor) -> Result<Tensor> {
         let batch = heads.contiguous()?.unsqueeze(0)?;
-        match self.kind {
-            arch::Rotation::Halves => rotary_emb::rope(&batch, &self.cos, &self.sin),
-            arch::Rotation::Neighbours => rotary_emb::rope_i(&batch, &self.cos, &self.sin),
-        }?
-        .squeeze(0)
+        rotary_emb::rope(&batch, &self.cos, &self.sin)?.squeeze(0)
     }
 }

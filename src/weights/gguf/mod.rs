@@ -22,6 +22,7 @@ mod writer;
 
 pub use self::error::GgufError;
 pub use self::file_type::FileType;
+pub use self::open::PAIRED;
 pub use self::parts::{PartName, parse_parts};
 pub use self::reader::{GgufFile, TensorInfo};
 pub use self::tokenizer::GgufTokenizer;

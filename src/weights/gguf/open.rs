@@ -39,15 +39,20 @@ impl Checkpoint {
     }
 }
 
-/// Heads of q and of k, where the rows of these are in another order than in checkpoints: ggml
-/// rotates neighbours in the heads of `llama`, and its converter orders rows for that.
-/// (`llama_model_rope_type` in `src/llama-model.cpp`, `undo_permute` in `conversion/llama.py`.)
+/// Architectures in whose heads of q and k ggml rotates neighbours and not halves: its converter
+/// orders the rows for that. (`llama_model_rope_type` in `src/llama-model.cpp`, `undo_permute` in
+/// `conversion/llama.py`.)
+pub const PAIRED: [&str; 2] = ["llama", "llada"];
+
+/// Heads of q and of k, where the rows of these are in another order than in checkpoints.
 fn paired_heads(file: &GgufFile<'_>) -> Result<Option<[usize; 2]>, GgufError> {
-    if file.str("general.architecture")? != "llama" {
+    let architecture = file.str("general.architecture")?;
+    if !PAIRED.contains(&architecture) {
         return Ok(None);
     }
-    let heads = file.u32("llama.attention.head_count")?;
-    let kv_heads = file.u32_if_any("llama.attention.head_count_kv")?;
+    let key = |name| format!("{architecture}.attention.{name}");
+    let heads = file.u32(&key("head_count"))?;
+    let kv_heads = file.u32_if_any(&key("head_count_kv"))?;
     let kv_heads = kv_heads.unwrap_or(heads);
     Ok(Some([heads, kv_heads].map(|heads| heads as usize)))
 }

@@ -49,7 +49,6 @@ fn its_shape_and_names() {
             vocab_size: 280,
             rms_norm_eps: 1e-6,
             rope_theta: 1e6,
-            rotation: diffucoder::model::arch::Rotation::Halves,
             tie_word_embeddings: false,
             max_position_embeddings: 512,
             shift_logits: true,
