@@ -99,26 +99,32 @@ fn ways(package: &Package) -> Vec<Way> {
         decoding,
         tokens_per_step: 1,
     };
-    let exact = Decoding::default();
     let whole = |name, decoding, tokens_per_step| Way {
         name,
         ending: Ending::FullCanvas,
         decoding,
         tokens_per_step,
     };
-    let (balanced, fast) = (Mode::Balanced.decoding(false), Mode::Fast.decoding(false));
-    // Windows with all masks seen and nothing reused, one token a forward.
-    let windows = Decoding {
-        window: Some(32),
-        ..exact
-    };
-    let untempered = |decoding| Decoding {
+    let exact = Decoding::default();
+    let [balanced, quality, fast] =
+        [Mode::Balanced, Mode::Quality, Mode::Fast].map(|mode| mode.decoding(false));
+    // Ordered by untempered probabilities, or by those that tokens are drawn from.
+    let order = |decoding| Decoding {
         order_temperature: Some(1.0),
+        ..decoding
+    };
+    let drawn = |decoding| Decoding {
+        order_temperature: None,
+        ..decoding
+    };
+    let size = |masks, decoding| Decoding {
+        window: Some(masks),
         ..decoding
     };
     let ruled = |rule: Rule, threshold, decoding| Decoding {
         rule,
         threshold: Some(threshold),
+        threshold_temperature: Some(1.0),
         ..decoding
     };
     let sure = |decoding| ruled(Rule::Threshold, 0.9, decoding);
@@ -132,134 +138,63 @@ fn ways(package: &Package) -> Vec<Way> {
         refresh,
         ..decoding
     };
-    let drawn = |decoding| Decoding {
-        order_temperature: None,
-        threshold_temperature: Some(1.0),
-        ..decoding
-    };
-    let ordered = untempered(windows);
-    let threshold = sure(ordered);
-    let near = seen(16, Far::Thinned, threshold);
+    // Windows with all masks seen and nothing reused, one token a forward.
+    let windows = size(32, exact);
+    let thinned = seen(16, Far::Thinned, sure(windows));
+    let window_64 = |cache| cached(cache, Refresh::Every(64), thinned);
     vec![
         whole("exact", exact, 1),
         whole("exact, 2 tokens a step", exact, 2),
         way("exact to the end of the text", exact),
-        way("order", untempered(exact)),
-        way("order, threshold", sure(untempered(exact))),
+        way("order", order(exact)),
+        way("order, threshold", sure(order(exact))),
         way("window", windows),
-        way(
-            "window 12",
-            Decoding {
-                window: Some(12),
-                ..windows
-            },
-        ),
-        way("window, order", ordered),
-        way("window, order, threshold", threshold),
-        way(
-            "window, order, threshold .8",
-            ruled(Rule::Threshold, 0.8, ordered),
-        ),
-        way("window, order, klass .9", ruled(Rule::Klass, 0.9, ordered)),
-        way("window, order, klass .8", ruled(Rule::Klass, 0.8, ordered)),
-        way(
-            "window, order, frechet",
-            ruled(Rule::Frechet, 0.25, ordered),
-        ),
-        way(
-            "window, order, threshold, 32 seen",
-            seen(32, Far::Hidden, threshold),
-        ),
-        way(
-            "window, order, threshold, 16 seen",
-            seen(16, Far::Hidden, threshold),
-        ),
-        way(
-            "window, order, threshold, 0 seen",
-            seen(0, Far::Hidden, threshold),
-        ),
-        way("window, order, threshold, thinned", near),
-        way(
-            "thinned, prefix",
-            cached(Cache::Prefix, Refresh::Window, near),
-        ),
-        way("thinned, dual", cached(Cache::Dual, Refresh::Window, near)),
-        way(
-            "thinned, dual, every 16",
-            cached(Cache::Dual, Refresh::Every(16), near),
-        ),
-        way(
-            "thinned, dual, every 64",
-            cached(Cache::Dual, Refresh::Every(64), near),
-        ),
-        way(
-            "thinned, dual, never",
-            cached(Cache::Dual, Refresh::Never, near),
-        ),
-        way("balanced", balanced),
-        way("balanced, threshold", ruled(Rule::Threshold, 0.9, balanced)),
-        way("balanced, klass .8", ruled(Rule::Klass, 0.8, balanced)),
-        way("balanced, frechet", ruled(Rule::Frechet, 0.25, balanced)),
-        way("window, threshold", sure(drawn(windows))),
-        way("window, klass .9", ruled(Rule::Klass, 0.9, drawn(windows))),
-        way(
-            "window, frechet",
-            ruled(Rule::Frechet, 0.25, drawn(windows)),
-        ),
+        way("window 12", size(12, windows)),
+        way("window, order", order(windows)),
+        way("window, order, threshold", sure(order(windows))),
+        way("window, threshold", sure(windows)),
+        way("window, threshold .8", ruled(Rule::Threshold, 0.8, windows)),
+        way("window, klass .9", ruled(Rule::Klass, 0.9, windows)),
+        way("window, klass .8", ruled(Rule::Klass, 0.8, windows)),
+        way("window, frechet", ruled(Rule::Frechet, 0.25, windows)),
         way(
             "window, threshold, 16 seen",
-            seen(16, Far::Hidden, sure(drawn(windows))),
+            seen(16, Far::Hidden, sure(windows)),
         ),
         way(
             "window, threshold, 0 seen",
-            seen(0, Far::Hidden, sure(drawn(windows))),
+            seen(0, Far::Hidden, sure(windows)),
         ),
-        way("window, threshold, thinned", drawn(near)),
+        way("window, threshold, thinned", thinned),
         way(
-            "window, threshold, thinned, prefix",
-            cached(Cache::Prefix, Refresh::Window, drawn(near)),
-        ),
-        way(
-            "window, threshold, thinned, dual",
-            cached(Cache::Dual, Refresh::Every(64), drawn(near)),
+            "thinned, prefix",
+            cached(Cache::Prefix, Refresh::Window, thinned),
         ),
         way(
-            "window, threshold, thinned, window",
-            cached(Cache::Window, Refresh::Window, drawn(near)),
+            "thinned, window",
+            cached(Cache::Window, Refresh::Window, thinned),
         ),
+        way("thinned, window, every 64", window_64(Cache::Window)),
+        way("thinned, dual, every 64", window_64(Cache::Dual)),
         way(
-            "window, threshold, thinned, window, 64",
-            cached(Cache::Window, Refresh::Every(64), drawn(near)),
+            "thinned, dual, every 8",
+            cached(Cache::Dual, Refresh::Every(8), thinned),
         ),
+        way("balanced", balanced),
+        way("balanced, window 16", size(16, balanced)),
+        way("balanced, window 12", size(12, balanced)),
+        way("balanced, threshold", sure(balanced)),
+        way("balanced, klass .8", ruled(Rule::Klass, 0.8, balanced)),
+        way("balanced, frechet", ruled(Rule::Frechet, 0.25, balanced)),
+        way("balanced, order", order(balanced)),
         way(
-            "window, threshold, thinned, window, 16",
-            cached(Cache::Window, Refresh::Every(16), drawn(near)),
+            "balanced, dual",
+            cached(Cache::Dual, Refresh::Every(64), balanced),
         ),
-        way(
-            "window, threshold, 0 seen, window",
-            cached(
-                Cache::Window,
-                Refresh::Window,
-                drawn(seen(0, Far::Hidden, near)),
-            ),
-        ),
-        way(
-            "window, threshold, 0 seen, prefix",
-            cached(
-                Cache::Prefix,
-                Refresh::Window,
-                drawn(seen(0, Far::Hidden, near)),
-            ),
-        ),
-        way("balanced, drawn", drawn(balanced)),
-        way(
-            "balanced, drawn, threshold",
-            ruled(Rule::Threshold, 0.9, drawn(balanced)),
-        ),
-        way("quality, drawn", drawn(Mode::Quality.decoding(false))),
-        way("fast, drawn", drawn(fast)),
-        way("quality", Mode::Quality.decoding(false)),
+        way("quality", quality),
+        way("quality, order", order(quality)),
         way("fast", fast),
+        way("fast, drawn", drawn(sure(fast))),
         way("fast, 16 seen and thinned", seen(16, Far::Thinned, fast)),
         whole("fast-dllm", Mode::FastDllm.decoding(false), 1),
     ]

@@ -392,25 +392,29 @@ impl Decoding {
             lookahead: Some(32),
             cache: Cache::Prefix,
             threshold: Some(0.9),
-            order_temperature: Some(1.0),
+            threshold_temperature: Some(1.0),
             ..Self::default()
         }
     }
 
     /// What is published for models of Dream's family, as far as it costs little: windows of 32 and
-    /// reused keys (Fast-dLLM), of the masks behind them the near ones and a thinned sample of the
-    /// others (DPad), everything computed anew every 64 passes (dLLM-Cache: 50 to 100), and a
-    /// threshold for what has settled (KLASS). Each token is computed once with its final value.
+    /// reused keys of what is outside them (Fast-dLLM), of the masks behind them the near ones and
+    /// a thinned sample of the others (DPad), everything computed anew every 64 passes (dLLM-Cache:
+    /// 50 to 100), and a threshold for what has settled (KLASS).
+    ///
+    /// The order is the authors', by tempered probabilities. By untempered ones, weights of their
+    /// recipe, for which a canvas ends in sure ends of text, decide the end first and then write
+    /// next to nothing before it (`cargo bench --bench decoding`, `benches/README.md`).
     pub fn balanced() -> Self {
         Self {
             window: Some(32),
             lookahead: Some(16),
             far: Far::Thinned,
-            cache: Cache::Dual,
+            cache: Cache::Window,
             refresh: Refresh::Every(64),
             threshold: Some(0.9),
             rule: Rule::Klass,
-            order_temperature: Some(1.0),
+            threshold_temperature: Some(1.0),
             ..Self::default()
         }
     }
@@ -425,6 +429,7 @@ impl Decoding {
             refresh: Refresh::Never,
             threshold: Some(0.9),
             order_temperature: Some(1.0),
+            threshold_temperature: Some(1.0),
             ..Self::default()
         }
     }

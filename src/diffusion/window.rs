@@ -116,7 +116,9 @@ impl Window {
         self.masked.clear();
         self.masked
             .extend(open.iter().filter(|position| part.contains(position)));
-        if let (Attention::Full, Some(opens_at)) = (self.attention, decoding.opens_at) {
+        // A fixed number of tokens is of one window.
+        let opens_at = decoding.threshold.and(decoding.opens_at);
+        if let (Attention::Full, Some(opens_at)) = (self.attention, opens_at) {
             let size = decoding.window.unwrap_or(usize::MAX);
             self.open_beside(canvas, &open, size, opens_at);
         }

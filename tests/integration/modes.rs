@@ -41,7 +41,7 @@ fn each_part_of_a_mode_has_a_flag() {
         &["--window", "32", "--lookahead", "16", "--far", "thinned"][..],
         &[
             "--cache",
-            "dual",
+            "window",
             "--refresh",
             "64",
             "--rule",
@@ -49,7 +49,12 @@ fn each_part_of_a_mode_has_a_flag() {
             "--threshold",
             "0.9",
         ],
-        &["--first-token", "predicted", "--order-temperature", "1"],
+        &[
+            "--first-token",
+            "predicted",
+            "--order-temperature",
+            "sampling",
+        ],
     ];
     assert_eq!(settings("tiny", &flags.concat())["mode"], "balanced");
 }
