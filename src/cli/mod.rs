@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+#[cfg(feature = "serve")]
+use commands::serve;
 use commands::{
     batch, bench, config, doctor, downloads, eval, generate, infill, models, quantize, report,
     shell,
@@ -77,6 +79,10 @@ enum Command {
     Infill(Box<infill::Args>),
     /// Answer many prompts: JSON lines in, JSON lines out; an interrupted run goes on where it was
     Batch(Box<batch::Args>),
+    /// Answer editors over HTTP: infilling and completion for what speaks OpenAI's, llama-server's or
+    /// ollama's API
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Args>),
     /// Make a page of a trace: the denoising to replay, its order and its confidence
     Report(report::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
@@ -186,6 +192,8 @@ fn dispatch(
             let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
             batch::run(&args, matches, defaults, &ui)
         }
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args, &ui),
         Command::Report(args) => report::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),
         Command::Eval(args) => eval::run(&args, defaults, &ui),

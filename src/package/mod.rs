@@ -110,13 +110,20 @@ pub enum Prompt<'a> {
         /// The beginning of the model's answer.
         answer: &'a str,
     },
+    /// A conversation in the chat template.
+    Conversation {
+        /// What was said.
+        messages: &'a [Message],
+        /// The beginning of the model's answer.
+        answer: &'a str,
+    },
 }
 
 impl<'a> Prompt<'a> {
     /// The system message, where the model gets one.
     pub fn system(&self) -> Option<&'a str> {
         match self {
-            Self::Raw(_) | Self::Text(_) => None,
+            Self::Raw(_) | Self::Text(_) | Self::Conversation { .. } => None,
             Self::Chat { system, .. } => Some(system),
         }
     }
@@ -125,6 +132,12 @@ impl<'a> Prompt<'a> {
     pub(crate) fn longest_text(&self) -> &'a str {
         match *self {
             Self::Raw(text) | Self::Text(text) => text,
+            Self::Conversation { messages, answer } => messages
+                .iter()
+                .map(|message| &*message.content)
+                .chain([answer])
+                .max_by_key(|text| text.len())
+                .unwrap_or_default(),
             Self::Chat {
                 system,
                 user,
@@ -406,6 +419,12 @@ impl Package {
             ) => {
                 let messages = [Message::new("system", *system), Message::new("user", *user)];
                 Ok(template.encode(&self.tokenizer, &messages, true, answer)?)
+            }
+            (Prompt::Conversation { messages, answer }, Some(template)) => {
+                Ok(template.encode(&self.tokenizer, messages, true, answer)?)
+            }
+            (Prompt::Conversation { .. }, None) => {
+                Ok(self.tokenizer.encode_plain(prompt.longest_text())?)
             }
             (Prompt::Text(text), _) => Ok(self.tokenizer.encode_plain(text)?),
             (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {

@@ -10,6 +10,9 @@ pub struct Ends {
     pub texts: Vec<String>,
     /// Whether it ends behind the function that it is in.
     pub function: Option<Function>,
+    /// It ends before a line, behind its first, that is indented by fewer blanks than these and is
+    /// not blank; 0 ends nothing.
+    pub least_indent: usize,
 }
 
 /// The function that a text is in or, where it is in none, the first that it has.
@@ -41,7 +44,7 @@ pub(super) enum Known {
 impl Ends {
     /// Whether nothing ends a text.
     pub fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.function.is_none()
+        self.texts.is_empty() && self.function.is_none() && self.least_indent == 0
     }
 
     /// Where `text` ends, in bytes, if it does.
@@ -65,10 +68,29 @@ impl Ends {
             ),
         });
         let by_function = self.function.iter().map(|function| function.look(text));
+        let by_indent = (self.least_indent > 0).then(|| look_at_indent(self.least_indent, text));
         by_text
             .chain(by_function)
+            .chain(by_indent)
             .fold(Known::Sure(text.len()), Known::first)
     }
+}
+
+/// Where a text ends whose lines behind the first are indented by `least` blanks.
+fn look_at_indent(least: usize, text: &str) -> Known {
+    let (mut at, mut end) = (0, 0); // `end` of the last line that is not blank
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let code = line.trim_start_matches([' ', '\t']);
+        let is_blank = code.trim().is_empty();
+        if number > 0 && !is_blank && line.len() - code.len() < least {
+            return Known::End(end);
+        }
+        if number == 0 || !is_blank {
+            end = at + line.trim_end_matches(['\r', '\n']).len();
+        }
+        at += line.len();
+    }
+    Known::Sure(end)
 }
 
 impl Known {
@@ -220,8 +242,21 @@ mod tests {
     fn texts(texts: &[&str]) -> Ends {
         Ends {
             texts: texts.iter().map(ToString::to_string).collect(),
-            function: None,
+            ..Ends::default()
         }
+    }
+
+    #[test]
+    fn a_text_ends_before_a_line_that_is_indented_less() {
+        let ends = Ends {
+            least_indent: 4,
+            ..Ends::default()
+        };
+        assert_eq!(ends.cut("x = 1\n\n    return x\n\ndef g"), Some(19));
+        assert_eq!(ends.cut("x = 1\n  y"), Some(5));
+        assert_eq!(ends.cut("x = 1\n\ty\n"), Some(5));
+        assert_eq!(ends.cut("x = 1\n    y\n\n"), None);
+        assert_eq!(ends.look("x = 1\n   "), Known::Sure(5), "a letter may come");
     }
 
     #[test]
@@ -240,7 +275,7 @@ mod tests {
     fn function(language: &str, before: &str, text: &str, left: &str) {
         let ends = Ends {
             function: Function::of_language(language, before),
-            texts: Vec::new(),
+            ..Ends::default()
         };
         let cut = ends.cut(text);
         assert_eq!(&text[..cut.unwrap_or(text.len())], left, "{before}|{text}");

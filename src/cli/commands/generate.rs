@@ -294,6 +294,7 @@ impl Args {
         Ok(Ends {
             texts: stops.map(|stop| lines::to_lf(stop).into_owned()).collect(),
             function: self.stop_after.map(|_| of_language()).transpose()?,
+            ..Ends::default()
         })
     }
 

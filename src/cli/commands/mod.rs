@@ -12,4 +12,6 @@ pub mod infill;
 pub mod models;
 pub mod quantize;
 pub mod report;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shell;

@@ -4,7 +4,29 @@
 //! A signal that was ignored when the program started stays ignored: `nohup` and shells that start
 //! something in the background mean it.
 
+use std::sync::Mutex;
+
 use crate::cli::terminal::ui;
+
+/// What the next SIGINT or SIGTERM does, where that is not to end the program.
+static INSTEAD: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+/// The next SIGINT or SIGTERM does this; those that follow end the program as ever.
+#[cfg(feature = "serve")]
+pub fn on_next_end(instead: impl FnOnce() + Send + 'static) {
+    if let Ok(mut slot) = INSTEAD.lock() {
+        *slot = Some(Box::new(instead));
+    }
+}
+
+/// SIGINT or SIGTERM.
+fn end_or_instead(signal: i32) {
+    let instead = INSTEAD.lock().ok().and_then(|mut slot| slot.take());
+    match instead {
+        Some(instead) => instead(),
+        None => end(signal),
+    }
+}
 
 /// Ends the program, whatever is being computed.
 fn end(signal: i32) -> ! {
@@ -16,7 +38,7 @@ fn end(signal: i32) -> ! {
 /// Begins to listen.
 #[cfg(not(unix))]
 pub fn listen() -> anyhow::Result<()> {
-    Ok(ctrlc::set_handler(|| end(2))?) // as if it were SIGINT
+    Ok(ctrlc::set_handler(|| end_or_instead(2))?) // as if it were SIGINT
 }
 
 /// Begins to listen.
@@ -38,6 +60,7 @@ pub fn listen() -> anyhow::Result<()> {
                     let _stderr = ui::give_back();
                     stop();
                 }
+                SIGINT | SIGTERM => end_or_instead(signal),
                 signal => end(signal),
             }
         }

@@ -38,8 +38,9 @@ impl Config {
     /// Reads and checks the metadata of a model. Token ids are the tokenizer's and not set here.
     ///
     /// # Errors
-    /// [`GgufError::UnknownArchitecture`] and [`GgufError::NotDiffusion`]; [`GgufError::MissingKey`], [`GgufError::WrongType`] and
-    /// [`GgufError::BadValue`] with the key at fault; [`GgufError::MissingTensor`] and
+    /// [`GgufError::UnknownArchitecture`] and [`GgufError::NotDiffusion`];
+    /// [`GgufError::MissingKey`], [`GgufError::WrongType`] and [`GgufError::BadValue`] with the key
+    /// at fault; [`GgufError::MissingTensor`] and
     /// [`GgufError::Shape`] for the embedding table.
     pub fn from_gguf(file: &GgufFile<'_>) -> Result<Self, GgufError> {
         Self::from_gguf_parts(file, &[], "")

@@ -100,6 +100,14 @@ impl Ui {
         }
     }
 
+    /// A line of a log.
+    #[cfg(feature = "serve")]
+    pub fn log(&self, line: &str) {
+        if !self.quiet {
+            self.stderr(line);
+        }
+    }
+
     /// Tells a person at a terminal something that a log does not need.
     pub fn status(&self, text: &str) {
         if !self.quiet && io::stderr().is_terminal() {

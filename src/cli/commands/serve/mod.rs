@@ -1,0 +1,243 @@
+//! `diffucoder serve`: the session over HTTP, for editors and for what speaks OpenAI's API.
+//!
+//! Requests are read on one thread, which only waits ([`http`]), and denoised on others ([`worker`]):
+//! between them is a bounded [`queue`]. [`request`] is what all APIs ask in, [`openai`], [`llama`]
+//! and [`ollama`] are the forms that they answer in, and [`markers`] finds texts round a hole in
+//! prompts that were made for models that fill in the middle.
+
+mod http;
+mod llama;
+mod markers;
+mod metrics;
+mod ollama;
+mod openai;
+mod queue;
+mod refusal;
+mod request;
+mod router;
+mod stream;
+mod worker;
+
+use std::net::{IpAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, thread};
+
+use anyhow::Context;
+use diffucoder::session::{Session, Task};
+use hyper::header::HeaderValue;
+
+use crate::cli::args::compute::ComputeArgs;
+use crate::cli::args::model::ModelArgs;
+use crate::cli::args::sampling::SamplingArgs;
+use crate::cli::args::values::{at_least_one, zero_or_above};
+use crate::cli::terminal::ui::Ui;
+use crate::cli::usage::UsageError;
+use queue::Queue;
+use router::{App, Key};
+
+/// Flags of `serve`.
+#[derive(clap::Args)]
+#[command(mut_arg("max_new_tokens", |arg| arg.help(
+    "Most tokens of a text behind which nothing follows, where a request does not say; auto is as \
+     many as the context holds"
+)))]
+#[command(after_long_help = "Endpoints:
+  POST /infill                what llama-server has, for llama.vim and llama.vscode
+  POST /v1/completions        with `suffix`, or with fill-in-the-middle markers in `prompt`
+  POST /v1/fim/completions    the same in Mistral's form
+  POST /v1/chat/completions   a conversation
+  POST /api/generate          ollama's; GET /api/tags
+  GET  /v1/models, /health (needs no key), /metrics (Prometheus)
+All of the first five stream. A text between two others has up to 32 tokens (64 with DreamOn).
+When `t_max_predict_ms` is over, the whole lines that are decided are the answer.
+
+Editors, with `diffucoder serve` at its usual port:
+  llama.vim     let g:llama_config = {'endpoint_fim': 'http://127.0.0.1:8012/infill'}
+  llama.vscode  \"llama-vscode.endpoint\": \"http://127.0.0.1:8012\"
+  Continue      models: [{name: diffucoder, provider: openai, model: diffucoder,
+                apiBase: http://127.0.0.1:8012/v1, roles: [autocomplete],
+                autocompleteOptions: {useLegacyCompletionsEndpoint: true}}]
+  Zed           \"edit_predictions\": {\"provider\": \"open_ai_compatible_api\",
+                \"open_ai_compatible_api\": {\"api_url\": \"http://127.0.0.1:8012/v1/completions\",
+                \"model\": \"diffucoder\", \"prompt_format\": \"qwen\", \"max_output_tokens\": 64}}
+  minuet        provider = 'openai_fim_compatible', provider_options = {openai_fim_compatible =
+                {end_point = 'http://127.0.0.1:8012/v1/completions', api_key = 'TERM',
+                name = 'diffucoder', model = 'diffucoder', stream = true}}
+  aider         OPENAI_API_BASE=http://127.0.0.1:8012/v1 OPENAI_API_KEY=none
+                aider --model openai/diffucoder
+
+SIGTERM and Ctrl-C end it once the requests that it has are answered; the second one at once.
+
+Exit codes: 0 ended, 1 failed, 2 wrong usage.")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Server")]
+struct ServerArgs {
+    /// Address to listen at. Others than this machine's own need --api-key-file, or --no-key
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen at; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8012)]
+    port: u16,
+    /// Keys, one a line, of which every request has to bring one (`Authorization: Bearer KEY`)
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Listen to other machines without a key
+    #[arg(long, conflicts_with = "api_key_file")]
+    no_key: bool,
+    /// Requests that are denoised at the same time, over one copy of the weights
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    parallel: usize,
+    /// Requests that may wait; to more of them the answer is 429
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above)]
+    queue: usize,
+    /// Let pages of this origin (https://example.org) read the answers
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Option<String>,
+    /// Keep what was computed of the text before a hole for the next request, as far as both begin
+    /// with the same tokens. Of the built-in model it saves three quarters of the time and changes a
+    /// quarter of the tokens; of block-causal models it changes nothing, and is always on
+    #[arg(long)]
+    reuse_prefix: bool,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
+    args.sampling.check()?;
+    let server = &args.server;
+    let keys = server.keys()?;
+    let cors = server.origin()?;
+    let listener = server.listen(!keys.is_empty())?;
+    let mut engine = args.compute.open(&args.model, ui)?;
+    let grows = args.grows(&engine.session)?;
+    engine.load(ui)?;
+    let session = engine.session;
+    let context = worker::context(&args.sampling, &session);
+    let queue = Queue::new(server.parallel + server.queue);
+    let app = App {
+        ui: Ui::new(ui.is_quiet()),
+        queue: Arc::clone(&queue),
+        keys,
+        cors,
+        model: router::ModelInfo::new(&args.model, &session, context),
+        metrics: Arc::default(),
+    };
+    let worker = worker::Worker {
+        queue: &queue,
+        metrics: &Arc::clone(&app.metrics),
+        sampling: &args.sampling,
+        grows,
+        reuses_prefix: server.reuse_prefix,
+    };
+    let app = Arc::new(app);
+    thread::scope(|scope| {
+        for _ in 1..server.parallel {
+            let session = session.beside();
+            scope.spawn(move || worker.run(session));
+        }
+        scope.spawn(move || worker.run(session));
+        let ended = http::serve(listener, &app);
+        queue.close();
+        ended
+    })
+}
+
+impl Args {
+    /// Whether a canvas can grow with its text. Wrong usage that only the model can tell is found
+    /// here, before there is a request.
+    fn grows(&self, session: &Session) -> anyhow::Result<bool> {
+        let task = Task::complete("\n").within(self.sampling.context());
+        let settings = self.sampling.settings(session, &session.prepare(&task)?)?;
+        Ok(settings.decoding.reach() < usize::MAX)
+    }
+}
+
+impl ServerArgs {
+    fn keys(&self) -> anyhow::Result<Vec<Key>> {
+        let Some(file) = &self.api_key_file else {
+            return Ok(Vec::new());
+        };
+        let text = fs::read_to_string(file)
+            .with_context(|| format!("cannot read the keys in {}", file.display()))?;
+        let keys: Vec<_> = text
+            .lines()
+            .map(str::trim)
+            .filter(|key| !key.is_empty())
+            .collect();
+        if keys.is_empty() {
+            return Err(self
+                .about_keys(file, "has no key", "write one key a line")
+                .into());
+        }
+        if keys
+            .iter()
+            .any(|key| key.contains(|c: char| !c.is_ascii_graphic()))
+        {
+            let hint = "a header can bring letters, digits and signs of ASCII";
+            return Err(self
+                .about_keys(file, "has a key that no header can bring", hint)
+                .into());
+        }
+        Ok(keys.into_iter().map(Key::new).collect())
+    }
+
+    fn about_keys(&self, file: &Path, what: &str, hint: &str) -> UsageError {
+        let message = format!("--api-key-file {} {what}", file.display());
+        UsageError::with_hint(message, hint).about(&["api-key-file"])
+    }
+
+    fn origin(&self) -> Result<Option<HeaderValue>, UsageError> {
+        let Some(origin) = &self.cors else {
+            return Ok(None);
+        };
+        let is_origin = origin == "*"
+            || origin.split_once("://").is_some_and(|(scheme, host)| {
+                !scheme.is_empty() && !host.is_empty() && !host.contains('/')
+            });
+        HeaderValue::from_str(origin)
+            .ok()
+            .filter(|_| is_origin)
+            .map(Some)
+            .ok_or_else(|| {
+                let message = format!("--cors {origin} is no origin");
+                UsageError::with_hint(message, "one is a scheme and a host: https://example.org")
+                    .about(&["cors"])
+            })
+    }
+
+    /// Takes the port, so that it is known to be free before a model is loaded.
+    fn listen(&self, has_keys: bool) -> anyhow::Result<TcpListener> {
+        let named = || format!("{}:{}", self.host, self.port);
+        let addresses = (&*self.host, self.port)
+            .to_socket_addrs()
+            .with_context(|| format!("cannot find the address of --host {}", self.host))?;
+        let addresses: Vec<_> = addresses.collect();
+        let is_open = |ip: IpAddr| !ip.to_canonical().is_loopback();
+        if addresses.iter().any(|address| is_open(address.ip())) && !has_keys && !self.no_key {
+            return Err(UsageError::with_hint(
+                format!(
+                    "--host {} lets other machines in, and there is no key",
+                    self.host
+                ),
+                "give keys with --api-key-file, or --no-key if everyone may compute here",
+            )
+            .about(&["host"])
+            .into());
+        }
+        let listener = TcpListener::bind(&*addresses)
+            .with_context(|| format!("cannot listen at {}", named()))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+}

@@ -1,0 +1,137 @@
+//! Why a request gets no text, in the form of each API.
+
+use diffucoder::{Error, RequestError};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderValue};
+use serde_json::{Value, json};
+
+use super::router::{self, Response};
+
+/// Why a request gets no text.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub status: StatusCode,
+    message: String,
+    /// The field that is wrong.
+    param: Option<String>,
+    /// OpenAI's word for it, for programs.
+    code: Option<&'static str>,
+    /// The method that the path takes.
+    allowed: Option<&'static str>,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            param: None,
+            code: None,
+            allowed: None,
+        }
+    }
+
+    /// A request that cannot be meant.
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// A field that cannot be meant.
+    pub fn field(name: &str, what: &str) -> Self {
+        Self {
+            param: Some(name.to_string()),
+            ..Self::bad(format!("{name}: {what}"))
+        }
+    }
+
+    fn with_code(self, code: &'static str) -> Self {
+        Self {
+            code: Some(code),
+            ..self
+        }
+    }
+
+    pub fn unauthorized() -> Self {
+        let message = "this server needs one of its keys: Authorization: Bearer KEY";
+        Self::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
+    }
+
+    pub fn method(allowed: &'static str) -> Self {
+        let message = format!("this path takes {allowed}");
+        Self {
+            allowed: Some(allowed),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        }
+    }
+
+    pub fn busy() -> Self {
+        let message = "too many requests are waiting";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with_code("rate_limit_exceeded")
+    }
+
+    pub fn replaced() -> Self {
+        let message = "a newer request of this client took its place";
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
+    pub fn failed() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "denoising failed")
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// What a client of this path looks for.
+    pub fn json(&self, path: &str) -> Value {
+        if path.starts_with("/api/") {
+            return json!({"error": self.message});
+        }
+        let mut error = json!({"message": self.message, "type": self.kind()});
+        if path == "/infill" {
+            error["code"] = self.status.as_u16().into();
+        } else {
+            error["param"] = self.param.clone().into();
+            error["code"] = self.code.into();
+        }
+        json!({"error": error})
+    }
+
+    /// The response in the form of this path.
+    pub fn response(&self, path: &str) -> Response {
+        let mut response = router::json(&self.json(path));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if let Some(method) = self.allowed {
+            headers.insert(header::ALLOW, HeaderValue::from_static(method));
+        }
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let hint = error.hint().map(|hint| format!(" ({hint})"));
+        let message = format!("{error}{}", hint.unwrap_or_default());
+        match error {
+            Error::Request(RequestError::TooLong { .. }) => {
+                Self::bad(message).with_code("context_length_exceeded")
+            }
+            Error::Request(_) | Error::Chat(_) | Error::Tokenizer(_) => Self::bad(message),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What is asked, whatever the API: fields under the names of OpenAI, Mistral and llama-server, and
+//! the [`Ask`] that they make. Fields that nobody here knows are skipped, as those servers do.
+
+use std::time::Duration;
+
+use diffucoder::chat::Message;
+use diffucoder::session::Ends;
+use diffucoder::text::lines;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::markers;
+use super::refusal::Refusal;
+
+/// Texts of one request: each is drawn by itself, so that more of them only take longer.
+const MOST_TEXTS: u32 = 8;
+/// Stop texts of a request; each is looked for at every step.
+const MOST_STOPS: usize = 64;
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct Ask {
+    pub form: Form,
+    /// Most new tokens of a text.
+    pub most: Option<usize>,
+    /// How many texts.
+    pub count: u32,
+    pub ends: Ends,
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<usize>,
+    pub seed: Option<u64>,
+    /// When it is over since the first token, a text ends with the lines that it has.
+    pub limit: Option<Duration>,
+    pub is_streamed: bool,
+}
+
+/// What the model is given.
+#[derive(Debug)]
+pub enum Form {
+    /// A hole between two texts, or behind the first where there is no second, with other texts
+    /// that can help.
+    Code {
+        prefix: String,
+        suffix: String,
+        extra: Vec<String>,
+    },
+    Chat(Vec<Message>),
+}
+
+impl Form {
+    pub fn code(prefix: String, suffix: String, extra: Vec<String>) -> Self {
+        let suffix = match suffix.trim() {
+            "" | "<|endoftext|>" => String::new(), // the latter is what Continue sends for none
+            _ => suffix,
+        };
+        Self::Code {
+            prefix,
+            suffix,
+            extra,
+        }
+    }
+
+    /// The same of a prompt that can have its suffix in itself.
+    pub fn of_prompt(prompt: String, suffix: Option<String>) -> Self {
+        let suffix = suffix.unwrap_or_default();
+        match markers::parse(&prompt).filter(|_| suffix.is_empty()) {
+            Some((prefix, suffix)) => Self::code(prefix, suffix, Vec::new()),
+            None => Self::code(prompt, suffix, Vec::new()),
+        }
+    }
+}
+
+/// A string, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+pub enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Texts {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+        }
+    }
+
+    /// The only one.
+    pub fn only(self, name: &str) -> Result<String, Refusal> {
+        let mut texts = self.into_vec();
+        match (texts.pop(), texts.is_empty()) {
+            (Some(text), true) => Ok(text),
+            _ => Err(Refusal::field(
+                name,
+                "one text a request, please: `n` asks for several",
+            )),
+        }
+    }
+}
+
+/// What somebody said in OpenAI's form.
+#[derive(Debug, Deserialize)]
+pub struct Said {
+    role: String,
+    content: Option<Content>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a string or a list of parts of the type text"
+)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part {
+    Text { text: String },
+}
+
+/// Messages as a chat template takes them.
+pub fn conversation(said: Vec<Said>) -> Result<Vec<Message>, Refusal> {
+    if said.is_empty() {
+        return Err(Refusal::field("messages", "at least one, please"));
+    }
+    let message = |(number, said): (usize, Said)| {
+        let role = match &*said.role {
+            "developer" => "system",
+            role @ ("system" | "user" | "assistant" | "tool") => role,
+            _ => {
+                let name = format!("messages[{number}].role");
+                let what = "expected system, developer, user, assistant or tool";
+                return Err(Refusal::field(&name, what));
+            }
+        };
+        let content = match said.content {
+            None => String::new(),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => {
+                let texts = parts.into_iter().map(|Part::Text { text }| text);
+                texts.collect::<Vec<_>>().join("\n")
+            }
+        };
+        Ok(Message::new(role, lines::to_lf(&content)))
+    };
+    said.into_iter().enumerate().map(message).collect()
+}
+
+/// How to draw, in the fields of all APIs.
+#[derive(Debug, Default)]
+pub struct Drawing {
+    pub most: Option<i64>,
+    pub count: Option<i64>,
+    pub stop: Option<Texts>,
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub top_k: Option<i64>,
+    pub seed: Option<i64>,
+    pub stream: bool,
+}
+
+impl Drawing {
+    /// What is asked, once it is known that it can be.
+    pub fn ask(self, form: Form) -> Result<Ask, Refusal> {
+        let count = self.count.unwrap_or(1);
+        let count = u32::try_from(count)
+            .ok()
+            .filter(|n| (1..=MOST_TEXTS).contains(n));
+        let count = count.ok_or_else(|| {
+            Refusal::field("n", &format!("expected a number from 1 to {MOST_TEXTS}"))
+        })?;
+        let stops = self.stop.map(Texts::into_vec).unwrap_or_default();
+        if stops.len() > MOST_STOPS {
+            let what = format!("expected at most {MOST_STOPS} texts");
+            return Err(Refusal::field("stop", &what));
+        }
+        let within = |name, value: Option<f64>, most| match value {
+            Some(value) if !(0.0..=most).contains(&value) => Err(Refusal::field(
+                name,
+                &format!("expected a number from 0 to {most}"),
+            )),
+            value => Ok(value.map(|value| value as f32)),
+        };
+        Ok(Ask {
+            form,
+            // Below 0 is as many as there is room for.
+            most: self
+                .most
+                .map(|most| usize::try_from(most).unwrap_or(usize::MAX)),
+            count,
+            ends: Ends {
+                texts: stops
+                    .iter()
+                    .map(|stop| lines::to_lf(stop).into_owned())
+                    .collect(),
+                ..Ends::default()
+            },
+            temperature: within("temperature", self.temperature, 100.0)?,
+            top_p: within("top_p", self.top_p, 1.0)?.map(|p| p.max(f32::MIN_POSITIVE)),
+            top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+            seed: self.seed.and_then(|seed| u64::try_from(seed).ok()), // below 0: a new one
+            limit: None,
+            is_streamed: self.stream,
+        })
+    }
+}
+
+/// Reads a body. What is wrong with it is told with the name of the field.
+pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let what = error.inner().to_string();
+        match &*path {
+            "." => Refusal::bad(what),
+            path => Refusal::field(path, &what),
+        }
+    })?;
+    json.end()
+        .map_err(|error| Refusal::bad(error.to_string()))?;
+    Ok(read)
+}
