@@ -9,8 +9,8 @@ use diffucoder::model::device::{DeviceChoice, free_memory_bytes};
 use serde::Serialize;
 
 /// Positions that a pass of `balanced` computes, the mode of most of these models, in the mean of
-/// 256 tokens at two a pass (`bench --generate`: 11.3 for each token).
-const ROWS: f64 = 22.6;
+/// 256 tokens at two a pass (`bench --generate`: 17.9 for each token).
+const ROWS: f64 = 35.8;
 /// Tokens that such a pass reveals, by how sure the model is.
 const TOKENS: [f64; 2] = [1.0, 3.0];
 /// Share of the int8 limit that a whole forward pass reaches, attention and all.
