@@ -23,6 +23,7 @@ mod bias;
 mod blocks;
 mod canvas;
 mod confidence;
+mod decoding;
 mod denoiser;
 mod mode;
 mod random;
@@ -40,12 +41,13 @@ pub use bias::LengthBias;
 pub use blocks::{Attention, Behind, Blocks, Extent, Share};
 pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
+pub use decoding::{Cache, Decoding, Far, FirstToken, Refresh, Rule};
 pub use denoiser::{Denoiser, Pass, Predictions};
 pub use mode::{Mode, usual_window};
 pub use resizing::{Edit, Resizing};
 pub use sampling::{Shaping, most_probable};
 pub use schedule::Schedule;
-pub use settings::{Cache, Decoding, Ending, Far, FirstToken, Refresh, Rule, Settings, Steps};
+pub use settings::{Ending, Settings, Steps};
 
 use rayon::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Settings that belong together, by a name.
 
-use super::settings::Decoding;
+use super::decoding::Decoding;
 
 /// How fast, and what it may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Which candidates a step reveals.
 
 use super::confidence::{Algorithm, Candidate};
+use super::decoding::Rule;
 use super::random::{Draws, Purpose};
-use super::settings::{Rule, Settings, Steps};
+use super::settings::{Settings, Steps};
 
 /// How a step chooses among the candidates.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,13 +3,14 @@
 use super::blocks::Attention;
 use super::canvas::Canvas;
 use super::confidence::Candidate;
+use super::decoding::Cache;
 use super::denoiser::Pass;
 use super::random::Draws;
 use super::remasking::Remasking;
 use super::resizing::Edit;
 use super::reveal::{Amount, Reveal};
 use super::schedule::Schedule;
-use super::settings::{Cache, Ending, Settings, Steps};
+use super::settings::{Ending, Settings, Steps};
 use super::window::Window;
 
 /// What is left to do on a canvas.

@@ -16,8 +16,9 @@ use std::ops::Range;
 
 use super::blocks::Attention;
 use super::canvas::Canvas;
+use super::decoding::{Cache, Far, FirstToken, Refresh};
 use super::resizing::Edit;
-use super::settings::{Cache, Far, FirstToken, Refresh, Settings};
+use super::settings::Settings;
 
 /// A window of the canvas, and what the next pass does for it.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compute;
+pub mod decoding;
 pub mod model;
 pub mod output;
 pub mod prompt;

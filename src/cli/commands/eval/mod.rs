@@ -20,8 +20,9 @@ use diffucoder::session::{Conditions, Finish, Hole, Outcome, Session};
 use serde_json::json;
 
 use crate::cli::args::compute::{ComputeArgs, Engine, device_name};
+use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::{ModelArgs, named};
-use crate::cli::args::sampling::{NewTokens, about_mode, as_usage, new_tokens};
+use crate::cli::args::sampling::{NewTokens, as_usage, new_tokens};
 use crate::cli::args::values::{at_least_one, one_of, zero_or_above, zero_or_more};
 use crate::cli::defaults::Defaults;
 use crate::cli::json::quant_name;
