@@ -4,6 +4,7 @@ mod checkpoint;
 mod formats;
 pub mod gguf;
 mod safetensors;
+mod stored;
 
 use std::fs::File;
 use std::io;
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Change, Checkpoint, Delta, Extent, Stored, StoredTensor};
+pub use self::checkpoint::{Change, Checkpoint, Delta, Extent};
 pub use self::safetensors::Index;
+pub use self::stored::{Stored, StoredTensor};
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.
 pub enum Bytes {

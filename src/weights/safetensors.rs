@@ -10,7 +10,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 
-use super::checkpoint::{Checkpoint, Extent, Stored, is_buffer};
+use super::checkpoint::{Checkpoint, Extent, is_buffer};
+use super::stored::Stored;
 use super::{Bytes, WeightsError};
 
 /// `model.safetensors.index.json`: which shard holds which tensor.

@@ -7,13 +7,15 @@ use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Pass, Refresh,
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::infill::Template;
 use diffucoder::model::config::Config;
-use diffucoder::model::{Model, Target};
+use diffucoder::model::Target;
 use diffucoder::package::Package;
 use diffucoder::session::{Conditions, Hole, Job, Session};
 use serde_json::Value;
 
 use crate::fixture;
-use crate::golden_set::{assert_close, forwards, generations, ids, session};
+use crate::golden_set::{
+    assert_close, assert_logits, forwards, generations, ids, on_tensors, session,
+};
 
 const FAMILIES: [&str; 2] = ["golden-sdar", "golden-stable-diffcoder"];
 
@@ -70,24 +72,10 @@ fn written(session: &mut Session, job: &mut Job) -> Vec<u32> {
     outcome.canvas.generated().to_vec()
 }
 
-fn on_tensors(session: &Session) -> Model {
-    let package = session.package();
-    let weights = package.fetch_weights(&mut ()).unwrap();
-    let target = Target::cpu(DType::F32);
-    Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ()).unwrap()
-}
-
 #[test]
 fn logits_equal_the_reference() {
     for family in FAMILIES {
-        let mut session = session(family);
-        let mut tensors = on_tensors(&session);
-        let native = session.load(&mut (), &mut |_, _| ()).unwrap();
-        for (ids, expected) in forwards(family) {
-            for found in [native.head_output(&ids), tensors.head_output(&ids)] {
-                assert_close(&found.unwrap(), &expected, family);
-            }
-        }
+        assert_logits(family);
     }
 }
 

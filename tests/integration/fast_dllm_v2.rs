@@ -2,15 +2,14 @@
 //! loop made on a small random checkpoint (`tests/fixtures/golden-fast-dllm-v2`).
 
 use assert_cmd::Command;
-use candle_core::DType;
 use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Ending, Pass, Settings, Steps};
 use diffucoder::infill::Template;
-use diffucoder::model::{Model, Target};
+use diffucoder::model::Model;
 use diffucoder::session::{Conditions, Hole, Job, Session};
 use serde_json::Value;
 
 use crate::fixture;
-use crate::golden_set::{assert_close, forwards, generations, ids, session};
+use crate::golden_set::{assert_logits, generations, ids, on_tensors, session};
 
 const SET: &str = "golden-fast-dllm-v2";
 
@@ -21,13 +20,6 @@ fn number(case: &Value, key: &str) -> usize {
 /// What was written, which is all behind the prompt.
 fn expected(case: &Value) -> Vec<u32> {
     ids(&case["sequence"]).split_off(ids(&case["prompt_ids"]).len())
-}
-
-fn on_tensors(session: &Session) -> Model {
-    let package = session.package();
-    let weights = package.fetch_weights(&mut ()).unwrap();
-    let target = Target::cpu(DType::F32);
-    Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ()).unwrap()
 }
 
 /// A way to decode, as the published loop has it.
@@ -77,14 +69,7 @@ impl Way {
 
 #[test]
 fn logits_equal_the_reference() {
-    let mut session = session(SET);
-    let mut tensors = on_tensors(&session);
-    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
-    for (ids, expected) in forwards(SET) {
-        for found in [native.head_output(&ids), tensors.head_output(&ids)] {
-            assert_close(&found.unwrap(), &expected, SET);
-        }
-    }
+    assert_logits(SET);
 }
 
 #[test]

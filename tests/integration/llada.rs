@@ -6,7 +6,7 @@ use candle_core::DType;
 use diffucoder::diffusion::{Decoding, Settings, Steps};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::config::Config;
-use diffucoder::model::{Model, Target};
+use diffucoder::model::Target;
 use diffucoder::package::Package;
 use diffucoder::session::{Conditions, Hole, Job, Mode, Session};
 use diffucoder::weights::gguf::GgufFile;
@@ -15,19 +15,12 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::fixture;
-use crate::golden_set::{assert_close, forwards, generations, ids, session};
+use crate::golden_set::{assert_logits, forwards, generations, ids, on_tensors, session};
 
 const SET: &str = "golden-llada";
 
 fn number(case: &Value, key: &str) -> usize {
     case[key].as_u64().unwrap() as usize
-}
-
-fn on_tensors(session: &Session) -> Model {
-    let package = session.package();
-    let weights = package.fetch_weights(&mut ()).unwrap();
-    let target = Target::cpu(DType::F32);
-    Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ()).unwrap()
 }
 
 fn job(case: &Value, session: &Session) -> Job {
@@ -50,14 +43,7 @@ fn job(case: &Value, session: &Session) -> Job {
 
 #[test]
 fn logits_equal_the_reference() {
-    let mut session = session(SET);
-    let mut tensors = on_tensors(&session);
-    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
-    for (ids, expected) in forwards(SET) {
-        for found in [native.head_output(&ids), tensors.head_output(&ids)] {
-            assert_close(&found.unwrap(), &expected, SET);
-        }
-    }
+    assert_logits(SET);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use diffucoder::diffusion::Algorithm;
 use diffucoder::hub::{HubOptions, ModelSpec};
-use diffucoder::model::Target;
+use diffucoder::model::{Model, Target};
 use diffucoder::package::Package;
 use diffucoder::session::Session;
 use serde_json::Value;
@@ -15,6 +15,14 @@ pub fn session(set: &str) -> Session {
     let spec = ModelSpec::Local(fixture(&format!("{set}/model")));
     let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
     Session::new(package, Target::cpu(DType::F32))
+}
+
+/// The network that GPUs get, on the CPU.
+pub fn on_tensors(session: &Session) -> Model {
+    let package = session.package();
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let target = Target::cpu(DType::F32);
+    Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ()).unwrap()
 }
 
 pub fn generations(set: &str) -> Vec<Value> {
@@ -39,6 +47,18 @@ pub fn forwards(set: &str) -> Vec<(Vec<u32>, Vec<f32>)> {
         (ids, flat(case, "logits").to_vec1().unwrap())
     };
     (0..cases).map(forward).collect()
+}
+
+/// The logits of both networks are those of the set.
+pub fn assert_logits(set: &str) {
+    let mut session = session(set);
+    let mut tensors = on_tensors(&session);
+    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
+    for (ids, expected) in forwards(set) {
+        for found in [native.head_output(&ids), tensors.head_output(&ids)] {
+            assert_close(&found.unwrap(), &expected, set);
+        }
+    }
 }
 
 pub fn assert_close(found: &[f32], expected: &[f32], what: &str) {
