@@ -4,19 +4,21 @@
 //! is known before gigabytes are fetched or loaded.
 
 pub mod builtin;
+mod files;
 mod gguf;
+mod prompt;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::{fs, io};
 
+use self::files::{bytes, read};
 use self::gguf::Gguf;
+pub use self::prompt::Prompt;
 use crate::chat::{ChatTemplate, Message};
 use crate::diffusion::{Attention, Mode, Resizing};
 use crate::error::Error;
 use crate::hub::registry::{BLOCK_CAUSAL, DREAMON, PromptStyle, Recipe};
-use crate::hub::{Foreign, HubError, HubOptions, ModelFile, ModelSpec, Progress, Snapshot};
+use crate::hub::{Foreign, HubError, HubOptions, ModelSpec, Progress, Snapshot};
 use crate::model::arch::{EMBED_TOKENS, LLADA, name_of_llada};
 use crate::model::config::{Config, ConfigError};
 use crate::model::lora::{Adapter, LoraError};
@@ -25,7 +27,7 @@ use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
 use crate::weights::gguf::FileType;
 use crate::weights::gguf::export::{Description, Vocabulary};
-use crate::weights::{Bytes, Checkpoint, Index, WeightsError, check_no_pointer};
+use crate::weights::{Checkpoint, Index, WeightsError};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
 /// models in the second (LLaDA in the fourth), and fill the rest of the canvas with the third.
@@ -91,62 +93,6 @@ impl Infilling {
                 delete_id: eos.or_else(|| tokenizer.special_id(TokenRole::Eos))?,
             },
         })
-    }
-}
-
-/// A prompt and the form in which the model gets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prompt<'a> {
-    /// To be continued as it is; special tokens count by their names.
-    Raw(&'a str),
-    /// To be continued as it is; the names of special tokens are text.
-    Text(&'a str),
-    /// A question in the chat template.
-    Chat {
-        /// The system message.
-        system: &'a str,
-        /// The user's message.
-        user: &'a str,
-        /// The beginning of the model's answer.
-        answer: &'a str,
-    },
-    /// A conversation in the chat template.
-    Conversation {
-        /// What was said.
-        messages: &'a [Message],
-        /// The beginning of the model's answer.
-        answer: &'a str,
-    },
-}
-
-impl<'a> Prompt<'a> {
-    /// The system message, where the model gets one.
-    pub fn system(&self) -> Option<&'a str> {
-        match self {
-            Self::Raw(_) | Self::Text(_) | Self::Conversation { .. } => None,
-            Self::Chat { system, .. } => Some(system),
-        }
-    }
-
-    /// The longest of its parts.
-    pub(crate) fn longest_text(&self) -> &'a str {
-        match *self {
-            Self::Raw(text) | Self::Text(text) => text,
-            Self::Conversation { messages, answer } => messages
-                .iter()
-                .map(|message| &*message.content)
-                .chain([answer])
-                .max_by_key(|text| text.len())
-                .unwrap_or_default(),
-            Self::Chat {
-                system,
-                user,
-                answer,
-            } => [system, user, answer]
-                .into_iter()
-                .max_by_key(|text| text.len())
-                .unwrap_or_default(),
-        }
     }
 }
 
@@ -515,45 +461,4 @@ fn stop_ids(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
         }
     }
     ids
-}
-
-fn bytes(file: &ModelFile) -> Result<Bytes, WeightsError> {
-    match file {
-        ModelFile::Path(path) => Bytes::map(path),
-        ModelFile::Embedded(bytes) => Ok(Bytes::Static(bytes)),
-    }
-}
-
-/// Largest small file; the real ones have 11 MB at most (tokenizer.json).
-const MAX_SMALL_FILE_BYTES: u64 = 256 << 20;
-
-/// The contents of a small file.
-fn read(file: &ModelFile) -> Result<Cow<'static, [u8]>, HubError> {
-    match file {
-        ModelFile::Embedded(bytes) => Ok(Cow::Borrowed(bytes)),
-        ModelFile::Path(path) => {
-            read_small(path)
-                .map(Cow::Owned)
-                .map_err(|source| HubError::Unreadable {
-                    path: path.clone(),
-                    source,
-                })
-        }
-    }
-}
-
-fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let bytes = fs::metadata(path)?.len();
-    if bytes > MAX_SMALL_FILE_BYTES {
-        return Err(io::Error::other(format!(
-            "{bytes} bytes are too many for such a file"
-        )));
-    }
-    let mut bytes = fs::read(path)?;
-    check_no_pointer(&bytes)?;
-    // Some editors put a byte order mark before a text.
-    if bytes.starts_with(b"\xef\xbb\xbf") {
-        bytes.drain(..3);
-    }
-    Ok(bytes)
 }
