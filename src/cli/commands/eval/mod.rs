@@ -5,39 +5,35 @@ mod execution;
 mod problem;
 mod record;
 mod report;
+mod solve;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use diffucoder::diffusion::Mode;
 use diffucoder::hub::ModelSpec;
-use diffucoder::session::{Conditions, Finish, Hole, Outcome, Session};
+use diffucoder::session::Session;
 use serde_json::json;
 
 use crate::cli::args::compute::{ComputeArgs, Engine, device_name};
 use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::{ModelArgs, named};
-use crate::cli::args::sampling::{NewTokens, as_usage, new_tokens};
+use crate::cli::args::sampling::{NewTokens, new_tokens};
 use crate::cli::args::values::{at_least_one, one_of, zero_or_above, zero_or_more};
 use crate::cli::defaults::Defaults;
-use crate::cli::json::quant_name;
-use crate::cli::lines::form::Form;
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::kept::Kept;
 use crate::cli::lines::sink::{Others, Sink};
-use crate::cli::lines::tally::Tally;
-use crate::cli::terminal::progress::Progress;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 use execution::Python;
 use problem::{Problem, Problems};
 use record::Record;
-use report::{Report, Row};
+use report::Report;
+use solve::Eval;
 
 const COLUMNS: &str = "\
 Problems are JSON lines as they are published, known by their keys: HumanEval (task_id, prompt,
@@ -135,10 +131,6 @@ pub struct Args {
 
 /// Tokens of a canvas that is to be as long as it takes.
 const USUAL_TOKENS: usize = 256;
-/// Problems from which on it is said how many are done.
-const MANY: usize = 50;
-/// The system message of the chat template.
-const SYSTEM: &str = "You are a helpful assistant.";
 
 /// Runs the command.
 pub fn run(args: &Args, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
@@ -341,199 +333,5 @@ impl Args {
             }
         }
         Ok(())
-    }
-}
-
-struct Eval<'a, 's> {
-    args: &'a Args,
-    ui: &'a Ui,
-    problems: &'a Problems,
-    python: Option<&'a Python>,
-    /// Results that were there, by their ids' JSON.
-    records: HashMap<String, Record>,
-    sink: Option<&'a mut Sink<'s>>,
-}
-
-impl Eval<'_, '_> {
-    /// All modes of a model.
-    fn model(&mut self, name: &str, mut engine: Engine) -> anyhow::Result<Vec<Row>> {
-        let mut seen = HashSet::new();
-        let mut modes = self.args.modes.clone();
-        modes.retain(|mode| seen.insert(mode.name()));
-        let quant = quant_name(engine.session.target());
-        let mut rows = Vec::new();
-        for mode in modes {
-            let records = self.mode(&mut engine, &quant, mode)?;
-            rows.push(Row::new(name, &quant, mode.name(), records));
-        }
-        Ok(rows)
-    }
-
-    /// All problems in a mode. One that fails is counted, and the others go on.
-    fn mode(
-        &mut self,
-        engine: &mut Engine,
-        quant: &str,
-        mode: Mode,
-    ) -> anyhow::Result<Vec<Record>> {
-        let Problems { name, all, .. } = self.problems;
-        let (model, of) = (engine.session.package().name(), all.len());
-        let title = format!("{model} in {}: {of} problems", mode.name());
-        self.ui.note(&title);
-        let (mut tally, mut records) = (Tally::new(name, self.ui), Vec::new());
-        for (i, (number, problem)) in all.iter().enumerate() {
-            let id = match problem {
-                Ok(problem) => problem.line.id.clone(),
-                Err(_) => format!("line {number}").into(),
-            };
-            let id = [format!("{model} {quant}").into(), mode.name().into(), id];
-            let solved = match problem {
-                Ok(problem) => match self.records.remove(&json!(id).to_string()) {
-                    Some(record) => {
-                        tally.skipped += 1;
-                        self.tried(problem, record, engine)
-                    }
-                    None => {
-                        engine.load(self.ui)?; // not before a problem needs it
-                        let what = format!("{}: {} of {of}", mode.name(), i + 1);
-                        let solved = self.solve(problem, (i, &what), &mut engine.session, mode);
-                        solved.map(|(record, outcome)| {
-                            tally.done += 1;
-                            tally.add(&outcome);
-                            record
-                        })
-                    }
-                },
-                Err(error) => Err(anyhow::anyhow!("{error}")),
-            };
-            let is_new = solved.as_ref().is_ok_and(|record| record.id != id);
-            let record = match solved {
-                Ok(record) => Record { id, ..record },
-                Err(error) => {
-                    tally.fail(*number, &error);
-                    Record {
-                        id,
-                        error: Some(format!("{error:#}")),
-                        ..Record::default()
-                    }
-                }
-            };
-            // The next run tries those that failed again.
-            if let Some(sink) = self.sink.as_mut().filter(|_| is_new) {
-                sink.write(&serde_json::to_value(&record)?)?;
-            }
-            records.push(record);
-            // A line in a log now and then; at a terminal there is a bar.
-            if of >= MANY && (i + 1) * 10 / of > i * 10 / of {
-                self.ui.note(&format!("{}: {} of {of}", mode.name(), i + 1));
-            }
-        }
-        tally.finish();
-        Ok(records)
-    }
-
-    /// A result that was there, executed if it is to be and was not.
-    fn tried(&self, problem: &Problem, record: Record, engine: &Engine) -> anyhow::Result<Record> {
-        if record.passed.is_some() {
-            return Ok(record);
-        }
-        let form = problem.form(self.problems.format, engine.session.package());
-        let passed = self.passes(problem, &form, &record)?;
-        Ok(Record { passed, ..record })
-    }
-
-    /// Solves a problem: the record lacks its id alone.
-    fn solve(
-        &self,
-        problem: &Problem,
-        (index, what): (usize, &str),
-        session: &mut Session,
-        mode: Mode,
-    ) -> anyhow::Result<(Record, Outcome)> {
-        let package = Arc::clone(session.package());
-        let form = problem.form(self.problems.format, &package);
-        let is_hole = problem.is_hole();
-        let canvas = self.args.canvas();
-        let hole = match is_hole {
-            true => session.open_hole(canvas.min(session.usual_hole())),
-            false => Hole::Exactly(canvas),
-        };
-        let outcome = self.write(&form, hole, what, session, mode)?;
-        let finish = outcome.finish();
-        let mut record = Record {
-            text: form.result(&outcome.text()),
-            tokens: outcome.tokens(),
-            forwards: outcome.work.forwards,
-            rows: outcome.work.rows,
-            seconds: outcome.work.time.as_secs_f64(),
-            ended: (!is_hole).then_some(finish == Finish::Stop),
-            ..Record::default()
-        };
-        let programs = problem.programs(
-            (&form, self.problems.format),
-            &record.text,
-            record.ended != Some(false),
-        );
-        if let Some(python) = self.python {
-            record.parses = Some(python.parses(&programs.written)?);
-        }
-        record.passed = self.passes(problem, &form, &record)?;
-        if let Some(filling) = problem.filling() {
-            let length = package
-                .tokenizer
-                .encode_plain(filling)
-                .map_err(diffucoder::Error::from)?
-                .len();
-            let filled = self.write(&form, Hole::Exactly(length), what, session, mode)?;
-            let filled = form.result(&filled.text());
-            record.exact = Some(filled == filling);
-            record.similarity = Some(strsim::normalized_levenshtein(&filled, filling));
-        }
-        if index < self.args.nll {
-            let likelihood = session.exact_nll(&outcome)?;
-            record.nll = Some((likelihood.nll, likelihood.tokens));
-        }
-        Ok((record, outcome))
-    }
-
-    fn write(
-        &self,
-        form: &Form<'_>,
-        hole: Hole,
-        what: &str,
-        session: &mut Session,
-        mode: Mode,
-    ) -> anyhow::Result<Outcome> {
-        let mut job = session
-            .prepare(&form.task(hole, SYSTEM, session))
-            .map_err(as_usage)?;
-        job.settings = session.settings(mode, job.is_between());
-        job.settings.seed = self.args.seed;
-        if let Some(temperature) = self.args.temperature {
-            job.settings.shaping.temperature = temperature;
-        }
-        let mut progress = Progress::bar(self.ui, what);
-        let outcome = session.run_job(&mut job, &mut Conditions::watched(&mut progress));
-        progress.finish();
-        Ok(outcome?)
-    }
-
-    /// Whether a solution passes its tests, if it is to be tried.
-    fn passes(
-        &self,
-        problem: &Problem,
-        form: &Form<'_>,
-        record: &Record,
-    ) -> anyhow::Result<Option<bool>> {
-        let Some(python) = self.python.filter(|_| self.args.execute) else {
-            return Ok(None);
-        };
-        let is_whole = record.ended != Some(false);
-        let programs = problem.programs((form, self.problems.format), &record.text, is_whole);
-        let Some(program) = programs.tested else {
-            return Ok(None);
-        };
-        let time = Duration::from_secs(self.args.time_limit as u64);
-        Ok(Some(python.run(&program, time)?.is_passed()))
     }
 }
