@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::command::run_json;
 use crate::fixture;
+use crate::golden_set::{generations, ids};
 
 fn settings(model: &str, flags: &[&str]) -> Value {
     let start = [
@@ -57,4 +58,40 @@ fn each_part_of_a_mode_has_a_flag() {
         ],
     ];
     assert_eq!(settings("tiny", &flags.concat())["mode"], "balanced");
+}
+
+/// Every generation of CoDA's golden set, one with more steps than tokens among them.
+#[test]
+fn exact_through_the_program_is_the_published_sampler() {
+    let model = fixture("golden-coda/model").display().to_string();
+    for case in generations("golden-coda") {
+        let text = |key: &str| case[key].to_string();
+        let (tokens, steps) = (text("max_new_tokens"), text("steps"));
+        let top_p = case["top_p"].as_f64().unwrap_or(1.0).to_string();
+        let top_k = case["top_k"].as_u64().unwrap_or(0).to_string();
+        let said = run_json(&[
+            "generate",
+            "--exact",
+            "--raw",
+            "--temperature=0",
+            "--dtype=f32",
+            "--model",
+            &model,
+            "--max-new-tokens",
+            &tokens,
+            "--steps",
+            &steps,
+            "--top-p",
+            &top_p,
+            "--top-k",
+            &top_k,
+            "--algorithm",
+            case["algorithm"].as_str().unwrap(),
+            "--prompt",
+            case["prompt"].as_str().unwrap(),
+        ]);
+        let sequence = ids(&case["sequence"]);
+        let new = sequence.len() - ids(&said["token_ids"]).len();
+        assert_eq!(ids(&said["token_ids"]), sequence[new..], "{case}");
+    }
 }

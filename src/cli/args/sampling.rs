@@ -102,8 +102,6 @@ impl SamplingArgs {
     /// Wrong usage: more steps than new tokens, or a canvas that cannot grow.
     pub fn check(&self) -> Result<(), UsageError> {
         match self.max_new_tokens {
-            // Some samplers take more steps than tokens, which only the model can tell.
-            NewTokens::Most(_) if self.exact && self.decoding.window.is_some() => Ok(()),
             NewTokens::Most(n) => self.steps(n).map(drop),
             NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
                 "--steps needs a number of new tokens, and -n is auto",
@@ -190,15 +188,16 @@ impl SamplingArgs {
     /// The number of denoising steps, for up to `n` new tokens.
     ///
     /// # Errors
-    /// Wrong usage when it is above the number of new tokens.
+    /// Wrong usage when it is above the number of new tokens, but for the published samplers: these
+    /// have steps that reveal nothing.
     pub fn steps(&self, n: usize) -> Result<Steps, UsageError> {
         let (flag, value, steps) = match (self.steps, self.tokens_per_step) {
             (Some(steps), _) => ("steps", steps, Steps::Count(steps)),
             (None, Some(tokens)) => ("tokens-per-step", tokens, Steps::OfTokens(tokens)),
             (None, None) => return Ok(Steps::OfTokens(1)),
         };
-        // P2 can take more steps than there are tokens.
-        match value <= n || self.algorithm == Some(Algorithm::P2) {
+        let is_published = self.mode() == Some(Mode::Exact);
+        match value <= n || is_published || self.algorithm == Some(Algorithm::P2) {
             true => Ok(steps),
             false => Err(UsageError::with_hint(
                 format!("--{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
