@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn speed_follows_arithmetic_and_then_reading() {
         let speed = |needs: Needs| needs.speed();
-        assert_eq!(speed(machine(64).needs(&MODELS[0], 4.8e9)), "1.7 to 5.2");
+        assert_eq!(speed(machine(64).needs(&MODELS[0], 4.8e9)), "1.1 to 3.3");
         let mut slow = machine(64);
         slow.limits.read_bytes_per_s = 4.8e9;
         assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "1.0 to 3.0");

@@ -283,9 +283,9 @@ mod tests {
             choices_table(&choices(7)),
             "\
 7B MODEL                         DOWNLOAD   MEMORY    TOKENS/S
---model diffucoder:q4_k_m         4.80 GB  5.76 GB  1.7 to 5.2  recommended
---model diffucoder --quant q8_0  15.20 GB  9.69 GB  1.7 to 5.2  does not fit
---model diffucoder --quant q4_0  15.20 GB  5.13 GB  1.7 to 5.2
+--model diffucoder:q4_k_m         4.80 GB  5.76 GB  1.1 to 3.3  recommended
+--model diffucoder --quant q8_0  15.20 GB  9.69 GB  1.1 to 3.3  does not fit
+--model diffucoder --quant q4_0  15.20 GB  5.13 GB  1.1 to 3.3
 "
         );
     }
