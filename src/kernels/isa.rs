@@ -88,6 +88,19 @@ impl Isa {
         self.0.name()
     }
 
+    /// Whether a register holds 16 floats, and there are 32 of them.
+    pub(super) fn has_wide_registers(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni => true,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 | Kind::AvxVnni => false,
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDotprod | Kind::NeonI8mm => false,
+            Kind::Scalar => false,
+        }
+    }
+
     /// For the dispatch to kernels.
     pub(super) fn kind(self) -> Kind {
         self.0
