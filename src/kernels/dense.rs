@@ -5,7 +5,7 @@
 //! product and sum an input, in the order of the inputs.
 
 use super::isa::{self, Isa, Portable};
-use super::packed::{LANES, PANEL};
+use super::packed::{LANES, PANEL, ask_for_large_pages};
 use super::portable::Lanes;
 use std::fmt;
 use std::ops::Range;
@@ -98,7 +98,8 @@ impl DenseMatrix {
 /// `[n, k]` to `[panel, input, 16]`
 fn pack<T: Copy + Default>(values: &[T], n: usize, k: usize) -> Vec<[T; PANEL]> {
     assert_eq!(values.len(), n * k, "the weights have the wrong length");
-    let mut packed = vec![[T::default(); PANEL]; n.div_ceil(PANEL) * k];
+    let mut packed = vec![[T::default(); PANEL]; n.div_ceil(PANEL) * k]; // zeros, not touched yet
+    ask_for_large_pages(&packed);
     for (columns, panel) in values.chunks(PANEL * k).zip(packed.chunks_exact_mut(k)) {
         for (column, values) in columns.chunks_exact(k).enumerate() {
             for (line, value) in panel.iter_mut().zip(values) {
