@@ -19,6 +19,7 @@ pub mod lora;
 mod named;
 mod native;
 pub mod quantize;
+mod shared;
 pub mod synthetic;
 mod tensor;
 pub mod tensors;
@@ -31,6 +32,8 @@ use candle_core::{DType, Device, Result};
 use self::config::Config;
 use self::device::Storage;
 use self::loader::Loader;
+pub use self::shared::Seat;
+use self::shared::{CanvasPass, Shared};
 use crate::diffusion::{Attention, Denoiser, Pass};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
@@ -45,19 +48,40 @@ pub struct Model {
 }
 
 enum Network {
-    Native(Arc<native::Weights>, Box<native::State>),
-    Tensor(Arc<tensor::Weights>, tensor::State),
+    Native(Canvas<native::Weights>),
+    Tensor(Canvas<tensor::Weights>),
 }
 
-impl Network {
-    fn native(weights: Arc<native::Weights>) -> Self {
-        let state = native::State::new(&weights);
-        Self::Native(weights, Box::new(state))
+/// A canvas over a network that others may share.
+struct Canvas<N: shared::Network> {
+    shared: Arc<Shared<N>>,
+    /// `None` before the first pass, during one, and where one has failed.
+    state: Option<N::State>,
+}
+
+impl<N: shared::Network + 'static> Canvas<N> {
+    fn new(shared: Arc<Shared<N>>) -> Self {
+        Self {
+            shared,
+            state: None,
+        }
     }
 
-    fn tensor(weights: Arc<tensor::Weights>) -> Self {
-        let state = tensor::State::new(&weights);
-        Self::Tensor(weights, state)
+    fn state(&mut self) -> N::State {
+        let state = self.state.take();
+        state.unwrap_or_else(|| self.shared.network.state())
+    }
+
+    fn forward(&mut self, ids: &[u32], rows: Rows, logits: &mut Vec<f32>) -> Result<()> {
+        let state = self.state();
+        let done = self.shared.forward(CanvasPass {
+            state,
+            ids: ids.to_vec(),
+            rows,
+            logits: std::mem::take(logits),
+        })?;
+        (self.state, *logits) = (Some(done.state), done.logits);
+        Ok(())
     }
 }
 
@@ -104,7 +128,7 @@ impl Model {
         let loader = Loader::new(config, checkpoint, target, on_load);
         let weights = native::Weights::load(config, target.isa, loader)?;
         Ok(Self {
-            network: Network::native(Arc::new(weights)),
+            network: Network::Native(Canvas::new(Arc::new(Shared::new(weights)))),
             shift_logits: config.shift_logits,
             attention: config.attention,
             cached_with: config.attention,
@@ -126,7 +150,7 @@ impl Model {
         let loader = Loader::new(config, checkpoint, target, on_load);
         let weights = tensor::Weights::load(config, target, loader)?;
         Ok(Self {
-            network: Network::tensor(Arc::new(weights)),
+            network: Network::Tensor(Canvas::new(Arc::new(Shared::new(weights)))),
             shift_logits: config.shift_logits,
             attention: config.attention,
             cached_with: config.attention,
@@ -135,11 +159,11 @@ impl Model {
     }
 
     /// Another canvas over the same weights: nothing is loaded again, and neither knows of the
-    /// other's keys and values, so that both can run at the same time.
+    /// other's keys and values, so that both can run at the same time, each on its thread.
     pub fn beside(&self) -> Self {
         let network = match &self.network {
-            Network::Native(weights, _) => Network::native(Arc::clone(weights)),
-            Network::Tensor(weights, _) => Network::tensor(Arc::clone(weights)),
+            Network::Native(canvas) => Network::Native(Canvas::new(Arc::clone(&canvas.shared))),
+            Network::Tensor(canvas) => Network::Tensor(Canvas::new(Arc::clone(&canvas.shared))),
         };
         Self {
             network,
@@ -147,6 +171,16 @@ impl Model {
             attention: self.attention,
             cached_with: self.attention,
             cached_ids: Vec::new(),
+        }
+    }
+
+    /// A place among the canvases over the same weights that are at work: a pass of one waits for
+    /// one of every other, and all are run together, each as if it were alone. Who holds it must go
+    /// on to the next pass, or let it go; without one, passes do not wait.
+    pub fn seat(&self) -> Seat {
+        match &self.network {
+            Network::Native(canvas) => Seat::at(&canvas.shared),
+            Network::Tensor(canvas) => Seat::at(&canvas.shared),
         }
     }
 
@@ -176,22 +210,18 @@ impl Model {
         }
         let longest = self.cached_ids.len().max(pass.ids.len());
         self.cached_ids.resize(longest, None);
-        for &index in &rows.indices {
-            self.cached_ids[index] = None; // until the pass is done
-        }
+        let mut cached_ids = std::mem::take(&mut self.cached_ids); // nothing, until the pass is done
+        let indices = rows.indices.clone();
         match &mut self.network {
-            Network::Native(weights, state) => weights.forward(state, pass.ids, &rows, logits)?,
-            Network::Tensor(weights, state) => {
-                let output = weights.forward(state, pass.ids, &rows)?;
-                let output = output.to_dtype(DType::F32)?;
-                *logits = output.flatten_all()?.to_vec1()?;
-            }
+            Network::Native(canvas) => canvas.forward(pass.ids, rows, logits)?,
+            Network::Tensor(canvas) => canvas.forward(pass.ids, rows, logits)?,
         }
-        for &index in &rows.indices {
+        for &index in &indices {
             let is_in_place = pass.positions[index] == index;
-            self.cached_ids[index] = is_in_place.then_some(pass.ids[index]);
+            cached_ids[index] = is_in_place.then_some(pass.ids[index]);
         }
-        Ok(rows.indices.len())
+        self.cached_ids = cached_ids;
+        Ok(indices.len())
     }
 }
 
@@ -252,7 +282,7 @@ impl Denoiser for Model {
     }
 
     fn move_cached(&mut self, first: usize, by: isize) -> bool {
-        let Network::Native(_, state) = &mut self.network else {
+        let Network::Native(canvas) = &mut self.network else {
             return false;
         };
         let moved = first.min(self.cached_ids.len())..self.cached_ids.len();
@@ -263,7 +293,9 @@ impl Denoiser for Model {
         } else {
             self.cached_ids.drain(to.min(moved.start)..moved.start);
         }
+        let mut state = canvas.state();
         state.move_cached(moved, by);
+        canvas.state = Some(state);
         true
     }
 
@@ -353,12 +385,30 @@ mod tests {
                 assert_eq!((a, b), (&alone[0][number], &alone[1][number]), "{number}");
             }
 
-            let at_once = std::thread::scope(|scope| {
-                let threads = [(first.beside(), 0), (first.beside(), 1)]
-                    .map(|(mut model, seed)| scope.spawn(move || run(&mut model, seed)));
-                threads.map(|thread| thread.join().unwrap())
-            });
-            assert_eq!(at_once, alone);
+            let at_once = |is_joint: bool| {
+                std::thread::scope(|scope| {
+                    let canvases =
+                        [(first.beside(), 0), (first.beside(), 1)].map(|(model, seed)| {
+                            let seat = is_joint.then(|| model.seat());
+                            (model, seed, seat)
+                        });
+                    let threads = canvases.map(|(mut model, seed, seat)| {
+                        scope.spawn(move || (run(&mut model, seed), seat).0)
+                    });
+                    threads.map(|thread| thread.join().unwrap())
+                })
+            };
+            assert_eq!(at_once(false), alone);
+            match first.network {
+                Network::Native(_) => assert_eq!(at_once(true), alone),
+                // The library's products round by the number of rows.
+                Network::Tensor(_) => {
+                    let (joint, alone) = (at_once(true), alone.clone());
+                    let [joint, alone] = [joint, alone].map(|runs| runs.concat().concat());
+                    let difference = joint.iter().zip(&alone).map(|(a, b)| (a - b).abs());
+                    assert!(difference.fold(0.0, f32::max) < 1e-4);
+                }
+            }
         }
     }
 

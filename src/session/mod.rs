@@ -136,7 +136,7 @@ impl Session {
     }
 
     /// Another session over the same weights, with a canvas of its own: the two can run side by
-    /// side. Before the weights are loaded there are none to share, and each loads its own.
+    /// side, each on its thread, and their forward passes are run as one. Before the weights are loaded there are none to share, and each loads its own.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self {
@@ -285,6 +285,7 @@ impl Session {
         let ends = job.ends.clone();
         let mut texts = observer
             .map(|observer| Texts::new(observer, &package.tokenizer, &ends, job.given_bytes()));
+        let _seat = model.seat(); // sessions beside this one read the weights together
         let filling = job.run(
             model,
             &mut Conditions {

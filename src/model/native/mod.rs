@@ -20,6 +20,7 @@ use self::linear::{Product, share};
 use self::rope::Rope;
 use super::config::Config;
 use super::embedding::Embedding;
+use super::shared::{CanvasPass, Network, outputs};
 use super::{Loader, Rows};
 use crate::kernels::{Isa, KeyValues, copy_rows, rms_scales};
 use crate::weights::WeightsError;
@@ -99,45 +100,49 @@ impl Weights {
         })
     }
 
-    /// Computes `rows` of the canvas `ids`, stores their keys and values, and makes `logits` the
-    /// head's output at `rows.outputs`, `[outputs, V]`.
-    pub fn forward(
-        &self,
-        state: &mut State,
-        ids: &[u32],
-        rows: &Rows,
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
-        rayon::scope(|_| self.forward_here(state, ids, rows, logits))
-    }
-
-    fn forward_here(
-        &self,
-        state: &mut State,
-        ids: &[u32],
-        rows: &Rows,
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
-        let (rope, buffers) = (&mut state.rope, &mut state.buffers);
-        let row_ids: Vec<u32> = rows.indices.iter().map(|&at| ids[at]).collect();
+    fn forward_here(&self, passes: &mut [CanvasPass<Box<State>>]) -> Result<()> {
+        let Some(first) = passes.first_mut() else {
+            return Ok(());
+        };
+        // Room to compute in, from the first of them for all.
+        let spare = Buffers::new(self.isa, self.shape);
+        let mut buffers = std::mem::replace(&mut first.state.buffers, spare);
+        let row_ids = passes.iter().flat_map(CanvasPass::row_ids);
+        let row_ids: Vec<u32> = row_ids.collect();
         let embedded = self.embed_tokens.forward(&row_ids, &Device::Cpu)?;
         buffers.residual = embedded
             .to_dtype(candle_core::DType::F32)?
             .flatten_all()?
             .to_vec1()?;
-        rope.reserve(rows.reach);
+        let shape = self.shape;
+        let group = row_ids.len() * shape.group();
+        buffers.queries.resize(shape.kv_heads * group, 0.0);
+        buffers.attended.resize(shape.kv_heads * group, 0.0);
 
         let last = self.layers.len() - 1;
-        for (number, (layer, key_values)) in
-            self.layers.iter().zip(&mut state.key_values).enumerate()
-        {
+        for (number, layer) in self.layers.iter().enumerate() {
             buffers.multiply_normed(&layer.input_layernorm, &layer.qkv_proj)?;
-            key_values.reserve(ids.len());
-            self.store(layer, rope, rows, key_values, buffers);
-            self.attend(&rows.seen, key_values, buffers);
+            let mut first = 0;
+            for pass in &mut *passes {
+                let State {
+                    key_values, rope, ..
+                } = &mut *pass.state;
+                rope.reserve(pass.rows.reach);
+                key_values[number].reserve(pass.ids.len());
+                self.store(
+                    layer,
+                    rope,
+                    &pass.rows,
+                    first,
+                    &mut key_values[number],
+                    &mut buffers,
+                );
+                self.attend(&pass.rows.seen, first, &key_values[number], &mut buffers);
+                first += pass.rows.indices.len();
+            }
             if number == last {
                 // Nothing behind this mixes positions: only rows that are asked for go on.
-                buffers.keep(&rows.outputs);
+                buffers.keep(&outputs(passes));
             }
             buffers.add_attended(&layer.o_proj)?;
             // residual += down_proj(silu(gate_proj(norm(residual))) · up_proj(norm(residual)))
@@ -146,22 +151,32 @@ impl Weights {
         }
 
         buffers.multiply_normed(&self.norm, &self.lm_head)?;
-        let (count, vocab) = (buffers.output.rows(), self.shape.vocab);
-        logits.resize(count * vocab, 0.0);
-        let each = share(count, 1);
-        let parts = logits.par_chunks_mut(each * vocab).enumerate();
-        let product = buffers.output.values();
-        parts.for_each(|(task, out)| copy_rows(product, count, vocab, task * each, out));
+        let (rows, product) = (buffers.output.rows(), buffers.output.values());
+        let mut first = 0;
+        for CanvasPass {
+            rows: own, logits, ..
+        } in &mut *passes
+        {
+            logits.resize(own.outputs.len() * shape.vocab, 0.0);
+            let each = share(own.outputs.len(), 1);
+            let parts = logits.par_chunks_mut(each * shape.vocab).enumerate();
+            parts.for_each(|(task, out)| {
+                copy_rows(product, rows, shape.vocab, first + task * each, out);
+            });
+            first += own.outputs.len();
+        }
+        passes[0].state.buffers = buffers;
         Ok(())
     }
 
-    /// Takes the queries, keys and values of the rows out of `output`, norms and rotates them, and
-    /// stores the keys and values.
+    /// Takes the queries, keys and values of the rows of a canvas, from `first` on, out of `output`,
+    /// norms and rotates them, and stores the keys and values.
     fn store(
         &self,
         layer: &Layer,
         rope: &Rope,
         computed: &Rows,
+        first: usize,
         key_values: &mut KeyValues,
         buffers: &mut Buffers,
     ) {
@@ -173,12 +188,12 @@ impl Weights {
         let Rows {
             indices, positions, ..
         } = computed;
-        let (isa, rows, group) = (self.isa, indices.len(), self.shape.group());
-        buffers.queries.resize(kv_heads * rows * group, 0.0);
+        let (isa, group) = (self.isa, self.shape.group());
         let output = &buffers.output;
         let [q, k, v] = [0, 1, 2].map(|matrix| layer.qkv_proj.first_column(matrix));
         let scale = (e as f32).powf(-0.5);
-        let queries = buffers.queries.par_chunks_mut(rows * group);
+        let all = buffers.queries.len() / kv_heads;
+        let queries = buffers.queries.par_chunks_mut(all);
         let heads = key_values.heads_mut().par_iter_mut();
         heads
             .zip(queries)
@@ -187,9 +202,9 @@ impl Weights {
                 let mut scratch = vec![0.0; 2 * e];
                 let (key, value) = scratch.split_at_mut(e);
                 let places = indices.iter().zip(positions).enumerate();
-                for ((row, (&index, &position)), queries) in
-                    places.zip(queries.chunks_exact_mut(group))
-                {
+                let queries = queries[first * group..].chunks_exact_mut(group);
+                for ((row, (&index, &position)), queries) in places.zip(queries) {
+                    let row = first + row;
                     output.copy(row, k + g * e, key);
                     output.copy(row, v + g * e, value);
                     if let Some(norm) = &layer.k_norm {
@@ -208,23 +223,25 @@ impl Weights {
             });
     }
 
-    /// Lets the queries attend, those of each row to its first positions.
-    fn attend(&self, seen: &[usize], key_values: &KeyValues, buffers: &mut Buffers) {
+    /// Lets the queries of the rows of a canvas, from `first` on, attend, each to its first
+    /// positions.
+    fn attend(&self, seen: &[usize], first: usize, key_values: &KeyValues, buffers: &mut Buffers) {
         let (isa, group) = (self.isa, self.shape.group());
         let kv_heads = self.shape.kv_heads;
         let rows = seen.len();
-        buffers.attended.resize(buffers.queries.len(), 0.0);
         // Enough rows that a tile of queries is full, and enough tasks for all threads.
         let each = share(rows * kv_heads, 8).min(rows);
+        let all = buffers.queries.len() / kv_heads;
+        let part = first * group..(first + rows) * group;
         let heads = key_values.heads().par_iter();
-        let queries = buffers.queries.par_chunks(rows * group);
-        let attended = buffers.attended.par_chunks_mut(rows * group);
+        let queries = buffers.queries.par_chunks(all);
+        let attended = buffers.attended.par_chunks_mut(all);
         heads
             .zip(queries)
             .zip(attended)
             .for_each(|((head, queries), attended)| {
-                let tasks = queries.par_chunks(each * group);
-                let tasks = tasks.zip(attended.par_chunks_mut(each * group));
+                let tasks = queries[part.clone()].par_chunks(each * group);
+                let tasks = tasks.zip(attended[part.clone()].par_chunks_mut(each * group));
                 tasks
                     .zip(seen.par_chunks(each))
                     .for_each(|((queries, attended), seen)| {
@@ -237,6 +254,18 @@ impl Weights {
                         }
                     });
             });
+    }
+}
+
+impl Network for Weights {
+    type State = Box<State>;
+
+    fn state(&self) -> Box<State> {
+        Box::new(State::new(self))
+    }
+
+    fn forward(&self, passes: &mut [CanvasPass<Box<State>>]) -> Result<()> {
+        rayon::scope(|_| self.forward_here(passes))
     }
 }
 

@@ -22,12 +22,19 @@ pub(super) struct Attention {
     head_dim: usize, // E
 }
 
-/// Where the rows of a pass are.
+/// Where the rows of some canvases are, one canvas after the other.
 pub(super) struct At<'a> {
-    /// Where their keys and values are kept. `[R]`
-    pub indices: &'a [usize],
     /// The rotations of their positions.
     pub rotation: Rotation,
+    pub canvases: Vec<Canvas<'a>>,
+}
+
+/// Where the rows of a canvas are.
+pub(super) struct Canvas<'a> {
+    /// Where their keys and values are kept. `[R]`
+    pub indices: &'a [usize],
+    /// How many of them the head is asked about.
+    pub outputs: usize,
     /// Added to the scores, if some position is hidden from some row. `[R, T]`
     pub hidden: Option<Tensor>,
     /// Number of positions that are seen, T.
@@ -36,7 +43,7 @@ pub(super) struct At<'a> {
 
 /// Keys and values of the positions of a canvas that were computed so far.
 #[derive(Default)]
-pub(super) struct KeyValues(Option<Cache>);
+pub(in crate::model) struct KeyValues(Option<Cache>);
 
 struct Cache {
     keys: Tensor,   // [G, C, E]
@@ -69,52 +76,76 @@ impl Attention {
     }
 
     /// Stores keys and values of all of `xs` `[R, D]`, and lets those in `kept`, or all, attend to
-    /// the whole canvas. `[kept, D]`
-    pub fn forward(
+    /// the whole of their canvas. `[kept, D]`
+    pub fn forward<'a>(
         &self,
-        key_values: &mut KeyValues,
+        key_values: impl Iterator<Item = &'a mut KeyValues>,
         xs: &Tensor,
         at: &At<'_>,
         kept: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let rotation = &at.rotation;
         let (g, e) = (self.kv_heads, self.head_dim);
-        let per_group = self.heads / g;
-
         let k = split_heads(&self.k_proj.forward(xs)?, g, e, self.k_norm.as_ref())?; // [G, R, E]
         let v = split_heads(&self.v_proj.forward(xs)?, g, e, None)?.contiguous()?; // [G, R, E]
-        let (k, v) = key_values.store(&rotation.apply(&k)?, &v, at)?; // [G, T, E]
+        let k = at.rotation.apply(&k)?;
 
-        let (xs, rotation, hidden) = match (kept, &at.hidden) {
-            (None, hidden) => (xs.clone(), rotation.clone(), hidden.clone()),
-            (Some(kept), hidden) => {
-                let pick = |xs: &Tensor| xs.index_select(kept, 0);
-                let hidden = hidden.as_ref().map(pick).transpose()?;
-                (pick(xs)?, rotation.at(kept)?, hidden)
-            }
+        let (xs, rotation) = match kept {
+            None => (xs.clone(), at.rotation.clone()),
+            Some(kept) => (xs.index_select(kept, 0)?, at.rotation.at(kept)?),
         };
-        let r = xs.dim(0)?;
         let q = self.q_proj.forward(&xs)?;
         let q = rotation.apply(&split_heads(&q, self.heads, e, self.q_norm.as_ref())?)?; // [H, R, E]
+
+        let (mut stored, mut asked, mut attended) = (0, 0, Vec::new());
+        for (key_values, canvas) in key_values.zip(&at.canvases) {
+            let rows = canvas.indices.len();
+            let part = |xs: &Tensor| xs.narrow(1, stored, rows);
+            let (k, v) = key_values.store(&part(&k)?, &part(&v)?, canvas)?; // [G, T, E]
+            stored += rows;
+            let asking = kept.map_or(rows, |_| canvas.outputs);
+            let q = q.narrow(1, asked, asking)?;
+            let hidden = match (&canvas.hidden, kept) {
+                (Some(hidden), Some(kept)) => {
+                    let own = kept.narrow(0, asked, asking)?;
+                    let first = Tensor::new((stored - rows) as u32, own.device())?;
+                    Some(hidden.index_select(&own.broadcast_sub(&first)?, 0)?)
+                }
+                (hidden, _) => hidden.clone(),
+            };
+            attended.push(self.attend(&q, (&k, &v), hidden.as_ref())?);
+            asked += asking;
+        }
+        self.o_proj.forward(&Tensor::cat(&attended, 0)?)
+    }
+
+    /// Queries `[H, R, E]` to keys and values `[G, T, E]`. `[R, H·E]`
+    fn attend(
+        &self,
+        q: &Tensor,
+        (k, v): (&Tensor, &Tensor),
+        hidden: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (g, e) = (self.kv_heads, self.head_dim);
+        let (r, len, per_group) = (q.dim(1)?, k.dim(1)?, self.heads / g);
         // The query heads of a group share its keys: stacking their rows needs no copy of k and v.
         let q = q.reshape((g, per_group * r, e))?; // [G, H/G·R, E]
         let scores = (matmul(&q, &k.t()?)? * (e as f64).powf(-0.5))?; // [G, H/G·R, T]
         let dtype = scores.dtype();
         let mut scores = scores.to_dtype(DType::F32)?;
         if let Some(hidden) = hidden {
-            let by_head = scores.reshape((g, per_group, r, at.len))?;
-            scores = by_head.broadcast_add(&hidden)?.reshape(scores.shape())?;
+            let by_head = scores.reshape((g, per_group, r, len))?;
+            scores = by_head.broadcast_add(hidden)?.reshape(scores.shape())?;
         }
         let weights = softmax_last_dim(&scores)?.to_dtype(dtype)?;
-        let out = matmul(&weights, &v)?; // [G, H/G·R, E]
+        let out = matmul(&weights, v)?; // [G, H/G·R, E]
         let out = out.reshape((self.heads, r, e))?.transpose(0, 1)?; // [R, H, E]
-        self.o_proj.forward(&out.reshape((r, self.heads * e))?)
+        out.reshape((r, self.heads * e))
     }
 }
 
 impl KeyValues {
     /// Puts the rows' keys and values `[G, R, E]` in; gives those of the whole canvas, `[G, T, E]`.
-    fn store(&mut self, k: &Tensor, v: &Tensor, at: &At<'_>) -> Result<(Tensor, Tensor)> {
+    fn store(&mut self, k: &Tensor, v: &Tensor, at: &Canvas<'_>) -> Result<(Tensor, Tensor)> {
         let (g, _, e) = k.dims3()?;
         let len = at.len;
         let shape = (g, len.next_multiple_of(64), e);

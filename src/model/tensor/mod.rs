@@ -9,12 +9,13 @@ mod rope;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Module, RmsNorm};
 
-use self::attention::{At, Attention, KeyValues};
+use self::attention::{At, Attention, Canvas, KeyValues};
 use self::linear::Linear;
 use self::mlp::Mlp;
-use self::rope::Rope;
+use self::rope::Rotation;
 use super::embedding::Embedding;
-use super::{Loader, Rows, Target};
+use super::shared::{CanvasPass, Network, outputs};
+use super::{Loader, Target};
 use crate::model::config::Config;
 use crate::weights::WeightsError;
 
@@ -27,22 +28,6 @@ pub(super) struct Weights {
     inv_freq: Vec<f32>, // [E / 2]
     dtype: DType,
     device: Device,
-}
-
-/// What the passes over one canvas leave behind.
-pub(super) struct State {
-    key_values: Vec<KeyValues>, // [layers]
-    rope: Rope,
-}
-
-impl State {
-    pub fn new(weights: &Weights) -> Self {
-        let key_values = weights.layers.iter().map(|_| KeyValues::default());
-        Self {
-            key_values: key_values.collect(),
-            rope: Rope::new(weights.inv_freq.clone()),
-        }
-    }
 }
 
 impl Weights {
@@ -69,34 +54,63 @@ impl Weights {
         })
     }
 
-    /// Computes `rows` of the canvas `ids`, stores their keys and values, and gives the head's
-    /// output at `rows.outputs`. `[outputs, V]`
-    pub fn forward(&self, state: &mut State, ids: &[u32], rows: &Rows) -> Result<Tensor> {
-        let indices = |numbers: &[usize]| {
-            let numbers: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
-            Tensor::new(numbers, &self.device)
-        };
-        let outputs = indices(&rows.outputs)?;
-        let rotation = state.rope.rotation(rows.reach, self.dtype, &self.device)?;
+    fn indices(&self, numbers: &[usize]) -> Result<Tensor> {
+        let numbers: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
+        Tensor::new(numbers, &self.device)
+    }
+}
+
+/// What the passes over one canvas leave behind, layer by layer.
+type State = Vec<KeyValues>;
+
+impl Network for Weights {
+    type State = State;
+
+    fn state(&self) -> State {
+        self.layers.iter().map(|_| KeyValues::default()).collect()
+    }
+
+    fn forward(&self, passes: &mut [CanvasPass<State>]) -> Result<()> {
+        let states = passes
+            .iter_mut()
+            .map(|pass| std::mem::take(&mut pass.state));
+        let mut states: Vec<State> = states.collect();
+        let positions = passes.iter().flat_map(|pass| &pass.rows.positions);
+        let positions: Vec<usize> = positions.copied().collect();
+        let canvases = passes.iter().map(|pass| {
+            Ok(Canvas {
+                indices: &pass.rows.indices,
+                outputs: pass.rows.outputs.len(),
+                hidden: hidden(&pass.rows.seen, pass.ids.len(), &self.device)?,
+                len: pass.ids.len(),
+            })
+        });
         let at = At {
-            indices: &rows.indices,
-            rotation: rotation.at(&indices(&rows.positions)?)?,
-            hidden: hidden(&rows.seen, ids.len(), &self.device)?,
-            len: ids.len(),
+            rotation: Rotation::of(&positions, &self.inv_freq, self.dtype, &self.device)?,
+            canvases: canvases.collect::<Result<_>>()?,
         };
-        let row_ids: Vec<u32> = rows.indices.iter().map(|&at| ids[at]).collect();
+        let outputs = outputs(passes);
+        let (row_count, outputs) = (outputs.len(), self.indices(&outputs)?);
+        let row_ids = passes.iter().flat_map(CanvasPass::row_ids);
+        let row_ids: Vec<u32> = row_ids.collect();
 
         let mut xs = self.embed_tokens.forward(&row_ids, &self.device)?; // [R, D]
         let last = self.layers.len() - 1;
-        for (number, (layer, key_values)) in
-            self.layers.iter().zip(&mut state.key_values).enumerate()
-        {
+        for (number, layer) in self.layers.iter().enumerate() {
             // Nothing behind the last layer's attention mixes positions: there only rows that are
             // asked for go on.
             let kept = (number == last).then_some(&outputs);
+            let key_values = states.iter_mut().map(|state| &mut state[number]);
             xs = layer.forward(key_values, &xs, &at, kept)?;
         }
-        self.lm_head.forward(&self.norm.forward(&xs)?)
+        let logits = self.lm_head.forward(&self.norm.forward(&xs)?)?;
+        let mut logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let vocab = logits.len() / row_count.max(1);
+        for (pass, state) in passes.iter_mut().zip(states).rev() {
+            let others = logits.len() - pass.rows.outputs.len() * vocab;
+            (pass.logits, pass.state) = (logits.split_off(others), state);
+        }
+        Ok(())
     }
 }
 
@@ -138,9 +152,9 @@ impl Layer {
     }
 
     /// `[R, D]` to the same, or to the rows in `kept`.
-    fn forward(
+    fn forward<'a>(
         &self,
-        key_values: &mut KeyValues,
+        key_values: impl Iterator<Item = &'a mut KeyValues>,
         xs: &Tensor,
         at: &At<'_>,
         kept: Option<&Tensor>,

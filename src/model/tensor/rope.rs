@@ -3,12 +3,6 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
-/// Makes the rotations of a canvas, and keeps them while its length stays.
-pub(super) struct Rope {
-    inv_freq: Vec<f32>, // [E / 2]
-    current: Option<Rotation>,
-}
-
 /// Cosines and sines of some positions.
 #[derive(Clone)]
 pub(super) struct Rotation {
@@ -16,37 +10,27 @@ pub(super) struct Rotation {
     sin: Tensor, // [T, E / 2]
 }
 
-impl Rope {
-    pub fn new(inv_freq: Vec<f32>) -> Self {
-        Self {
-            inv_freq,
-            current: None,
-        }
-    }
-
-    /// Rotations of the positions 0 to `len - 1`.
-    pub fn rotation(&mut self, len: usize, dtype: DType, device: &Device) -> Result<Rotation> {
-        if let Some(current) = &self.current
-            && current.cos.dim(0)? == len
-        {
-            return Ok(current.clone());
-        }
-        // Angles in float32, as the reference computes them.
-        let angles: Vec<f32> = (0..len)
-            .flat_map(|position| self.inv_freq.iter().map(move |freq| position as f32 * freq))
-            .collect();
-        let angles = Tensor::from_vec(angles, (len, self.inv_freq.len()), device)?;
-        let rotation = Rotation {
+impl Rotation {
+    /// Rotations of these positions; their angles in float32, as the reference computes them.
+    pub fn of(
+        positions: &[usize],
+        inv_freq: &[f32],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let angles = positions.iter().flat_map(|&position| {
+            let angle = move |freq: &f32| position as f32 * freq;
+            inv_freq.iter().map(angle)
+        });
+        let shape = (positions.len(), inv_freq.len());
+        let angles = Tensor::from_vec(angles.collect(), shape, device)?;
+        Ok(Self {
             cos: angles.cos()?.to_dtype(dtype)?,
             sin: angles.sin()?.to_dtype(dtype)?,
-        };
-        self.current = Some(rotation.clone());
-        Ok(rotation)
+        })
     }
-}
 
-impl Rotation {
-    /// The rotations of some of the positions.
+    /// Those of some of the rows.
     pub fn at(&self, rows: &Tensor) -> Result<Self> {
         Ok(Self {
             cos: self.cos.index_select(rows, 0)?,
