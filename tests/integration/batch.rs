@@ -1,6 +1,7 @@
 //! Batches: resumed at any byte, shared out, locked, fed to others.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -259,8 +260,12 @@ fn a_batch_equals_its_prompts_one_by_one() {
     ];
     let lines = prompts.map(|prompt| format!("{}\n", json!({ "prompt": prompt })));
     fs::write(&input, lines.concat()).unwrap();
-    for flags in [&[][..], &["--mode", "quality"], &["--exact"]] {
-        let more = [&["--num-samples", "2"], flags].concat();
+    let modes = [&[][..], &["--mode", "quality"], &["--exact"]];
+    for (flags, parallel) in modes
+        .into_iter()
+        .flat_map(|flags| [(flags, "1"), (flags, "3")])
+    {
+        let more = [&["--num-samples", "2", "--parallel", parallel], flags].concat();
         assert_eq!(batch(&input, &output, &more), (Some(0), String::new()));
         for (at, result) in results(&output).iter().enumerate() {
             let seed = (1 + at % 2).to_string();
@@ -282,6 +287,64 @@ fn a_batch_equals_its_prompts_one_by_one() {
         }
         fs::remove_file(&output).unwrap();
     }
+}
+
+/// Whoever writes the lines may wait for a result first, so that none is read that is not begun.
+#[test]
+fn a_line_is_answered_before_the_next_is_there() {
+    for parallel in ["1", "3"] {
+        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+            .args([
+                "batch",
+                "-",
+                "--model",
+                "tiny",
+                "--seed",
+                "1",
+                "-n",
+                "4",
+                "--parallel",
+            ])
+            .args([parallel, "--quiet"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = child.stdin.take().unwrap();
+        let mut results = BufReader::new(child.stdout.take().unwrap()).lines();
+        for (number, line) in INPUT.lines().filter(|line| !line.is_empty()).enumerate() {
+            writeln!(lines, "{line}").unwrap();
+            let result: Value = serde_json::from_str(&results.next().unwrap().unwrap()).unwrap();
+            assert_eq!(
+                result["id"],
+                [json!("a"), json!("b"), json!(3), json!(4)][number]
+            );
+        }
+        drop(lines);
+        assert!(results.next().is_none() && child.wait().unwrap().success());
+    }
+}
+
+/// Failures are where their lines are, and the results of those round them as without them.
+#[test]
+fn lines_at_work_at_the_same_time_end_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    let lines = (0..40).map(|at| match at % 5 {
+        3 => format!("{{\"id\": {at}, \"prompt\": 3}}\n"),
+        of => format!(
+            "{{\"id\": {at}, \"prompt\": \"x{at} = \", \"max_new_tokens\": {}}}\n",
+            1 + 9 * of
+        ),
+    });
+    fs::write(&input, lines.collect::<String>()).unwrap();
+    let [one, four] = ["1", "4"].map(|parallel| {
+        let output = folder.path().join(parallel);
+        let (code, stderr) = batch(&input, &output, &["--parallel", parallel]);
+        (code, stderr, essence(&results(&output)))
+    });
+    assert_eq!((one.0, one.2.len()), (Some(1), 32));
+    assert_eq!(one, four);
 }
 
 #[test]
@@ -345,7 +408,7 @@ fn a_byte_order_mark_and_gzip_are_no_part_of_the_lines() {
 "#;
     let marked = format!("\u{feff}{}", lines.replace('\n', "\r\n"));
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
+    Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
     let inputs = [
         ("plain", lines.as_bytes().to_vec()),
         ("marked", marked.into_bytes()),

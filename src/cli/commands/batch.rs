@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::{ArgMatches, Args as _, Command};
-use diffucoder::session::{Conditions, Job};
+use diffucoder::session::{Conditions, Job, Observer, Outcome, Session};
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::compute::{ComputeArgs, Engine};
@@ -25,6 +27,7 @@ use crate::cli::lines::kept::Kept;
 use crate::cli::lines::line::{Line, Parser};
 use crate::cli::lines::sink::{Others, Sink};
 use crate::cli::lines::tally::Tally;
+use crate::cli::lines::workers::{Event, Next, Workers};
 use crate::cli::terminal::progress::Progress;
 use crate::cli::terminal::ui::{Ui, Written};
 use crate::cli::usage::UsageError;
@@ -72,6 +75,11 @@ pub struct Args {
     /// Results of each line, with the seeds that follow its seed
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     num_samples: usize,
+    /// Lines that are worked on at the same time: their forward passes are run as one, which takes
+    /// little longer while reading the weights takes most of it. The results are the same, and in
+    /// the lines' order
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    parallel: usize,
     /// Give the prompts to the model as they are, without the chat template; the names of special
     /// tokens count as tokens
     #[arg(long, conflicts_with = "system")]
@@ -139,8 +147,13 @@ pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> a
         sink: Sink::open(&args.output, format, (kept, args.others()), ui)?,
         seen: HashMap::new(),
         tally: Tally::new(lines.name(), ui),
+        since: None,
     };
-    let end = batch.all(&mut lines);
+    let cancelled = AtomicBool::new(false);
+    let end = thread::scope(|scope| {
+        let workers = Workers::new(scope, (lines, args.parallel), &cancelled);
+        batch.all(workers)
+    });
     let tally = batch.tally;
     tally.finish();
     end?;
@@ -161,30 +174,63 @@ struct Batch<'a> {
     /// The line that has an id, by its JSON.
     seen: HashMap<String, usize>,
     tally: Tally<'a>,
+    /// When work began, or the last result came.
+    since: Option<Instant>,
 }
 
-impl Batch<'_> {
+/// A result to write.
+struct Sample {
+    result: Value,
+    tokens: usize,
+}
+
+impl<'a> Batch<'a> {
     /// Does all lines of the shard, or those before the reader has gone.
-    fn all(&mut self, lines: &mut Lines) -> anyhow::Result<()> {
-        while let Some((number, bytes)) = lines.next()? {
-            if self.args.shard.is_some_and(|shard| !shard.has(number)) {
-                continue;
-            }
-            let done = match bytes {
-                Ok(bytes) => self.line(bytes, number),
-                Err(refused) => Err(Failure::OfLine(refused.into())),
-            };
-            match done {
-                Ok(Written::Whole) => {}
-                Ok(Written::Closed) => break,
-                Err(Failure::OfLine(error)) => self.tally.fail(number, &error),
-                Err(Failure::OfBatch(error)) => return Err(error),
+    fn all<'s>(&mut self, mut workers: Workers<'s, '_, Sample>) -> anyhow::Result<()>
+    where
+        'a: 's,
+    {
+        loop {
+            match workers.next()? {
+                Next::Line((number, bytes)) => {
+                    if self.args.shard.is_some_and(|shard| !shard.has(number)) {
+                        continue;
+                    }
+                    let begun = match bytes {
+                        Ok(bytes) => self.begin(&bytes, number, &mut workers),
+                        Err(refused) => Err(Failure::OfLine(refused.into())),
+                    };
+                    match begun {
+                        Ok(()) => {}
+                        Err(Failure::OfLine(error)) => workers.end(number, Err(error)),
+                        Err(Failure::OfBatch(error)) => return Err(error),
+                    }
+                }
+                Next::Event(_, Event::Result(sample)) => {
+                    if self.sink.write(&sample.result)? == Written::Closed {
+                        return Ok(());
+                    }
+                    let since = self.since.replace(Instant::now());
+                    let time = since.map_or(Duration::ZERO, |since| since.elapsed());
+                    self.tally.add(sample.tokens, time);
+                }
+                Next::Event(_, Event::Ended(Ok(()))) => self.tally.done += 1,
+                Next::Event(number, Event::Ended(Err(error))) => self.tally.fail(number, &error),
+                Next::Nothing => return Ok(()),
             }
         }
-        Ok(())
     }
 
-    fn line(&mut self, bytes: &[u8], number: usize) -> Result<Written, Failure> {
+    /// Begins with a line, unless all of its results are there.
+    fn begin<'s>(
+        &mut self,
+        bytes: &[u8],
+        number: usize,
+        workers: &mut Workers<'s, '_, Sample>,
+    ) -> Result<(), Failure>
+    where
+        'a: 's,
+    {
         let of_line = |error: UsageError| Failure::OfLine(error.into());
         let line = self.parser.parse(bytes, number).map_err(of_line)?;
         match self.seen.entry(line.id.to_string()) {
@@ -195,19 +241,49 @@ impl Batch<'_> {
                 return Err(of_line(UsageError::new(message)));
             }
         };
+        let (args, ui, format) = (self.args, self.ui, self.format);
         let done = self.sink.done(&line.id);
-        if done >= self.args.num_samples {
+        if done >= args.num_samples {
             self.tally.skipped += 1;
-            return Ok(Written::Whole);
+            return Ok(());
         }
         let package = Arc::clone(self.engine.session.package());
-        let form = Form::of(&line, (self.args.raw, self.format), &package);
+        let form = Form::of(&line, (args.raw, format), &package);
         let job = self.job(&line, &form, number).map_err(Failure::OfLine)?;
+        let system = line.system.as_deref().unwrap_or(&args.system);
+        let asked = Asked::new(&self.engine.session, &job, form.system(system));
+        let work = Work {
+            args,
+            format,
+            line,
+            asked,
+        };
         // Not before a line needs it.
-        self.engine.load(self.ui)?;
-        let written = self.write(&line, &form, job, done..self.args.num_samples, number)?;
-        self.tally.done += usize::from(written == Written::Whole);
-        Ok(written)
+        self.engine.load(ui)?;
+        self.since.get_or_insert_with(Instant::now);
+        let session = || self.engine.session.beside();
+        let cancelled = workers.cancelled();
+        workers.begin(number, session, move |session, emit| {
+            let mut job = job;
+            for sample in done..args.num_samples {
+                // One bar for each would be drawn over the others.
+                let mut bar =
+                    (args.parallel == 1).then(|| Progress::bar(ui, &format!("line {number}")));
+                let outcome = session.run_job(
+                    &mut job,
+                    &mut Conditions {
+                        observer: bar.as_mut().map(|bar| bar as &mut dyn Observer),
+                        cancel: Some(cancelled),
+                        deadline: None,
+                    },
+                );
+                bar.map(Progress::finish);
+                emit(work.sample(sample, session, &job, &outcome?)?);
+                job.settings.seed = job.settings.seed.wrapping_add(1);
+            }
+            Ok(())
+        });
+        Ok(())
     }
 
     /// The line in tokens with its settings, without the defaults that it cannot have.
@@ -219,10 +295,12 @@ impl Batch<'_> {
             let job = sampling
                 .and_then(|sampling| form.job(line, &sampling, system, &self.engine.session));
             let error = match job {
-                Ok((job, of_context)) => {
+                Ok((mut job, of_context)) => {
                     for note in notes.into_iter().chain(of_context) {
                         self.tally.note(number, &note);
                     }
+                    let done = self.sink.done(&line.id) as u64;
+                    job.settings.seed = job.settings.seed.wrapping_add(done);
                     return Ok(job);
                 }
                 Err(error) => error,
@@ -235,47 +313,49 @@ impl Batch<'_> {
             without.push(name);
         }
     }
+}
 
-    /// Writes these samples of a line.
-    fn write(
-        &mut self,
-        line: &Line,
-        form: &Form<'_>,
-        mut job: Job,
-        samples: Range<usize>,
-        number: usize,
-    ) -> Result<Written, Failure> {
-        let session = &mut self.engine.session;
-        let first_seed = job.settings.seed;
-        let system = line.system.as_deref().unwrap_or(&self.args.system);
-        let asked = Asked::new(session, &job, form.system(system));
-        for sample in samples {
-            job.settings.seed = first_seed.wrapping_add(sample as u64);
-            let mut progress = Progress::bar(self.ui, &format!("line {number}"));
-            let outcome = session.run_job(&mut job, &mut Conditions::watched(&mut progress));
-            progress.finish();
-            let outcome = outcome.map_err(|error| Failure::OfLine(error.into()))?;
-            let text = form.result(&outcome.text());
-            let result = match self.format {
-                LineFormat::Json => {
-                    let run = RunReport::new(&asked, session, &job, &outcome);
-                    self.args
-                        .result(line, sample, &Report::new(&text, &outcome, run))?
-                }
-                LineFormat::Evalplus => {
-                    json!({ "task_id": line.id, "solution": form.whole(&text) })
-                }
-                LineFormat::HumanEval => {
-                    json!({ "task_id": line.id, "completion": form.completion(&text) })
-                }
-                LineFormat::Mbpp => json!({ "task_id": line.id, "completion": text }),
-            };
-            if self.sink.write(&result)? == Written::Closed {
-                return Ok(Written::Closed);
+/// What is known of a line while it is worked on.
+struct Work<'a> {
+    args: &'a Args,
+    format: LineFormat,
+    line: Line,
+    asked: Asked,
+}
+
+impl Work<'_> {
+    fn sample(
+        &self,
+        sample: usize,
+        session: &Session,
+        job: &Job,
+        outcome: &Outcome,
+    ) -> anyhow::Result<Sample> {
+        let Self {
+            args,
+            format,
+            line,
+            asked,
+        } = self;
+        let form = Form::of(line, (args.raw, *format), session.package());
+        let text = form.result(&outcome.text());
+        let result = match format {
+            LineFormat::Json => {
+                let run = RunReport::new(asked, session, job, outcome);
+                args.result(line, sample, &Report::new(&text, outcome, run))?
             }
-            self.tally.add(&outcome);
-        }
-        Ok(Written::Whole)
+            LineFormat::Evalplus => {
+                json!({ "task_id": line.id, "solution": form.whole(&text) })
+            }
+            LineFormat::HumanEval => {
+                json!({ "task_id": line.id, "completion": form.completion(&text) })
+            }
+            LineFormat::Mbpp => json!({ "task_id": line.id, "completion": text }),
+        };
+        Ok(Sample {
+            result,
+            tokens: outcome.tokens(),
+        })
     }
 }
 

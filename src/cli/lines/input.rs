@@ -25,13 +25,13 @@ const PACKED: [(&[u8], &str); 4] = [
 
 /// A file or stdin, of which nothing has been read.
 pub struct Source {
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     name: String,
 }
 
 /// The lines of a batch that are not blank, with their numbers.
 pub struct Lines {
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     name: String,
     line: Vec<u8>,
     number: usize,
@@ -48,8 +48,8 @@ impl Source {
     /// # Errors
     /// When there is no such file.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let (reader, name): (Box<dyn BufRead>, _) = match path == Path::new("-") {
-            true => (Box::new(io::stdin().lock()), "stdin".into()),
+        let (reader, name): (Box<dyn BufRead + Send>, _) = match path == Path::new("-") {
+            true => (Box::new(BufReader::new(io::stdin())), "stdin".into()),
             false => {
                 let name = path.display().to_string();
                 let file = File::open(path).with_context(|| format!("cannot read {name}"))?;

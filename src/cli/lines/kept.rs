@@ -24,7 +24,8 @@ use crate::cli::usage::UsageError;
 pub struct Kept(pub BTreeMap<String, String>);
 
 /// Flags of the batch itself: what is written of a line does not depend on them.
-const OF_BATCH: [&str; 6] = [
+const OF_BATCH: [&str; 7] = [
+    "parallel",
     "output",
     "shard",
     "format",

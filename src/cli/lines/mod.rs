@@ -8,3 +8,4 @@ pub mod kept;
 pub mod line;
 pub mod sink;
 pub mod tally;
+pub mod workers;

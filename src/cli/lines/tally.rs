@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use diffucoder::session::Outcome;
-
 use crate::cli::exit;
 use crate::cli::terminal::ui::{self, Ui};
 
@@ -57,10 +55,10 @@ impl<'a> Tally<'a> {
         self.done + self.skipped + self.failed
     }
 
-    /// Adds what was written for a line.
-    pub fn add(&mut self, outcome: &Outcome) {
-        self.tokens += outcome.tokens();
-        self.time += outcome.work.time;
+    /// Adds what was written for a line, and in what time.
+    pub fn add(&mut self, tokens: usize, time: Duration) {
+        self.tokens += tokens;
+        self.time += time;
     }
 
     /// Says why a line fails, unless it was said of another.

@@ -1,12 +1,14 @@
 //! `diffucoder bench`: how fast a model runs here, beside what this machine could do at best.
 
 use std::convert::Infallible;
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diffucoder::Error;
 use diffucoder::diffusion::{
-    Attention, Decoding, Denoiser, Ending, Mode, Pass, Settings, Shaping, Steps,
+    Attention, Decoding, Denoiser, Ending, GenerateError, Mode, Pass, Settings, Shaping, Steps,
 };
 use diffucoder::kernels::limits::{self, Limits, Meter};
 use diffucoder::model::Model;
@@ -49,6 +51,9 @@ pub struct Args {
     /// How many tokens each of its forwards reveals
     #[arg(long, value_name = "K", value_parser = at_least_one, default_value_t = 2, requires = "generate")]
     tokens_per_forward: usize,
+    /// How many texts are written at the same time, their forward passes run as one
+    #[arg(long, value_name = "K", value_parser = at_least_one, default_value_t = 1, requires = "generate")]
+    parallel: usize,
     /// The mode to write them in
     #[arg(long, default_value = Mode::Fast.name(), requires = "generate",
           value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
@@ -91,11 +96,12 @@ struct Forward {
     share_of_int8: f64,
 }
 
-/// A generation behind a prompt of [`PROMPT`] tokens.
+/// Texts written at the same time, each behind a prompt of [`PROMPT`] tokens.
 #[derive(Serialize)]
 struct Generated {
     /// The prompt included.
     seconds: f64,
+    /// Of the text that took most: those of the others are run with them.
     forwards: usize,
     /// Canvas positions that went through the layers, of all forwards.
     rows: usize,
@@ -131,7 +137,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = format!("--rows {rows}: this model takes up to {longest}");
         return Err(UsageError::new(message).about(&["rows"]).into());
     }
-    let mut job = match args.generate {
+    let job = match args.generate {
         Some(n) => {
             if args.tokens_per_forward > n {
                 let message = "--tokens-per-forward is above --generate";
@@ -157,12 +163,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         passes.push((rows, time));
     }
     let mut generated = None;
-    if let Some(job) = &mut job {
+    if let Some(job) = job {
         ui.status("measuring a generation");
-        let mut timed = Timed::new(&mut model);
-        let filling = job.run(&mut timed, &mut Conditions::default());
-        let work = filling.map_err(Error::from)?.work;
-        generated = Some(Generated::new(job.most_new_tokens(), work, timed.time));
+        let done = Generated::measure(&model, &job, args.parallel);
+        generated = Some(done.map_err(Error::from)?);
     }
     // A block-causal model has its authors' way in every mode.
     let modes = match config.attention {
@@ -338,16 +342,49 @@ impl ModeWork {
 }
 
 impl Generated {
-    fn new(tokens: usize, work: Work, in_network: Duration) -> Self {
-        let seconds = work.time.as_secs_f64();
-        Self {
+    /// `parallel` texts on canvases over the weights of `model`, with seeds that follow.
+    fn measure(
+        model: &Model,
+        job: &Job,
+        parallel: usize,
+    ) -> Result<Self, GenerateError<candle_core::Error>> {
+        // All have a seat before one begins.
+        let canvases = (0..parallel).map(|number| {
+            let (model, mut job) = (model.beside(), job.clone());
+            job.settings.seed += number as u64;
+            (model.seat(), model, job)
+        });
+        let canvases: Vec<_> = canvases.collect();
+        let started = Instant::now();
+        let done = thread::scope(|scope| {
+            let threads = canvases.into_iter().map(|(seat, mut model, mut job)| {
+                scope.spawn(move || {
+                    let mut timed = Timed::new(&mut model);
+                    let filling = job.run(&mut timed, &mut Conditions::default());
+                    drop(seat);
+                    Ok((filling?.work, timed.time))
+                })
+            });
+            let threads: Vec<_> = threads.collect();
+            let done = threads.into_iter().map(ScopedJoinHandle::join);
+            let done = done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
+            done.collect::<Result<Vec<_>, _>>()
+        })?;
+        let seconds = started.elapsed().as_secs_f64();
+        let forwards = done
+            .iter()
+            .map(|(work, _)| work.forwards)
+            .max()
+            .unwrap_or(1);
+        let in_network: Duration = done.iter().map(|(_, time)| *time).sum();
+        Ok(Self {
             seconds,
-            forwards: work.forwards,
-            rows: work.rows,
-            tokens_per_s: tokens as f64 / seconds,
-            ms_per_forward: 1e3 * seconds / work.forwards as f64,
-            outside_network: 1.0 - in_network.as_secs_f64() / seconds,
-        }
+            forwards,
+            rows: done.iter().map(|(work, _)| work.rows).sum(),
+            tokens_per_s: (job.most_new_tokens() * parallel) as f64 / seconds,
+            ms_per_forward: 1e3 * seconds / forwards as f64,
+            outside_network: 1.0 - in_network.as_secs_f64() / parallel as f64 / seconds,
+        })
     }
 }
 

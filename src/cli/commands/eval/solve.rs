@@ -84,7 +84,7 @@ impl Eval<'_, '_> {
                         let solved = self.solve(problem, (i, &what), &mut engine.session, mode);
                         solved.map(|(record, outcome)| {
                             tally.done += 1;
-                            tally.add(&outcome);
+                            tally.add(outcome.tokens(), outcome.work.time);
                             record
                         })
                     }
