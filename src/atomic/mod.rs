@@ -101,15 +101,9 @@ pub fn write_atomically<T, E: From<AtomicError>>(
         out.flush().map_err(failed)?;
         return Ok(result);
     }
-    let (target, mut temporary, kept) = begin(path, force)?;
-    let result = write(&mut temporary.out)?;
-    temporary.finish(kept.as_ref(), path)?;
-    let named = temporary.persist(&target, force);
-    named.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => AtomicError::Exists { path: path.into() },
-        _ => failed(error),
-    })?;
-    sync(directory_of(&target));
+    let mut file = NewFile::begin(path, force)?;
+    let result = write(file.out())?;
+    file.commit()?;
     Ok(result)
 }
 
@@ -121,25 +115,71 @@ pub fn check(path: &Path, force: bool) -> Result<(), AtomicError> {
     // To open a pipe and close it again would tell its reader that it was all.
     match is_stream(path) {
         true => Ok(()),
-        false => begin(path, force).map(|_| ()),
+        false => NewFile::begin(path, force).map(|_| ()),
     }
 }
 
-/// The file to write, one without its name, and what that is to have from an old one.
-fn begin(path: &Path, force: bool) -> Result<(PathBuf, Temporary, Option<Kept>), AtomicError> {
-    let failed = AtomicError::io(path);
-    let target = follow(path).map_err(failed)?;
-    let exists = target.symlink_metadata().is_ok();
-    if exists && !force {
-        return Err(AtomicError::Exists { path: path.into() });
+/// What [`write_atomically`] does, in steps: a file without its name, which [`Self::commit`] gives
+/// it. Dropped before that, nothing is left of it.
+pub struct NewFile {
+    path: PathBuf,
+    target: PathBuf, // where symbolic links lead
+    temporary: Temporary,
+    kept: Option<Kept>,
+    force: bool,
+}
+
+impl NewFile {
+    /// Makes the temporary file.
+    ///
+    /// # Errors
+    /// [`AtomicError`], where there is such a file already and no `force`, or none can be made.
+    pub fn begin(path: &Path, force: bool) -> Result<Self, AtomicError> {
+        let failed = AtomicError::io(path);
+        let target = follow(path).map_err(failed)?;
+        let exists = target.symlink_metadata().is_ok();
+        if exists && !force {
+            return Err(AtomicError::Exists { path: path.into() });
+        }
+        if target.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        let kept = exists.then(|| Kept::of(&target)).transpose();
+        Ok(Self {
+            kept: kept.map_err(failed)?,
+            temporary: Temporary::beside(&target, exists).map_err(failed)?,
+            path: path.into(),
+            target,
+            force,
+        })
     }
-    if target.is_dir() {
-        return Err(failed(io::ErrorKind::IsADirectory.into()));
+
+    /// The name that it is to have.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
-    let kept = exists.then(|| Kept::of(&target)).transpose();
-    let kept = kept.map_err(failed)?;
-    let temporary = Temporary::beside(&target, exists).map_err(failed)?;
-    Ok((target, temporary, kept))
+
+    /// Where its contents go.
+    pub fn out(&mut self) -> &mut BufWriter<File> {
+        &mut self.temporary.out
+    }
+
+    /// Makes sure that it is on the disk, and gives it its name.
+    ///
+    /// # Errors
+    /// [`AtomicError`].
+    pub fn commit(mut self) -> Result<(), AtomicError> {
+        self.temporary.finish(self.kept.as_ref(), &self.path)?;
+        let named = self.temporary.persist(&self.target, self.force);
+        named.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => AtomicError::Exists {
+                path: self.path.clone(),
+            },
+            _ => AtomicError::io(&self.path)(error),
+        })?;
+        sync(directory_of(&self.target));
+        Ok(())
+    }
 }
 
 impl Temporary {
@@ -232,7 +272,11 @@ pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> Result<(), AtomicError> {
     // Runs wait for one another here, so that each sees what the one before it wrote.
     let _locked = lock(&target).map_err(failed)?;
     check_file(path)?;
-    let (_, mut temporary, kept) = begin(path, true)?;
+    let NewFile {
+        mut temporary,
+        kept,
+        ..
+    } = NewFile::begin(path, true)?;
     temporary.out.write_all(new).map_err(failed)?;
     temporary.finish(kept.as_ref(), path)?;
     if !temporary.replace(&target, old).map_err(failed)? {
@@ -248,7 +292,9 @@ pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> Result<(), AtomicError> {
 /// [`AtomicError`].
 pub fn check_replaceable(path: &Path) -> Result<(), AtomicError> {
     check_file(path)?;
-    let (_, temporary, kept) = begin(path, true)?;
+    let NewFile {
+        temporary, kept, ..
+    } = NewFile::begin(path, true)?;
     kept.map_or(Ok(()), |kept| give(&kept, temporary.out.get_ref(), path))
 }
 

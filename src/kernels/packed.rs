@@ -18,6 +18,8 @@ use super::format::{BlockFormat, Format, Layout, with_format};
 use super::stored;
 use rayon::prelude::*;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Columns of a panel: what one 512-bit register holds of 4 inputs each.
 pub const PANEL: usize = 16;
@@ -87,11 +89,54 @@ pub struct PackedMatrix {
     n: usize,
     k: usize,
     /// `[panel, block, line]`
-    lines: Vec<Line>,
+    lines: Part<Line>,
     /// `[panel, block, 1 or 2]`
-    scales: Vec<Scales>,
+    scales: Part<Scales>,
     /// `[panel, super-block, 0 to 2]`
-    supers: Vec<Scales>,
+    supers: Part<Scales>,
+}
+
+/// Something that holds bytes for as long as it lives, such as a mapped file.
+pub type Holder = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A part of a packed matrix: made here, or bytes that something else holds.
+enum Part<T> {
+    Owned(Vec<T>),
+    /// As many values as there are, from this byte on, which is aligned for them.
+    Held(Holder, Range<usize>),
+}
+
+/// Numbers of which every bit pattern is one.
+trait Plain: Copy {}
+impl Plain for Line {}
+impl Plain for Scales {}
+
+#[allow(unsafe_code)]
+impl<T: Plain> Part<T> {
+    /// `None` where the holder has no such bytes, or not `count` values of them.
+    fn held(holder: &Holder, bytes: Range<usize>, count: usize) -> Option<Self> {
+        let found = (**holder).as_ref().get(bytes.clone())?;
+        // SAFETY: every bit pattern is a value.
+        let (before, values, after) = unsafe { found.align_to::<T>() };
+        let fits = before.is_empty() && after.is_empty() && values.len() == count;
+        fits.then(|| Self::Held(Arc::clone(holder), bytes))
+    }
+
+    fn values(&self) -> &[T] {
+        match self {
+            Self::Owned(values) => values,
+            Self::Held(holder, bytes) => {
+                let found = (**holder).as_ref().get(bytes.clone()).unwrap_or_default();
+                // SAFETY: every bit pattern is a value. `held` found all of the bytes aligned.
+                unsafe { found.align_to::<T>() }.1
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the values have no padding, and every byte may be read.
+        unsafe { self.values().align_to::<u8>() }.1
+    }
 }
 
 /// What a kernel reads of one panel.
@@ -197,11 +242,41 @@ impl PackedMatrix {
                 format,
                 n,
                 k,
-                lines: lines.into_flattened().into_flattened(),
-                scales: scales.into_flattened().into_flattened(),
-                supers: supers.into_flattened(),
+                lines: Part::Owned(lines.into_flattened().into_flattened()),
+                scales: Part::Owned(scales.into_flattened().into_flattened()),
+                supers: Part::Owned(supers.into_flattened()),
             }
         }))
+    }
+
+    /// A matrix `[n, k]` out of the [`Self::parts`] of one like it, which `holder` has at these
+    /// places; each has to begin at a multiple of 64 bytes. `None` where they are not its parts.
+    pub fn of_parts(
+        format: Format,
+        (n, k): (usize, usize),
+        holder: &Holder,
+        [lines, scales, supers]: [Range<usize>; 3],
+    ) -> Option<Self> {
+        if n == 0 || k == 0 || !k.is_multiple_of(format.block_inputs()) {
+            return None;
+        }
+        let blocks = n.div_ceil(PANEL).checked_mul(k / BLOCK)?;
+        let layout = format.layout();
+        let (rows, super_rows) = layout.scale_rows();
+        let supers_count = n.div_ceil(PANEL) * (k / BLOCK / 8 * super_rows);
+        Some(Self {
+            format,
+            n,
+            k,
+            lines: Part::held(holder, lines, blocks.checked_mul(layout.lines())?)?,
+            scales: Part::held(holder, scales, blocks.checked_mul(rows)?)?,
+            supers: Part::held(holder, supers, supers_count)?,
+        })
+    }
+
+    /// Its memory: quants, scales, scales of super-blocks.
+    pub fn parts(&self) -> [&[u8]; 3] {
+        [self.lines.bytes(), self.scales.bytes(), self.supers.bytes()]
     }
 
     /// Its format.
@@ -226,7 +301,7 @@ impl PackedMatrix {
 
     /// Memory of the packed weights.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.lines[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.supers[..])
+        self.parts().iter().map(|part| part.len()).sum()
     }
 
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
@@ -235,9 +310,9 @@ impl PackedMatrix {
         let part = |per_block: usize| panel * blocks * per_block..(panel + 1) * blocks * per_block;
         let supers_of = blocks / 8 * supers;
         Panel {
-            lines: &self.lines[part(layout.lines())],
-            scales: &self.scales[part(rows)],
-            supers: &self.supers[panel * supers_of..][..supers_of],
+            lines: &self.lines.values()[part(layout.lines())],
+            scales: &self.scales.values()[part(rows)],
+            supers: &self.supers.values()[panel * supers_of..][..supers_of],
         }
     }
 }

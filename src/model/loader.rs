@@ -12,8 +12,10 @@ use super::arch::{EMBED_TOKENS, LM_HEAD};
 use super::config::Config;
 use super::device::Storage;
 use super::embedding::Embedding;
+use super::packed_cache::{Packed, Packing};
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
+use crate::atomic::AtomicError;
 use crate::kernels::{Format, Isa, PackedMatrix};
 use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
 
@@ -26,6 +28,16 @@ pub(super) struct Loader<'a> {
     on_load: OnLoad<'a>,
     loaded_bytes: usize,
     total_bytes: usize,
+    packed: PackedMatrices,
+}
+
+/// What is known of matrices that are packed already.
+pub(super) enum PackedMatrices {
+    Unknown,
+    /// They are taken from here.
+    Known(Packed),
+    /// They are put there.
+    Kept(Packing),
 }
 
 type Result<T> = std::result::Result<T, WeightsError>;
@@ -35,6 +47,7 @@ impl<'a> Loader<'a> {
         config: &'a Config,
         checkpoint: Checkpoint,
         target: &'a Target,
+        packed: PackedMatrices,
         on_load: OnLoad<'a>,
     ) -> Self {
         let shapes = config.tensors().map(|tensor| (tensor.name, tensor.shape));
@@ -46,6 +59,7 @@ impl<'a> Loader<'a> {
             loaded_bytes: 0,
             total_bytes: checkpoint.stored_bytes(),
             checkpoint,
+            packed,
         }
     }
 
@@ -109,12 +123,17 @@ impl<'a> Loader<'a> {
         built.map_err(|source| self.checkpoint.failed(name, source))
     }
 
-    /// Ends the loading: every tensor must have been asked for.
-    pub fn finish(mut self) -> Result<()> {
+    /// Ends the loading: every tensor must have been asked for. Gives why packed matrices are not
+    /// kept, if they were to be and are not.
+    pub fn finish(mut self) -> Result<Option<AtomicError>> {
         if let Some(name) = self.config.spare_tensor() {
             self.checkpoint.ignore(name);
         }
-        self.checkpoint.finish()
+        self.checkpoint.finish()?;
+        Ok(match self.packed {
+            PackedMatrices::Kept(packing) => packing.finish().err(),
+            PackedMatrices::Unknown | PackedMatrices::Known(_) => None,
+        })
     }
 
     fn tensor(&mut self, name: &str) -> Result<Tensor> {
@@ -139,10 +158,20 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix in the form that products are fastest in.
-    fn weight(&self, name: &str, stored: &StoredTensor) -> Result<Weight> {
+    fn weight(&mut self, name: &str, stored: &StoredTensor) -> Result<Weight> {
+        if let (PackedMatrices::Known(packed), &[n, k]) = (&self.packed, stored.shape())
+            && let Some(matrix) = packed.matrix(name, (n, k))
+        {
+            return Ok(Weight::Packed(matrix));
+        }
         let weight = self.matrix(stored);
         stored.release();
-        weight.map_err(|source| self.checkpoint.failed(name, source))
+        let weight = weight.map_err(|source| self.checkpoint.failed(name, source))?;
+        if let (PackedMatrices::Kept(packing), Weight::Packed(matrix)) = (&mut self.packed, &weight)
+        {
+            packing.add(name, matrix);
+        }
+        Ok(weight)
     }
 
     fn matrix(&self, stored: &StoredTensor) -> candle_core::Result<Weight> {

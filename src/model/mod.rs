@@ -18,6 +18,7 @@ mod loader;
 pub mod lora;
 mod named;
 mod native;
+mod packed_cache;
 pub mod quantize;
 mod shared;
 pub mod synthetic;
@@ -25,15 +26,18 @@ mod tensor;
 pub mod tensors;
 mod weight;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result};
 
 use self::config::Config;
 use self::device::Storage;
-use self::loader::Loader;
+use self::loader::{Loader, PackedMatrices};
+use self::packed_cache::Place;
 pub use self::shared::Seat;
 use self::shared::{CanvasPass, Shared};
+use crate::atomic::AtomicError;
 use crate::diffusion::{Attention, Denoiser, Pass};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
@@ -45,6 +49,7 @@ pub struct Model {
     attention: Attention,
     cached_with: Attention,       // of the pass before
     cached_ids: Vec<Option<u32>>, // tokens with which keys and values were computed
+    not_kept: Option<AtomicError>,
 }
 
 enum Network {
@@ -94,6 +99,8 @@ pub struct Target {
     pub storage: Storage,
     /// The instructions of our own kernels, on the CPU.
     pub isa: Isa,
+    /// Where packed matrices are kept for the next process, if they are to be.
+    pub packed_folder: Option<PathBuf>,
 }
 
 impl Target {
@@ -103,6 +110,7 @@ impl Target {
             device: Device::Cpu,
             storage: Storage::Dense(dtype),
             isa: Isa::detect(),
+            packed_folder: None,
         }
     }
 }
@@ -125,14 +133,32 @@ impl Model {
         if !target.device.is_cpu() {
             return Self::load_on_tensors(config, checkpoint, target, on_load);
         }
-        let loader = Loader::new(config, checkpoint, target, on_load);
-        let weights = native::Weights::load(config, target.isa, loader)?;
+        let place = target.packed_folder.as_deref();
+        let place = place.and_then(|folder| Place::of(&checkpoint, target, folder));
+        let mut not_kept = None;
+        let packed = match place {
+            None => PackedMatrices::Unknown,
+            Some(place) => match place.open() {
+                Some(packed) => PackedMatrices::Known(packed),
+                None => place.begin().map_or_else(
+                    |error| {
+                        not_kept = Some(error);
+                        PackedMatrices::Unknown
+                    },
+                    PackedMatrices::Kept,
+                ),
+            },
+        };
+        let mut loader = Loader::new(config, checkpoint, target, packed, on_load);
+        let weights = native::Weights::load(config, target.isa, &mut loader)?;
+        not_kept = loader.finish()?.or(not_kept);
         Ok(Self {
             network: Network::Native(Canvas::new(Arc::new(Shared::new(weights)))),
             shift_logits: config.shift_logits,
             attention: config.attention,
             cached_with: config.attention,
             cached_ids: Vec::new(),
+            not_kept,
         })
     }
 
@@ -147,14 +173,16 @@ impl Model {
         target: &Target,
         on_load: OnLoad<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let loader = Loader::new(config, checkpoint, target, on_load);
-        let weights = tensor::Weights::load(config, target, loader)?;
+        let mut loader = Loader::new(config, checkpoint, target, PackedMatrices::Unknown, on_load);
+        let weights = tensor::Weights::load(config, target, &mut loader)?;
+        loader.finish()?;
         Ok(Self {
             network: Network::Tensor(Canvas::new(Arc::new(Shared::new(weights)))),
             shift_logits: config.shift_logits,
             attention: config.attention,
             cached_with: config.attention,
             cached_ids: Vec::new(),
+            not_kept: None,
         })
     }
 
@@ -171,7 +199,13 @@ impl Model {
             attention: self.attention,
             cached_with: self.attention,
             cached_ids: Vec::new(),
+            not_kept: None,
         }
+    }
+
+    /// Why its packed matrices are not kept on the disk, if they were to be.
+    pub fn not_kept(&self) -> Option<&AtomicError> {
+        self.not_kept.as_ref()
     }
 
     /// A place among the canvases over the same weights that are at work: a pass of one waits for

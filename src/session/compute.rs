@@ -1,5 +1,7 @@
 //! Where a model computes and how its weights are held, chosen for this machine.
 
+use std::path::PathBuf;
+
 use candle_core::Device;
 
 use crate::error::{Error, RequestError};
@@ -11,7 +13,7 @@ use crate::package::Package;
 use crate::weights::Checkpoint;
 
 /// What is asked of the machine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Compute {
     /// Where to compute.
     pub device: DeviceChoice,
@@ -21,6 +23,9 @@ pub struct Compute {
     pub quantization: Quantization,
     /// Instructions of our own kernels.
     pub isa: Isa,
+    /// Where packed matrices are kept for the next process, if they are to be: as large again as
+    /// the weights are in memory.
+    pub packed_folder: Option<PathBuf>,
 }
 
 impl Default for Compute {
@@ -30,6 +35,7 @@ impl Default for Compute {
             precision: Precision::Auto,
             quantization: Quantization::Auto,
             isa: Isa::detect(),
+            packed_folder: None,
         }
     }
 }
@@ -56,6 +62,7 @@ impl Compute {
             device,
             storage,
             isa: self.isa,
+            packed_folder: self.packed_folder.clone(),
         })
     }
 
@@ -83,6 +90,7 @@ impl Compute {
             storage,
             isa: self.isa,
             device,
+            packed_folder: None,
         };
         Ok((Checkpoint::synthetic(config, format)?, target))
     }

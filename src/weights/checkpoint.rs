@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::stored::{Stored, StoredTensor};
-use super::{Bytes, WeightsError};
+use super::{Bytes, FileIdentity, WeightsError};
 
 /// Checked headers over mapped files.
 pub struct Checkpoint {
@@ -114,6 +114,17 @@ impl Checkpoint {
             .map(|(old, extent)| (name(&old).unwrap_or(old), extent))
             .collect();
         self
+    }
+
+    /// Which files it is made of, in the order of their paths. `None` where there is more to it.
+    pub fn files(&self) -> Option<Vec<&FileIdentity>> {
+        let files = self.files.iter().map(|(_, bytes)| match &**bytes {
+            Bytes::Mapped(_, file) => Some(file),
+            Bytes::Static(_) | Bytes::Owned(_) => None,
+        });
+        let mut files = files.collect::<Option<Vec<_>>>()?;
+        files.sort();
+        self.changes.is_empty().then_some(files)
     }
 
     /// Names of all tensors.

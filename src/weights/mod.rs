@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -19,12 +20,23 @@ pub use self::stored::{Stored, StoredTensor};
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.
 pub enum Bytes {
-    /// A read-only memory map.
-    Mapped(Mmap),
+    /// A read-only memory map, and the file.
+    Mapped(Mmap, FileIdentity),
     /// Embedded data.
     Static(&'static [u8]),
     /// Data made here.
     Owned(Vec<u8>),
+}
+
+/// Which file it is, as far as that is known without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileIdentity {
+    /// Its path, without symbolic links.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was written to last, where the system knows.
+    pub modified: Option<SystemTime>,
 }
 
 impl Bytes {
@@ -44,14 +56,20 @@ impl Bytes {
         // new file that is renamed).
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
         check_no_pointer(&map).map_err(open)?;
-        Ok(Self::Mapped(map))
+        let metadata = file.metadata().map_err(open)?;
+        let identity = FileIdentity {
+            path: path.canonicalize().map_err(open)?,
+            len: metadata.len(),
+            modified: metadata.modified().ok(),
+        };
+        Ok(Self::Mapped(map, identity))
     }
 
     /// Gives the memory of some mapped bytes back to the system. They can still be read.
     #[allow(unsafe_code)]
     fn release(&self, bytes: Range<usize>) {
         #[cfg(unix)]
-        if let Self::Mapped(map) = self {
+        if let Self::Mapped(map, _) = self {
             // SAFETY: the map is of a file, shared and never written to: a page that is dropped and
             // touched again has the file's contents, as before. An error means that it is kept,
             // which is harmless.
@@ -85,7 +103,7 @@ pub fn check_no_pointer(file: &[u8]) -> io::Result<()> {
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map, _) => map,
             Self::Static(bytes) => bytes,
             Self::Owned(bytes) => bytes,
         }

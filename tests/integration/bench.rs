@@ -145,6 +145,7 @@ fn random_weights_keep_activations_finite() {
             device: Device::Cpu,
             storage: Storage::AsStored,
             isa: Isa::detect(),
+            packed_folder: None,
         };
         let checkpoint = Checkpoint::synthetic(&config, format).unwrap();
         let mut model = Model::load(&config, checkpoint, &target, &mut |_, _| {}).unwrap();

@@ -34,6 +34,7 @@ mod llama_cpp;
 mod lora;
 mod modes;
 mod opendcoder;
+mod packed;
 mod serve;
 mod session;
 mod settings;

@@ -1,5 +1,7 @@
 //! Where to compute: the flags, and the session that they open.
 
+use std::error::Error as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -10,6 +12,7 @@ use diffucoder::model::Target;
 use diffucoder::model::device::{DeviceChoice, DeviceError, Precision, Quantization, Storage};
 use diffucoder::session::{Compute, Session};
 use diffucoder::{Error, RequestError};
+use etcetera::BaseStrategy;
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::at_least_one;
@@ -36,6 +39,10 @@ pub struct ComputeArgs {
     /// core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
+    /// Keep the weights on the disk as they are in memory (diffucoder/packed in the user's cache
+    /// folder, as large again as the file): the next process is ready at once
+    #[arg(long)]
+    cache_packed: bool,
 }
 
 /// A session, and the name that it was opened by.
@@ -56,8 +63,14 @@ impl Engine {
         if self.session.target().device.is_cpu() {
             download = download.naming_conversion(&self.spec);
         }
-        self.session.load(&mut download, on_load)?;
+        let model = self.session.load(&mut download, on_load)?;
         bar.finish_and_clear();
+        if let Some(error) = model.not_kept() {
+            let why = error
+                .source()
+                .map_or(String::new(), |source| format!(": {source}"));
+            ui.note(&format!("the packed weights are not kept: {error}{why}"));
+        }
         Ok(())
     }
 }
@@ -108,6 +121,7 @@ impl ComputeArgs {
             precision: self.dtype,
             quantization: self.quant,
             isa: isa()?,
+            packed_folder: self.cache_packed.then(packed_folder).transpose()?,
         })
     }
 
@@ -123,6 +137,16 @@ impl ComputeArgs {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().context("cannot start the threads")
     }
+}
+
+/// Where packed weights are kept.
+fn packed_folder() -> Result<PathBuf, UsageError> {
+    let folders = etcetera::choose_base_strategy();
+    let folders = folders.map_err(|_| {
+        let message = "--cache-packed: this user has no folder of their own";
+        UsageError::with_hint(message, "set HOME").about(&["cache-packed"])
+    })?;
+    Ok(folders.cache_dir().join("diffucoder").join("packed"))
 }
 
 /// More threads than this for each that the machine can run at once only wait for each other.

@@ -73,16 +73,15 @@ impl Weights {
     pub fn load(
         config: &Config,
         isa: Isa,
-        mut loader: Loader<'_>,
+        loader: &mut Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
         let embed_tokens = loader.embedding()?;
         let layers = (0..config.num_hidden_layers)
-            .map(|number| Layer::load(config, number, &mut loader))
+            .map(|number| Layer::load(config, number, loader))
             .collect::<std::result::Result<_, _>>()?;
-        let norm = RmsNorm::load(config, "model.norm", &mut loader)?;
+        let norm = RmsNorm::load(config, "model.norm", loader)?;
         let head = loader.head(&embed_tokens)?;
         let lm_head = loader.built(config.head_name(), Product::new(vec![head]))?;
-        loader.finish()?;
         Ok(Self {
             isa,
             shape: Shape {

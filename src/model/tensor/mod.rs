@@ -34,15 +34,14 @@ impl Weights {
     pub fn load(
         config: &Config,
         target: &Target,
-        mut loader: Loader<'_>,
+        loader: &mut Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
         let embed_tokens = loader.embedding()?;
         let layers = (0..config.num_hidden_layers)
-            .map(|number| Layer::load(config, number, &mut loader))
+            .map(|number| Layer::load(config, number, loader))
             .collect::<std::result::Result<_, _>>()?;
         let norm = loader.norm("model.norm")?;
         let lm_head = loader.head(&embed_tokens)?;
-        loader.finish()?;
         Ok(Self {
             embed_tokens,
             layers,

@@ -30,6 +30,7 @@ fn load(package: &Package, storage: Storage, isa: Isa) -> Model {
         device: Device::Cpu,
         storage,
         isa,
+        packed_folder: None,
     };
     let weights = package.fetch_weights(&mut ()).unwrap();
     package.load(weights, &target, &mut |_, _| ()).unwrap()
