@@ -446,6 +446,26 @@ mod tests {
         }
     }
 
+    /// Longer than what is computed at a time of gate and up.
+    #[test]
+    fn long_canvases_are_computed_in_parts() {
+        let config = config();
+        let target = Target::cpu(DType::F32);
+        let weights = || Checkpoint::synthetic(&config, None).unwrap();
+        let on_load = &mut |_, _| ();
+        let mut models = [
+            Model::load(&config, weights(), &target, on_load).unwrap(),
+            Model::load_on_tensors(&config, weights(), &target, on_load).unwrap(),
+        ];
+        let ids: Vec<u32> = (0..1100).map(|i| i * 7 % 50).collect();
+        let [ours, other] = models
+            .each_mut()
+            .map(|model| model.head_output(&ids).unwrap());
+        let difference = ours.iter().zip(&other).map(|(a, b)| (a - b).abs());
+        assert_eq!(ours.len(), 1100 * 50);
+        assert!(difference.fold(0.0, f32::max) < 1e-4);
+    }
+
     /// In a single layer keys and values depend on token and position alone, so that those which
     /// moved are those that would be computed.
     #[test]

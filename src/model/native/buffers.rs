@@ -1,5 +1,7 @@
 //! What a pass over the network writes to, and the sources that make a product's input from it.
 
+use std::ops::Range;
+
 use candle_core::Result;
 use rayon::prelude::*;
 
@@ -35,11 +37,19 @@ impl Buffers {
         }
     }
 
-    /// `output = product(norm(residual))`
-    pub fn multiply_normed(&mut self, norm: &RmsNorm, product: &Product) -> Result<()> {
+    /// `output = product(norm(residual))`, of these rows.
+    pub fn multiply_normed(
+        &mut self,
+        rows: Range<usize>,
+        norm: &RmsNorm,
+        product: &Product,
+    ) -> Result<()> {
         let (d, isa) = (self.shape.width, self.isa);
-        let (residual, scales) = (&self.residual, &mut self.scales);
-        let rows = residual.len() / d;
+        let (residual, scales) = (
+            &self.residual[rows.start * d..][..rows.len() * d],
+            &mut self.scales,
+        );
+        let rows = rows.len();
         scales.resize(rows, 0.0);
         let each = share(rows, 8);
         let parts = scales
@@ -65,28 +75,30 @@ impl Buffers {
         };
         product.prepare(self.isa, &mut self.input, rows, &source);
         product.multiply(self.isa, &self.input, &mut self.output)?;
-        self.add_output();
+        self.add_output(0);
         Ok(())
     }
 
-    /// `residual += product(silu(gate) · up)`, where `output` is gate and, from column `up` on, up.
-    pub fn add_gated(&mut self, up: usize, product: &Product) -> Result<()> {
-        let rows = self.rows();
+    /// `residual += product(silu(gate) · up)` from row `first` on, where `output` is gate and, from
+    /// column `up` on, up.
+    pub fn add_gated(&mut self, first: usize, up: usize, product: &Product) -> Result<()> {
+        let rows = self.output.rows();
         let source = Gated {
             output: &self.output,
             up,
         };
         product.prepare(self.isa, &mut self.input, rows, &source);
         product.multiply(self.isa, &self.input, &mut self.output)?;
-        self.add_output();
+        self.add_output(first);
         Ok(())
     }
 
-    /// `residual += output`
-    fn add_output(&mut self) {
+    /// `residual += output`, from row `first` on.
+    fn add_output(&mut self, first: usize) {
         let (d, output) = (self.shape.width, &self.output);
-        let each = share(self.residual.len() / d, 4);
-        let parts = self.residual.par_chunks_mut(each * d).enumerate();
+        let each = share(output.rows(), 4);
+        let residual = &mut self.residual[first * d..][..output.rows() * d];
+        let parts = residual.par_chunks_mut(each * d).enumerate();
         parts.for_each(|(task, part)| {
             for (row, xs) in part.chunks_exact_mut(d).enumerate() {
                 for (panel, xs) in xs.chunks_mut(LANES).enumerate() {
@@ -100,7 +112,7 @@ impl Buffers {
     }
 
     /// Rows of the residual stream.
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.residual.len() / self.shape.width
     }
 

@@ -25,6 +25,10 @@ use super::{Loader, Rows};
 use crate::kernels::{Isa, KeyValues, copy_rows, rms_scales};
 use crate::weights::WeightsError;
 
+/// Rows whose gate and up are in memory at a time: so many that reading the weights again costs
+/// nothing beside the products.
+const MLP_ROWS: usize = 512;
+
 /// A loaded network. Passes only read it.
 pub(super) struct Weights {
     isa: Isa,
@@ -120,7 +124,7 @@ impl Weights {
 
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
-            buffers.multiply_normed(&layer.input_layernorm, &layer.qkv_proj)?;
+            buffers.multiply_normed(0..row_ids.len(), &layer.input_layernorm, &layer.qkv_proj)?;
             let mut first = 0;
             for pass in &mut *passes {
                 let State {
@@ -144,12 +148,10 @@ impl Weights {
                 buffers.keep(&outputs(passes));
             }
             buffers.add_attended(&layer.o_proj)?;
-            // residual += down_proj(silu(gate_proj(norm(residual))) · up_proj(norm(residual)))
-            buffers.multiply_normed(&layer.post_attention_layernorm, &layer.gate_up_proj)?;
-            buffers.add_gated(layer.gate_up_proj.first_column(1), &layer.down_proj)?;
+            layer.add_mlp(&mut buffers)?;
         }
 
-        buffers.multiply_normed(&self.norm, &self.lm_head)?;
+        buffers.multiply_normed(0..buffers.rows(), &self.norm, &self.lm_head)?;
         let (rows, product) = (buffers.output.rows(), buffers.output.values());
         let mut first = 0;
         for CanvasPass {
@@ -325,6 +327,19 @@ impl Layer {
             gate_up_proj: product(&gate_up, loader)?,
             down_proj: product(&[name("mlp.down_proj")], loader)?,
         })
+    }
+
+    /// `residual += down_proj(silu(gate_proj(norm(residual))) · up_proj(norm(residual)))`, some
+    /// rows at a time: gate and up of a long canvas are many times the rest.
+    fn add_mlp(&self, buffers: &mut Buffers) -> Result<()> {
+        let rows = buffers.rows();
+        let each = rows.div_ceil(rows.div_ceil(MLP_ROWS).max(1)).max(1);
+        for first in (0..rows).step_by(each) {
+            let some = first..rows.min(first + each);
+            buffers.multiply_normed(some, &self.post_attention_layernorm, &self.gate_up_proj)?;
+            buffers.add_gated(first, self.gate_up_proj.first_column(1), &self.down_proj)?;
+        }
+        Ok(())
     }
 }
 
