@@ -1,6 +1,6 @@
 //! The objects that `--output json` prints, and their parts.
 
-use diffucoder::diffusion::{Ending, Mode, Refresh, Settings};
+use diffucoder::diffusion::{Decoding, Ending, Mode, Refresh, Settings};
 use diffucoder::model::Target;
 use diffucoder::model::device::Storage;
 use diffucoder::session::{Job, Outcome, Session};
@@ -167,7 +167,7 @@ impl SettingsReport {
             eps: settings.eps,
             seed: settings.seed,
             exact: !matches!(settings.ending, Ending::AtStop(_)),
-            mode: Mode::of(decoding, !target.device.is_cpu()).map(Mode::name),
+            mode: mode_name(decoding, !target.device.is_cpu()),
             window: decoding.window,
             lookahead: decoding.lookahead,
             far: decoding.far.name(),
@@ -194,6 +194,13 @@ impl SettingsReport {
             quant: quant_name(target),
         }
     }
+}
+
+/// The mode whose decoding this is, or what runs in DreamOn's holes in most modes.
+fn mode_name(decoding: &Decoding, is_gpu: bool) -> Option<&'static str> {
+    let is_resizing = *decoding == Decoding::resizing();
+    let mode = Mode::of(decoding, is_gpu).map(Mode::name);
+    mode.or(is_resizing.then_some("resizing"))
 }
 
 /// The format that a model's weights are held in, or `none`.

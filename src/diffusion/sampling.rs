@@ -4,7 +4,7 @@
 //! Departure: the mask token is never a candidate. The reference can draw it and would then
 //! commit a mask as if it were text; probabilities and confidences stay as the reference has them.
 
-use crate::kernels::{Isa, softmax_terms};
+use crate::kernels::{Isa, normalize, softmax_terms};
 
 /// How probabilities are shaped before a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,10 +53,7 @@ impl Shaping {
             let kept = row.iter().filter(|&&term| term >= least);
             sum = kept.copied().map(f64::from).sum();
         }
-        let sum = sum as f32;
-        for term in row {
-            *term = if *term < least { 0.0 } else { *term / sum };
-        }
+        normalize(isa, row, least, sum as f32);
         Some(())
     }
 }
@@ -133,18 +130,19 @@ pub fn most_probable(probs: &[f32], mask_id: u32) -> u32 {
 
 /// Draws a token other than `mask_id` in proportion to `probs`, given a uniform draw from (0, 1).
 pub fn draw(probs: &[f32], mask_id: u32, uniform: f64) -> u32 {
-    let kept: Vec<(u32, f64)> = within(probs, f32::MIN_POSITIVE, f32::INFINITY)
-        .map(|(token, p)| (token as u32, f64::from(p)))
-        .filter(|&(token, _)| token != mask_id)
-        .collect();
-    let target = uniform * kept.iter().map(|&(_, p)| p).sum::<f64>();
+    let kept = || {
+        within(probs, f32::MIN_POSITIVE, f32::INFINITY)
+            .map(|(token, p)| (token as u32, f64::from(p)))
+            .filter(|&(token, _)| token != mask_id)
+    };
+    let target = uniform * kept().map(|(_, p)| p).sum::<f64>();
     let mut mass = 0f64;
-    let drawn = kept.iter().find(|&&(_, p)| {
+    let drawn = kept().find(|&(_, p)| {
         mass += p;
         mass > target
     });
     // Nothing but the mask is left when filtering kept it alone; the caller sees probability 0.
-    let drawn = drawn.or(kept.last()).map(|&(token, _)| token);
+    let drawn = drawn.or_else(|| kept().last()).map(|(token, _)| token);
     drawn.unwrap_or_else(|| most_probable(probs, mask_id))
 }
 

@@ -61,4 +61,6 @@ pub use format::Format;
 pub use isa::Isa;
 pub use matmul::{copy_rows, matmul_panels, peak_ops};
 pub use packed::{BLOCK, Holder, LANES, PANEL, PackError, PackedMatrix};
-pub use portable::{Lanes, LazyRows, negative_entropy, rms_scales, silu, softmax_terms, write_row};
+pub use portable::{
+    Lanes, LazyRows, negative_entropy, normalize, rms_scales, silu, softmax_terms, write_row,
+};

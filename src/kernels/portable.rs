@@ -201,7 +201,11 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
             let mut sums = [0f64; LANES];
             let (lanes, rest) = logits.as_chunks_mut::<LANES>();
             for x in lanes {
-                *x = exp(x.map(|x| scaled(x) - most));
+                // Not `x.map`: the compiler leaves a call in the loop and takes one lane at a time.
+                for x in x.iter_mut() {
+                    *x = scaled(*x) - most;
+                }
+                *x = exp(*x);
                 for (sum, &x) in sums.iter_mut().zip(x.iter()) {
                     *sum += f64::from(x);
                 }
@@ -223,6 +227,28 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
     };
     run(isa, terms);
     sum
+}
+
+/// Divides terms by their sum; those below `least` become 0.
+pub fn normalize(isa: Isa, terms: &mut [f32], least: f32, sum: f32) {
+    struct Probabilities<'a> {
+        terms: &'a mut [f32],
+        least: f32,
+        sum: f32,
+    }
+    impl Portable for Probabilities<'_> {
+        #[inline(always)]
+        fn run(self) {
+            for term in self.terms {
+                *term = if *term < self.least {
+                    0.0
+                } else {
+                    *term / self.sum
+                };
+            }
+        }
+    }
+    run(isa, Probabilities { terms, least, sum });
 }
 
 /// `1 / sqrt(mean(x²) + eps)` of each row: what an RMS norm scales it by. `xs` is `[rows, width]`.

@@ -153,6 +153,7 @@ impl Package {
             merges_txt: Some(&tokenizer.merges_txt),
             added_tokens_json: Some(&tokenizer.added_tokens_json),
             tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
+            split: tokenizer.split,
             ..TokenizerFiles::default()
         };
         Self::new(Source::Gguf(gguf), recipe, config, &files)

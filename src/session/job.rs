@@ -161,6 +161,12 @@ impl Job {
         is_between(&self.texts)
     }
 
+    /// Whether its canvas grows while it is filled.
+    pub fn is_growing(&self) -> bool {
+        let mut holes = self.holes.iter();
+        holes.any(|hole| matches!(hole, Hole::Growing { .. }))
+    }
+
     /// Whether the model makes holes of it longer and shorter.
     pub fn is_resizing(&self) -> bool {
         let mut holes = self.holes.iter();

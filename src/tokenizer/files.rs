@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::TokenizerError;
+use super::{Split, TokenizerError};
 
 pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
 pub(super) const VOCAB: &str = "vocab.json";
@@ -43,6 +43,8 @@ pub struct TokenizerFiles<'a> {
     pub chat_template_jinja: Option<&'a [u8]>,
     /// `chat_template.json`, which older processors have. Read where no other file has a template.
     pub chat_template_json: Option<&'a [u8]>,
+    /// How text is cut into words where there is no `tokenizer.json`.
+    pub split: Split,
 }
 
 impl<'a> TokenizerFiles<'a> {
@@ -69,6 +71,7 @@ impl<'a> TokenizerFiles<'a> {
             tokenizer_config_json: contents(CONFIG),
             chat_template_jinja: contents(CHAT_TEMPLATE),
             chat_template_json: contents(LEGACY_CHAT_TEMPLATE),
+            split: Split::default(),
         }
     }
 }

@@ -18,6 +18,7 @@
 mod files;
 mod literal;
 mod pipeline;
+mod split;
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -36,7 +37,7 @@ pub(crate) use self::files::{
 pub use self::files::{TokenRole, TokenizerFiles};
 pub(crate) use self::literal::Literals;
 use self::literal::Restore;
-pub use self::pipeline::QWEN2_SPLIT;
+pub use self::split::Split;
 
 /// Why a tokenizer cannot be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +175,8 @@ impl Tokenizer {
         let (pipeline, listed) = match (files.tokenizer_json, files.vocab_json, files.merges_txt) {
             (Some(json), _, _) => pipeline::from_tokenizer_json(json)?,
             (None, Some(vocab), Some(merges)) => {
-                (pipeline::from_vocab_and_merges(vocab, merges)?, Vec::new())
+                let pipeline = pipeline::from_vocab_and_merges(vocab, merges, files.split)?;
+                (pipeline, Vec::new())
             }
             (None, vocab, merges) => {
                 let missing = match (vocab, merges) {

@@ -3,8 +3,7 @@
 //!
 //! The checks come first because the crate panics on some files and silently drops text with
 //! others. Both layouts end here: `tokenizer.json`, and `vocab.json` with `merges.txt`. The second
-//! layout says nothing about the text before BPE, so that is Qwen2's: NFC, its split expression,
-//! bytes as printable characters.
+//! layout says nothing about the text before BPE, which is what a [`Words`] is for.
 //!
 //! Source: `transformers`, `models/qwen2/tokenization_qwen2.py`.
 
@@ -22,14 +21,7 @@ use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDe
 
 use super::TokenizerError;
 use super::files::{self, Added, MERGES, TOKENIZER_JSON, VOCAB, damaged};
-
-/// The regular expression that cuts Qwen2's text into words: contractions, letters with one sign
-/// before them, single digits, signs with the line ends after them, line ends, blanks (all but the
-/// last before a word).
-pub const QWEN2_SPLIT: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
+use super::split::Split as Words;
 
 /// A tokenizer without its added tokens.
 pub(super) struct Pipeline {
@@ -39,21 +31,22 @@ pub(super) struct Pipeline {
     pub decoder: DecoderWrapper,
 }
 
-/// From `vocab.json` and `merges.txt`, with Qwen2's text handling.
+/// From `vocab.json` and `merges.txt`, for text that is cut into such words.
 pub(super) fn from_vocab_and_merges(
     vocab: &[u8],
     merges: &[u8],
+    words: Words,
 ) -> Result<Pipeline, TokenizerError> {
     let vocab: Entries = serde_json::from_slice(vocab).map_err(|source| TokenizerError::Json {
         file: VOCAB,
         source,
     })?;
     let merges = merge_lines(files::text(MERGES, merges)?)?;
-    let split = SplitPattern::Regex(QWEN2_SPLIT.to_owned());
+    let split = SplitPattern::Regex(words.expression().to_owned());
     let split = Split::new(split, SplitDelimiterBehavior::Isolated, false)
         .map_err(TokenizerError::Library)?;
     Ok(Pipeline {
-        normalizer: Some(NFC.into()),
+        normalizer: words.is_normalized().then(|| NFC.into()),
         pre_tokenizer: Sequence::new(vec![
             split.into(),
             ByteLevel::new(false, true, false).into(),
@@ -63,7 +56,7 @@ pub(super) fn from_vocab_and_merges(
             vocab: VOCAB,
             merges: MERGES,
         }
-        .build(vocab, merges, false)?,
+        .build(vocab, merges, words.ignores_merges())?,
         decoder: ByteLevel::default().into(),
     })
 }

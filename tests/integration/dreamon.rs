@@ -244,6 +244,22 @@ fn a_batch_fills_as_infill_does() {
     );
 }
 
+/// What runs in its holes has a name, as a mode has, unless flags change it.
+#[test]
+fn json_names_what_runs() {
+    for (args, name) in [
+        (&[][..], Value::from("resizing")),
+        (&["--mode=quality"], "resizing".into()),
+        (&["--exact"], "exact".into()),
+        (&["--tokens-per-step=2", "--cache=dual"], Value::Null),
+    ] {
+        let base = ["infill", "--output=json", "--seed=1", "--length=2", "-n4"];
+        let said = run(&[&base, args].concat(), "let y = <FILL>;\n");
+        let said: Value = serde_json::from_slice(&said).unwrap();
+        assert_eq!(said["settings"]["mode"], name, "{args:?}");
+    }
+}
+
 /// A page of a trace shows the canvas as it is in the end, with what came when.
 #[test]
 fn a_trace_tells_where_tokens_went() {

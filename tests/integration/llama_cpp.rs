@@ -10,7 +10,7 @@ use diffucoder::session::Session;
 use std::path::Path;
 
 use crate::fixture;
-use crate::golden_set::{assert_close, forwards, session};
+use crate::golden_set::{assert_close, forwards, on_tensors, session};
 
 fn open(file: &Path) -> Result<Session, diffucoder::Error> {
     let spec = ModelSpec::Local(file.into());
@@ -47,6 +47,40 @@ fn a_file_called_llama_is_read_in_the_order_of_the_checkpoint() {
         said.contains("llama is that of autoregressive models"),
         "{said}"
     );
+}
+
+/// Made by `convert_hf_to_gguf.py --outtype f32` of golden-llada, its tokenizer called bailingmoe,
+/// as that of LLaDA-8B is: the converter knows it by what it makes of a text.
+#[test]
+fn the_converter_s_llada_is_that_of_the_checkpoint() {
+    let set = "golden-llada";
+    let mut found = open(&fixture("gguf/llada-llama-cpp.gguf")).unwrap();
+    let original = session(set);
+    let [ours, theirs] = [&found, &original].map(|session| session.package());
+    assert_eq!(ours.config.family, theirs.config.family);
+    assert_eq!(ours.config.shift_logits, theirs.config.shift_logits);
+    assert_eq!(ours.mask_id, theirs.mask_id);
+    assert_eq!(ours.stop_ids, theirs.stop_ids);
+    let mut tensors = on_tensors(&found);
+    let native = found.load(&mut (), &mut |_, _| ()).unwrap();
+    for (ids, expected) in forwards(set) {
+        for found in [native.head_output(&ids), tensors.head_output(&ids)] {
+            assert_close(&found.unwrap(), &expected, set);
+        }
+    }
+    // The same with experts is another network.
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("model.gguf");
+    let mut bytes = std::fs::read(fixture("gguf/llada-llama-cpp.gguf")).unwrap();
+    let name = b"\x05\0\0\0\0\0\0\0llada";
+    let at = bytes.windows(name.len()).position(|window| window == name);
+    let at = at.unwrap();
+    let with_experts = b"\x09\0\0\0\0\0\0\0llada-moe";
+    bytes.splice(at..at + name.len(), with_experts.iter().copied());
+    std::fs::write(&other, bytes).unwrap();
+    let error = anyhow::Error::from(open(&other).err().unwrap());
+    let said = format!("{error:#}");
+    assert!(said.contains("\"llada-moe\" is not supported"), "{said}");
 }
 
 /// What is written of each family loads as what it was.

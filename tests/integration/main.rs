@@ -29,6 +29,7 @@ mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
+mod lengths;
 mod llada;
 mod llama_cpp;
 mod lora;

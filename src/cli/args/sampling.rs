@@ -18,7 +18,7 @@ use crate::cli::usage::UsageError;
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text
-    /// or the model's context ends
+    /// or the model's context ends, and between texts the model chooses it
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
     #[arg(visible_alias = "max-tokens", aliases = ["n-predict", "num-predict"])]
     pub max_new_tokens: NewTokens,
@@ -173,15 +173,14 @@ impl SamplingArgs {
         }
     }
 
-    /// Most new tokens, where they are a number.
-    pub fn most_new_tokens(&self) -> Result<usize, UsageError> {
+    /// The hole between texts that has no length: with auto the model chooses it, also one for
+    /// which another length is usual.
+    pub fn open_hole(&self, session: &Session) -> Hole {
         match self.max_new_tokens {
-            NewTokens::Most(n) => Ok(n),
-            NewTokens::Auto => Err(UsageError::with_hint(
-                "-n auto is for text that nothing follows",
-                "give a number of new tokens",
-            )
-            .about(&["max-new-tokens"])),
+            NewTokens::Most(n) => session.open_hole(n),
+            NewTokens::Auto => Hole::Chosen {
+                up_to: session.usual_hole(),
+            },
         }
     }
 
@@ -246,7 +245,9 @@ impl SamplingArgs {
             };
         }
         let decoding = self.decoding(usual.decoding, !session.target().device.is_cpu());
-        self.check_growth(&decoding)?;
+        if job.is_growing() {
+            self.check_growth(&decoding)?;
+        }
         if is_planned && (decoding != Decoding::default() || job.is_resizing()) {
             return Err(UsageError::with_hint(
                 "--algorithm p2 plans for a whole canvas of a known length, at every step anew",

@@ -38,7 +38,8 @@ use crate::cli::usage::UsageError;
   {\"id\": \"a\", \"prompt\": \"def add(a, b):\"}
   {\"id\": \"b\", \"prefix\": \"def add(a, b):\\n    return \", \"suffix\": \"\\n\", \"length\": 3}
 Between prefix and suffix lies a hole of `length` tokens, or of as many as the model chooses, up to
-max_new_tokens (32 if nothing is said). Every sampling flag can be a key (temperature, seed …).
+max_new_tokens (32 if nothing is said); \"auto\" as the one or the other has it choose, also one that
+is given a fixed length else (tiny). Every sampling flag can be a key (temperature, seed …).
 An id is a text or a whole number, and the line's number where there is none; system is the chat
 template's, meta is copied to the result. Other keys are refused.
 Results have the keys of `generate --output json`, and the id. A line whose id has its results in

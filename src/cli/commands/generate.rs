@@ -142,7 +142,7 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
         ));
     }
     let engine = args.compute.open(&args.model, ui)?;
-    let hole = args.hole(matches, &engine.session)?;
+    let hole = args.hole(matches, &engine.session);
     let (form, mut job) = args.prepare(&given, &whole, (hole, &language), &engine.session)?;
     let package = engine.session.package();
     args.note_what_is_vain(matches, &given, package, ui);
@@ -220,15 +220,14 @@ impl Args {
     }
 
     /// Where the text goes: the model chooses its length where something follows.
-    fn hole(&self, matches: &ArgMatches, session: &Session) -> Result<Hole, UsageError> {
+    fn hole(&self, matches: &ArgMatches, session: &Session) -> Hole {
         if self.suffix().is_none() {
-            return Ok(self.sampling.hole());
+            return self.sampling.hole();
         }
-        let up_to = match is_typed(matches, "max_new_tokens") {
-            true => self.sampling.most_new_tokens()?,
-            false => session.usual_hole(),
-        };
-        Ok(session.open_hole(up_to))
+        match is_typed(matches, "max_new_tokens") {
+            true => self.sampling.open_hole(session),
+            false => session.open_hole(session.usual_hole()),
+        }
     }
 
     /// Where the text goes, and the job of it. Of a text that is longer than the context the end is

@@ -67,7 +67,7 @@ impl<'a> Form<'a> {
         session: &Session,
     ) -> anyhow::Result<(Job, Vec<String>)> {
         let hole = match &line.request {
-            Request::Fill { is_open: true, .. } => session.open_hole(sampling.most_new_tokens()?),
+            Request::Fill { is_open: true, .. } => sampling.open_hole(session),
             _ => sampling.hole(),
         };
         let job = session.prepare(&self.task(hole, system, session).within(sampling.context()));

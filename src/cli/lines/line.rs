@@ -9,6 +9,8 @@ use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::defaults::layers::{self, Values};
 use crate::cli::usage::UsageError;
 
+/// The length that the model chooses.
+const AUTO: &str = "auto";
 /// The flag that a hole's length is another word for.
 const LONGEST: &str = "max-new-tokens";
 
@@ -165,7 +167,8 @@ impl Parser {
             ),
             None => prompt,
         });
-        let request = Request::of(prompt, prefix, suffix, length.is_none())?;
+        let is_open = length.as_ref().is_none_or(|length| length == AUTO);
+        let request = Request::of(prompt, prefix, suffix, is_open)?;
         match (&request, length) {
             (_, None) => {}
             (Request::Answer { .. }, Some(_)) => {
@@ -325,7 +328,7 @@ fn setting(key: &str, value: Value) -> Result<Option<String>, UsageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::sampling::NewTokens;
+    use crate::cli::args::sampling::NewTokens::{Auto, Most};
     use diffucoder::diffusion::Steps;
 
     fn parser(given: &[(&str, &str)]) -> Parser {
@@ -357,17 +360,11 @@ mod tests {
         let parse = |line: &str| understood(&parser, line);
         let (line, sampling) = parse(r#"{"prompt": "x"}"#);
         assert_eq!(line.id, 7);
-        assert_eq!(
-            (sampling.max_new_tokens, sampling.exact),
-            (NewTokens::Most(32), true)
-        );
+        assert_eq!((sampling.max_new_tokens, sampling.exact), (Most(32), true));
         assert_eq!(sampling.steps(32).unwrap(), Steps::Count(8));
         let (_, sampling) =
             parse(r#"{"id": "a", "prompt": "x", "max_new_tokens": 64, "exact": false}"#);
-        assert_eq!(
-            (sampling.max_new_tokens, sampling.exact),
-            (NewTokens::Most(64), false)
-        );
+        assert_eq!((sampling.max_new_tokens, sampling.exact), (Most(64), false));
         // What cannot be combined with a line's own setting steps back.
         let (_, sampling) = parse(r#"{"prompt": "x", "tokens_per_step": 2}"#);
         assert_eq!(sampling.steps(32).unwrap(), Steps::OfTokens(2));
@@ -378,19 +375,22 @@ mod tests {
         let hole = |given: &[_], line: &str| {
             let (line, sampling) = understood(&parser(given), line);
             match line.request {
-                Request::Fill { is_open, .. } => (is_open, sampling.most_new_tokens().unwrap()),
+                Request::Fill { is_open, .. } => (is_open, sampling.max_new_tokens),
                 Request::Answer { .. } => panic!("no hole"),
             }
         };
         let open = r#"{"prefix": "a", "suffix": "b"}"#;
-        assert_eq!(hole(&[], open), (true, 32));
-        assert_eq!(hole(&[("max-new-tokens", "9")], open), (true, 9));
+        assert_eq!(hole(&[], open), (true, Most(32)));
+        assert_eq!(hole(&[("max-new-tokens", "9")], open), (true, Most(9)));
+        assert_eq!(hole(&[("max-new-tokens", "auto")], open), (true, Auto));
         let own = r#"{"prefix": "a", "suffix": "b", "max_new_tokens": 5}"#;
-        assert_eq!(hole(&[("max-new-tokens", "9")], own), (true, 5));
+        assert_eq!(hole(&[("max-new-tokens", "9")], own), (true, Most(5)));
+        let chosen = r#"{"prefix": "a", "suffix": "b", "length": "auto"}"#;
+        assert_eq!(hole(&[("max-new-tokens", "9")], chosen), (true, Auto));
         let said = r#"{"prefix": "a", "suffix": "b", "length": 3, "steps": 3}"#;
-        assert_eq!(hole(&[("max-new-tokens", "9")], said), (false, 3));
+        assert_eq!(hole(&[("max-new-tokens", "9")], said), (false, Most(3)));
         let nothing_follows = r#"{"prefix": "a", "suffix": ""}"#;
-        assert_eq!(hole(&[], nothing_follows), (false, 256));
+        assert_eq!(hole(&[], nothing_follows), (false, Most(256)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! llama.cpp wants a token for every row of the embedding table, with a type; spare rows are
 //! fillers of type "unused". It has no NFC, and tells words apart by the name of a known
-//! tokenizer, so only tokenizers that split text as Qwen2 does can be written.
+//! tokenizer, so only tokenizers that cut text as one with a name does can be written.
 //!
 //! Source: `conversion/dream.py` and `conversion/base.py` in ggml-org/llama.cpp.
 
@@ -15,7 +15,7 @@ use super::tokenizer::{
     TOKEN_TYPE, TOKENS, TokenType, filler, merges,
 };
 use super::{Array, FileType, GgufError, GgufFile, Value};
-use crate::tokenizer::QWEN2_SPLIT;
+use crate::tokenizer::Split;
 
 /// Why a checkpoint's tokenizer cannot be put into a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,7 @@ const TOKENIZER_JSON: &str = "tokenizer.json";
 pub struct Vocabulary {
     rows: Vec<Option<(String, TokenType)>>,
     merges: Vec<String>,
+    split: Split,
 }
 
 impl Vocabulary {
@@ -119,7 +120,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// [`ExportError::Malformed`], [`ExportError::Id`], and [`ExportError::Unsupported`] when text
-    /// is not split as Qwen2 does.
+    /// is cut into words as by no [`Split`].
     pub fn from_tokenizer_json(rows: usize, tokenizer_json: &[u8]) -> Result<Self, ExportError> {
         let file = Json::from(object(TOKENIZER_JSON, tokenizer_json)?);
         let mut vocabulary = Self::empty(rows);
@@ -150,9 +151,13 @@ impl Vocabulary {
             vocabulary.merges.push(pair.ok_or_else(no_pair)?);
         }
         // Without merges every byte is a token, however text is split.
-        if !vocabulary.merges.is_empty() && !splits_as_qwen2(&file) {
-            let what = "does not split text into words as Qwen2 does".into();
-            return Err(ExportError::Unsupported { what });
+        match named_split(&file) {
+            Some(split) => vocabulary.split = split,
+            None if vocabulary.merges.is_empty() => {}
+            None => {
+                let what = "cuts text into words in a way that has no name".into();
+                return Err(ExportError::Unsupported { what });
+            }
         }
         Ok(vocabulary)
     }
@@ -169,6 +174,7 @@ impl Vocabulary {
             *row = (kind != TokenType::Unused).then(|| (token.to_owned(), kind));
         }
         vocabulary.merges = merges(file)?.map(str::to_owned).collect();
+        vocabulary.split = listed.split;
         Ok(vocabulary)
     }
 
@@ -176,6 +182,7 @@ impl Vocabulary {
         Self {
             rows: vec![None; rows],
             merges: Vec::new(),
+            split: Split::default(),
         }
     }
 
@@ -285,7 +292,7 @@ impl<'a> Description<'a> {
             ("general.quantization_version".into(), Value::U32(2)),
             ("general.file_type".into(), file_type),
             (MODEL.into(), "gpt2".into()),
-            (PRE.into(), "qwen2".into()),
+            (PRE.into(), vocabulary.split.gguf_names()[0].into()),
             (
                 TOKENS.into(),
                 Value::Array(Array::of_strings(vocabulary.tokens())),
@@ -316,26 +323,25 @@ impl<'a> Description<'a> {
     }
 }
 
-fn splits_as_qwen2(tokenizer_json: &Json) -> bool {
-    let Some(pre_tokenizer) = tokenizer_json.get("pre_tokenizer") else {
-        return false;
+/// The way in which a `tokenizer.json` cuts text, if it has a name.
+fn named_split(tokenizer_json: &Json) -> Option<Split> {
+    let at = |pointer: &str| tokenizer_json.pointer(pointer);
+    let parts = at("/pre_tokenizer/pretokenizers")?.as_array()?;
+    let [split, byte_level] = &parts[..] else {
+        return None;
     };
-    let parts = pre_tokenizer.get("pretokenizers").and_then(Json::as_array);
-    let [split, byte_level] = parts.map_or(&[][..], Vec::as_slice) else {
-        return false;
+    let is_isolated = split.get("behavior")? == "Isolated"
+        && split.get("invert").is_none_or(|invert| invert == false);
+    let is_bytes = byte_level.get("type")? == "ByteLevel"
+        && byte_level.get("use_regex")? == false
+        && byte_level.get("add_prefix_space")? == false;
+    let expression = split.pointer("/pattern/Regex")?.as_str()?;
+    let ignores_merges = at("/model/ignore_merges").is_some_and(|ignored| ignored == true);
+    let is_it = |split: &Split| {
+        split.expression() == expression && split.ignores_merges() == ignores_merges
     };
-    split.pointer("/pattern/Regex").and_then(Json::as_str) == Some(QWEN2_SPLIT)
-        && split.get("behavior").is_some_and(|how| how == "Isolated")
-        && split.get("invert").is_none_or(|invert| invert == false)
-        && byte_level
-            .get("type")
-            .is_some_and(|kind| kind == "ByteLevel")
-        && byte_level
-            .get("use_regex")
-            .is_some_and(|regex| regex == false)
-        && byte_level
-            .get("add_prefix_space")
-            .is_some_and(|space| space == false)
+    let named = Split::ALL.into_iter().find(is_it);
+    named.filter(|_| is_isolated && is_bytes)
 }
 
 fn object(file: &'static str, json: &[u8]) -> Result<Map<String, Json>, ExportError> {

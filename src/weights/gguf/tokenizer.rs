@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value as Json, json};
 
 use super::{GgufError, GgufFile};
+use crate::tokenizer::Split;
 
 pub(super) const MODEL: &str = "tokenizer.ggml.model";
 pub(super) const PRE: &str = "tokenizer.ggml.pre";
@@ -30,8 +31,6 @@ pub(super) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 pub(super) const SHIFT_LOGITS: &str = "diffusion.shift_logits";
 
-/// Names under which llama.cpp keeps Qwen2's way of splitting text into words.
-const SPLIT_NAMES: [&str; 2] = ["qwen2", "deepseek-r1-qwen"];
 /// The mask of the whole family, for files made before there was a key for it.
 const MASK_TOKEN: &str = "<|mask|>";
 
@@ -77,6 +76,8 @@ pub struct GgufTokenizer {
     pub vocab_json: Vec<u8>,
     /// `merges.txt`.
     pub merges_txt: Vec<u8>,
+    /// How text is cut into words.
+    pub split: Split,
     /// `added_tokens.json`.
     pub added_tokens_json: Vec<u8>,
     /// `tokenizer_config.json`: roles, added tokens with their flags, chat template.
@@ -106,10 +107,12 @@ impl GgufTokenizer {
             tokens,
             types,
             roles,
+            split,
         } = &Rows::read(file, rows)?;
         Ok(Self {
             vocab_json: vocab_json(tokens, types),
             merges_txt: merges_txt(file)?,
+            split: *split,
             added_tokens_json: added_tokens_json(tokens, types),
             tokenizer_config_json: tokenizer_config_json(file, tokens, types, roles)?,
             tokens: tokens.len(),
@@ -127,6 +130,7 @@ impl GgufTokenizer {
 pub(super) struct Rows<'f> {
     pub(super) tokens: Vec<&'f str>,
     pub(super) types: Vec<TokenType>,
+    pub(super) split: Split,
     roles: Roles,
 }
 
@@ -136,10 +140,7 @@ impl<'f> Rows<'f> {
         check(MODEL, model, model == "gpt2", || {
             "\"gpt2\" (byte-level BPE)".into()
         })?;
-        let pre = file.str(PRE)?;
-        check(PRE, pre, SPLIT_NAMES.contains(&pre), || {
-            SPLIT_NAMES.map(|name| format!("{name:?}")).join(" or ")
-        })?;
+        let split = split(file)?;
         let mut tokens: Vec<&str> = file.strings(TOKENS)?.collect();
         let fits = !tokens.is_empty() && tokens.len() <= rows;
         check(TOKENS, format!("{} tokens", tokens.len()), fits, || {
@@ -164,9 +165,23 @@ impl<'f> Rows<'f> {
         Ok(Self {
             tokens,
             types,
+            split,
             roles,
         })
     }
+}
+
+/// The way of cutting text that the file names.
+fn split(file: &GgufFile<'_>) -> Result<Split, GgufError> {
+    let name = file.str(PRE)?;
+    let mut known = Split::ALL.into_iter();
+    let split = known.find(|split| split.gguf_names().contains(&name));
+    split.ok_or_else(|| {
+        bad(PRE, name, || {
+            let names = Split::ALL.iter().flat_map(|split| split.gguf_names());
+            names.copied().collect::<Vec<_>>().join(", ")
+        })
+    })
 }
 
 /// The ids of the tokens that have a role.

@@ -3,6 +3,7 @@
 mod hostile;
 mod network;
 mod read;
+mod tokenizers;
 mod write;
 
 use diffucoder::weights::gguf::GgufFile;

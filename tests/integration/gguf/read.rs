@@ -213,8 +213,8 @@ fn metadata_that_makes_no_sense_is_refused_by_key() {
         ),
         (
             "tokenizer.ggml.pre",
-            text("llama-bpe"),
-            "\"qwen2\" or \"deepseek-r1-qwen\"",
+            text("gpt-4o"),
+            "tokenizer.ggml.pre is gpt-4o, but must be qwen2, deepseek-r1-qwen, llama-bpe",
         ),
         (
             "tokenizer.ggml.mask_token_id",

@@ -16,7 +16,7 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::prompt;
-use crate::cli::args::sampling::{SamplingArgs, too_long};
+use crate::cli::args::sampling::{NewTokens, SamplingArgs, too_long};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
@@ -41,7 +41,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 
     .default_value("32")
     .visible_alias("max-length")
     .help("The longest that a hole without a length can become, in tokens; 64 unless it is given with \
-        a model that makes holes longer and shorter (DreamOn)")))]
+        a model that makes holes longer and shorter (DreamOn). auto is as long as the model chooses, \
+        up to these, also with one that is given a fixed length else (tiny)")))]
 pub struct Args {
     /// The file; without one, or with `-`, stdin. `<FILL>` marks a hole, `<FILL:40>` one of 40
     /// tokens
@@ -63,7 +64,7 @@ pub struct Args {
     length: Option<usize>,
     /// How the model chooses a length: by where it is surest, compared with how sure it is of any
     /// hole so long (CAL), or by where it ends its text in a long hole [default: confidence; always
-    /// 8 tokens with tiny, which does not know better]
+    /// 8 tokens with tiny, which does not know better, unless -n is auto]
     #[arg(long, value_enum, conflicts_with = "length")]
     length_by: Option<LengthBy>,
 
@@ -105,10 +106,13 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     args.shown.check(ui, check.retries() == 0, &["retries"])?;
     let template = args.template()?;
     let engine = args.compute.open(&args.model, ui)?;
-    let said = args.sampling.most_new_tokens()?;
-    let longest = match said == USUAL_HOLE && !is_typed(matches, "max_new_tokens") {
-        true => engine.session.usual_hole(),
-        false => said,
+    let said = args.sampling.max_new_tokens;
+    let longest = match said {
+        NewTokens::Most(USUAL_HOLE) if !is_typed(matches, "max_new_tokens") => {
+            engine.session.usual_hole()
+        }
+        NewTokens::Most(tokens) => tokens,
+        NewTokens::Auto => engine.session.usual_hole(),
     };
     let open = match engine.session.package().infilling {
         Some(_) => {
@@ -120,6 +124,7 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
         None => match args.length_by {
             Some(LengthBy::Confidence) => Hole::Chosen { up_to: longest },
             Some(LengthBy::Pads) => Hole::Exactly(longest),
+            None if said == NewTokens::Auto => Hole::Chosen { up_to: longest },
             None => engine.session.open_hole(longest),
         },
     };
