@@ -180,29 +180,40 @@ fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: 
         let count = (len - first).min(BLOCK_PANELS * LANES);
         let mut weights = [[[0.0; LANES]; BLOCK_PANELS]; Q];
         scores(&queries, &keys[..count.div_ceil(LANES) * e], &mut weights);
+        let mut most = [0.0; LANES];
         for q in 0..Q {
             let weights = &mut weights[q];
             weights.as_flattened_mut()[count..].fill(f32::NEG_INFINITY);
-            let mut most = [largest[q]; LANES];
+            let mut lanes = [largest[q]; LANES];
             for scores in weights.iter() {
-                for (most, score) in most.iter_mut().zip(scores) {
+                for (most, score) in lanes.iter_mut().zip(scores) {
                     *most = if *score > *most { *score } else { *most };
                 }
             }
-            let most = most.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-            let rescale = exp([largest[q] - most; LANES])[0];
+            most[q] = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        }
+        // One exponential for all queries.
+        let mut rescale = [0.0; LANES];
+        for q in 0..Q {
+            rescale[q] = largest[q] - most[q];
+            largest[q] = most[q];
+        }
+        let rescale = exp(rescale);
+        for q in 0..Q {
             let mut sums = [0.0; LANES];
-            for scores in weights.iter_mut() {
-                *scores = exp(scores.map(|score| score - most));
+            for scores in &mut weights[q] {
+                for score in scores.iter_mut() {
+                    *score -= most[q];
+                }
+                *scores = exp(*scores);
                 for (sum, weight) in sums.iter_mut().zip(scores) {
                     *sum += *weight;
                 }
             }
-            total[q] = total[q].mul_add(rescale, sum(sums));
-            largest[q] = most;
-            if rescale != 1.0 {
+            total[q] = total[q].mul_add(rescale[q], sum(sums));
+            if rescale[q] != 1.0 {
                 for out in &mut out[q * e..][..e] {
-                    *out *= rescale;
+                    *out *= rescale[q];
                 }
             }
         }

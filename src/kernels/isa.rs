@@ -115,6 +115,7 @@ impl fmt::Display for Isa {
 
 /// Plain Rust, compiled once for each set of registers. `run` must be `#[inline(always)]`, and so
 /// must all that it calls: only code inlined into a function with features is compiled for them.
+/// `map` and `from_fn` of arrays are not in them: they leave a call in the loop, for each lane.
 pub(super) trait Portable {
     fn run(self);
 }

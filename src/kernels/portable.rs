@@ -124,7 +124,11 @@ pub fn negative_entropy(isa: Isa, probs: &[f32]) -> f64 {
             last[..rest.len()].copy_from_slice(rest);
             let mut sums = [0f64; LANES];
             for p in lanes.iter().chain([&last]) {
-                let logs = ln(p.map(|p| p + 1e-10));
+                let mut shifted = *p;
+                for p in &mut shifted {
+                    *p += 1e-10;
+                }
+                let logs = ln(shifted);
                 for ((sum, p), log) in sums.iter_mut().zip(p).zip(logs) {
                     *sum += f64::from(p * log);
                 }
@@ -146,8 +150,15 @@ pub fn negative_entropy(isa: Isa, probs: &[f32]) -> f64 {
 /// `x * sigmoid(x)` for each lane.
 #[inline(always)]
 pub fn silu(x: Lanes) -> Lanes {
-    let exps = exp(x.map(|x| -x));
-    std::array::from_fn(|i| x[i] / (1.0 + exps[i]))
+    let mut y = [0.0; LANES];
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = -x;
+    }
+    y = exp(y);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = x / (1.0 + *y);
+    }
+    y
 }
 
 /// Sum of the lanes, in a fixed order.
@@ -201,7 +212,6 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
             let mut sums = [0f64; LANES];
             let (lanes, rest) = logits.as_chunks_mut::<LANES>();
             for x in lanes {
-                // Not `x.map`: the compiler leaves a call in the loop and takes one lane at a time.
                 for x in x.iter_mut() {
                     *x = scaled(*x) - most;
                 }
