@@ -323,7 +323,8 @@ impl Package {
             vocabulary: &self.vocabulary()?,
             bos_token_id: None,
             eos_token_id: self.config.eos_token_ids.first().copied(),
-            eot_token_id: self.tokenizer.token_to_id("<|im_end|>"),
+            eot_token_id: (self.tokenizer.token_to_id("<|im_end|>"))
+                .or_else(|| self.tokenizer.token_to_id("<|eot_id|>")),
             pad_token_id: self.config.pad_token_id,
             mask_token_id: self.mask_id,
             chat_template: self.chat_template.as_ref().map(ChatTemplate::source),

@@ -31,8 +31,8 @@ pub(super) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 pub(super) const SHIFT_LOGITS: &str = "diffusion.shift_logits";
 
-/// The mask of the whole family, for files made before there was a key for it.
-const MASK_TOKEN: &str = "<|mask|>";
+/// Masks of Dream's family, LLaDA and SDAR, for files made before there was a key for it.
+const MASK_TOKENS: [&str; 3] = ["<|mask|>", "<|mdm_mask|>", "<|MASK|>"];
 
 /// What a row of the embedding table stands for; the numbers are those in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,11 +215,11 @@ impl Roles {
             Ok(id)
         };
         let named_mask = || {
-            let at = tokens.iter().zip(types);
-            let at = at
-                .enumerate()
-                .find(|(_, (token, kind))| **token == MASK_TOKEN && **kind != TokenType::Unused);
-            at.map(|(id, _)| id as u32) // tokens are no more than rows
+            let is_mask = |(token, kind): (&&str, &TokenType)| {
+                MASK_TOKENS.contains(token) && *kind != TokenType::Unused
+            };
+            let at = tokens.iter().zip(types).position(is_mask);
+            at.map(|id| id as u32) // tokens are no more than rows
         };
         Ok(Self {
             bos: id(BOS)?,

@@ -131,6 +131,39 @@ fn with_keys(changes: &[(&str, Option<Value<'_>>)]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
+/// Without a key for it, by the names that families have for it.
+#[test]
+fn a_mask_is_found_by_its_name() {
+    for (token, id) in [
+        ("<|mask|>", Some(2)),
+        ("<|mdm_mask|>", Some(2)),
+        ("<|MASK|>", Some(2)),
+        ("mask", None),
+    ] {
+        let bytes = with_keys(&[
+            ("tokenizer.ggml.mask_token_id", None),
+            ("tokenizer.ggml.eos_token_id", None),
+            ("tokenizer.ggml.bos_token_id", None),
+            ("tokenizer.ggml.padding_token_id", None),
+            (
+                "tokenizer.ggml.merges",
+                Some(Value::Array(Array::of_strings([""; 0]))),
+            ),
+            (
+                "tokenizer.ggml.tokens",
+                Some(Value::Array(Array::of_strings(["a", "b", token]))),
+            ),
+            (
+                "tokenizer.ggml.token_type",
+                Some(Value::Array(Array::of_i32([1, 1, 3]))),
+            ),
+        ]);
+        let file = GgufFile::parse(&bytes).unwrap();
+        let found = GgufTokenizer::read(&file, 280).unwrap().mask_token_id;
+        assert_eq!(found, id, "{token}");
+    }
+}
+
 #[test]
 fn metadata_that_makes_no_sense_is_refused_by_key() {
     let text = |text: &'static str| Some(Value::from(text));
