@@ -11,6 +11,7 @@ use super::portable::{Lanes, exp, sum};
 
 /// Keys of a block: their scores for a tile of queries stay in the first-level cache.
 const BLOCK_PANELS: usize = 8;
+const BLOCK: usize = BLOCK_PANELS * LANES;
 
 /// Keys and values of one layer at the positions of a canvas.
 #[derive(Default)]
@@ -151,73 +152,81 @@ struct Attend<'a, const TILE: usize> {
 impl<const TILE: usize> Portable for Attend<'_, TILE> {
     #[inline(always)]
     fn run(self) {
-        let e = self.head.head_dim;
-        let queries = self.queries.chunks(TILE * e);
-        for (queries, out) in queries.zip(self.out.chunks_mut(TILE * e)) {
-            if queries.len() == TILE * e {
-                tile::<TILE>(self.head, self.len, queries, out);
-            } else {
-                for (query, out) in queries.chunks_exact(e).zip(out.chunks_exact_mut(e)) {
-                    tile::<1>(self.head, self.len, query, out);
-                }
-            }
-        }
+        let Self {
+            head,
+            len,
+            queries,
+            out,
+        } = self;
+        let whole = queries.len() - queries.len() % (TILE * head.head_dim);
+        let (tiles, rest) = queries.split_at(whole);
+        let (tiles_out, rest_out) = out.split_at_mut(whole);
+        attend_tiles::<TILE>(head, len, tiles, tiles_out);
+        attend_tiles::<1>(head, len, rest, rest_out);
     }
 }
 
-/// `Q` queries at once; `queries` and `out` are `[Q, E]`.
+/// `Q` queries at a time; `queries` and `out` are `[tiles, Q, E]`.
+#[inline(always)]
+fn attend_tiles<const Q: usize>(
+    head: &HeadKeyValues,
+    len: usize,
+    queries: &[f32],
+    out: &mut [f32],
+) {
+    let e = head.head_dim;
+    let tiles = queries.chunks_exact(Q * e);
+    for (queries, out) in tiles.zip(out.chunks_exact_mut(Q * e)) {
+        tile::<Q>(head, len, queries, out);
+    }
+}
+
+/// One tile: `queries` and `out` are `[Q, E]`.
 #[inline(always)]
 fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: &mut [f32]) {
     let e = head.head_dim;
     let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries[q * e..][..e]);
     out.fill(0.0);
     let (mut largest, mut total) = ([f32::NEG_INFINITY; Q], [0.0f32; Q]);
-    for (block, keys) in head.keys.chunks(BLOCK_PANELS * e).enumerate() {
-        let first = block * BLOCK_PANELS * LANES;
-        if first >= len {
-            break;
-        }
-        let count = (len - first).min(BLOCK_PANELS * LANES);
-        let mut weights = [[[0.0; LANES]; BLOCK_PANELS]; Q];
-        scores(&queries, &keys[..count.div_ceil(LANES) * e], &mut weights);
-        let mut most = [0.0; LANES];
+    let mut weights = [[[0.0; LANES]; BLOCK_PANELS]; Q];
+    for first in (0..len).step_by(BLOCK) {
+        let count = (len - first).min(BLOCK);
+        let keys = &head.keys[first / LANES * e..][..count.div_ceil(LANES) * e];
+        scores(&queries, keys, &mut weights);
         for q in 0..Q {
             let weights = &mut weights[q];
             weights.as_flattened_mut()[count..].fill(f32::NEG_INFINITY);
-            let mut lanes = [largest[q]; LANES];
+            let mut most = [largest[q]; LANES];
             for scores in weights.iter() {
-                for (most, score) in lanes.iter_mut().zip(scores) {
+                for (most, score) in most.iter_mut().zip(scores) {
                     *most = if *score > *most { *score } else { *most };
                 }
             }
-            most[q] = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-        }
-        // One exponential for all queries.
-        let mut rescale = [0.0; LANES];
-        for q in 0..Q {
-            rescale[q] = largest[q] - most[q];
-            largest[q] = most[q];
-        }
-        let rescale = exp(rescale);
-        for q in 0..Q {
+            let most = most.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+            let rescale = exp(largest[q] - most);
+            for weight in weights.as_flattened_mut() {
+                *weight = exp(*weight - most);
+            }
             let mut sums = [0.0; LANES];
-            for scores in &mut weights[q] {
-                for score in scores.iter_mut() {
-                    *score -= most[q];
-                }
-                *scores = exp(*scores);
-                for (sum, weight) in sums.iter_mut().zip(scores) {
+            for weights in weights.iter() {
+                for (sum, weight) in sums.iter_mut().zip(weights) {
                     *sum += *weight;
                 }
             }
-            total[q] = total[q].mul_add(rescale[q], sum(sums));
-            if rescale[q] != 1.0 {
+            total[q] = total[q].mul_add(rescale, sum(sums));
+            largest[q] = most;
+            if rescale != 1.0 {
                 for out in &mut out[q * e..][..e] {
-                    *out *= rescale[q];
+                    *out *= rescale;
                 }
             }
         }
-        add_values(head, first, count, &weights, out);
+        let lines = e.div_ceil(LANES);
+        add_values(
+            &head.values[first * lines..][..count * lines],
+            &weights,
+            out,
+        );
     }
     for (out, total) in out.chunks_exact_mut(e).zip(total) {
         for out in out {
@@ -250,18 +259,16 @@ fn scores<const Q: usize>(
     }
 }
 
-/// Adds the weighted values of a block of positions to each query's output.
+/// Adds the weighted `values` of a block of positions, `[positions, lines, 16]`, to each query's
+/// output.
 #[inline(always)]
 fn add_values<const Q: usize>(
-    head: &HeadKeyValues,
-    first: usize,
-    count: usize,
+    values: &[Lanes],
     weights: &[[Lanes; BLOCK_PANELS]; Q],
     out: &mut [f32],
 ) {
-    let (e, lines) = (head.head_dim, head.head_dim.div_ceil(LANES));
-    let values = &head.values[first * lines..][..count * lines];
-    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q].as_flattened()[..count]);
+    let e = out.len() / Q;
+    let lines = e.div_ceil(LANES);
     for line in 0..lines {
         let at = line * LANES;
         let width = (e - at).min(LANES);
@@ -269,10 +276,11 @@ fn add_values<const Q: usize>(
         for q in 0..Q {
             sums[q][..width].copy_from_slice(&out[q * e + at..][..width]);
         }
-        for i in 0..count {
-            let values = values[i * lines + line];
+        for i in 0..values.len() / lines {
+            let values = values[i * lines + line]; // in registers for all queries
             for q in 0..Q {
-                let weight = weights[q][i];
+                // A block has no more positions; said so that nothing is checked here.
+                let weight = weights[q].as_flattened()[i % BLOCK];
                 for (sum, value) in sums[q].iter_mut().zip(values) {
                     *sum = value.mul_add(weight, *sum);
                 }

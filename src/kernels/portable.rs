@@ -44,11 +44,11 @@ pub fn write_row(isa: Isa, source: &impl LazyRows, row: usize, values: &mut [f32
     );
 }
 
-/// `e^x` for each lane, with a relative error below 2e-7; what underflows f32's normal numbers is
-/// 0, what overflows stays at the largest. (Cody and Waite's reduction, minimax polynomial of
-/// Cephes' `expf`.)
+/// `e^x` with a relative error below 2e-7; what underflows f32's normal numbers is 0, what
+/// overflows stays at the largest. (Cody and Waite's reduction, minimax polynomial of Cephes'
+/// `expf`.) In a loop over neighbours the compiler takes as many as a register holds.
 #[inline(always)]
-pub fn exp(x: Lanes) -> Lanes {
+pub(super) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -62,20 +62,16 @@ pub fn exp(x: Lanes) -> Lanes {
         1.666_666_5e-1,
         5e-1,
     ];
-    let mut y = [0.0; LANES];
-    for (y, x) in y.iter_mut().zip(x) {
-        let clamped = x.clamp(-88.0, 88.3);
-        let shifted = clamped.mul_add(LOG2_E, ROUND);
-        let n = shifted - ROUND;
-        let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, clamped));
-        let tail = POLYNOMIAL.iter().fold(0.0f32, |sum, &c| sum.mul_add(r, c));
-        let mantissa = tail.mul_add(r * r, r) + 1.0;
-        // 2^n by its exponent bits; n is from -127 to 127.
-        let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
-        let power = f32::from_bits(exponent.wrapping_add(127) << 23);
-        *y = if x < -87.3 { 0.0 } else { mantissa * power };
-    }
-    y
+    let clamped = x.clamp(-88.0, 88.3);
+    let shifted = clamped.mul_add(LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, clamped));
+    let tail = POLYNOMIAL.iter().fold(0.0f32, |sum, &c| sum.mul_add(r, c));
+    let mantissa = tail.mul_add(r * r, r) + 1.0;
+    // 2^n by its exponent bits; n is from -127 to 127.
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
+    let power = f32::from_bits(exponent.wrapping_add(127) << 23);
+    if x < -87.3 { 0.0 } else { mantissa * power }
 }
 
 /// `ln(x)` for each lane of positive normal numbers, with an error below 2e-7 of the larger of the
@@ -152,11 +148,7 @@ pub fn negative_entropy(isa: Isa, probs: &[f32]) -> f64 {
 pub fn silu(x: Lanes) -> Lanes {
     let mut y = [0.0; LANES];
     for (y, x) in y.iter_mut().zip(x) {
-        *y = -x;
-    }
-    y = exp(y);
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = x / (1.0 + *y);
+        *y = x / (1.0 + exp(-x));
     }
     y
 }
@@ -213,9 +205,8 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
             let (lanes, rest) = logits.as_chunks_mut::<LANES>();
             for x in lanes {
                 for x in x.iter_mut() {
-                    *x = scaled(*x) - most;
+                    *x = exp(scaled(*x) - most);
                 }
-                *x = exp(*x);
                 for (sum, &x) in sums.iter_mut().zip(x.iter()) {
                     *sum += f64::from(x);
                 }
@@ -224,7 +215,9 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
             for (to, &x) in last.iter_mut().zip(rest.iter()) {
                 *to = scaled(x) - most;
             }
-            let last = exp(last);
+            for x in &mut last {
+                *x = exp(*x);
+            }
             rest.copy_from_slice(&last[..rest.len()]);
             *sum = Some(sums.iter().chain(&last.map(f64::from)).sum());
         }
