@@ -18,12 +18,12 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-#[cfg(feature = "serve")]
-use commands::serve;
 use commands::{
     batch, bench, config, doctor, downloads, eval, generate, infill, models, quantize, report,
     shell,
 };
+#[cfg(feature = "serve")]
+use commands::{lsp, serve};
 use defaults::Defaults;
 use exit::Exit;
 use terminal::signals;
@@ -59,6 +59,9 @@ struct Cli {
     config: Option<PathBuf>,
 }
 
+/// The style of the pages that commands make.
+const LOOK: &str = include_str!("look.css");
+
 const AFTER_LONG_HELP: &str = "Try it now, offline:
   diffucoder --model tiny \"def is_valid(value):\"
   cat start.py | diffucoder generate --model tiny -n 64 >> start.py
@@ -83,6 +86,9 @@ enum Command {
     /// ollama's API
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
+    /// Suggest code to editors over the Language Server Protocol, on stdin and stdout
+    #[cfg(feature = "serve")]
+    Lsp(Box<lsp::Args>),
     /// Make a page of a trace: the denoising to replay, its order and its confidence
     Report(report::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
@@ -194,6 +200,8 @@ fn dispatch(
         }
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, &ui),
+        #[cfg(feature = "serve")]
+        Command::Lsp(args) => lsp::run(args, &ui),
         Command::Report(args) => report::run(&args, &ui),
         Command::Bench(args) => bench::run(&args, &ui),
         Command::Eval(args) => eval::run(&args, defaults, &ui),

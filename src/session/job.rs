@@ -122,7 +122,7 @@ impl Job {
     }
 
     /// Bytes at the beginning of each hole's first token that stand in the text before the hole.
-    pub(super) fn given_bytes(&self) -> Vec<usize> {
+    pub fn given_bytes(&self) -> Vec<usize> {
         self.seams.iter().map(|seam| seam.piece.len()).collect()
     }
 

@@ -33,10 +33,13 @@ mod lengths;
 mod llada;
 mod llama_cpp;
 mod lora;
+mod lsp;
 mod modes;
 mod opendcoder;
 mod packed;
 mod serve;
+#[cfg(unix)]
+mod serve_page;
 mod session;
 mod settings;
 #[cfg(unix)]

@@ -14,20 +14,20 @@ use crate::command::refusal;
 use crate::fixture;
 
 /// A server of the built-in model, ended when it is dropped.
-struct Server {
+pub struct Server {
     child: Child,
-    port: u16,
+    pub port: u16,
     log: BufReader<std::process::ChildStderr>,
 }
 
-struct Response {
-    status: u16,
-    head: String,
-    body: String,
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl Response {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         let parsed = serde_json::from_str(&self.body);
         parsed.unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
@@ -46,7 +46,7 @@ impl Response {
 }
 
 impl Server {
-    fn start(flags: &[&str]) -> Self {
+    pub fn start(flags: &[&str]) -> Self {
         let mut child = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
             .args(["serve", "--model", "tiny", "--port", "0", "--seed", "1"])
             .args(flags)
@@ -90,7 +90,7 @@ impl Server {
         read_response(self.send(method, path, headers, body))
     }
 
-    fn post(&self, path: &str, body: &Value) -> Response {
+    pub fn post(&self, path: &str, body: &Value) -> Response {
         self.ask(
             "POST",
             path,
@@ -99,7 +99,7 @@ impl Server {
         )
     }
 
-    fn get(&self, path: &str) -> Response {
+    pub fn get(&self, path: &str) -> Response {
         self.ask("GET", path, "", "")
     }
 
@@ -417,6 +417,27 @@ fn ollama_s_answers_are_lines_of_json() {
         .collect();
     assert_eq!(lines.last().unwrap()["done"], true);
     assert_eq!(server.get("/api/tags").json()["models"][0]["name"], "tiny");
+
+    let said = json!([{"role": "user", "content": "def is_valid(value):"}]);
+    let options = json!({"num_predict": 12, "seed": 2});
+    let mut request = json!({"model": "tiny", "messages": said, "options": options});
+    let pieces = server.post("/api/chat", &request);
+    let pieces = pieces.body.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["message"]["role"], "assistant", "{line}");
+        line["message"]["content"].as_str().unwrap().to_string()
+    });
+    let streamed: String = pieces.collect();
+    request["stream"] = false.into();
+    let whole = server.post("/api/chat", &request).json();
+    assert_eq!(
+        [&whole["message"]["content"], &whole["done"]],
+        [&json!(streamed), &json!(true)]
+    );
+    assert!(
+        server.get("/api/nothing").json()["error"].is_string(),
+        "in its own form"
+    );
 }
 
 #[test]
@@ -485,6 +506,39 @@ fn what_is_wrong_with_a_request_is_named() {
     assert_eq!(server.post("/v1/completions", &body).status, 200);
 }
 
+/// Continue's requests as it sends them: fill-in-the-middle of its provider `openai` with a legacy
+/// endpoint and of `mistral`, and a question of its `ollama`.
+#[test]
+fn continue_s_requests_are_answered() {
+    let server = Server::start(&[]);
+    let text_of = |path: &str, body: &str| {
+        let headers = "Content-Type: application/json\r\nAuthorization: Bearer none\r\n\
+                       x-api-key: none\r\n";
+        let response = server.ask("POST", path, headers, body);
+        assert_eq!(response.status, 200, "{}", response.body);
+        let pieces = response.events();
+        let last = &pieces.last().unwrap()["choices"][0];
+        assert!(last["finish_reason"].is_string(), "{last}");
+        let pieces = pieces.iter().map(|piece| {
+            let choice = &piece["choices"][0];
+            let text = choice.get("text").unwrap_or(&choice["delta"]["content"]);
+            text.as_str().unwrap_or_default().to_string()
+        });
+        pieces.collect::<String>()
+    };
+    let legacy = r##"{"model":"diffucoder","max_tokens":4,"temperature":0.01,"stream":true,"stop":["<|endoftext|>","<|fim_prefix|>","<|fim_middle|>","<|fim_suffix|>","<|fim_pad|>","<|repo_name|>","<|file_sep|>","<|im_start|>","<|im_end|>","/src/","#- coding: utf-8","```"],"prompt":"<|fim_prefix|>def load(path):\n    with open(path) as <|fim_suffix|>:\n        return f.read()\n<|fim_middle|>","seed":1}"##;
+    assert!(text_of("/v1/completions", legacy).starts_with('f'));
+    let fim = r#"{"model":"diffucoder","prompt":"def load(path):\n    with open(path) as ","suffix":":\n        return f.read()\n","max_tokens":4,"temperature":0.01,"stop":["\n\n"],"stream":true,"seed":1}"#;
+    assert!(text_of("/v1/fim/completions", fim).starts_with('f'));
+    let generate = r#"{"model":"diffucoder","prompt":"def load(path):\n    with open(path) as ","suffix":":\n        return f.read()\n","raw":true,"options":{"num_predict":4,"temperature":0.01,"seed":1,"num_ctx":8192,"mirostat":0,"num_thread":2},"keep_alive":1800}"#;
+    let lines = server.ask("POST", "/api/generate", "", generate).body;
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert!(
+        first["response"].as_str().unwrap().starts_with('f'),
+        "{lines}"
+    );
+}
+
 #[test]
 fn keys_are_asked_for_and_health_is_public() {
     let folder = tempfile::tempdir().unwrap();
@@ -505,6 +559,62 @@ fn keys_are_asked_for_and_health_is_public() {
         if status == 401 {
             assert_eq!(response.json()["error"]["code"], "invalid_api_key");
         }
+    }
+}
+
+/// A page that gives its own name this machine's address gets nothing.
+#[test]
+fn other_names_than_this_machine_s_are_refused() {
+    let ask = |server: &Server, host: &str, target: &str| {
+        let mut stream = server.connect();
+        let request = format!("GET {target} HTTP/1.1\r\nConnection: close\r\n{host}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        read_response(stream)
+    };
+    let server = Server::start(&[]);
+    for (host, status) in [
+        ("", 200),
+        ("Host: localhost\r\n", 200),
+        ("Host: LOCALHOST:1234\r\n", 200),
+        ("Host: 127.0.0.1:8012\r\n", 200),
+        ("Host: [::1]:8012\r\n", 200),
+        ("Host: evil.example\r\n", 403),
+        ("Host: localhost.evil.example:8012\r\n", 403),
+        ("Host: 192.0.2.1\r\n", 403),
+        ("Host: localhost@evil.example\r\n", 403),
+        ("Host: a b\r\n", 403),
+    ] {
+        let response = ask(&server, host, "/v1/models");
+        assert_eq!(response.status, status, "{host}: {}", response.body);
+        if status == 403 {
+            assert_eq!(response.json()["error"]["code"], "invalid_host");
+        }
+    }
+    let elsewhere = "http://evil.example/health";
+    assert_eq!(ask(&server, "Host: localhost\r\n", elsewhere).status, 403);
+    // A key is what no such page has, and who lets everyone in lets all names in.
+    let open = Server::start(&["--no-key", "--host", "0.0.0.0"]);
+    assert_eq!(ask(&open, "Host: box.example\r\n", "/health").status, 200);
+    let named = Server::start(&["--host", "localhost"]);
+    assert_eq!(ask(&named, "Host: localhost\r\n", "/health").status, 200);
+}
+
+/// What clients ask before the first request for a text.
+#[test]
+fn clients_learn_what_they_look_for_at_the_start() {
+    let server = Server::start(&[]);
+    let show = server.post("/api/show", &json!({"model": "tiny"})).json();
+    assert_eq!(show["capabilities"], json!(["completion", "insert"]));
+    assert!(show["template"].as_str().unwrap().contains(".Suffix"));
+    assert_eq!(show["model_info"]["diffucoder.context_length"], 512);
+    let version = server.get("/api/version").json();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    let props = server.get("/props").json();
+    assert_eq!(props["default_generation_settings"]["n_ctx"], 512);
+    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "tiny");
+    for path in ["/", "/health", "/v1/models", "/props", "/api/tags"] {
+        let head = server.ask("HEAD", path, "", "");
+        assert_eq!((head.status, &*head.body), (200, ""), "{path}");
     }
 }
 
@@ -598,7 +708,7 @@ fn a_full_queue_says_when_to_come_back() {
 fn large_bodies_and_slow_heads_are_refused() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
-    let head = "POST /infill HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n";
+    let head = "POST /infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let mut reader = stream.try_clone().unwrap();
     std::thread::spawn(move || while stream.write_all(&[b' '; 1 << 16]).is_ok() {});

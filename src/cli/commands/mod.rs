@@ -9,6 +9,8 @@ pub mod downloads;
 pub mod eval;
 pub mod generate;
 pub mod infill;
+#[cfg(feature = "serve")]
+pub mod lsp;
 pub mod models;
 pub mod quantize;
 pub mod report;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cli::LOOK;
 use crate::cli::terminal::cells::cells;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::trace::Trace;
@@ -16,7 +17,7 @@ use crate::cli::usage::UsageError;
 use diffucoder::atomic::{AtomicError, write_atomically};
 use diffucoder::diffusion::arness;
 
-/// The page; `DATA` stands where the run's data goes.
+/// The page; `LOOK` stands where the style of all pages goes, and `DATA` where the run's data does.
 const PAGE: &str = include_str!("page.html");
 
 /// Flags of `report`.
@@ -117,7 +118,7 @@ fn page(trace: &Trace) -> anyhow::Result<String> {
         .replace('&', "\\u0026")
         .replace('\u{2028}', "\\u2028")
         .replace('\u{2029}', "\\u2029");
-    Ok(PAGE.replacen("DATA", &json, 1))
+    Ok(PAGE.replacen("LOOK", LOOK, 1).replacen("DATA", &json, 1))
 }
 
 /// A canvas as a whole trace leaves it.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::queue::Client;
 use super::request::{Ask, Drawing, Form, Texts};
-use super::router::{self, Answer, App, Request};
+use super::router::{self, Answer, App, Request, Response};
 use super::stream::{self, Framing, Piece};
 use super::worker::{Stop, Written};
 
@@ -79,6 +79,16 @@ pub async fn infill(app: &Arc<App>, client: Option<Client>, request: Request) ->
     Ok(router::json(&match replies.len() {
         1 => replies.remove(0),
         _ => Value::Array(replies),
+    }))
+}
+
+/// What some of its clients ask first.
+pub fn props(app: &App) -> Response {
+    router::json(&json!({
+        "default_generation_settings": {"n_ctx": app.model.context, "params": {}},
+        "total_slots": 1, "model_path": app.model.id, "model_alias": app.model.id,
+        "chat_template": "", "modalities": {"vision": false, "audio": false},
+        "build_info": concat!("diffucoder ", env!("CARGO_PKG_VERSION")),
     }))
 }
 
@@ -161,7 +171,7 @@ impl Reply {
 
     fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
         match piece {
-            Piece::Begin | Piece::End(_) => Vec::new(),
+            Piece::Begin | Piece::Shown(_) | Piece::End(_) => Vec::new(),
             Piece::Text(index, text) => vec![json!({
                 "index": index, "content": text, "tokens": [], "stop": false, "id_slot": 0,
             })],

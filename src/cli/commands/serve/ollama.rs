@@ -1,4 +1,4 @@
-//! ollama's `/api/generate` and `/api/tags`.
+//! ollama's API: texts, conversations, and what is known of the model.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::refusal::Refusal;
-use super::request::{Drawing, Form, Texts};
+use super::request::{Drawing, Form, Said, Texts, conversation};
 use super::router::{self, Answer, App, Request, Response};
 use super::stream::{self, Framing, Piece};
 use super::worker::Written;
@@ -17,6 +17,7 @@ struct Body {
     #[serde(default)]
     prompt: String,
     suffix: Option<String>,
+    messages: Option<Vec<Said>>,
     system: Option<String>,
     raw: Option<bool>,
     stream: Option<bool>,
@@ -34,17 +35,33 @@ struct Options {
     seed: Option<i64>,
 }
 
+/// Which object an answer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Generate,
+    Chat,
+}
+
 pub async fn generate(app: &App, request: Request) -> Answer {
+    answer(app, request, "/api/generate", Kind::Generate).await
+}
+
+pub async fn chat(app: &App, request: Request) -> Answer {
+    answer(app, request, "/api/chat", Kind::Chat).await
+}
+
+async fn answer(app: &App, request: Request, path: &'static str, kind: Kind) -> Answer {
     let place = app.queue.enter()?;
     let body: Body = app.read(request).await?;
     let is_asked = app.model.is_chat && !body.raw.unwrap_or(false) && body.suffix.is_none();
-    let form = match is_asked {
-        true => {
+    let form = match kind {
+        Kind::Chat => Form::Chat(conversation(body.messages.unwrap_or_default())?),
+        Kind::Generate if is_asked => {
             let system = body.system.map(|system| Message::new("system", system));
             let user = Message::new("user", body.prompt);
             Form::Chat(system.into_iter().chain([user]).collect())
         }
-        false => Form::of_prompt(body.prompt, body.suffix),
+        Kind::Generate => Form::of_prompt(body.prompt, body.suffix),
     };
     let drawing = Drawing {
         most: body.options.num_predict,
@@ -59,32 +76,37 @@ pub async fn generate(app: &App, request: Request) -> Answer {
     let ask = drawing.ask(form)?;
     let model = app.model.id.clone();
     if ask.most == Some(0) {
-        return Ok(router::json(&object(&model, "", true)));
+        return Ok(router::json(&object(kind, &model, "", true)));
     }
     let is_streamed = ask.is_streamed;
     let running = app.queue.submit(ask, place, None);
     if !is_streamed {
         let all = stream::whole(running).await?;
         let last = all.last().ok_or_else(Refusal::failed)?;
-        return Ok(router::json(&done(&model, &last.text, last)));
+        return Ok(router::json(&done(kind, &model, &last.text, last)));
     }
     let render = Box::new(move |piece: Piece<'_>| match piece {
-        Piece::Begin | Piece::End(_) => Vec::new(),
-        Piece::Text(_, text) => vec![object(&model, text, false)],
-        Piece::Written(written) => vec![done(&model, "", written)],
+        Piece::Begin | Piece::Shown(_) | Piece::End(_) => Vec::new(),
+        Piece::Text(_, text) => vec![object(kind, &model, text, false)],
+        Piece::Written(written) => vec![done(kind, &model, "", written)],
     });
-    stream::pieces(running, Framing::Lines, "/api/generate", render).await
+    stream::pieces(running, Framing::Lines, path, render).await
 }
 
-fn object(model: &str, text: &str, is_done: bool) -> Value {
+fn object(kind: Kind, model: &str, text: &str, is_done: bool) -> Value {
     let now = jiff::Timestamp::now().to_string();
-    json!({"model": model, "created_at": now, "response": text, "done": is_done})
+    let mut object = json!({"model": model, "created_at": now, "done": is_done});
+    match kind {
+        Kind::Generate => object["response"] = text.into(),
+        Kind::Chat => object["message"] = json!({"role": "assistant", "content": text}),
+    }
+    object
 }
 
-fn done(model: &str, text: &str, written: &Written) -> Value {
+fn done(kind: Kind, model: &str, text: &str, written: &Written) -> Value {
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let [prompt, predicted] = written.times;
-    let mut object = object(model, text, true);
+    let mut object = object(kind, model, text, true);
     object["done_reason"] = written.stop.finish_reason().into();
     object["total_duration"] = nanos(prompt + predicted).into();
     object["load_duration"] = 0.into();
@@ -98,14 +120,39 @@ fn done(model: &str, text: &str, written: &Written) -> Value {
 /// The only model.
 pub fn tags(app: &App) -> Response {
     let model = &app.model;
-    let opened = jiff::Timestamp::from_second(model.opened as i64).unwrap_or_default();
     let tag = json!({
-        "name": model.id, "model": model.id, "modified_at": opened.to_string(), "size": 0,
-        "digest": "", "details": {
-            "parent_model": "", "format": "", "family": "diffucoder", "families": ["diffucoder"],
-            "parameter_size": format!("{:.1}B", model.parameters as f64 / 1e9),
-            "quantization_level": "",
-        },
+        "name": model.id, "model": model.id, "modified_at": opened(app), "size": 0, "digest": "",
+        "details": details(app),
     });
     router::json(&json!({"models": [tag]}))
+}
+
+/// What is known of it, whichever is asked for. Clients look for the suffix in the template to know
+/// whether it fills holes, or among what it can do.
+pub fn show(app: &App) -> Response {
+    let model = &app.model;
+    let (template, can) = match model.fills {
+        true => ("{{ .Prompt }}{{ .Suffix }}", &["completion", "insert"][..]),
+        false => ("{{ .Prompt }}", &["completion"][..]),
+    };
+    router::json(&json!({
+        "modelfile": "", "parameters": "", "template": template, "modified_at": opened(app),
+        "capabilities": can, "details": details(app), "model_info": {
+            "general.architecture": "diffucoder", "general.basename": model.id,
+            "general.parameter_count": model.parameters, "diffucoder.context_length": model.context,
+        },
+    }))
+}
+
+fn opened(app: &App) -> String {
+    let opened = jiff::Timestamp::from_second(app.model.opened as i64);
+    opened.unwrap_or_default().to_string()
+}
+
+fn details(app: &App) -> Value {
+    json!({
+        "parent_model": "", "format": "", "family": "diffucoder", "families": ["diffucoder"],
+        "parameter_size": format!("{:.1}B", app.model.parameters as f64 / 1e9),
+        "quantization_level": "",
+    })
 }

@@ -164,7 +164,7 @@ impl Envelope {
             self.object(true, vec![choice])
         };
         match (piece, self.kind) {
-            (Piece::Begin, Kind::Completion) => Vec::new(),
+            (Piece::Begin, Kind::Completion) | (Piece::Shown(_), _) => Vec::new(),
             (Piece::Begin, Kind::Chat) => {
                 let role = json!({"role": "assistant", "content": ""});
                 (0..count)

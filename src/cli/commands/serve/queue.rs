@@ -101,8 +101,10 @@ impl Queue {
         });
         self.arrived.notify_one();
         Running {
-            queue: Arc::clone(self),
-            call,
+            cancel: Cancel {
+                queue: Arc::clone(self),
+                call,
+            },
             events: receiver,
         }
     }
@@ -148,19 +150,31 @@ impl Queue {
     }
 }
 
-/// The near end of a request that waits or runs. Where it is dropped nobody waits for the answer.
-pub struct Running {
+/// Ends a request from anywhere: it is taken out of the queue, or no forward pass of it begins.
+#[derive(Clone)]
+pub struct Cancel {
     queue: Arc<Queue>,
     call: Arc<Call>,
-    pub events: UnboundedReceiver<Event>,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
+impl Cancel {
+    pub fn cancel(&self) {
         self.call.is_cancelled.store(true, Ordering::Relaxed);
         let mut state = self.queue.lock();
         state
             .waiting
             .retain(|ticket| !Arc::ptr_eq(&ticket.call, &self.call));
+    }
+}
+
+/// The near end of a request that waits or runs. Where it is dropped nobody waits for the answer.
+pub struct Running {
+    pub cancel: Cancel,
+    pub events: UnboundedReceiver<Event>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.cancel.cancel();
     }
 }

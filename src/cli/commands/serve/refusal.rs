@@ -11,7 +11,7 @@ use super::router::{self, Response};
 #[derive(Debug, Clone)]
 pub struct Refusal {
     pub status: StatusCode,
-    message: String,
+    pub message: String,
     /// The field that is wrong.
     param: Option<String>,
     /// OpenAI's word for it, for programs.
@@ -56,6 +56,13 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
     }
 
+    /// A request that was sent to another name.
+    pub fn elsewhere() -> Self {
+        let message = "this server answers as localhost, 127.0.0.1, [::1] and its --host alone: give \
+                       it keys, and any name will do";
+        Self::new(StatusCode::FORBIDDEN, message).with_code("invalid_host")
+    }
+
     pub fn method(allowed: &'static str) -> Self {
         let message = format!("this path takes {allowed}");
         Self {
@@ -81,6 +88,7 @@ impl Refusal {
     fn kind(&self) -> &'static str {
         match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             status if status.is_server_error() => "server_error",

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use diffucoder::chat::Message;
+use diffucoder::infill::Template;
 use diffucoder::session::Ends;
 use diffucoder::text::lines;
 use serde::Deserialize;
@@ -33,6 +34,8 @@ pub struct Ask {
     /// When it is over since the first token, a text ends with the lines that it has.
     pub limit: Option<Duration>,
     pub is_streamed: bool,
+    /// Whether the canvas is sent after each step.
+    pub is_shown: bool,
 }
 
 /// What the model is given.
@@ -45,6 +48,8 @@ pub enum Form {
         suffix: String,
         extra: Vec<String>,
     },
+    /// Holes of a file, which are filled together.
+    Holes(Template),
     Chat(Vec<Message>),
 }
 
@@ -206,6 +211,7 @@ impl Drawing {
             seed: self.seed.and_then(|seed| u64::try_from(seed).ok()), // below 0: a new one
             limit: None,
             is_streamed: self.stream,
+            is_shown: false,
         })
     }
 }

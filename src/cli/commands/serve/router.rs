@@ -1,14 +1,16 @@
 //! Which path is answered by what, behind one door: it asks for keys, writes refusals in the form of
 //! each API, counts, and logs a line. No text of a request is logged.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use diffucoder::diffusion::Attention;
 use diffucoder::session::Session;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,7 +21,7 @@ use super::metrics::Metrics;
 use super::queue::{Client, Queue};
 use super::refusal::Refusal;
 use super::stream::Body;
-use super::{llama, ollama, openai, request};
+use super::{llama, ollama, openai, page, request};
 use crate::cli::args::model::ModelArgs;
 use crate::cli::terminal::ui::Ui;
 
@@ -40,7 +42,7 @@ pub fn json(value: &Value) -> Response {
     text("application/json", value.to_string())
 }
 
-fn text(kind: &'static str, text: String) -> Response {
+pub fn text(kind: &'static str, text: String) -> Response {
     let mut response = Response::new(Body::whole(text));
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -63,6 +65,8 @@ pub struct ModelInfo {
     pub context: usize,
     pub parameters: usize,
     pub is_chat: bool,
+    /// Whether it fills holes that text follows.
+    pub fills: bool,
     /// In seconds since 1970.
     pub opened: u64,
 }
@@ -82,6 +86,7 @@ impl ModelInfo {
             context,
             parameters: package.config.parameters(),
             is_chat: package.is_chat(),
+            fills: package.config.attention == Attention::Full,
             opened: openai::unix_seconds(),
         }
     }
@@ -92,6 +97,10 @@ pub struct App {
     pub ui: Ui,
     pub queue: Arc<Queue>,
     pub keys: Vec<Key>,
+    /// The name that the server was given, where only this machine's programs are meant to ask and
+    /// bring no key. A browser is one of them, and a page can give its own name this machine's
+    /// address (DNS rebinding): then requests have to be for this name or this machine.
+    pub only_host: Option<String>,
     /// The origin whose pages may read the answers.
     pub cors: Option<HeaderValue>,
     pub model: ModelInfo,
@@ -113,6 +122,26 @@ impl App {
         request::read(&body.to_bytes())
     }
 
+    /// Whether a request is for this server, by the name that it was sent to.
+    fn is_meant(&self, request: &Request) -> bool {
+        let Some(given) = &self.only_host else {
+            return true;
+        };
+        let header = request.headers().get(header::HOST);
+        let header = header.map(|host| Authority::try_from(host.as_bytes()));
+        let host = match (request.uri().host(), &header) {
+            (Some(host), _) => host,
+            (None, Some(Ok(authority))) => authority.host(),
+            (None, Some(Err(_))) => return false,
+            (None, None) => return true, // no browser leaves it out
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_this_machine = |ip: IpAddr| ip.to_canonical().is_loopback();
+        host.eq_ignore_ascii_case("localhost")
+            || host.eq_ignore_ascii_case(given)
+            || host.parse().is_ok_and(is_this_machine)
+    }
+
     /// Who asks; `None` where a key is needed and not brought.
     fn client(&self, peer: SocketAddr, request: &Request) -> Option<Client> {
         if self.keys.is_empty() {
@@ -129,17 +158,26 @@ impl App {
 }
 
 /// The paths that there are, and the method that each takes.
-const PATHS: [(&str, &str); 9] = [
+const PATHS: [(&str, &str); 15] = [
+    ("/", "GET"),
+    ("/canvas", "POST"),
     ("/health", "GET"),
     ("/metrics", "GET"),
     ("/infill", "POST"),
+    ("/props", "GET"),
     ("/v1/models", "GET"),
     ("/v1/completions", "POST"),
     ("/v1/fim/completions", "POST"),
     ("/v1/chat/completions", "POST"),
+    ("/api/chat", "POST"),
     ("/api/generate", "POST"),
+    ("/api/show", "POST"),
     ("/api/tags", "GET"),
+    ("/api/version", "GET"),
 ];
+
+/// Those of them that need no key.
+const PUBLIC: [&str; 2] = ["/", "/health"];
 
 /// Answers a request, whatever it is.
 pub async fn answer(app: &Arc<App>, peer: SocketAddr, request: Request) -> Response {
@@ -147,12 +185,15 @@ pub async fn answer(app: &Arc<App>, peer: SocketAddr, request: Request) -> Respo
     let mut paths = PATHS.into_iter();
     let known = paths.find(|(path, _)| *path == request.uri().path());
     let (path, wanted) = known.unwrap_or(("other", ""));
+    let is_ollama_s = request.uri().path().starts_with("/api/");
+    let form = if is_ollama_s { "/api/" } else { path };
     let method = request.method().clone();
     let is_preflight = app.cors.is_some() && method == Method::OPTIONS;
     let client = app.client(peer, &request);
     let answer = match (client, known) {
+        _ if !app.is_meant(&request) => Err(Refusal::elsewhere()),
         _ if is_preflight => Ok(preflight(&request)),
-        (None, _) if path != "/health" => Err(Refusal::unauthorized()),
+        (None, _) if !PUBLIC.contains(&path) => Err(Refusal::unauthorized()),
         (_, None) => {
             let message = "there is nothing at this path";
             Err(Refusal::new(StatusCode::NOT_FOUND, message))
@@ -162,7 +203,7 @@ pub async fn answer(app: &Arc<App>, peer: SocketAddr, request: Request) -> Respo
         }
         (client, Some(_)) => handle(app, path, client, request).await,
     };
-    let mut response = answer.unwrap_or_else(|refusal| refusal.response(path));
+    let mut response = answer.unwrap_or_else(|refusal| refusal.response(form));
     if let Some(origin) = &app.cors {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -178,17 +219,23 @@ pub async fn answer(app: &Arc<App>, peer: SocketAddr, request: Request) -> Respo
 
 async fn handle(app: &Arc<App>, path: &str, client: Option<Client>, request: Request) -> Answer {
     match path {
+        "/" => Ok(page::page()),
+        "/canvas" => page::canvas(app, request).await,
         "/metrics" => {
             let metrics = app.metrics.text(app.queue.sizes());
             Ok(text("text/plain; version=0.0.4", metrics))
         }
         "/infill" => llama::infill(app, client, request).await,
+        "/props" => Ok(llama::props(app)),
         "/v1/models" => Ok(openai::models(app)),
         "/v1/completions" => openai::completions(app, request).await,
         "/v1/fim/completions" => openai::fim(app, request).await,
         "/v1/chat/completions" => openai::chat(app, request).await,
+        "/api/chat" => ollama::chat(app, request).await,
         "/api/generate" => ollama::generate(app, request).await,
+        "/api/show" => Ok(ollama::show(app)),
         "/api/tags" => Ok(ollama::tags(app)),
+        "/api/version" => Ok(json(&json!({"version": env!("CARGO_PKG_VERSION")}))),
         _ => Ok(json(&json!({"status": "ok"}))),
     }
 }

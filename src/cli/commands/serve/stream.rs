@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::queue::Running;
 use super::refusal::Refusal;
 use super::router::Response;
+use super::shown::Shown;
 use super::worker::{Event, Written};
 
 /// What a piece of an answer is made of.
@@ -18,6 +19,7 @@ pub enum Piece<'a> {
     /// The first.
     Begin,
     Text(usize, &'a str),
+    Shown(&'a Shown),
     Written(&'a Written),
     /// The last, with all that was written.
     End(&'a [Written]),
@@ -42,7 +44,7 @@ pub async fn whole(mut running: Running) -> Result<Vec<Written>, Refusal> {
     let mut all = Vec::new();
     while let Some(event) = running.events.recv().await {
         match event {
-            Event::Begun | Event::Text(..) => {}
+            Event::Begun | Event::Text(..) | Event::Shown(_) => {}
             Event::Written(written) => all.push(*written),
             Event::Failed(refusal) => return Err(refusal),
         }
@@ -147,6 +149,7 @@ impl Pieces {
         let values = match event {
             Some(Event::Begun) => Vec::new(),
             Some(Event::Text(index, text)) => (self.render)(Piece::Text(index, &text)),
+            Some(Event::Shown(shown)) => (self.render)(Piece::Shown(&shown)),
             Some(Event::Written(written)) => {
                 let values = (self.render)(Piece::Written(&written));
                 self.all.push(*written);

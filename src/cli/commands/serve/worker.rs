@@ -2,14 +2,15 @@
 //! out as it comes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diffucoder::chat::Message;
-use diffucoder::diffusion::{Attention, Settings, Step};
+use diffucoder::diffusion::{Attention, Canvas, Settings, Step};
 use diffucoder::infill::Template;
-use diffucoder::package::Prompt;
+use diffucoder::package::{Package, Prompt};
 use diffucoder::session::asking::{Asking, Wish};
-use diffucoder::session::{Conditions, Finish, Hole, Job, Observer, Outcome, Session, Task};
+use diffucoder::session::{Conditions, Finish, Hole, Job, Observer, Outcome, Session, Task, Work};
 use diffucoder::tokenizer::Specials;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -17,6 +18,7 @@ use super::metrics::Metrics;
 use super::queue::{Queue, Ticket};
 use super::refusal::Refusal;
 use super::request::{Ask, Form};
+use super::shown::{MOST_SHOWN, Shown};
 use crate::cli::args::sampling::{NewTokens, SamplingArgs};
 
 /// What happens to a request.
@@ -26,6 +28,8 @@ pub enum Event {
     Begun,
     /// A piece of the text with this number.
     Text(usize, String),
+    /// The canvas after a step.
+    Shown(Box<Shown>),
     Written(Box<Written>),
     Failed(Refusal),
 }
@@ -36,6 +40,8 @@ pub struct Written {
     /// Its number among those of the request.
     pub index: usize,
     pub text: String,
+    /// The texts of all holes, where there can be several.
+    pub fillings: Vec<String>,
     pub stop: Stop,
     pub given: usize,
     pub tokens: usize,
@@ -43,6 +49,7 @@ pub struct Written {
     pub is_cut: bool,
     /// Until the first token, and from there.
     pub times: [Duration; 2],
+    pub work: Work,
     pub settings: Settings,
 }
 
@@ -68,14 +75,38 @@ impl Stop {
 }
 
 /// What all sessions share.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Worker<'a> {
-    pub queue: &'a Queue,
-    pub metrics: &'a Metrics,
-    pub sampling: &'a SamplingArgs,
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+    sampling: &'a SamplingArgs,
     /// Whether a canvas can grow with its text ([`diffucoder::diffusion::Decoding::reach`]).
-    pub grows: bool,
-    pub reuses_prefix: bool,
+    grows: bool,
+    reuses_prefix: bool,
+}
+
+impl<'a> Worker<'a> {
+    /// For sessions beside this one, which need not be loaded.
+    ///
+    /// # Errors
+    /// Wrong usage that only the model can tell: it is found here, before there is a request.
+    pub fn new(
+        queue: &Arc<Queue>,
+        metrics: &Arc<Metrics>,
+        sampling: &'a SamplingArgs,
+        session: &Session,
+        reuses_prefix: bool,
+    ) -> anyhow::Result<Self> {
+        let task = Task::complete("\n").within(sampling.context());
+        let settings = sampling.settings(session, &session.prepare(&task)?)?;
+        Ok(Self {
+            queue: Arc::clone(queue),
+            metrics: Arc::clone(metrics),
+            sampling,
+            grows: settings.decoding.reach() < usize::MAX,
+            reuses_prefix,
+        })
+    }
 }
 
 impl Worker<'_> {
@@ -100,9 +131,17 @@ impl Worker<'_> {
     fn answer(&self, ticket: &Ticket, session: &mut Session) -> Result<(), Refusal> {
         let ask = &ticket.ask;
         let (given, mut job) = self.prepare(ask, session)?;
+        if ask.is_shown && job.most_new_tokens() > MOST_SHOWN {
+            let what = format!("its holes have more than {MOST_SHOWN} tokens");
+            return Err(Refusal::field("text", &what));
+        }
         let _ = ticket.events.send(Event::Begun); // as all events: the client may be gone
+        let package = Arc::clone(session.package());
         for index in 0..ask.count as usize {
             let mut watcher = Watcher::new(index, ask, &given, &ticket.events);
+            if ask.is_shown {
+                watcher.canvas = Some((&package, job.given_bytes()));
+            }
             let outcome = session.run_job(
                 &mut job,
                 &mut Conditions {
@@ -128,6 +167,11 @@ impl Worker<'_> {
         let (given, mut job) = match &ask.form {
             Form::Chat(messages) if session.package().is_chat() => {
                 let given = Given::Chat(messages);
+                let job = self.job(&given, ask, session)?;
+                (given, job)
+            }
+            Form::Holes(template) => {
+                let given = Given::Between(template.clone());
                 let job = self.job(&given, ask, session)?;
                 (given, job)
             }
@@ -256,6 +300,19 @@ impl Given<'_> {
         }
     }
 
+    /// The same of all holes.
+    fn fillings(&self, outcome: &Outcome) -> Vec<String> {
+        let written: Vec<_> = outcome.holes.iter().map(|hole| &*hole.text).collect();
+        match self {
+            Self::Between(template) => {
+                let (bytes, places) = template.fill(&written);
+                let text = |place| String::from_utf8_lossy(&bytes[place]).into_owned();
+                places.into_iter().map(text).collect()
+            }
+            _ => written.into_iter().map(|text| self.result(text)).collect(),
+        }
+    }
+
     /// What the model wrote with the line ends of the text round it.
     fn result(&self, written: &str) -> String {
         match self {
@@ -272,6 +329,8 @@ struct Watcher<'a> {
     ask: &'a Ask,
     given: &'a Given<'a>,
     events: &'a UnboundedSender<Event>,
+    /// What its canvas is shown with: bytes that stand before each hole already.
+    canvas: Option<(&'a Package, Vec<usize>)>,
     started: Instant,
     first_step: Option<Instant>,
     has_line: bool,
@@ -279,7 +338,12 @@ struct Watcher<'a> {
 }
 
 impl Observer for Watcher<'_> {
-    fn on_step(&mut self, _step: &Step<'_>) {
+    fn on_start(&mut self, canvas: &Canvas, _settings: &Settings) {
+        self.show(canvas, None);
+    }
+
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.show(step.canvas, Some(step));
         let now = Instant::now();
         let first = *self.first_step.get_or_insert(now);
         self.is_late = self.ask.limit.is_some_and(|limit| now - first >= limit);
@@ -310,10 +374,18 @@ impl<'a> Watcher<'a> {
             ask,
             given,
             events,
+            canvas: None,
             started: Instant::now(),
             first_step: None,
             has_line: false,
             is_late: false,
+        }
+    }
+
+    fn show(&self, canvas: &Canvas, step: Option<&Step<'_>>) {
+        if let Some((package, given)) = &self.canvas {
+            let shown = Shown::of(canvas, step, package, given);
+            let _ = self.events.send(Event::Shown(Box::new(shown))); // the client may be gone
         }
     }
 
@@ -334,12 +406,14 @@ impl<'a> Watcher<'a> {
         Written {
             index: self.index,
             text: self.given.result(&text),
+            fillings: self.given.fillings(outcome),
             stop,
             given: job.given_tokens(),
             tokens: outcome.tokens(),
             is_cut: !job.left_out().is_nothing(),
             times: [first - self.started, ended - first],
             settings: job.settings.clone(),
+            work: outcome.work,
         }
     }
 

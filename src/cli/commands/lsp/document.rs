@@ -1,0 +1,172 @@
+//! A text as an editor keeps it, and places in it as the Language Server Protocol counts them.
+
+use serde::{Deserialize, Serialize};
+
+/// A place in a text: both from 0, `character` in units of an [`Encoding`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub line: usize,
+    pub character: usize,
+}
+
+/// From one place to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub start: Position,
+    pub end: Position,
+}
+
+/// A change of a text: a part of it, or all.
+#[derive(Debug, Deserialize)]
+pub struct Change {
+    range: Option<Range>,
+    text: String,
+}
+
+/// What the characters of a line are counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    Utf8,
+    #[default]
+    Utf16,
+    Utf32,
+}
+
+impl Encoding {
+    /// The first of those that a client knows, the best for it first; UTF-16 where it names none.
+    pub fn agreed(known: &[String]) -> Self {
+        let named = |name: &String| match &**name {
+            "utf-8" => Some(Self::Utf8),
+            "utf-16" => Some(Self::Utf16),
+            "utf-32" => Some(Self::Utf32),
+            _ => None,
+        };
+        known.iter().find_map(named).unwrap_or_default()
+    }
+
+    /// The protocol's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Utf8 => "utf-8",
+            Self::Utf16 => "utf-16",
+            Self::Utf32 => "utf-32",
+        }
+    }
+
+    /// Units of a text.
+    pub fn count(self, text: &str) -> usize {
+        text.chars().map(|c| self.units(c)).sum()
+    }
+
+    fn units(self, c: char) -> usize {
+        match self {
+            Self::Utf8 => c.len_utf8(),
+            Self::Utf16 => c.len_utf16(),
+            Self::Utf32 => 1,
+        }
+    }
+}
+
+/// The byte at a place. One behind the end of a line is that end, one inside a character its
+/// beginning.
+pub fn offset(text: &str, place: Position, encoding: Encoding) -> usize {
+    let mut start = 0;
+    for _ in 0..place.line {
+        let rest = &text.as_bytes()[start..];
+        match rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+            None => return text.len(),
+            Some(end) => start += end + 1 + usize::from(rest[end..].starts_with(b"\r\n")),
+        }
+    }
+    let (mut at, mut left) = (start, place.character);
+    for c in text[start..]
+        .chars()
+        .take_while(|c| !matches!(c, '\n' | '\r'))
+    {
+        match left.checked_sub(encoding.units(c)) {
+            Some(rest) => (at, left) = (at + c.len_utf8(), rest),
+            None => break,
+        }
+    }
+    at
+}
+
+/// Changes a text, one change after the other.
+pub fn change(text: &mut String, changes: Vec<Change>, encoding: Encoding) {
+    for change in changes {
+        match change.range {
+            None => *text = change.text,
+            Some(range) => {
+                let start = offset(text, range.start, encoding);
+                let end = offset(text, range.end, encoding);
+                text.replace_range(start.min(end)..end.max(start), &change.text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENCODINGS: [Encoding; 3] = [Encoding::Utf8, Encoding::Utf16, Encoding::Utf32];
+
+    fn at(line: usize, character: usize) -> Position {
+        Position { line, character }
+    }
+
+    #[test]
+    fn places_are_counted_in_the_agreed_units() {
+        let text = "a\r\né😀b\rc\n\nd";
+        for (encoding, behind) in [
+            (Encoding::Utf8, 6),
+            (Encoding::Utf16, 3),
+            (Encoding::Utf32, 2),
+        ] {
+            assert_eq!(offset(text, at(1, behind), encoding), 9, "{encoding:?}");
+            assert_eq!(offset(text, at(1, 0), encoding), 3);
+            assert_eq!(encoding.count("é😀"), behind);
+        }
+        let utf16 = |line, character| offset(text, at(line, character), Encoding::Utf16);
+        assert_eq!(utf16(1, 2), 5, "inside a character is its beginning");
+        assert_eq!(utf16(0, 9), 1, "behind a line is its end");
+        assert_eq!([utf16(2, 0), utf16(2, 9)], [11, 12], "CR ends a line too");
+        assert_eq!([utf16(3, 1), utf16(4, 1), utf16(9, 0)], [13, 15, 15]);
+        let known = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_string()).collect();
+            Encoding::agreed(&names).name()
+        };
+        assert_eq!(known(&["utf-7", "utf-8", "utf-16"]), "utf-8");
+        assert_eq!(known(&[]), "utf-16");
+    }
+
+    proptest::proptest! {
+        /// What an editor sends of a change makes the same text of the old one.
+        #[test]
+        fn changes_make_the_editor_s_text(
+            text in "([a-c]|é|😀|\r?\n|\r){0,12}",
+            new in "([x-z]|é|\r?\n){0,4}",
+            cut in (0..40usize, 0..40usize),
+            encoding in proptest::sample::select(&ENCODINGS[..]),
+        ) {
+            // A line ends behind the line feed of a CRLF: no editor names a place inside one.
+            let is_end = |&at: &usize| {
+                text.is_char_boundary(at)
+                    && !(text[..at].ends_with('\r') && text[at..].starts_with('\n'))
+            };
+            let ends: Vec<usize> = (0..=text.len()).filter(is_end).collect();
+            let [a, b] = [cut.0, cut.1].map(|cut| ends[cut % ends.len()]);
+            let place = |byte: usize| {
+                let before = text[..byte].replace("\r\n", "\n").replace('\r', "\n");
+                let line = before.rsplit('\n').next().unwrap_or_default().to_string();
+                at(before.matches('\n').count(), encoding.count(&line))
+            };
+            let range = Range { start: place(a.min(b)), end: place(a.max(b)) };
+            let mut changed = text.clone();
+            let one = Change { range: Some(range), text: new.clone() };
+            change(&mut changed, vec![one], encoding);
+            let wanted = [&text[..a.min(b)], &new, &text[a.max(b)..]].concat();
+            proptest::prop_assert_eq!(changed, wanted);
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! What a client asks and what it gets: documents, suggestions, and the beginning and end of it all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::Duration;
+
+use diffucoder::session::Ends;
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Input;
+use super::document::{self, Change, Encoding, Position, Range};
+use super::message::{Code, Failure, Id, Incoming, params, response};
+use crate::cli::commands::serve::queue::{Cancel, Client, Queue, Running};
+use crate::cli::commands::serve::refusal::Refusal;
+use crate::cli::commands::serve::request::{Ask, Drawing, Form};
+use crate::cli::commands::serve::worker::Event;
+
+/// A suggestion that nobody asked for is there after this time, in the whole lines that are decided
+/// then.
+const TYPING_TIME: Duration = Duration::from_secs(1);
+
+/// Which messages may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Begun,
+    Initialized,
+    ShutDown,
+}
+
+/// What follows a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    Say(Value),
+    Nothing,
+    /// The client is done; whether it said so before.
+    Exit {
+        was_shut_down: bool,
+    },
+}
+
+pub struct Server {
+    queue: Arc<Queue>,
+    /// Where answers come back.
+    inputs: SyncSender<Input>,
+    /// Whether the model sees what stands behind a hole.
+    fills: bool,
+    phase: Phase,
+    encoding: Encoding,
+    documents: HashMap<String, String>,
+    asked: HashMap<Id, Asked>,
+}
+
+/// A request that waits for its text.
+struct Asked {
+    cancel: Cancel,
+    place: Place,
+    /// Whether nothing follows the cursor.
+    is_last: bool,
+}
+
+/// Where a suggestion belongs.
+enum Place {
+    /// At the cursor.
+    Inline(Position),
+    /// At the cursor, in a list in which the editor looks for the word before it.
+    Listed { word: String, range: Range },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Initialize {
+    #[serde(default)]
+    capabilities: Capabilities,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Capabilities {
+    general: Option<General>,
+    text_document: Option<TextDocumentCapabilities>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct General {
+    position_encodings: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TextDocumentCapabilities {
+    inline_completion: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Opened {
+    text_document: TextDocument,
+}
+
+#[derive(Deserialize)]
+struct TextDocument {
+    uri: String,
+    #[serde(default)]
+    text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Changed {
+    text_document: TextDocument,
+    content_changes: Vec<Change>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Completion {
+    text_document: TextDocument,
+    position: Position,
+    context: Option<Context>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Context {
+    trigger_kind: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Cancelled {
+    id: Id,
+}
+
+impl Server {
+    pub fn new(queue: Arc<Queue>, inputs: SyncSender<Input>, fills: bool) -> Self {
+        Self {
+            queue,
+            inputs,
+            fills,
+            phase: Phase::Begun,
+            encoding: Encoding::default(),
+            documents: HashMap::new(),
+            asked: HashMap::new(),
+        }
+    }
+
+    /// What a message of the client brings about.
+    pub fn on_message(&mut self, body: &[u8]) -> Next {
+        let message = match Incoming::parse(body) {
+            Ok(message) => message,
+            Err(failure) => return Next::Say(response(None, Err(failure))),
+        };
+        match (message.method, message.id) {
+            (Some(method), Some(id)) => match self.on_request(&method, &id, message.params) {
+                Ok(None) => Next::Nothing,
+                Ok(Some(result)) => Next::Say(response(Some(&id), Ok(result))),
+                Err(failure) => Next::Say(response(Some(&id), Err(failure))),
+            },
+            (Some(method), None) => self.on_notification(&method, message.params),
+            (None, _) => Next::Nothing, // a response: nothing was asked
+        }
+    }
+
+    /// The result, if it is known at once.
+    fn on_request(
+        &mut self,
+        method: &str,
+        id: &Id,
+        values: Value,
+    ) -> Result<Option<Value>, Failure> {
+        match (method, self.phase) {
+            ("initialize", Phase::Begun) => self.initialize(params(values)?).map(Some),
+            (_, Phase::Begun) => {
+                let message = "the first request is initialize";
+                Err(Failure::new(Code::NotInitialized, message))
+            }
+            (_, Phase::ShutDown) => {
+                let message = "the server is shut down";
+                Err(Failure::new(Code::InvalidRequest, message))
+            }
+            ("initialize", Phase::Initialized) => {
+                let message = "the server is initialized already";
+                Err(Failure::new(Code::InvalidRequest, message))
+            }
+            ("shutdown", _) => {
+                self.phase = Phase::ShutDown;
+                self.asked.values().for_each(|asked| asked.cancel.cancel());
+                Ok(Some(Value::Null))
+            }
+            ("textDocument/inlineCompletion", _) => {
+                self.suggest(id, params(values)?, true).map(|()| None)
+            }
+            ("textDocument/completion", _) => {
+                self.suggest(id, params(values)?, false).map(|()| None)
+            }
+            _ => Err(Failure::new(
+                Code::MethodNotFound,
+                format!("this server has no {method}"),
+            )),
+        }
+    }
+
+    fn on_notification(&mut self, method: &str, values: Value) -> Next {
+        if method == "exit" {
+            return Next::Exit {
+                was_shut_down: self.phase == Phase::ShutDown,
+            };
+        }
+        if self.phase != Phase::Initialized {
+            return Next::Nothing;
+        }
+        match method {
+            "textDocument/didOpen" => {
+                if let Ok(Opened { text_document }) = params(values) {
+                    self.documents.insert(text_document.uri, text_document.text);
+                }
+            }
+            "textDocument/didChange" => {
+                if let Ok(changed) = params::<Changed>(values)
+                    && let Some(text) = self.documents.get_mut(&changed.text_document.uri)
+                {
+                    document::change(text, changed.content_changes, self.encoding);
+                }
+            }
+            "textDocument/didClose" => {
+                if let Ok(Opened { text_document }) = params(values) {
+                    self.documents.remove(&text_document.uri);
+                }
+            }
+            "$/cancelRequest" => {
+                if let Ok(Cancelled { id }) = params(values)
+                    && let Some(asked) = self.asked.remove(&id)
+                {
+                    asked.cancel.cancel();
+                    let failure = Failure::new(Code::RequestCancelled, "cancelled");
+                    return Next::Say(response(Some(&id), Err(failure)));
+                }
+            }
+            _ => {}
+        }
+        Next::Nothing
+    }
+
+    fn initialize(&mut self, asked: Initialize) -> Result<Value, Failure> {
+        let Capabilities {
+            general,
+            text_document,
+        } = asked.capabilities;
+        let known = general.unwrap_or_default().position_encodings;
+        self.encoding = Encoding::agreed(&known.unwrap_or_default());
+        self.phase = Phase::Initialized;
+        let mut capabilities = json!({
+            "positionEncoding": self.encoding.name(),
+            "textDocumentSync": {"openClose": true, "change": 2}, // of parts
+        });
+        // An editor that shows suggestions in the text needs none of them in its lists. To some an
+        // empty object is nothing.
+        match text_document.unwrap_or_default().inline_completion {
+            Some(_) => capabilities["inlineCompletionProvider"] = true.into(),
+            None => capabilities["completionProvider"] = json!({"resolveProvider": false}),
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let info = json!({"name": "diffucoder", "version": version});
+        Ok(json!({"capabilities": capabilities, "serverInfo": info}))
+    }
+
+    /// Asks for a suggestion at the cursor. It takes the place of the document's last one.
+    fn suggest(&mut self, id: &Id, asked: Completion, is_inline: bool) -> Result<(), Failure> {
+        let uri = asked.text_document.uri;
+        let Some(text) = self.documents.get(&uri) else {
+            let message = format!("textDocument.uri: {uri} is not open");
+            return Err(Failure::new(Code::InvalidParams, message));
+        };
+        let cursor = document::offset(text, asked.position, self.encoding);
+        let (before, after) = text.split_at(cursor);
+        let place = match is_inline {
+            true => Place::Inline(asked.position),
+            false => Place::listed(before, asked.position, self.encoding),
+        };
+        let suffix = if self.fills { after } else { "" };
+        let is_last = suffix.trim().is_empty();
+        let form = Form::code(before.to_string(), suffix.to_string(), Vec::new());
+        let ask = Drawing::default().ask(form).map(|ask| {
+            let is_typed = asked.context.and_then(|context| context.trigger_kind) != Some(1);
+            Ask {
+                // Where nothing follows, the block that the cursor is in ends it.
+                ends: Ends {
+                    least_indent: if is_last { indent(before) } else { 0 },
+                    ..Ends::default()
+                },
+                // Of lists this is not told: they are asked for the same way by themselves.
+                limit: (is_typed || !is_inline).then_some(TYPING_TIME),
+                ..ask
+            }
+        });
+        let failed = |refusal: Refusal| Failure::new(Code::RequestFailed, refusal.message);
+        let queue_place = self.queue.enter().map_err(failed)?;
+        let ask = ask.map_err(failed)?;
+        let running = self.queue.submit(ask, queue_place, Some(Client(uri)));
+        let cancel = running.cancel.clone();
+        self.asked.insert(
+            id.clone(),
+            Asked {
+                cancel,
+                place,
+                is_last,
+            },
+        );
+        let (id, inputs) = (id.clone(), self.inputs.clone());
+        thread::spawn(move || {
+            let answer = wait(running);
+            let _ = inputs.send(Input::Answered(id, answer)); // nobody is there at the end
+        });
+        Ok(())
+    }
+
+    /// The response to a request whose text is there, unless it was cancelled.
+    pub fn on_answer(&mut self, id: &Id, answer: Result<String, Refusal>) -> Next {
+        let Some(asked) = self.asked.remove(id) else {
+            return Next::Nothing;
+        };
+        let items = |text: String| match asked.is_last {
+            true => asked.place.items(text.trim_end()),
+            false => asked.place.items(&text),
+        };
+        let answer = answer.map(items).map_err(|refusal| {
+            let code = match refusal.status {
+                StatusCode::CONFLICT => Code::ContentModified,
+                _ => Code::RequestFailed,
+            };
+            Failure::new(code, refusal.message)
+        });
+        Next::Say(response(Some(id), answer))
+    }
+}
+
+/// What is written for a request.
+fn wait(mut running: Running) -> Result<String, Refusal> {
+    loop {
+        match running.events.blocking_recv() {
+            Some(Event::Begun | Event::Text(..) | Event::Shown(_)) => {}
+            Some(Event::Written(written)) => return Ok(written.text),
+            Some(Event::Failed(refusal)) => return Err(refusal),
+            None => return Err(Refusal::replaced()),
+        }
+    }
+}
+
+/// Blanks at the beginning of the last line.
+fn indent(text: &str) -> usize {
+    let line = text.rsplit('\n').next().unwrap_or_default();
+    line.len() - line.trim_start_matches([' ', '\t']).len()
+}
+
+impl Place {
+    /// In a list, at `cursor`, which is behind `before`.
+    fn listed(before: &str, cursor: Position, encoding: Encoding) -> Self {
+        let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+        let word = &before[before.trim_end_matches(is_of_word).len()..];
+        let start = Position {
+            character: cursor.character.saturating_sub(encoding.count(word)),
+            ..cursor
+        };
+        Self::Listed {
+            word: word.to_string(),
+            range: Range { start, end: cursor },
+        }
+    }
+
+    /// A list of the suggestion, if it has one.
+    fn items(&self, text: &str) -> Value {
+        let is_nothing = text.trim().is_empty();
+        match self {
+            _ if is_nothing => json!({"isIncomplete": true, "items": []}),
+            Self::Inline(cursor) => {
+                let range = Range {
+                    start: *cursor,
+                    end: *cursor,
+                };
+                json!({"items": [{"insertText": text, "range": range}]})
+            }
+            Self::Listed { word, range } => {
+                let text = format!("{word}{text}");
+                let label = text.trim().lines().next().unwrap_or_default();
+                json!({"isIncomplete": true, "items": [{
+                    "label": label, "kind": 1, "detail": "diffucoder", "documentation": text,
+                    "filterText": text, "insertTextMode": 1, // as it is
+                    "textEdit": {"range": range, "newText": text},
+                }]})
+            }
+        }
+    }
+}
