@@ -1,5 +1,5 @@
-//! Speed of the int8 kernels against this machine's own limits, on the shapes of a 7B model: `cargo
-//! bench --bench kernels -- [options]`.
+//! Speed of the int8 kernels, and of tiles where rows are enough for them, against this machine's
+//! own limits, on the shapes of a 7B model: `cargo bench --bench kernels -- [options]`.
 //!
 //! Options: `--isa NAME`, `--threads N`, `--formats q4_0,q8_0`, `--rows 1,16`, `--shapes
 //! 18944x3584`, `--seconds S` (a measurement's share). Each figure is the best of several passes
@@ -9,7 +9,8 @@
 
 use diffucoder::kernels::limits::Meter;
 use diffucoder::kernels::{
-    Activations, Format, Isa, PANEL, PackedMatrix, copy_rows, matmul_panels,
+    Activations, Format, Isa, PANEL, PackedMatrix, TileRows, TileWeights, copy_rows, matmul_panels,
+    matmul_tiles,
 };
 use diffucoder::model::synthetic::random_blocks;
 use std::env;
@@ -55,8 +56,9 @@ fn main() {
     }
     let limits = meter.measure();
     println!(
-        "{isa}, {threads} threads: int8 {:.3} T op/s, reading {:.1} GB/s",
+        "{isa}, {threads} threads: int8 {:.3} T op/s, tiles {:.3} T op/s, reading {:.1} GB/s",
         limits.int8_ops_per_s / 1e12,
+        limits.tile_ops_per_s.unwrap_or(0.0) / 1e12,
         limits.read_bytes_per_s / 1e9
     );
     println!(
@@ -65,13 +67,17 @@ fn main() {
     );
     for (format, n, k, rows, bytes, times) in results {
         let tops = 2.0 * (rows * n * k) as f64 / times.product / 1e12;
+        let limit = match limits.tile_ops_per_s {
+            Some(tile_ops_per_s) if tiled(isa, rows) => tile_ops_per_s,
+            _ => limits.int8_ops_per_s,
+        };
         let gb_s = bytes as f64 / times.product / 1e9;
         println!(
             "{:5} {:>11} {rows:>4} {:>10.1} {tops:>7.3} {:>6.1}% {gb_s:>7.2} {:>6.1}% {:>9.1} {:>8.1}",
             format.name(),
             format!("{n}x{k}"),
             times.product * 1e6,
-            100.0 * 1e12 * tops / limits.int8_ops_per_s,
+            100.0 * 1e12 * tops / limit,
             100.0 * 1e9 * gb_s / limits.read_bytes_per_s,
             times.quantize * 1e6,
             times.copy * 1e6,
@@ -99,6 +105,9 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
     let mut x = Activations::new();
     let group = matrices[0].format().scale_group();
     x.quantize(isa, &values, k, group);
+    let is_tiled = tiled(isa, rows);
+    let mut tile_rows = TileRows::default();
+    tile_rows.fill(isa, &values, k);
     let mut out = vec![0f32; panels * rows * PANEL];
     // Enough matrices for the pass, but no more work than the time allows.
     let work = rows * n * k;
@@ -107,16 +116,25 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
         let part = panels.div_ceil(threads);
         thread::scope(|scope| {
             for (t, out) in out.chunks_mut(part * rows * PANEL).enumerate() {
-                let x = &x;
+                let (x, tile_rows) = (&x, &tile_rows);
                 scope.spawn(move || {
+                    let panels = t * part..panels.min((t + 1) * part);
                     for w in &matrices[..used] {
-                        matmul_panels(isa, w, x, t * part..panels.min((t + 1) * part), out);
+                        if is_tiled {
+                            let w = TileWeights::Packed(w);
+                            matmul_tiles(isa, w, tile_rows, panels.clone(), out);
+                        } else {
+                            matmul_panels(isa, w, x, panels.clone(), out);
+                        }
                     }
                 });
             }
         });
     }) / used as f64;
-    let quantize = best(seconds / 8.0, || x.quantize(isa, &values, k, group));
+    let quantize = best(seconds / 8.0, || match is_tiled {
+        true => tile_rows.fill(isa, &values, k),
+        false => x.quantize(isa, &values, k, group),
+    });
     let mut y = vec![0f32; rows * n];
     let copy = best(seconds / 8.0, || {
         let part = rows.div_ceil(threads);
@@ -132,6 +150,11 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
         quantize,
         copy,
     }
+}
+
+/// Whether a product of so many rows takes tiles.
+fn tiled(isa: Isa, rows: usize) -> bool {
+    isa.least_tile_rows().is_some_and(|least| rows >= least)
 }
 
 /// Matrices of random weights, enough to fill a pass.

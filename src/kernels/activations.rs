@@ -309,9 +309,9 @@ impl ActivationsPart<'_> {
 }
 
 /// Rows `[rows, k]` in memory.
-struct Stored<'a> {
-    values: &'a [f32],
-    k: usize,
+pub(super) struct Stored<'a> {
+    pub values: &'a [f32],
+    pub k: usize,
 }
 
 impl LazyRows for Stored<'_> {

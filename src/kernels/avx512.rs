@@ -241,19 +241,19 @@ fn start<F: BlockFormat>(x: &Block) -> [__m512i; 2] {
 
 /// One block of a panel, unpacked.
 #[derive(Clone, Copy)]
-struct Weights {
+pub(super) struct Weights {
     /// 4 unsigned inputs of 16 columns each.
-    quants: [__m512i; 8],
+    pub quants: [__m512i; 8],
     /// Of each part of the block.
-    scales: [__m512; 2],
+    pub scales: [__m512; 2],
     /// As in [`super::stored::Scaled`].
-    mins: [__m512; 2],
+    pub mins: [__m512; 2],
 }
 
 impl Weights {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
+    pub fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
         let block = panel.block::<F>(b);
         let [low, high] = F::LAYOUT.bits;
         let (low_lines, high_lines) = block.lines.split_at(low);

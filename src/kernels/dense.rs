@@ -211,6 +211,72 @@ fn tile<T: Copy, const R: usize>(
     *out = sums;
 }
 
+impl DenseMatrix {
+    /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them, those of
+    /// a column side by side. Zero behind the last input.
+    pub(super) fn bf16_pairs(
+        &self,
+        isa: Isa,
+        panel: usize,
+        first: usize,
+        to: &mut [[u16; 2 * PANEL]],
+    ) {
+        let begin = panel * self.k + first;
+        let lines = begin..(begin + 2 * to.len()).min((panel + 1) * self.k);
+        match &self.panels {
+            Panels::F32(w) => pairs(isa, &w[lines], to, rounded),
+            Panels::F16(w) => pairs(isa, &w[lines], to, |line| rounded(f16_to_f32(line))),
+            Panels::Bf16(w) => pairs(isa, &w[lines], to, |line| line),
+        }
+    }
+}
+
+fn pairs<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]>(
+    isa: Isa,
+    lines: &[[T; PANEL]],
+    to: &mut [[u16; 2 * PANEL]],
+    round: U,
+) {
+    struct Pairs<'a, T, U> {
+        lines: &'a [[T; PANEL]],
+        to: &'a mut [[u16; 2 * PANEL]],
+        round: U,
+    }
+    impl<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]> Portable for Pairs<'_, T, U> {
+        #[inline(always)]
+        fn run(self) {
+            for (i, to) in self.to.iter_mut().enumerate() {
+                let mut halves = [[0; PANEL]; 2];
+                for (half, line) in halves.iter_mut().zip(self.lines.iter().skip(2 * i)) {
+                    *half = (self.round)(*line);
+                }
+                for (c, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    *to = [halves[0][c], halves[1][c]];
+                }
+            }
+        }
+    }
+    isa::run(isa, Pairs { lines, to, round });
+}
+
+#[inline(always)]
+fn rounded(numbers: Lanes) -> [u16; PANEL] {
+    let mut halves = [0; PANEL];
+    for (half, number) in halves.iter_mut().zip(numbers) {
+        *half = to_bf16(number);
+    }
+    halves
+}
+
+/// To nearest, ties to even; what is not a number stays that.
+#[inline(always)]
+pub(super) fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let bits = if x.is_nan() { 0x7fc0_0000 } else { rounded };
+    (bits >> 16) as u16
+}
+
 #[inline(always)]
 fn bf16_to_f32(bits: [u16; PANEL]) -> Lanes {
     bits.map(|bits| f32::from_bits(u32::from(bits) << 16))

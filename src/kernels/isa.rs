@@ -54,9 +54,41 @@ kinds! {
     AvxVnni, "avxvnni", "x86_64", Kind::Avx2.detected() && has!("avxvnni");
     Avx512Vnni, "avx512vnni", "x86_64", Kind::Avx2.detected()
         && has!("avx512f") && has!("avx512bw") && has!("avx512vnni");
+    Amx, "amx", "x86_64", Kind::Avx512Vnni.detected() && has!("avx512bf16") && has_tiles();
     NeonDotprod, "neon-dotprod", "aarch64", has!("neon") && has!("dotprod");
     NeonI8mm, "neon-i8mm", "aarch64", Kind::NeonDotprod.detected() && has!("i8mm");
 }
+
+/// Whether there are tiles of bf16 and the system lets this process use them, which Linux wants to
+/// be asked for: their state is 8 KiB a thread.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[allow(unsafe_code)]
+fn has_tiles() -> bool {
+    use std::arch::asm;
+    use std::arch::x86_64::__cpuid_count;
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24; // of leaf 7
+    const TILES: u32 = 1 << 17 | 1 << 18; // configuration and data
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+    // SAFETY: the instruction is there where AVX-512 is, and so is the leaf.
+    let features = unsafe { __cpuid_count(7, 0) }.edx;
+    let enabled: u32;
+    // SAFETY: as for AVX-512, which the standard library has found by the same instruction.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nostack)) };
+    // SAFETY: the call only changes what this process may do.
+    let permitted =
+        || unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 };
+    features & BF16_AND_TILES == BF16_AND_TILES && enabled & TILES == TILES && permitted()
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_tiles() -> bool {
+    false
+}
+
+/// See [`Isa::least_tile_rows`].
+const LEAST_TILE_ROWS: usize = 32;
 
 /// What this CPU can run, slowest first; looked up once.
 static AVAILABLE: LazyLock<Vec<Isa>> = LazyLock::new(|| {
@@ -83,7 +115,38 @@ impl Isa {
         Self::available().find(|isa| isa.name() == name)
     }
 
-    /// Its name: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `neon-dotprod` or `neon-i8mm`.
+    /// The number of rows from which on a pass takes tiles ([`super::matmul_tiles`]), where there
+    /// are any. With fewer, making the weights bf16 costs more than it saves. It is the same on
+    /// every machine, so that the bits of a result depend on neither time nor threads.
+    pub fn least_tile_rows(self) -> Option<usize> {
+        self.has_tiles().then_some(LEAST_TILE_ROWS)
+    }
+
+    /// What a pass of so many rows computes with: tiles in all of its products, or in none.
+    #[must_use]
+    pub fn for_rows(self, rows: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Kind::Amx && rows < LEAST_TILE_ROWS {
+            return Self(Kind::Avx512Vnni);
+        }
+        let _ = rows; // where there are no tiles
+        self
+    }
+
+    /// Whether products take tiles.
+    pub fn has_tiles(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => true,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 | Kind::AvxVnni | Kind::Avx512Vnni => false,
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDotprod | Kind::NeonI8mm => false,
+            Kind::Scalar => false,
+        }
+    }
+
+    /// Its name: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `amx`, `neon-dotprod` or `neon-i8mm`.
     pub fn name(self) -> &'static str {
         self.0.name()
     }
@@ -92,7 +155,7 @@ impl Isa {
     pub(super) fn has_wide_registers(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni => true,
+            Kind::Avx512Vnni | Kind::Amx => true,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 | Kind::AvxVnni => false,
             #[cfg(target_arch = "aarch64")]
@@ -131,7 +194,7 @@ pub(super) fn run(isa: Isa, code: impl Portable) {
         Kind::Avx2 | Kind::AvxVnni => unsafe { run_avx2(code) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni => unsafe { run_avx512(code) },
+        Kind::Avx512Vnni | Kind::Amx => unsafe { run_avx512(code) },
         // Every CPU of this architecture has NEON: the code is compiled for it already.
         #[cfg(target_arch = "aarch64")]
         Kind::NeonDotprod | Kind::NeonI8mm => code.run(),

@@ -1,11 +1,11 @@
-//! The machine's roofline (operations on 8-bit integers and bytes of memory read, a second), and
-//! the process's peak of memory.
+//! The machine's roofline (operations on 8-bit integers and in tiles, and bytes of memory read, a
+//! second), and the process's peak of memory.
 //!
 //! A figure of speed means something only beside these. They are measured where they are needed,
 //! because machines vary and share their cores with others.
 
 use super::isa::Isa;
-use super::matmul::peak_ops;
+use super::matmul::{peak_ops, peak_tile_ops};
 use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ const BUSY: f64 = 1.3;
 pub struct Limits {
     /// Operations on 8-bit integers; a product and a sum are two.
     pub int8_ops_per_s: f64,
+    /// Operations on bf16 numbers in tiles, where there are such.
+    pub tile_ops_per_s: Option<f64>,
     /// Read from memory.
     pub read_bytes_per_s: f64,
 }
@@ -65,9 +67,13 @@ impl Meter {
         let ops = peak_ops(self.isa, 1) as f64 * self.rounds as f64 * self.threads as f64;
         for _ in 0..RUNS {
             let multiplied = ops / self.multiply().as_secs_f64();
+            let tiled = self.tile_rate();
             let read = self.read();
             let best = &mut self.best;
             best.int8_ops_per_s = best.int8_ops_per_s.max(multiplied);
+            if best.tile_ops_per_s < tiled {
+                best.tile_ops_per_s = tiled;
+            }
             best.read_bytes_per_s = best.read_bytes_per_s.max(read);
             self.rates.push(multiplied);
         }
@@ -85,6 +91,14 @@ impl Meter {
 
     fn multiply(&self) -> Duration {
         self.on_threads(|_| _ = black_box(peak_ops(self.isa, self.rounds)))
+    }
+
+    /// Operations a second in tiles.
+    fn tile_rate(&self) -> Option<f64> {
+        let ops = peak_tile_ops(self.isa, 1)? as f64;
+        let rounds = self.rounds / 4 + 1; // each takes about four times as long
+        let time = self.on_threads(|_| _ = black_box(peak_tile_ops(self.isa, rounds)));
+        Some(ops * rounds as f64 * self.threads as f64 / time.as_secs_f64())
     }
 
     /// Bytes a second of the next part of the table.

@@ -6,8 +6,9 @@ use super::isa::{Isa, Kind};
 use super::neon;
 use super::packed::{PANEL, PackedMatrix};
 use super::scalar;
+use super::tiles::{self, Model, TileRows, TileWeights};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{amx::Amx, avx2, avx512};
 use std::ops::Range;
 
 /// Calls a function of the kernels of an instruction set.
@@ -24,7 +25,7 @@ macro_rules! dispatch {
             Kind::AvxVnni => unsafe { avx2::vnni::$function($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni => unsafe { avx512::$function($($argument),*) },
+            Kind::Avx512Vnni | Kind::Amx => unsafe { avx512::$function($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Kind::NeonDotprod => unsafe { neon::dotprod::$function($($argument),*) },
@@ -73,6 +74,57 @@ pub fn matmul_panels(
 #[allow(unsafe_code)]
 pub fn peak_ops(isa: Isa, rounds: u64) -> u64 {
     dispatch!(isa, peak_ops(rounds))
+}
+
+/// Multiplies rows in bf16 with some panels of weights that become bf16 on the way, as
+/// [`matmul_panels`] does; by [`Isa::least_tile_rows`] one knows whether that is faster. Without
+/// tiles it is the definition that runs, to the same bits and slowly.
+///
+/// # Panics
+/// If the inner sizes differ, the panels do not exist or `out` is not `panels.len() * x.rows() *
+/// 16` long.
+#[allow(unsafe_code)]
+pub fn matmul_tiles(
+    isa: Isa,
+    w: TileWeights<'_>,
+    x: &TileRows,
+    panels: Range<usize>,
+    out: &mut [f32],
+) {
+    assert_eq!(
+        w.k(),
+        x.k(),
+        "weights and activations differ in their inner size"
+    );
+    assert!(
+        panels.start <= panels.end && panels.end <= w.panels(),
+        "no such panels: {panels:?}"
+    );
+    assert_eq!(
+        out.len(),
+        panels.len() * x.rows() * PANEL,
+        "the output has the wrong length"
+    );
+    let (out, _) = out.as_chunks_mut::<PANEL>();
+    #[cfg(target_arch = "x86_64")]
+    if isa.kind() == Kind::Amx {
+        // SAFETY: an `Isa` of this kind exists only where detection found every feature.
+        let mut tiles = unsafe { Amx::configure() };
+        return tiles::matmul(isa, &mut tiles, w, x, panels, out);
+    }
+    tiles::matmul(isa, &mut Model::new(), w, x, panels, out);
+}
+
+/// The limit of tiles, as [`peak_ops`] has that of dot products: none without tiles.
+#[allow(unsafe_code)]
+pub fn peak_tile_ops(isa: Isa, rounds: u64) -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    if isa.kind() == Kind::Amx {
+        // SAFETY: as above.
+        let mut tiles = unsafe { Amx::configure() };
+        return Some(tiles::peak_ops(&mut tiles, rounds));
+    }
+    None
 }
 
 /// Copies rows `first_row..` of the panel-major product `[panels, rows, 16]` into `out`,

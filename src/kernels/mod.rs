@@ -10,6 +10,8 @@
 //! - [`PackedMatrix`] holds the weights as the kernels read them: panels of 16 columns, rearranged
 //!   once at load.
 //! - [`Activations`] holds the rows, quantized once and shared by every matrix that reads them.
+//! - [`TileRows`] holds the rows in bf16 instead, for [`matmul_tiles`]: the fastest way to many rows
+//!   where the CPU has tiles, for weights in any format, with sums that are its own.
 //! - [`Isa`] is a proof that this CPU has the instructions that a kernel uses.
 //! - [`matmul_panels`] computes a range of panels: the unit that a caller hands to its threads. Its
 //!   output is panel-major, `[panel, row, 16]`, so that a range of panels is one slice and threads
@@ -47,6 +49,12 @@ mod avx512;
 mod neon;
 mod scalar;
 
+mod tiles;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod amx;
+
 mod matmul;
 
 pub mod limits;
@@ -59,8 +67,9 @@ pub use attention::{HeadKeyValues, KeyValues};
 pub use dense::{DenseMatrix, FloatFormat, matmul_dense};
 pub use format::Format;
 pub use isa::Isa;
-pub use matmul::{copy_rows, matmul_panels, peak_ops};
+pub use matmul::{copy_rows, matmul_panels, matmul_tiles, peak_ops, peak_tile_ops};
 pub use packed::{BLOCK, Holder, LANES, PANEL, PackError, PackedMatrix};
 pub use portable::{
     Lanes, LazyRows, negative_entropy, normalize, rms_scales, silu, softmax_terms, write_row,
 };
+pub use tiles::{TileRows, TileRowsPart, TileWeights};

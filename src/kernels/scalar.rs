@@ -72,12 +72,7 @@ fn add_block<F: BlockFormat>(
             .map(|i| i32::from(quants[i]) * i32::from(x_quants[i]))
             .sum::<i32>() as f32
     };
-    let block = panel.block::<F>(b);
-    let of = |rows: &[Scales], i: usize| rows.get(i).map_or(0, |row| row.0[column]);
-    let Scaled { scales, mins } = Scaled::of::<F>(
-        [0, 1].map(|i| of(block.scales, i)),
-        [0, 1].map(|i| of(block.supers, i)),
-    );
+    let Scaled { scales, mins } = scaled::<F>(panel, b, column);
     let part = match F::LAYOUT.parts {
         1 => dot(0..BLOCK).mul_add(scales[0], part),
         _ => dot(16..BLOCK).mul_add(scales[1], dot(0..16).mul_add(scales[0], part)),
@@ -91,8 +86,18 @@ fn add_block<F: BlockFormat>(
     }
 }
 
+/// The scales of a column in a block.
+pub(super) fn scaled<F: BlockFormat>(panel: Panel<'_>, b: usize, column: usize) -> Scaled {
+    let block = panel.block::<F>(b);
+    let of = |rows: &[Scales], i: usize| rows.get(i).map_or(0, |row| row.0[column]);
+    Scaled::of::<F>(
+        [0, 1].map(|i| of(block.scales, i)),
+        [0, 1].map(|i| of(block.supers, i)),
+    )
+}
+
 /// The 32 quants of a column in a block, with their offset taken off.
-fn quants<F: BlockFormat>(panel: Panel<'_>, b: usize, column: usize) -> [i16; BLOCK] {
+pub(super) fn quants<F: BlockFormat>(panel: Panel<'_>, b: usize, column: usize) -> [i16; BLOCK] {
     let lines = panel.block::<F>(b).lines;
     let [low, high] = F::LAYOUT.bits;
     // `bits` of an input, from the lines that begin with `first`.

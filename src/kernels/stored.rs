@@ -130,6 +130,19 @@ impl Scaled {
     }
 }
 
+impl Scaled {
+    /// What a quant of the `word`-th 4 of the 32 stands for.
+    #[inline(always)]
+    pub fn number<F: BlockFormat>(&self, word: usize, quant: i16) -> f32 {
+        let part = F::part(word);
+        let min = match part {
+            0 => self.mins[0] + self.mins[1],
+            _ => self.mins[0],
+        };
+        self.scales[part] * f32::from(quant) - min
+    }
+}
+
 /// The value of a quant's bits: through the table, and without the offset.
 #[inline(always)]
 pub(super) fn signed<F: BlockFormat>(bits: u8) -> i16 {
@@ -167,15 +180,10 @@ fn dequantize<F: BlockFormat>(blocks: &[u8], numbers: &mut [f32]) {
                 true => super_scale::<F>(block, i),
                 false => 0,
             });
-            let Scaled { scales, mins } = Scaled::of::<F>(scales::<F>(block, s), supers);
+            let scaled = Scaled::of::<F>(scales::<F>(block, s), supers);
             for (t, numbers) in numbers.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let min = if F::part(t) == 0 {
-                    mins[0] + mins[1]
-                } else {
-                    mins[0]
-                };
                 for (number, bits) in numbers.iter_mut().zip(word::<F>(block, s, t).to_le_bytes()) {
-                    *number = scales[F::part(t)] * f32::from(signed::<F>(bits)) - min;
+                    *number = scaled.number::<F>(t, signed::<F>(bits));
                 }
             }
         }

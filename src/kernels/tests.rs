@@ -2,6 +2,7 @@
 //! formats.
 
 mod blocks;
+mod tiles;
 
 use super::*;
 use blocks::{FILLS, Fill, activations, dequantize, halves_of, matrix};

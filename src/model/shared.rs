@@ -39,10 +39,10 @@ impl<S> CanvasPass<S> {
     }
 }
 
-/// Which rows of all passes, one after the other, the head is asked about.
-pub(super) fn outputs<S>(passes: &[CanvasPass<S>]) -> Vec<usize> {
+/// Which of these rows, one pass after the other, the head is asked about.
+pub(super) fn outputs<'a>(passes: impl Iterator<Item = &'a Rows>) -> Vec<usize> {
     let (mut outputs, mut first) = (Vec::new(), 0);
-    for CanvasPass { rows, .. } in passes {
+    for rows in passes {
         outputs.extend(rows.outputs.iter().map(|row| first + row));
         first += rows.indices.len();
     }

@@ -11,7 +11,7 @@ use crate::kernels::{Isa, LANES, LazyRows, PANEL, rms_scales, silu};
 
 /// Kept from pass to pass, so that nothing is allocated again.
 pub(super) struct Buffers {
-    isa: Isa,
+    pub isa: Isa,
     shape: Shape,
     pub residual: Vec<f32>, // [R, D]
     scales: Vec<f32>,       // [R]

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use super::super::weight::{Affine, Weight};
 use crate::kernels::{
-    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, LazyRows, PANEL, PackedMatrix, matmul_dense,
-    matmul_panels, write_row,
+    Activations, BLOCK, DenseMatrix, FloatFormat, Isa, LazyRows, PANEL, PackedMatrix, TileRows,
+    TileWeights, matmul_dense, matmul_panels, matmul_tiles, write_row,
 };
 
 enum Matrix {
@@ -21,6 +21,14 @@ enum Matrix {
     Packed(PackedMatrix),
     /// Floating-point numbers.
     Dense(DenseMatrix),
+}
+
+/// The form in which a matrix wants its input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Quantized,
+    Floats,
+    Tiles,
 }
 
 /// Matrices that are multiplied with the same input, side by side.
@@ -35,6 +43,7 @@ pub(super) struct Product {
 pub(super) struct Input {
     quantized: Activations,
     floats: Vec<f32>, // [rows, k]
+    tiles: TileRows,
     rows: usize,
 }
 
@@ -74,14 +83,19 @@ impl Product {
         self.matrices[0].k()
     }
 
-    /// Blocks of quantized inputs that share a scale: as few as one of the matrices wants. None
-    /// without quantized matrices.
-    fn scale_group(&self) -> Option<usize> {
+    /// Blocks of quantized inputs that share a scale: as few as one of the matrices wants.
+    fn scale_group(&self) -> usize {
         let groups = self.matrices.iter().filter_map(|matrix| match matrix {
             Matrix::Packed(matrix) => Some(matrix.format().scale_group()),
             Matrix::Dense(_) => None,
         });
-        groups.min()
+        groups.min().unwrap_or(1)
+    }
+
+    /// Whether one of the matrices wants its input in a form.
+    fn takes(&self, form: Form, isa: Isa) -> bool {
+        let mut forms = self.matrices.iter().map(|matrix| matrix.form(isa));
+        forms.any(|one| one == form)
     }
 
     /// Column at which the outputs of a matrix begin.
@@ -92,10 +106,9 @@ impl Product {
     /// Makes `rows` rows of `source` the input.
     pub fn prepare(&self, isa: Isa, input: &mut Input, rows: usize, source: &impl LazyRows) {
         let k = self.k();
-        let is_packed = |matrix: &Matrix| matches!(matrix, Matrix::Packed(_));
         input.rows = rows;
-        if let Some(group) = self.scale_group() {
-            input.quantized.resize(rows, k, group);
+        if self.takes(Form::Quantized, isa) {
+            input.quantized.resize(rows, k, self.scale_group());
             let parts = input
                 .quantized
                 .parts_mut(share(rows * k / BLOCK, 8) / rows.min(32) + 1);
@@ -104,7 +117,15 @@ impl Product {
                 .into_par_iter()
                 .for_each(|part| part.quantize_from(isa, source));
         }
-        if !self.matrices.iter().all(is_packed) {
+        if self.takes(Form::Tiles, isa) {
+            input.tiles.resize(rows, k);
+            let parts = input.tiles.parts_mut(share(rows * k / BLOCK, 8) / 16 + 1);
+            let parts: Vec<_> = parts.collect();
+            parts
+                .into_par_iter()
+                .for_each(|part| part.fill_from(isa, source));
+        }
+        if self.takes(Form::Floats, isa) {
             input.floats.resize(rows * k, 0.0);
             let rows = input.floats.par_chunks_mut(k).enumerate();
             rows.for_each(|(row, values)| write_row(isa, source, row, values));
@@ -116,7 +137,9 @@ impl Product {
         let panel_len = input.rows * PANEL;
         let panels = self.first_panel[self.matrices.len()];
         let values = output.resize(input.rows, panels * panel_len);
-        let each = share(panels, 2);
+        // Tiles read all rows again for each 8 panels, where there are enough for all threads.
+        let wide = self.takes(Form::Tiles, isa) && share(panels, 1) >= 2;
+        let each = share(panels, if wide { 8 } else { 2 });
         let tasks = values.par_chunks_mut(each * panel_len);
         tasks.enumerate().for_each(|(task, mut out)| {
             let mut panel = task * each;
@@ -183,10 +206,27 @@ impl Matrix {
         }
     }
 
-    fn multiply(&self, isa: Isa, input: &Input, panels: std::ops::Range<usize>, out: &mut [f32]) {
+    /// bf16 in tiles, where there are such; but numbers of 32 bits stay exact.
+    fn form(&self, isa: Isa) -> Form {
+        let tiled = isa.has_tiles();
         match self {
-            Self::Packed(matrix) => matmul_panels(isa, matrix, &input.quantized, panels, out),
-            Self::Dense(matrix) => matmul_dense(isa, matrix, &input.floats, panels, out),
+            Self::Packed(_) if tiled => Form::Tiles,
+            Self::Packed(_) => Form::Quantized,
+            Self::Dense(matrix) if tiled && matrix.format() != FloatFormat::F32 => Form::Tiles,
+            Self::Dense(_) => Form::Floats,
+        }
+    }
+
+    fn multiply(&self, isa: Isa, input: &Input, panels: std::ops::Range<usize>, out: &mut [f32]) {
+        match (self, self.form(isa)) {
+            (Self::Packed(w), Form::Tiles) => {
+                matmul_tiles(isa, TileWeights::Packed(w), &input.tiles, panels, out);
+            }
+            (Self::Dense(w), Form::Tiles) => {
+                matmul_tiles(isa, TileWeights::Dense(w), &input.tiles, panels, out);
+            }
+            (Self::Packed(w), _) => matmul_panels(isa, w, &input.quantized, panels, out),
+            (Self::Dense(w), _) => matmul_dense(isa, w, &input.floats, panels, out),
         }
     }
 }
@@ -237,4 +277,65 @@ pub(super) fn share(count: usize, unit: usize) -> usize {
         .div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD)
         .max(1)
         .next_multiple_of(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Format;
+
+    /// Rows in memory, `[rows, k]`.
+    struct Stored<'a>(&'a [f32], usize);
+
+    impl LazyRows for Stored<'_> {
+        #[inline(always)]
+        fn write(&self, row: usize, first: usize, values: &mut [f32]) {
+            values.copy_from_slice(&self.0[row * self.1 + first..][..values.len()]);
+        }
+    }
+
+    /// Matrices of every kind side by side, with fewer rows than tiles take, as many, and more.
+    #[test]
+    fn a_product_is_that_of_its_matrices_with_any_number_of_rows() {
+        let (n, k) = (40, 64);
+        let number = |i: usize| (i * 2_654_435_761 % 2003) as f32 / 1001.0 - 1.0;
+        let weights: Vec<f32> = (0..n * k).map(number).collect();
+        let halves: Vec<u16> = weights.iter().map(|w| (w.to_bits() >> 16) as u16).collect();
+        let blocks = Format::Q8_0.quantize(Isa::SCALAR, &weights).unwrap();
+        let matrices = vec![
+            Matrix::Packed(PackedMatrix::pack(Format::Q8_0, &blocks, n, k).unwrap()),
+            Matrix::Dense(DenseMatrix::from_f32(&weights, n, k)),
+            Matrix::Dense(DenseMatrix::from_halves(FloatFormat::Bf16, &halves, n, k)),
+        ];
+        let first_panel = vec![0, 3, 6, 9];
+        let product = Product {
+            matrices,
+            bias: Vec::new(),
+            first_panel,
+        };
+        let (mut input, mut output) = (Input::default(), Output::default());
+        for isa in Isa::available() {
+            for rows in [31, 32, 33, 5] {
+                let isa = isa.for_rows(rows);
+                let values: Vec<f32> = (0..rows * k).map(|i| number(7 * i + 3)).collect();
+                product.prepare(isa, &mut input, rows, &Stored(&values, k));
+                product.multiply(isa, &input, &mut output).unwrap();
+                for (matrix, bound) in [0.4, 1e-4, 0.4].into_iter().enumerate() {
+                    for (row, values) in values.chunks_exact(k).enumerate() {
+                        let mut found = vec![0.0; n];
+                        output.copy(row, product.first_column(matrix), &mut found);
+                        for (found, weights) in found.iter().zip(weights.chunks_exact(k)) {
+                            let expected: f32 =
+                                values.iter().zip(weights).map(|(a, b)| a * b).sum();
+                            let what = (isa, rows, matrix, row);
+                            assert!(
+                                (found - expected).abs() < bound,
+                                "{what:?} {found} {expected}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -103,14 +103,12 @@ impl Weights {
         })
     }
 
-    fn forward_here(&self, passes: &mut [CanvasPass<Box<State>>]) -> Result<()> {
-        let Some(first) = passes.first_mut() else {
-            return Ok(());
-        };
+    fn forward_here(&self, isa: Isa, passes: &mut [&mut CanvasPass<Box<State>>]) -> Result<()> {
         // Room to compute in, from the first of them for all.
-        let spare = Buffers::new(self.isa, self.shape);
-        let mut buffers = std::mem::replace(&mut first.state.buffers, spare);
-        let row_ids = passes.iter().flat_map(CanvasPass::row_ids);
+        let spare = Buffers::new(isa, self.shape);
+        let mut buffers = std::mem::replace(&mut passes[0].state.buffers, spare);
+        buffers.isa = isa;
+        let row_ids = passes.iter().flat_map(|pass| pass.row_ids());
         let row_ids: Vec<u32> = row_ids.collect();
         let embedded = self.embed_tokens.forward(&row_ids, &Device::Cpu)?;
         buffers.residual = embedded
@@ -126,7 +124,7 @@ impl Weights {
         for (number, layer) in self.layers.iter().enumerate() {
             buffers.multiply_normed(0..row_ids.len(), &layer.input_layernorm, &layer.qkv_proj)?;
             let mut first = 0;
-            for pass in &mut *passes {
+            for pass in passes.iter_mut() {
                 let State {
                     key_values, rope, ..
                 } = &mut *pass.state;
@@ -145,7 +143,7 @@ impl Weights {
             }
             if number == last {
                 // Nothing behind this mixes positions: only rows that are asked for go on.
-                buffers.keep(&outputs(passes));
+                buffers.keep(&outputs(passes.iter().map(|pass| &pass.rows)));
             }
             buffers.add_attended(&layer.o_proj)?;
             layer.add_mlp(&mut buffers)?;
@@ -156,7 +154,7 @@ impl Weights {
         let mut first = 0;
         for CanvasPass {
             rows: own, logits, ..
-        } in &mut *passes
+        } in passes.iter_mut().map(|pass| &mut **pass)
         {
             logits.resize(own.outputs.len() * shape.vocab, 0.0);
             let each = share(own.outputs.len(), 1);
@@ -266,7 +264,17 @@ impl Network for Weights {
     }
 
     fn forward(&self, passes: &mut [CanvasPass<Box<State>>]) -> Result<()> {
-        rayon::scope(|_| self.forward_here(passes))
+        let isa = |pass: &CanvasPass<_>| self.isa.for_rows(pass.rows.indices.len());
+        let mut passes: Vec<_> = passes.iter_mut().collect();
+        // Together go those that take the same kernels alone.
+        passes.sort_by_key(|pass| isa(pass).has_tiles());
+        rayon::scope(|_| {
+            let groups = passes.chunk_by_mut(|a, b| isa(a) == isa(b));
+            groups.into_iter().try_for_each(|passes| match passes {
+                [] => Ok(()),
+                [first, ..] => self.forward_here(isa(first), passes),
+            })
+        })
     }
 }
 

@@ -88,7 +88,7 @@ impl Network for Weights {
             rotation: Rotation::of(&positions, &self.inv_freq, self.dtype, &self.device)?,
             canvases: canvases.collect::<Result<_>>()?,
         };
-        let outputs = outputs(passes);
+        let outputs = outputs(passes.iter().map(|pass| &pass.rows));
         let (row_count, outputs) = (outputs.len(), self.indices(&outputs)?);
         let row_ids = passes.iter().flat_map(CanvasPass::row_ids);
         let row_ids: Vec<u32> = row_ids.collect();

@@ -81,6 +81,9 @@ struct Report {
 #[derive(Serialize)]
 struct LimitsReport {
     int8_tops: f64,
+    /// Of bf16 in tiles, where there are such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tile_tops: Option<f64>,
     read_gb_s: f64,
 }
 
@@ -94,6 +97,9 @@ struct Forward {
     /// not counted.
     tops: f64,
     share_of_int8: f64,
+    /// Where there are tiles, and rows enough for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    share_of_tiles: Option<f64>,
 }
 
 /// Texts written at the same time, each behind a prompt of [`PROMPT`] tokens.
@@ -150,7 +156,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let mut meter = Meter::new(isa()?, rayon::current_num_threads());
+    let isa = isa()?;
+    let mut meter = Meter::new(isa, rayon::current_num_threads());
     ui.status("measuring the machine");
     meter.measure();
     limits::reset_peak_rss(); // the table that was read is not the model's
@@ -176,9 +183,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let count = |n, mode: &Mode| ModeWork::count(&config, n, args.tokens_per_forward, *mode);
     let work = |n| modes.iter().map(move |mode| count(n, mode));
     let modes = args.generate.into_iter().flat_map(work).collect();
+    let limits = (meter.measure(), isa.least_tile_rows());
     let report = Report {
         modes,
-        ..Report::new(&config, meter.measure(), &passes, generated, load_time)
+        ..Report::new(&config, limits, &passes, generated, load_time)
     };
     args.output.report(&report, || report.table(), ui)
 }
@@ -395,9 +403,10 @@ fn token_ids(count: usize, config: &Config) -> Vec<u32> {
 }
 
 impl Report {
+    /// The machine's limits come with the number of rows from which on they are those of tiles.
     fn new(
         config: &Config,
-        limits: Limits,
+        (limits, tile_rows): (Limits, Option<usize>),
         passes: &[(usize, Duration)],
         generate: Option<Generated>,
         load_time: Duration,
@@ -405,16 +414,20 @@ impl Report {
         let weights = config.multiplied_weights() as f64;
         let forward = passes.iter().map(|&(rows, time)| {
             let tops = 2.0 * weights * rows as f64 / time.as_secs_f64() / 1e12;
+            let tiled = tile_rows.is_some_and(|least| rows >= least);
+            let tile_limit = limits.tile_ops_per_s.filter(|_| tiled);
             Forward {
                 rows,
                 seconds: time.as_secs_f64(),
                 tops,
                 share_of_int8: 1e12 * tops / limits.int8_ops_per_s,
+                share_of_tiles: tile_limit.map(|limit| 1e12 * tops / limit),
             }
         });
         Self {
             limits: LimitsReport {
                 int8_tops: limits.int8_ops_per_s / 1e12,
+                tile_tops: limits.tile_ops_per_s.map(|ops_per_s| ops_per_s / 1e12),
                 read_gb_s: limits.read_bytes_per_s / 1e9,
             },
             forward: forward.collect(),
@@ -427,23 +440,29 @@ impl Report {
 
     fn table(&self) -> String {
         let limits = &self.limits;
-        let machine = [
-            ("int8 limit", format!("{:.3} T op/s", limits.int8_tops)),
+        let tops = |limit: f64| format!("{limit:.3} T op/s");
+        let tiles = limits.tile_tops.map(|limit| ("tile limit", tops(limit)));
+        let machine = std::iter::once(("int8 limit", tops(limits.int8_tops)));
+        let machine = machine.chain(tiles).chain([
             ("reading", format!("{:.1} GB/s", limits.read_gb_s)),
             ("loading", format!("{:.1} s", self.load_s)),
             (
                 "peak memory",
                 self.peak_rss_bytes.map_or("unknown".into(), human_bytes),
             ),
-        ];
+        ]);
         let machine = machine.map(|(name, value)| [name.to_string(), value]);
-        let mut rows = vec![["ROWS", "SECONDS", "T OP/S", "OF INT8 LIMIT"].map(str::to_string)];
+        let mut rows = vec![["ROWS", "SECONDS", "T OP/S", "OF LIMIT"].map(str::to_string)];
         rows.extend(self.forward.iter().map(|pass| {
+            let (share, of) = match pass.share_of_tiles {
+                Some(share) => (share, "tile"),
+                None => (pass.share_of_int8, "int8"),
+            };
             [
                 pass.rows.to_string(),
                 format!("{:.4}", pass.seconds),
                 format!("{:.3}", pass.tops),
-                format!("{:.1} %", 100.0 * pass.share_of_int8),
+                format!("{:.1} % {of}", 100.0 * share),
             ]
         }));
         let (machine, rows) = (
@@ -495,6 +514,32 @@ mod tests {
         assert_eq!(rows(Mode::Exact), 320.0 / 2.0);
         assert!(rows(Mode::Balanced) <= 20.0, "{}", rows(Mode::Balanced));
         assert!(rows(Mode::Fast) < 5.0, "{}", rows(Mode::Fast));
+    }
+
+    #[test]
+    fn shares_are_of_the_limit_of_the_kernels_that_ran() {
+        let config = Shape::Tiny.config().unwrap();
+        let limits = Limits {
+            int8_ops_per_s: 1e12,
+            tile_ops_per_s: Some(4e12),
+            read_bytes_per_s: 1e9,
+        };
+        let second = Duration::from_secs(1);
+        let passes = [(31, second), (32, second)];
+        let report = |limits| Report::new(&config, limits, &passes, None, second);
+        let tiles = report((limits, Some(32)));
+        assert_eq!(tiles.limits.tile_tops, Some(4.0));
+        assert_eq!(tiles.forward[0].share_of_tiles, None);
+        let share = tiles.forward[1].share_of_int8;
+        assert_eq!(tiles.forward[1].share_of_tiles, Some(share / 4.0));
+        assert!(tiles.table().contains("% tile") && tiles.table().contains("tile limit"));
+        let none = Limits {
+            tile_ops_per_s: None,
+            ..limits
+        };
+        let without = report((none, None));
+        assert_eq!(without.forward[1].share_of_tiles, None);
+        assert!(!without.table().contains("tile"));
     }
 
     #[test]

@@ -271,6 +271,7 @@ mod tests {
                 limits: Limits {
                     int8_ops_per_s: 1e12,
                     read_bytes_per_s: 40e9,
+                    ..Limits::default()
                 },
                 busy: None,
                 is_gpu: false,
