@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    batch, bench, config, doctor, downloads, eval, generate, infill, models, quantize, report,
-    shell,
+    batch, bench, config, doctor, downloads, eval, generate, infill, licences, models, quantize,
+    report, shell,
 };
 #[cfg(feature = "serve")]
 use commands::{lsp, serve};
@@ -72,7 +72,8 @@ A prompt without a command is for `generate`: `diffucoder help generate` has its
 
 Defaults of flags come from DIFFUCODER_* variables and a configuration file: see `diffucoder config --help`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (--check), 130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 written but it does not parse (--check),
+128 and the number of a signal (130 Ctrl-C).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -89,7 +90,7 @@ enum Command {
     /// Suggest code to editors over the Language Server Protocol, on stdin and stdout
     #[cfg(feature = "serve")]
     Lsp(Box<lsp::Args>),
-    /// Make a page of a trace: the denoising to replay, its order and its confidence
+    /// Make a page or a picture of a trace: the denoising to replay, its order and its confidence
     Report(report::Args),
     /// List the models known by name, their sizes and licences, and what is downloaded
     Models(models::Args),
@@ -116,6 +117,9 @@ enum Command {
     Completions(shell::CompletionsArgs),
     /// Print a page of the manual
     Man(shell::ManArgs),
+    /// Print the licences of this program and of everything that is built into it
+    #[command(visible_alias = "licenses")]
+    Licences,
     /// Print the version
     Version,
 }
@@ -214,6 +218,7 @@ fn dispatch(
         Command::Config(args) => config::run(&args, command, defaults, &ui),
         Command::Completions(args) => shell::completions(&args, command.clone(), &ui),
         Command::Man(args) => shell::man(&args, command.clone(), &ui),
+        Command::Licences => licences::run(&ui),
         Command::Version => Ok(ui.result(&command.render_version())?),
     }
 }

@@ -4,7 +4,11 @@ use crate::hub::EmbeddedFiles;
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_bytes!(concat!("../../models/tiny/", $name)))),*]
+        &[
+            // The build script put it together: see models/build.rs.
+            ("model.safetensors", include_bytes!(concat!(env!("OUT_DIR"), "/model.safetensors"))),
+            $(($name, include_bytes!(concat!("../../models/tiny/", $name)))),*
+        ]
     };
 }
 
@@ -12,7 +16,6 @@ macro_rules! files {
 pub const TINY: EmbeddedFiles = files![
     "config.json",
     "generation_config.json",
-    "model.safetensors",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -9,6 +9,7 @@ pub mod downloads;
 pub mod eval;
 pub mod generate;
 pub mod infill;
+pub mod licences;
 #[cfg(feature = "serve")]
 pub mod lsp;
 pub mod models;
