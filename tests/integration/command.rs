@@ -581,7 +581,8 @@ fn a_closed_pipe_ends_quietly() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_exits_with_130() {
-    let child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    command
         .args([
             "generate",
             "--model",
@@ -594,7 +595,8 @@ fn an_interrupt_exits_with_130() {
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = crate::signals::with_default_signals(&mut command)
         .spawn()
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(700));

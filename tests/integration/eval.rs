@@ -199,12 +199,14 @@ fn an_interrupt_while_a_program_runs_leaves_nothing() {
         "--time-limit",
         "600",
     ];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_diffucoder"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diffucoder"));
+    command
         .args(args(&problems, &more))
         .env("TMPDIR", &temporary)
         .env("XDG_CONFIG_HOME", folder.path())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = crate::signals::with_default_signals(&mut command)
         .spawn()
         .unwrap();
     let runs = || {

@@ -29,6 +29,8 @@ mod hub_gguf;
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod infill;
+#[cfg(unix)]
+mod installer;
 mod lengths;
 mod llada;
 mod llama_cpp;
@@ -37,6 +39,8 @@ mod lsp;
 mod modes;
 mod opendcoder;
 mod packed;
+#[cfg(unix)]
+mod readme;
 mod serve;
 #[cfg(unix)]
 mod serve_page;
@@ -44,6 +48,9 @@ mod session;
 mod settings;
 #[cfg(unix)]
 mod shell;
+#[cfg(unix)]
+#[path = "support/signals.rs"]
+mod signals;
 mod tiny;
 mod tokenizer;
 mod trace;

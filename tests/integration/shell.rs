@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::command::{diffucoder, refusal, run, stdout, tiny};
 use crate::fixture;
+use crate::signals::with_default_signals;
 use crate::watch::Terminal;
 
 /// The binary as a child that can be signalled.
@@ -22,6 +23,7 @@ fn command(args: &[&str]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    with_default_signals(&mut command);
     command
 }
 
@@ -33,7 +35,9 @@ fn sh(script: &str, arguments: &[&Path]) -> Output {
     let shell = shell
         .args(arguments)
         .env("XDG_CONFIG_HOME", fixture("no-such-cache"));
-    shell.stdin(Stdio::null()).output().unwrap()
+    with_default_signals(shell.stdin(Stdio::null()))
+        .output()
+        .unwrap()
 }
 
 fn signal(child: &Child, name: &str) {

@@ -305,6 +305,38 @@ fn a_page_shows_hostile_text_as_text() {
     assert!(dom.contains("Global, whole canvas"));
 }
 
+/// A picture is XML without a script, whatever the model wrote, and covers each token until it
+/// comes.
+#[test]
+fn a_picture_shows_hostile_text_as_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let [trace, svg] = ["t.jsonl", "t.svg"].map(|name| folder.path().join(name));
+    fs::write(&trace, hostile()).unwrap();
+    let args = [
+        "report",
+        trace.to_str().unwrap(),
+        "-o",
+        svg.to_str().unwrap(),
+    ];
+    assert_eq!(stdout(&run(&args)), "");
+    let picture = fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg xmlns="));
+    assert!(!picture.contains("<script") && !picture.contains("<img"));
+    assert!(!picture.contains('\u{1b}'), "XML forbids it");
+    assert!(picture.contains("&lt;/script&gt;&lt;script&gt;document.title"));
+    assert!(picture.contains(">€<"), "parts of a character are together");
+    // Four tokens and the two halves of a character; the stop and what is behind it are not shown.
+    assert_eq!(picture.matches("<g class=\"m").count(), 5);
+    assert_eq!(
+        picture.matches("@keyframes b").count(),
+        6,
+        "one for each step"
+    );
+    if let Some(dom) = browse(&svg, &folder.path().join("profile")) {
+        assert!(dom.contains("€") && !dom.contains("parsererror"), "{dom}");
+    }
+}
+
 /// The page after its script has run; `None` where there is no browser.
 fn browse(page: &Path, profile: &Path) -> Option<String> {
     let flags = [

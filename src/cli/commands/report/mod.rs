@@ -1,7 +1,10 @@
-//! `diffucoder report`: a trace to one page that replays the denoising, with nothing to fetch.
+//! `diffucoder report`: a trace to one page that replays the denoising, with nothing to fetch; or
+//! to an animated picture.
 //!
 //! Everything that the model wrote reaches the page as JSON in which no character can end the
 //! script element, and the script writes it as text, never as markup.
+
+mod picture;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,7 +29,8 @@ pub struct Args {
     /// The trace, as `generate --trace` wrote it; `-` is stdin
     #[arg(value_name = "FILE.jsonl")]
     trace: PathBuf,
-    /// Where to write the page; replaced if it exists. `-` is stdout
+    /// Where to write it; replaced if it exists. `-` is stdout. FILE.svg becomes an animated picture
+    /// of the canvas instead of a page
     #[arg(short, long, value_name = "FILE.html", default_value = "-")]
     output: PathBuf,
 }
@@ -96,7 +100,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     if trace.end.is_none() {
         ui.note("the run was cut off: the page shows what there is of it");
     }
-    let page = page(&trace)?;
+    let is_picture = args.output.extension().is_some_and(|end| end == "svg");
+    let page = match is_picture {
+        true => picture::picture(&trace),
+        false => page(&trace)?,
+    };
     if args.output == Path::new("-") {
         return Ok(ui.result(&page)?);
     }
