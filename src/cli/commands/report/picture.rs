@@ -3,8 +3,6 @@
 //! Every token has the place that it has in the end. A bar covers it until its step, and it is
 //! lit for a moment when it comes. Where animations are off, the finished text is shown.
 
-use std::fmt::Write;
-
 use unicode_width::UnicodeWidthStr;
 
 use super::{Final, PageCell};
@@ -22,12 +20,10 @@ const MOST_MOMENTS: usize = 100;
 const PROMPT_ROWS: usize = 8;
 const TAB: &str = "    ";
 
-const STYLE: &str = "
-svg{--back:#f6f8fa;--text:#1f2328;--soft:#6a737d;--mask:#c8d1da;--new:#bc4c00}
-@media(prefers-color-scheme:dark){svg{--back:#151b23;--text:#e6edf3;--soft:#8b949e;--mask:#3d444d;--new:#ffa657}}
-text{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre;fill:var(--text)}
-.back{fill:var(--back)}.soft{fill:var(--soft)}.mask{fill:var(--mask)}g .mask{opacity:0}
-g *{animation-iteration-count:infinite;animation-duration:";
+/// The picture's colours.
+const STYLE: &str = include_str!("picture.css");
+/// What one moment adds to them.
+const MOMENT_STYLE: &str = include_str!("moment.css");
 
 /// Some text of one row, or the bar that covers it.
 struct Piece<'a> {
@@ -179,18 +175,17 @@ fn bar(piece: &Piece<'_>) -> String {
 fn rules(moments: usize) -> String {
     let tick = (8.0 / moments.max(1) as f64).clamp(0.05, 0.5);
     let whole = LEAD_S + tick * moments as f64 + HOLD_S;
-    let mut rules = format!("{whole:.2}s}}\n");
+    let mut rules =
+        format!("g *{{animation-iteration-count:infinite;animation-duration:{whole:.2}s}}\n");
     for moment in 0..moments {
         let share = |seconds: f64| 100.0 * seconds / whole;
         let at = share(LEAD_S + tick * moment as f64);
         let (then, settled) = (at + 0.01, at + share(0.9));
-        let _ = write!(
-            rules,
-            "@keyframes b{moment}{{0%,{at:.2}%{{opacity:1}}{then:.2}%,to{{opacity:0}}}}\
-             @keyframes t{moment}{{0%,{at:.2}%{{opacity:0}}{then:.2}%{{opacity:1;fill:var(--new)}}\
-             {settled:.2}%,to{{opacity:1;fill:var(--text)}}}}\
-             .m{moment} .mask{{animation-name:b{moment}}}.m{moment} text{{animation-name:t{moment}}}\n"
-        );
+        let mut style = MOMENT_STYLE.replace("MOMENT", &moment.to_string());
+        for (name, share) in [("AT", at), ("THEN", then), ("SETTLED", settled)] {
+            style = style.replace(name, &format!("{share:.2}%"));
+        }
+        rules += &style;
     }
     rules + "@media(prefers-reduced-motion:reduce){g *{animation-name:none!important}}\n"
 }
