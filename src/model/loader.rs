@@ -37,7 +37,7 @@ pub(super) enum PackedMatrices {
     /// They are taken from here.
     Known(Packed),
     /// They are put there.
-    Kept(Packing),
+    Kept(Box<Packing>),
 }
 
 type Result<T> = std::result::Result<T, WeightsError>;

@@ -145,7 +145,7 @@ impl Model {
                         not_kept = Some(error);
                         PackedMatrices::Unknown
                     },
-                    PackedMatrices::Kept,
+                    |packing| PackedMatrices::Kept(Box::new(packing)),
                 ),
             },
         };

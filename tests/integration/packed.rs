@@ -75,7 +75,7 @@ fn the_next_process_maps_what_one_has_packed() {
     for _ in 0..2 {
         assert_eq!(generate(&model, Some(&cache)).0, other);
     }
-    assert_eq!(kept(&cache), [packed.clone()]);
+    assert_eq!(kept(&cache), std::slice::from_ref(packed));
 }
 
 /// The text does not depend on whether it can be kept.

@@ -278,7 +278,9 @@ impl<'a> Batch<'a> {
                         deadline: None,
                     },
                 );
-                bar.map(Progress::finish);
+                if let Some(bar) = bar {
+                    bar.finish();
+                }
                 emit(work.sample(sample, session, &job, &outcome?)?);
                 job.settings.seed = job.settings.seed.wrapping_add(1);
             }
