@@ -50,22 +50,26 @@ pub fn matmul_panels(
     panels: Range<usize>,
     out: &mut [f32],
 ) {
+    check((w.k(), w.panels()), (x.k(), x.rows()), &panels, out);
+    let (out, _) = out.as_chunks_mut::<PANEL>();
+    dispatch!(isa, matmul(w, x, panels, out))
+}
+
+/// Panics unless weights `(k, panels)` and rows `(k, rows)` belong together, and the output is theirs.
+fn check(w: (usize, usize), x: (usize, usize), panels: &Range<usize>, out: &[f32]) {
     assert_eq!(
-        w.k(),
-        x.k(),
+        w.0, x.0,
         "weights and activations differ in their inner size"
     );
     assert!(
-        panels.start <= panels.end && panels.end <= w.panels(),
+        panels.start <= panels.end && panels.end <= w.1,
         "no such panels: {panels:?}"
     );
     assert_eq!(
         out.len(),
-        panels.len() * x.rows() * PANEL,
+        panels.len() * x.1 * PANEL,
         "the output has the wrong length"
     );
-    let (out, _) = out.as_chunks_mut::<PANEL>();
-    dispatch!(isa, matmul(w, x, panels, out))
 }
 
 /// The machine's limit: runs `rounds` of nothing but the instruction set's dot products, from
@@ -91,20 +95,7 @@ pub fn matmul_tiles(
     panels: Range<usize>,
     out: &mut [f32],
 ) {
-    assert_eq!(
-        w.k(),
-        x.k(),
-        "weights and activations differ in their inner size"
-    );
-    assert!(
-        panels.start <= panels.end && panels.end <= w.panels(),
-        "no such panels: {panels:?}"
-    );
-    assert_eq!(
-        out.len(),
-        panels.len() * x.rows() * PANEL,
-        "the output has the wrong length"
-    );
+    check((w.k(), w.panels()), (x.k(), x.rows()), &panels, out);
     let (out, _) = out.as_chunks_mut::<PANEL>();
     #[cfg(target_arch = "x86_64")]
     if isa.kind() == Kind::Amx {
