@@ -7,7 +7,8 @@ use std::process::Output;
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
-use crate::command::{diffucoder, refusal, run, run_json, stdout, tiny};
+use crate::binary::diffucoder;
+use crate::command::{refusal, run, run_json, stdout, tiny};
 use crate::fixture;
 use crate::hub_command::hub;
 use crate::hub_server::REPO;

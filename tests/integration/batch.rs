@@ -7,7 +7,8 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::command::{diffucoder, stdout};
+use crate::binary::diffucoder;
+use crate::command::stdout;
 
 const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
 {"id": "b", "prompt": "def b(x):", "seed": 9, "meta": {"k": [1]}}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::batch::{batch, essence, results};
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::fixture;
 
 const INPUT: &str =

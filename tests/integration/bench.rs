@@ -9,7 +9,7 @@ use diffucoder::package::builtin;
 use diffucoder::weights::Checkpoint;
 use serde_json::Value;
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 
 fn bench(args: &[&str]) -> Value {
     let output = diffucoder(&[&["bench", "-o", "json"][..], args].concat())

@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::fixture;
 
 const VOCAB_SIZE: usize = 152_064;

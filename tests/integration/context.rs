@@ -13,7 +13,7 @@ use diffucoder::tokenizer::TokenizerFiles;
 use diffucoder::{Error, RequestError};
 use serde_json::Value;
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 
 /// A file of `functions` functions, four lines each.
 fn long_file(functions: usize) -> String {

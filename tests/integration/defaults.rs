@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::command::{diffucoder, stdout};
+use crate::binary::diffucoder;
+use crate::command::stdout;
 use crate::fixture;
 
 /// Awkward values for settings. One that is not listed gets those of the usual ones that it takes.

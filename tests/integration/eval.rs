@@ -10,7 +10,8 @@ use diffucoder::package::Prompt;
 use diffucoder::session::{Hole, Mode, Session, Task};
 use serde_json::{Value, json};
 
-use crate::command::{diffucoder, run, stdout};
+use crate::binary::diffucoder;
+use crate::command::{run, stdout};
 
 /// Problems in the form of HumanEval.
 const FUNCTIONS: &str = r#"{"task_id": "a/0", "prompt": "def one():\n    \"\"\"Return 1.\"\"\"\n", "entry_point": "one", "canonical_solution": "    return 1\n", "test": "def check(candidate):\n    assert candidate() == 1\n"}

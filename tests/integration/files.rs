@@ -13,7 +13,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::command::{diffucoder, refusal, run, run_json, stdout};
+use crate::binary::diffucoder;
+use crate::command::{refusal, run, run_json, stdout};
 use crate::fixture;
 use crate::hub_server::{Faults, HubServer, REPO};
 

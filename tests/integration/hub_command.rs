@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::hub_server::{COMMIT, Faults, HubServer, REPO};
 

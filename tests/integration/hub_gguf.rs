@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
 
 /// The built-in model as a GGUF file.

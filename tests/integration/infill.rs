@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::fixture;
 
 const PART: &str = "class Stack:\n    def size(self):\n        return <FILL:4>\n\n    def top(self):\n        <FILL>\n";
@@ -386,95 +386,4 @@ fn checking_without_parsers_is_refused_at_once() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("no parsers for --check") && stderr.contains("--features check"));
-}
-
-#[cfg(feature = "check")]
-mod check {
-    use super::*;
-
-    fn code(args: &[&str], stdin: &str) -> (Option<i32>, String, String) {
-        let output = infill(args, stdin.as_bytes());
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (
-            output.status.code(),
-            text(&output.stdout),
-            text(&output.stderr),
-        )
-    }
-
-    #[test]
-    fn what_does_not_parse_exits_with_3_and_the_place() {
-        let broken = "x = <FILL:1>\ndef f(:\n    pass\n";
-        let (status, text, stderr) = code(&["--check"], broken);
-        assert_eq!(status, Some(3), "{stderr}");
-        assert!(
-            text.ends_with("def f(:\n    pass\n"),
-            "the result is printed: {text}"
-        );
-        assert!(stderr.starts_with("error: the result does not parse as python (line 2, column "));
-        assert!(stderr.contains("hint: --retries"), "{stderr}");
-        let (status, text, stderr) = code(&["--check", "-o", "json"], broken);
-        let report: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            (status, &report["parses"]),
-            (Some(3), &json!(false)),
-            "{stderr}"
-        );
-        // Any number, name or string makes this one right.
-        let (status, _, stderr) = code(&["--check", "--length", "1"], "x = 1\n#<FILL>\n");
-        assert_eq!((status, &*stderr), (Some(0), ""));
-        let (status, _, stderr) = code(&["--check", "--language", "cobol"], "<FILL>");
-        assert_eq!(status, Some(2));
-        assert!(
-            stderr.contains("--check has no parser for cobol"),
-            "{stderr}"
-        );
-    }
-
-    #[test]
-    fn retries_take_the_next_seeds_and_end() {
-        let broken = "x = <FILL:1>\ndef f(:\n    pass\n";
-        let (status, _, stderr) = code(&["--check", "--retries", "2"], broken);
-        assert_eq!(status, Some(3));
-        assert!(
-            stderr.contains("seed 1: ") && stderr.contains("; trying seed 2\n"),
-            "{stderr}"
-        );
-        assert!(
-            stderr.contains("; trying seed 3\n") && !stderr.contains("seed 4"),
-            "{stderr}"
-        );
-        let (status, _, stderr) = code(&["--check", "--retries", "2", "-t", "0"], broken);
-        assert_eq!(status, Some(2));
-        assert!(
-            stderr.contains("at temperature 0 there is no chance"),
-            "{stderr}"
-        );
-    }
-
-    #[test]
-    fn a_file_is_not_replaced_by_one_that_does_not_parse() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.rs");
-        let broken = "fn f() { <FILL:1>\n";
-        fs::write(&path, broken).unwrap();
-        let (status, text, stderr) = code(&["-i", "--check", path.to_str().unwrap()], "");
-        assert_eq!((status, &*text), (Some(3), ""), "{stderr}");
-        assert!(stderr.contains("as rust"), "{stderr}");
-        assert_eq!(fs::read(&path).unwrap(), broken.as_bytes());
-    }
-
-    #[test]
-    fn generate_checks_the_file_that_it_continues() {
-        let run = |args: &[&str]| {
-            let base = [
-                "generate", "--model", "tiny", "--seed", "1", "-n", "8", "--check",
-            ];
-            diffucoder(&[&base, args].concat()).output().unwrap()
-        };
-        let output = run(&["-p", "def f(:\n    pass\n\n\n"]);
-        assert_eq!(output.status.code(), Some(3));
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(stderr.contains("(line 1, column "), "{stderr}");
-    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 
 fn run(args: &[&str], stdin: &str) -> Value {
     let base = ["--model", "tiny", "--seed", "1"];

@@ -8,6 +8,8 @@ mod asking;
 mod batch;
 mod batch_habits;
 mod bench;
+#[path = "support/binary.rs"]
+mod binary;
 mod blocks;
 mod checkpoints;
 mod command;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::fixture;
 
 /// The golden checkpoint, quantized.

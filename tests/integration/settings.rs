@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::command::{diffucoder, run, stdout};
+use crate::binary::diffucoder;
+use crate::command::{run, stdout};
 
 /// A folder of configuration with this file in it.
 fn configured(text: &str) -> tempfile::TempDir {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::command::{diffucoder, refusal, run, stdout, tiny};
+use crate::binary::diffucoder;
+use crate::command::{refusal, run, stdout, tiny};
 use crate::fixture;
 use crate::signals::with_default_signals;
 use crate::watch::Terminal;

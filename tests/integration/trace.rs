@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::command::{diffucoder, refusal, run, run_json, stdout};
+use crate::binary::diffucoder;
+use crate::command::{refusal, run, run_json, stdout};
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();

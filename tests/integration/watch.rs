@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-use crate::command::{diffucoder, refusal};
+use crate::binary::diffucoder;
+use crate::command::refusal;
 use crate::fixture;
 
 /// The binary at a terminal, and everything that it wrote there.

@@ -17,7 +17,7 @@ use diffucoder::weights::gguf::export::{Description, Vocabulary};
 use diffucoder::weights::gguf::{FileType, GgmlType, GgufFile, GgufWriter, TensorDescription};
 use serde_json::Value as Json;
 
-use crate::command::diffucoder;
+use crate::binary::diffucoder;
 use crate::fixture;
 
 fn open(path: &std::path::Path) -> Package {

@@ -96,9 +96,11 @@ pub fn picture(trace: &Trace) -> String {
     }
     let caption = caption(trace);
     let width = COLUMN_PX * pen.columns.max(caption.width()) as f64 + 2.0 * MARGIN_PX;
-    let height = ROW_PX * (pen.row + 3) as f64 + MARGIN_PX;
+    // An empty row between the text, which may end with a line break, and what it is.
+    let below = pen.row + 1 + usize::from(pen.column > 0);
+    let height = ROW_PX * (below + 1) as f64 + 2.0 * MARGIN_PX;
     let end = Piece {
-        row: pen.row + 2,
+        row: below,
         column: 0,
         columns: caption.width(),
         text: &caption,
@@ -134,10 +136,11 @@ fn drawn(cell: &PageCell, came: &[Option<usize>], steps: usize, pen: &mut Pen) -
     let label = shown(cell.text.as_deref().unwrap_or(" "));
     let pieces = pen.place(&label);
     let bars: String = pieces.iter().map(bar).collect();
-    let texts: String = pieces.iter().map(|piece| text(piece, "")).collect();
     if cell.text.is_none() {
         return bars;
     }
+    let given = if cell.given { "class=\"soft\" " } else { "" };
+    let texts: String = pieces.iter().map(|piece| text(piece, given)).collect();
     // Parts of a character came at different steps: it is there with the last.
     let last = came[cell.first..][..cell.len].iter().flatten().max();
     match last {
