@@ -323,6 +323,9 @@ pub fn free_memory_bytes(device: &Device) -> Option<u64> {
     }
     let mut system = sysinfo::System::new();
     system.refresh_memory();
+    if system.total_memory() == 0 {
+        return None; // it could not be read, and what follows would panic
+    }
     // Files that are kept in memory count as used in a container, but make room when it is needed:
     // a model that was just read would not fit a second time.
     let container = system

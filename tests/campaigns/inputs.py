@@ -4,7 +4,7 @@
     tests/campaigns/inputs.py target/release/diffucoder [--seconds 60] [--seed 1] [--only NAME]
 
 Each input is a good one with a few values replaced by odd ones, names exchanged, or bytes damaged. Wanted: an answer
-or an `error:`, never a panic; memory within a bound, and no input that takes long. What is found is written into the
+or an `error:`, never a panic; memory within a bound, and no input that takes seconds of processor time. What is found is written into the
 working directory, so that it can be given again. Prints a line for each kind; ends with 1 if anything was found.
 Files that the library reads are the targets of tests/fuzz.
 """
@@ -95,7 +95,6 @@ class Campaign:
 
     def run(self, data, *args, stdin=None):
         """Runs to the end: 0, or an error that says so."""
-        started = time.monotonic()
         with tempfile.TemporaryFile() as errors:
             child = subprocess.Popen([self.binary, *map(str, args)], env=self.env, stderr=errors,
                                      stdin=stdin or subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -108,7 +107,7 @@ class Campaign:
             fault = f"exit {child.returncode}: {said[-300:]}"
         elif child.returncode != 0 and "error:" not in said:
             fault = f"exit {child.returncode} without an error: {said[-300:]}"
-        self.judge(data, child.returncode, time.monotonic() - started, usage.ru_maxrss / 1024, fault)
+        self.judge(data, child.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, fault)
 
 
 def batch(c):
@@ -159,13 +158,19 @@ def requests(c):
     while not (line := server.stderr.readline()).startswith("listening"):
         assert line, "it does not listen"
     port = int(line.rsplit(":", 1)[1])
+
+    def worked():
+        """Seconds of processor time of the server."""
+        ticks = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
     with open(c.folder / "log", "w") as log:
         os.set_blocking(server.stderr.fileno(), False)
         for path in iter(lambda: c.rng.choice(list(seeds)), None):
             data = next(c.next([seeds[path]]), None)
             if data is None:
                 break
-            started, fault = time.monotonic(), None
+            before, fault = worked(), None
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             try:
                 connection.request("POST", path, data, {"Content-Type": "application/json"})
@@ -184,7 +189,7 @@ def requests(c):
                 c.judge(data, outcome, 0, 0, f"{path}: the server ended: {server.returncode}")
                 return
             kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{server.pid}/status").read_text())
-            c.judge(data, outcome, time.monotonic() - started, int(kib[1]) / 1024, fault)
+            c.judge(data, outcome, worked() - before, int(kib[1]) / 1024, fault)
     server.terminate()
     if server.wait() != 0:
         c.faults.append(f"the server ended with {server.returncode}")

@@ -156,6 +156,32 @@ fn a_signal_leaves_no_half_file() {
     }
 }
 
+/// Below 4 the system's loader says it.
+#[test]
+fn too_few_open_files_are_an_error_or_do() {
+    let whole = sh(
+        "\"$0\" generate --model tiny --seed 1 -n 4 -p 'def f(x):'",
+        &[],
+    )
+    .stdout;
+    for files in 4..16 {
+        let output = sh(
+            &format!(
+                "ulimit -n {files}; \"$0\" generate --model tiny --seed 1 -n 4 -p 'def f(x):'"
+            ),
+            &[],
+        );
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        match output.status.code() {
+            Some(0) => assert_eq!(output.stdout, whole),
+            code => assert!(
+                code == Some(1) && stderr.contains("error: "),
+                "{files}: {stderr}"
+            ),
+        }
+    }
+}
+
 #[cfg(target_os = "linux")] // the full device
 #[test]
 fn results_that_cannot_be_written_are_failures() {
