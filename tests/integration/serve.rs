@@ -562,7 +562,7 @@ fn keys_are_asked_for_and_health_is_public() {
     }
 }
 
-/// A page that gives its own name this machine's address gets nothing.
+/// A page that gives its own name this machine's address gets nothing, nor one of another site.
 #[test]
 fn other_names_than_this_machine_s_are_refused() {
     let ask = |server: &Server, host: &str, target: &str| {
@@ -583,6 +583,13 @@ fn other_names_than_this_machine_s_are_refused() {
         ("Host: 192.0.2.1\r\n", 403),
         ("Host: localhost@evil.example\r\n", 403),
         ("Host: a b\r\n", 403),
+        ("Origin: http://localhost:3000\r\n", 200),
+        ("Origin: http://[::1]\r\n", 200),
+        ("Origin: vscode-file://vscode-app\r\n", 200),
+        ("Origin: https://evil.example\r\n", 403),
+        ("Origin: https://localhost.evil.example:8012\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Host: localhost\r\nOrigin: https://evil.example\r\n", 403),
     ] {
         let response = ask(&server, host, "/v1/models");
         assert_eq!(response.status, status, "{host}: {}", response.body);
@@ -595,6 +602,12 @@ fn other_names_than_this_machine_s_are_refused() {
     // A key is what no such page has, and who lets everyone in lets all names in.
     let open = Server::start(&["--no-key", "--host", "0.0.0.0"]);
     assert_eq!(ask(&open, "Host: box.example\r\n", "/health").status, 200);
+    let evil = "Origin: https://evil.example\r\n";
+    assert_eq!(ask(&open, evil, "/health").status, 200);
+    let friend = Server::start(&["--cors", "https://good.example"]);
+    let good = "Origin: https://good.example\r\n";
+    assert_eq!(ask(&friend, good, "/health").status, 200);
+    assert_eq!(ask(&friend, evil, "/health").status, 403);
     let named = Server::start(&["--host", "localhost"]);
     assert_eq!(ask(&named, "Host: localhost\r\n", "/health").status, 200);
 }

@@ -104,7 +104,7 @@ struct ServerArgs {
     /// Requests that may wait; to more of them the answer is 429
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above)]
     queue: usize,
-    /// Let pages of this origin (https://example.org) read the answers
+    /// Let pages of this origin (https://example.org) ask, and read the answers
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
     /// Keep what was computed of the text before a hole for the next request, as far as both begin

@@ -56,10 +56,10 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
     }
 
-    /// A request that was sent to another name.
+    /// A request that was sent to another name, or by a page of another site.
     pub fn elsewhere() -> Self {
-        let message = "this server answers as localhost, 127.0.0.1, [::1] and its --host alone: give \
-                       it keys, and any name will do";
+        let message = "this server answers as localhost, 127.0.0.1, [::1] and its --host alone, and \
+                       no pages of others but of --cors: give it keys, and any name will do";
         Self::new(StatusCode::FORBIDDEN, message).with_code("invalid_host")
     }
 

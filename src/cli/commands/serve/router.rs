@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::uri::Authority;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -99,7 +99,8 @@ pub struct App {
     pub keys: Vec<Key>,
     /// The name that the server was given, where only this machine's programs are meant to ask and
     /// bring no key. A browser is one of them, and a page can give its own name this machine's
-    /// address (DNS rebinding): then requests have to be for this name or this machine.
+    /// address (DNS rebinding): then requests have to be for this name or this machine, and of a
+    /// page of its own.
     pub only_host: Option<String>,
     /// The origin whose pages may read the answers.
     pub cors: Option<HeaderValue>,
@@ -122,24 +123,39 @@ impl App {
         request::read(&body.to_bytes())
     }
 
-    /// Whether a request is for this server, by the name that it was sent to.
+    /// Whether a request is for this server, by the name that it was sent to, and not of a page of
+    /// some other site: that could not read the answer, but keep this machine at work.
     fn is_meant(&self, request: &Request) -> bool {
         let Some(given) = &self.only_host else {
             return true;
         };
-        let header = request.headers().get(header::HOST);
-        let header = header.map(|host| Authority::try_from(host.as_bytes()));
-        let host = match (request.uri().host(), &header) {
-            (Some(host), _) => host,
-            (None, Some(Ok(authority))) => authority.host(),
-            (None, Some(Err(_))) => return false,
-            (None, None) => return true, // no browser leaves it out
+        let headers = request.headers();
+        let is_ours = |host: &str| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let is_this_machine = |ip: IpAddr| ip.to_canonical().is_loopback();
+            host.eq_ignore_ascii_case("localhost")
+                || host.eq_ignore_ascii_case(given)
+                || host.parse().is_ok_and(is_this_machine)
         };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let is_this_machine = |ip: IpAddr| ip.to_canonical().is_loopback();
-        host.eq_ignore_ascii_case("localhost")
-            || host.eq_ignore_ascii_case(given)
-            || host.parse().is_ok_and(is_this_machine)
+        let is_welcome = headers.get(header::ORIGIN).is_none_or(|origin| {
+            let is_let_in = |cors: &HeaderValue| cors == "*" || cors == origin;
+            let origin = Uri::try_from(origin.as_bytes()).unwrap_or_default();
+            let is_ours = match (origin.scheme_str(), origin.host()) {
+                (Some("http" | "https"), Some(host)) => is_ours(host),
+                (Some(_), Some(_)) => true, // an editor's own: vscode-file://vscode-app
+                _ => false,                 // `null`: who hides where it is from
+            };
+            is_ours || self.cors.as_ref().is_some_and(is_let_in)
+        });
+        let header = headers.get(header::HOST);
+        let header = header.map(|host| Authority::try_from(host.as_bytes()));
+        is_welcome
+            && match (request.uri().host(), &header) {
+                (Some(host), _) => is_ours(host),
+                (None, Some(Ok(authority))) => is_ours(authority.host()),
+                (None, Some(Err(_))) => false,
+                (None, None) => true, // no browser leaves it out
+            }
     }
 
     /// Who asks; `None` where a key is needed and not brought.
