@@ -41,10 +41,16 @@ pub struct DenseMatrix {
 
 /// `[panel, input, 16]`
 enum Panels {
-    F32(Vec<[f32; PANEL]>),
-    F16(Vec<[u16; PANEL]>),
-    Bf16(Vec<[u16; PANEL]>),
+    F32(Vec<Line<f32>>),
+    F16(Vec<Line<u16>>),
+    Bf16(Vec<Line<u16>>),
 }
+
+/// An input's weights for the columns of a panel. Aligned, so that no load is of two cache lines:
+/// that is a sixth of a pass over single-precision weights.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(32))]
+struct Line<T>([T; PANEL]);
 
 impl DenseMatrix {
     /// Packs single-precision numbers, `[n, k]`.
@@ -96,14 +102,14 @@ impl DenseMatrix {
 }
 
 /// `[n, k]` to `[panel, input, 16]`
-fn pack<T: Copy + Default>(values: &[T], n: usize, k: usize) -> Vec<[T; PANEL]> {
+fn pack<T: Copy + Default>(values: &[T], n: usize, k: usize) -> Vec<Line<T>> {
     assert_eq!(values.len(), n * k, "the weights have the wrong length");
-    let mut packed = vec![[T::default(); PANEL]; n.div_ceil(PANEL) * k]; // zeros, not touched yet
+    let mut packed = vec![Line::default(); n.div_ceil(PANEL) * k]; // zeros, not touched yet
     ask_for_large_pages(&packed);
     for (columns, panel) in values.chunks(PANEL * k).zip(packed.chunks_exact_mut(k)) {
         for (column, values) in columns.chunks_exact(k).enumerate() {
             for (line, value) in panel.iter_mut().zip(values) {
-                line[column] = *value;
+                line.0[column] = *value;
             }
         }
     }
@@ -139,14 +145,14 @@ pub fn matmul_dense(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, 
 fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
     isa: Isa,
     k: usize,
-    lines: &[[T; PANEL]],
+    lines: &[Line<T>],
     x: &[f32],
     out: &mut [Lanes],
     widen: U,
 ) {
     struct Product<'a, T, U> {
         k: usize,
-        lines: &'a [[T; PANEL]],
+        lines: &'a [Line<T>],
         x: &'a [f32],
         out: &'a mut [Lanes],
         widen: U,
@@ -191,7 +197,7 @@ const TILE: usize = 8;
 /// One panel, `R` rows; `x` is `[R, k]`.
 #[inline(always)]
 fn tile<T: Copy, const R: usize>(
-    lines: &[[T; PANEL]],
+    lines: &[Line<T>],
     x: &[f32],
     out: &mut [Lanes; R],
     widen: &impl Fn([T; PANEL]) -> Lanes,
@@ -200,7 +206,7 @@ fn tile<T: Copy, const R: usize>(
     let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k..][..k]);
     let mut sums = [[0.0f32; LANES]; R];
     for (i, line) in lines.iter().enumerate() {
-        let weights = widen(*line);
+        let weights = widen(line.0);
         for r in 0..R {
             let input = rows[r][i];
             for (sum, weight) in sums[r].iter_mut().zip(weights) {
@@ -233,12 +239,12 @@ impl DenseMatrix {
 
 fn pairs<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]>(
     isa: Isa,
-    lines: &[[T; PANEL]],
+    lines: &[Line<T>],
     to: &mut [[u16; 2 * PANEL]],
     round: U,
 ) {
     struct Pairs<'a, T, U> {
-        lines: &'a [[T; PANEL]],
+        lines: &'a [Line<T>],
         to: &'a mut [[u16; 2 * PANEL]],
         round: U,
     }
@@ -248,7 +254,7 @@ fn pairs<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]>(
             for (i, to) in self.to.iter_mut().enumerate() {
                 let mut halves = [[0; PANEL]; 2];
                 for (half, line) in halves.iter_mut().zip(self.lines.iter().skip(2 * i)) {
-                    *half = (self.round)(*line);
+                    *half = (self.round)(line.0);
                 }
                 for (c, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                     *to = [halves[0][c], halves[1][c]];

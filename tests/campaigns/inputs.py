@@ -154,43 +154,46 @@ def requests(c):
     seeds = {"/infill": infill, "/v1/completions": complete, "/v1/fim/completions": complete, "/v1/chat/completions": chat,
              "/api/generate": ollama, "/api/chat": {**ollama, **chat}, "/api/show": {"model": "tiny"}, "/canvas": {"text": "f(<FILL:2>)"}}
     args = ["serve", "--model", "tiny", "--port", "0", "-n", "8"]
-    server = subprocess.Popen([c.binary, *args], env=c.env, stderr=subprocess.PIPE, text=True)
-    while not (line := server.stderr.readline()).startswith("listening"):
-        assert line, "it does not listen"
-    port = int(line.rsplit(":", 1)[1])
+    log = open(c.folder / "log", "w+b")
+    server = subprocess.Popen([c.binary, *args], env=c.env, stderr=log)
+    listening = lambda: re.search(r"listening.*:(\d+)\n", (c.folder / "log").read_text())
+    while not (found := listening()):
+        assert server.poll() is None, "it does not listen"
+        time.sleep(0.05)
+    port = int(found[1])
 
     def worked():
         """Seconds of processor time of the server."""
         ticks = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
         return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
-    with open(c.folder / "log", "w") as log:
-        os.set_blocking(server.stderr.fileno(), False)
-        for path in iter(lambda: c.rng.choice(list(seeds)), None):
-            data = next(c.next([seeds[path]]), None)
-            if data is None:
-                break
-            before, fault = worked(), None
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            try:
-                connection.request("POST", path, data, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                outcome, text = answer.status, answer.read()
-                if outcome not in (200, 400, 404, 413) or outcome != 200 and b"error" not in text:
-                    fault = f"{path}: {outcome} {text[:300]}"
-            except (OSError, http.client.HTTPException) as error:
-                outcome, fault = type(error).__name__, f"{path}: {error!r}"
-            connection.close()
-            said = server.stderr.read() or ""
-            log.write(said)
-            if "panicked" in said:
-                fault = f"{path}: {said[-300:]}"
-            if server.poll() is not None:
-                c.judge(data, outcome, 0, 0, f"{path}: the server ended: {server.returncode}")
-                return
-            kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{server.pid}/status").read_text())
-            c.judge(data, outcome, worked() - before, int(kib[1]) / 1024, fault)
+    seen = 0
+    for path in iter(lambda: c.rng.choice(list(seeds)), None):
+        data = next(c.next([seeds[path]]), None)
+        if data is None:
+            break
+        before, fault = worked(), None
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            connection.request("POST", path, data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            outcome, text = answer.status, answer.read()
+            if outcome not in (200, 400, 404, 413) or outcome != 200 and b"error" not in text:
+                fault = f"{path}: {outcome} {text[:300]}"
+        except (OSError, http.client.HTTPException) as error:
+            outcome, fault = type(error).__name__, f"{path}: {error!r}"
+        connection.close()
+        said = os.pread(log.fileno(), 1 << 20, seen).decode(errors="replace")
+        seen += len(said.encode())
+        if "panicked" in said:
+            fault = f"{path}: {said[-300:]}"
+        if server.poll() is not None:
+            c.judge(data, outcome, 0, 0, f"{path}: the server ended: {server.returncode}")
+            return
+        kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{server.pid}/status").read_text())
+        c.judge(data, outcome, worked() - before, int(kib[1]) / 1024, fault)
     server.terminate()
+    log.close()
     if server.wait() != 0:
         c.faults.append(f"the server ended with {server.returncode}")
 
