@@ -1,6 +1,7 @@
 //! The objects that `--output json` prints, and their parts.
 
 use diffucoder::diffusion::{Decoding, Ending, Mode, Refresh, Settings};
+use diffucoder::kernels::Isa;
 use diffucoder::model::Target;
 use diffucoder::model::device::Storage;
 use diffucoder::session::{Job, Outcome, Session};
@@ -81,6 +82,8 @@ pub struct SettingsReport {
     pub device: String,
     pub dtype: &'static str,
     pub quant: String,
+    /// Instruction set of the kernels, `None` on a GPU.
+    pub isa: Option<&'static str>,
 }
 
 /// What the model was asked for, beside the settings.
@@ -167,7 +170,7 @@ impl SettingsReport {
             eps: settings.eps,
             seed: settings.seed,
             exact: !matches!(settings.ending, Ending::AtStop(_)),
-            mode: mode_name(decoding, !target.device.is_cpu()),
+            mode: mode_name(decoding, target.free_rows()),
             window: decoding.window,
             lookahead: decoding.lookahead,
             far: decoding.far.name(),
@@ -192,14 +195,15 @@ impl SettingsReport {
             device: device_name(target),
             dtype: target.storage.dtype().as_str(),
             quant: quant_name(target),
+            isa: target.cpu_isa().map(Isa::name),
         }
     }
 }
 
 /// The mode whose decoding this is, or what runs in DreamOn's holes in most modes.
-fn mode_name(decoding: &Decoding, is_gpu: bool) -> Option<&'static str> {
+fn mode_name(decoding: &Decoding, free_rows: usize) -> Option<&'static str> {
     let is_resizing = *decoding == Decoding::resizing();
-    let mode = Mode::of(decoding, is_gpu).map(Mode::name);
+    let mode = Mode::of(decoding, free_rows).map(Mode::name);
     mode.or(is_resizing.then_some("resizing"))
 }
 

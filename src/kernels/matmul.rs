@@ -55,7 +55,8 @@ pub fn matmul_panels(
     dispatch!(isa, matmul(w, x, panels, out))
 }
 
-/// Panics unless weights `(k, panels)` and rows `(k, rows)` belong together, and the output is theirs.
+/// Panics unless weights `(k, panels)` and rows `(k, rows)` belong together, and the output is
+/// theirs.
 fn check(w: (usize, usize), x: (usize, usize), panels: &Range<usize>, out: &[f32]) {
     assert_eq!(
         w.0, x.0,

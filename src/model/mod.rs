@@ -38,7 +38,7 @@ use self::packed_cache::Place;
 pub use self::shared::Seat;
 use self::shared::{CanvasPass, Shared};
 use crate::atomic::AtomicError;
-use crate::diffusion::{Attention, Denoiser, Pass};
+use crate::diffusion::{Attention, Denoiser, Pass, free_rows};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
 
@@ -112,6 +112,16 @@ impl Target {
             isa: Isa::detect(),
             packed_folder: None,
         }
+    }
+
+    /// The instructions that everything is computed with, `None` on a GPU.
+    pub fn cpu_isa(&self) -> Option<Isa> {
+        self.device.is_cpu().then_some(self.isa)
+    }
+
+    /// See [`free_rows`].
+    pub fn free_rows(&self) -> usize {
+        free_rows(self.cpu_isa())
     }
 }
 

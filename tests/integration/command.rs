@@ -150,6 +150,7 @@ fn the_report_is_complete_and_adds_up() {
             "exact": true, "mode": "exact", "window": null, "lookahead": null, "far": "hidden",
             "cache": "none", "refresh": "window", "first_token": "predicted", "threshold": null,
             "rule": "threshold", "order_temperature": null, "threshold_temperature": null, "remask": 0, "raw": true, "system": null, "device": "cpu", "dtype": "f32", "quant": "none",
+            "isa": diffucoder::kernels::Isa::detect().name(),
         })
     );
 }

@@ -10,13 +10,14 @@ use crate::command::stdout;
 use crate::fixture;
 
 /// Awkward values for settings. One that is not listed gets those of the usual ones that it takes.
-const AWKWARD: [(&str, &[&str]); 32] = [
+const AWKWARD: [(&str, &[&str]); 33] = [
     ("file", &["x.gguf"]),
     ("revision", &["v9"]),
     ("device", &["cpu"]),
     ("dtype", &["bf16", "f32"]),
     ("quant", &["q8_0", "q4_k", "none"]),
     ("threads", &["1"]),
+    ("isa", &["scalar"]),
     ("max-new-tokens", &["auto", "100000"]),
     ("steps", &["300"]),
     ("tokens-per-step", &["300", "2"]),

@@ -39,10 +39,36 @@ pub struct ComputeArgs {
     /// core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
+    #[command(flatten)]
+    isa: IsaArgs,
     /// Keep the weights on the disk as they are in memory (diffucoder/packed in the user's cache
     /// folder, as large again as the file): the next process is ready at once
     #[arg(long)]
     cache_packed: bool,
+}
+
+/// The instructions of the kernels, of every command that runs or measures them.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Computing")]
+pub struct IsaArgs {
+    /// Instruction set of the CPU to compute with, one of those that `diffucoder doctor` lists
+    /// [default: the best of this CPU]
+    #[arg(long = "isa", value_name = "NAME", value_parser = isa)]
+    named: Option<Isa>,
+}
+
+impl IsaArgs {
+    /// The one that is asked for, or the best of this CPU.
+    pub fn isa(&self) -> Isa {
+        self.named.unwrap_or_else(Isa::detect)
+    }
+}
+
+fn isa(name: &str) -> Result<Isa, String> {
+    Isa::named(name).ok_or_else(|| {
+        let names: Vec<&str> = Isa::available().map(Isa::name).collect();
+        format!("this CPU has {}", names.join(", "))
+    })
 }
 
 /// A session, and the name that it was opened by.
@@ -114,15 +140,20 @@ impl ComputeArgs {
     /// What is asked of the machine.
     ///
     /// # Errors
-    /// Wrong usage when `DIFFUCODER_ISA` names instructions that this CPU does not have.
+    /// Wrong usage when packed weights are to be kept and there is no folder for them.
     pub fn compute(&self) -> Result<Compute, UsageError> {
         Ok(Compute {
             device: self.device,
             precision: self.dtype,
             quantization: self.quant,
-            isa: isa()?,
+            isa: self.isa(),
             packed_folder: self.cache_packed.then(packed_folder).transpose()?,
         })
+    }
+
+    /// The instructions of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa.isa()
     }
 
     /// Starts the one pool of threads that everything computes on, if it is not there yet.
@@ -178,18 +209,4 @@ pub fn device_name(target: &Target) -> String {
         DeviceLocation::Metal { .. } => DeviceChoice::Metal,
     }
     .to_string()
-}
-
-/// The instructions of the kernels: `DIFFUCODER_ISA`, or the best of this CPU.
-pub fn isa() -> Result<Isa, UsageError> {
-    let Ok(name) = std::env::var("DIFFUCODER_ISA") else {
-        return Ok(Isa::detect());
-    };
-    Isa::named(&name).ok_or_else(|| {
-        let names: Vec<&str> = Isa::available().map(Isa::name).collect();
-        UsageError::with_hint(
-            format!("DIFFUCODER_ISA is {name}, which this CPU does not have"),
-            format!("it has {}", names.join(", ")),
-        )
-    })
 }

@@ -108,10 +108,11 @@ impl SamplingArgs {
                 "--tokens-per-step K sets the pace of a canvas that grows",
             )
             .about(&["steps", "max-new-tokens"])),
-            // Before a model is open its mode is not known; the flags may say enough.
+            // Before a model is open its mode is not known; the flags may say enough. Of
+            // a window it only matters that there is one.
             NewTokens::Auto => {
                 let mode = self.mode().unwrap_or(Mode::Fast);
-                self.check_growth(&self.decoding(mode.decoding(false), false))
+                self.check_growth(&self.decoding(mode.decoding(1), 1))
             }
         }
     }
@@ -212,10 +213,10 @@ impl SamplingArgs {
     }
 
     /// How the canvas is taken in parts: as usual, with what the flags change.
-    fn decoding(&self, usual: Decoding, is_gpu: bool) -> Decoding {
+    fn decoding(&self, usual: Decoding, free_rows: usize) -> Decoding {
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
         let is_fixed = has_steps || self.is_random();
-        self.decoding.decoding(usual, is_gpu, is_fixed)
+        self.decoding.decoding(usual, free_rows, is_fixed)
     }
 
     /// Whether chance decides the order.
@@ -244,7 +245,7 @@ impl SamplingArgs {
                 ..usual
             };
         }
-        let decoding = self.decoding(usual.decoding, !session.target().device.is_cpu());
+        let decoding = self.decoding(usual.decoding, session.target().free_rows());
         if job.is_growing() {
             self.check_growth(&decoding)?;
         }

@@ -15,6 +15,9 @@ const ROWS: f64 = 35.8;
 const TOKENS: [f64; 2] = [1.0, 3.0];
 /// Share of the int8 limit that a whole forward pass reaches, attention and all.
 const EFFICIENCY: f64 = 0.6;
+/// The same of the tile limit, where there are tiles: with [`ROWS`] a pass takes them. Of a plain
+/// kernel (1.65 to 1.9 T of 6.6 T, from 64 rows on); ours have not been measured.
+const TILE_EFFICIENCY: f64 = 0.25;
 /// Memory beside the weights: activations, keys and values, logits. (5.2 GB at the peak for a file
 /// of 4.4 GB: benches/README.md.)
 const SPARE: f64 = 1.2;
@@ -81,7 +84,11 @@ impl Machine {
     /// What a model takes whose weights have this size in memory.
     pub fn needs(&self, model: &KnownModel, weights_bytes: f64) -> Needs {
         let memory = SPARE * weights_bytes;
-        let compute = 2.0 * model.parameters() * ROWS / (EFFICIENCY * self.limits.int8_ops_per_s);
+        let ops_per_s = match self.limits.tile_ops_per_s {
+            Some(tile_ops_per_s) => TILE_EFFICIENCY * tile_ops_per_s,
+            None => EFFICIENCY * self.limits.int8_ops_per_s,
+        };
+        let compute = 2.0 * model.parameters() * ROWS / ops_per_s;
         let pass = compute.max(weights_bytes / self.limits.read_bytes_per_s);
         Needs {
             memory_bytes: memory as u64,
@@ -238,6 +245,10 @@ mod tests {
         let mut slow = machine(64);
         slow.limits.read_bytes_per_s = 4.8e9;
         assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "1.0 to 3.0");
+        // Tiles, at a quarter of their limit: 0.33 s of arithmetic.
+        let mut tiles = machine(64);
+        tiles.limits.tile_ops_per_s = Some(6.6e12);
+        assert_eq!(speed(tiles.needs(&MODELS[0], 4.8e9)), "3.0 to 9.1");
         slow.is_gpu = true;
         assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "-");
         // A whole model is held in q8_0, or smaller if that does not fit.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::choices::{Machine, Needs};
-use crate::cli::args::compute;
+use crate::cli::args::compute::{self, IsaArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
@@ -21,6 +21,8 @@ REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE for a proxy that opens TLS."
 pub struct Args {
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    isa: IsaArgs,
 }
 
 /// One line of the list.
@@ -46,7 +48,7 @@ struct Row {
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
     let in_cache = cached(&options).map_err(Error::from)?;
-    let machine = Machine::measure(compute::isa()?, compute::cores());
+    let machine = Machine::measure(args.isa.isa(), compute::cores());
     let find = |id: &str| {
         let mut found = in_cache.iter();
         found.find(|found| found.id.as_str().eq_ignore_ascii_case(id))

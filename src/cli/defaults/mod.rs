@@ -30,8 +30,8 @@ use diffucoder::hub::ModelSpec;
 /// Flags outside the headings that can have defaults too.
 const ALSO: [&str; 3] = ["quiet", "raw", "system"];
 const PREFIX: &str = "DIFFUCODER_";
-/// Variables that are no flags.
-const OTHER_VARIABLES: [&str; 2] = ["DIFFUCODER_CONFIG", "DIFFUCODER_ISA"];
+/// The variable that is no flag.
+const OF_FILE: &str = "DIFFUCODER_CONFIG";
 
 impl Entry {
     /// For a person, as one text.
@@ -82,7 +82,7 @@ impl Defaults {
         }
         defaults.read_environment(cli)?;
         let named = typed.get_one::<PathBuf>("config").cloned().or_else(|| {
-            env::var_os("DIFFUCODER_CONFIG")
+            env::var_os(OF_FILE)
                 .filter(|v| !v.is_empty())
                 .map(Into::into)
         });
@@ -119,7 +119,7 @@ impl Defaults {
                 continue;
             };
             let name = variable[PREFIX.len()..].to_lowercase().replace('_', "-");
-            if OTHER_VARIABLES.contains(&variable) || value.is_empty() {
+            if variable == OF_FILE || value.is_empty() {
                 continue;
             }
             if settable(cli, &name).is_none() {

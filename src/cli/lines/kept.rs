@@ -58,6 +58,10 @@ impl Kept {
             ("dtype", target.storage.dtype().as_str().to_string()),
             ("quant", json::quant_name(target)),
         ];
+        // The other instruction sets give the same text as each other.
+        let tiles = target.cpu_isa().filter(|isa| isa.has_tiles());
+        let tiles = tiles.map(|isa| ("isa", isa.name().to_string()));
+        let named = named.into_iter().chain(tiles);
         let named = named.map(|(name, value)| (name.to_string(), value));
         let flags = command.get_arguments().filter_map(|arg| {
             let name = arg.get_long().filter(|name| !OF_BATCH.contains(name))?;
@@ -68,7 +72,7 @@ impl Kept {
             let built_in = layers::built_in(arg).join(", ");
             (!same(Some(&value), Some(&built_in))).then(|| (name.to_string(), value))
         });
-        Self(named.into_iter().chain(flags).collect())
+        Self(named.chain(flags).collect())
     }
 
     /// What is kept beside `output`, if anything is. A file that a killed run left empty is none.

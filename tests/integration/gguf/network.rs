@@ -363,14 +363,26 @@ fn a_file_made_elsewhere_generates() {
     let report: Json = serde_json::from_slice(&stdout).unwrap();
     assert_eq!(report["token_ids"].as_array().unwrap().len(), 8);
     assert_eq!(report["settings"]["quant"], "as stored");
+    assert_eq!(report["settings"]["isa"], "scalar");
+    let best = Isa::detect().name();
+    let (_, stdout, stderr) = run(&["--isa", "scalar"], best);
+    let flagged: Json = serde_json::from_slice(&stdout).expect(&stderr);
+    assert_eq!(flagged["settings"]["isa"], "scalar", "the flag wins");
+    let (_, stdout, stderr) = run(&[], best);
+    let report: Json = serde_json::from_slice(&stdout).expect(&stderr);
+    assert_eq!(report["settings"]["isa"], best);
     let (code, _, stderr) = run(&["--quant", "q8_0"], "scalar");
     assert_eq!(code, Some(2), "{stderr}");
-    let (code, _, stderr) = run(&[], "mmx");
-    assert_eq!(code, Some(2));
-    assert!(
-        stderr.contains("DIFFUCODER_ISA is mmx, which this CPU does not have"),
-        "{stderr}"
-    );
+    let names: Vec<&str> = Isa::available().map(Isa::name).collect();
+    let has = format!("this CPU has {}", names.join(", "));
+    for (flags, isa, from) in [
+        (&[][..], "mmx", "DIFFUCODER_ISA"),
+        (&["--isa", "mmx"][..], "scalar", "--isa"),
+    ] {
+        let (code, _, stderr) = run(flags, isa);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains(from) && stderr.contains(&has), "{stderr}");
+    }
 }
 
 #[test]

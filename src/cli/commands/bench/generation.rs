@@ -6,7 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use diffucoder::diffusion::{
-    Attention, Decoding, Denoiser, Ending, GenerateError, Mode, Pass, Settings, Shaping, Steps,
+    Attention, Decoding, Denoiser, Ending, GenerateError, Pass, Settings, Shaping, Steps,
 };
 use diffucoder::model::Model;
 use diffucoder::model::config::Config;
@@ -39,15 +39,15 @@ pub struct ModeWork {
     pub rows_per_token: f64,
 }
 
-/// To write `n` tokens behind a prompt, as `--tokens-per-step` does in a mode, or block by block in
-/// a model that can nothing else, however the text ends.
-pub fn generation(config: &Config, n: usize, tokens_per_forward: usize, mode: Mode) -> Job {
+/// To write `n` tokens behind a prompt, as `--tokens-per-step` does with a mode's decoding, or
+/// block by block in a model that can nothing else, however the text ends.
+pub fn generation(config: &Config, n: usize, tokens_per_forward: usize, usual: Decoding) -> Job {
     let (decoding, ending) = match (config.attention, config.family.blocks) {
         (Attention::BlockCausal(size), Some(blocks)) => (
             Decoding::blocks(blocks, size),
             Ending::AfterBlock(Vec::new()),
         ),
-        _ => (mode.decoding(false), Ending::AtStop(Vec::new())),
+        _ => (usual, Ending::AtStop(Vec::new())),
     };
     let settings = Settings {
         shaping: Shaping::nucleus(0.2, 0.95),
@@ -114,18 +114,24 @@ impl Denoiser for Counting {
 }
 
 impl ModeWork {
-    pub fn count(config: &Config, n: usize, tokens_per_forward: usize, mode: Mode) -> Self {
+    pub fn count(
+        config: &Config,
+        n: usize,
+        tokens_per_forward: usize,
+        mode: &'static str,
+        decoding: Decoding,
+    ) -> Self {
         let mut network = Counting {
             shift: usize::from(config.shift_logits),
             attention: config.attention,
         };
-        let mut job = generation(config, n, tokens_per_forward, mode);
+        let mut job = generation(config, n, tokens_per_forward, decoding);
         let work = match job.run(&mut network, &mut Conditions::default()) {
             Ok(filling) => filling.work,
             Err(_) => Work::default(), // zeros are finite, and nothing else can fail
         };
         Self {
-            mode: mode.name(),
+            mode,
             forwards: work.forwards,
             rows_per_token: work.rows as f64 / n as f64,
         }
@@ -187,6 +193,8 @@ pub fn token_ids(count: usize, config: &Config) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use diffucoder::diffusion::Mode;
+
     use super::super::shape::Shape;
     use super::*;
 
@@ -194,7 +202,7 @@ mod tests {
     #[test]
     fn work_of_the_modes() {
         let config = Shape::DiffuCoder7B.config().unwrap();
-        let work = |mode| ModeWork::count(&config, 256, 2, mode);
+        let work = |mode| ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(12));
         let rows = |mode| work(mode).rows_per_token;
         let forwards = Mode::ALL.map(|mode| (mode.name(), work(mode).forwards));
         assert!(
@@ -210,7 +218,8 @@ mod tests {
     #[test]
     fn work_of_block_causal_models() {
         for (shape, block) in [(Shape::StableDiffCoder, 4.0), (Shape::FastDllm, 32.0)] {
-            let work = ModeWork::count(&shape.config().unwrap(), 256, 2, Mode::Exact);
+            let (config, mode) = (shape.config().unwrap(), Mode::Exact);
+            let work = ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(12));
             // Fast-dLLM v2's first token of a block can come alone.
             assert!((128..=129).contains(&work.forwards), "{}", work.forwards);
             let prompt = PROMPT as f64 / 256.0;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diffucoder::Error;
-use diffucoder::diffusion::{Attention, Denoiser, Mode, Pass};
+use diffucoder::diffusion::{Attention, Denoiser, Mode, Pass, free_rows};
 use diffucoder::kernels::limits::{self, Meter};
 use diffucoder::model::Model;
 use diffucoder::model::config::Config;
@@ -12,7 +12,7 @@ use diffucoder::model::config::Config;
 use self::generation::{Generated, ModeWork, generation, token_ids};
 use self::report::Report;
 use self::shape::Shape;
-use crate::cli::args::compute::{ComputeArgs, Engine, isa};
+use crate::cli::args::compute::{ComputeArgs, Engine};
 use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
@@ -75,6 +75,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = format!("--rows {rows}: this model takes up to {longest}");
         return Err(UsageError::new(message).about(&["rows"]).into());
     }
+    let isa = args.compute.isa();
+    let free = free_rows(Some(isa));
     let job = match args.generate {
         Some(n) => {
             if args.tokens_per_forward > n {
@@ -82,13 +84,13 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 let flags = ["tokens-per-forward", "generate"];
                 return Err(UsageError::new(message).about(&flags).into());
             }
-            let job = generation(&config, n, args.tokens_per_forward, args.mode);
+            let decoding = args.mode.decoding(free);
+            let job = generation(&config, n, args.tokens_per_forward, decoding);
             job.check(longest).map_err(|error| as_usage(error.into()))?;
             Some(job)
         }
         None => None,
     };
-    let isa = isa()?;
     let mut meter = Meter::new(isa, rayon::current_num_threads());
     ui.status("measuring the machine");
     meter.measure();
@@ -112,7 +114,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         Attention::Full => &Mode::ALL[..],
         Attention::BlockCausal(_) => &[Mode::Exact],
     };
-    let count = |n, mode: &Mode| ModeWork::count(&config, n, args.tokens_per_forward, *mode);
+    let count = |n, mode: &Mode| {
+        let decoding = mode.decoding(free);
+        ModeWork::count(&config, n, args.tokens_per_forward, mode.name(), decoding)
+    };
     let work = |n| modes.iter().map(move |mode| count(n, mode));
     let modes = args.generate.into_iter().flat_map(work).collect();
     let limits = (meter.measure(), isa.least_tile_rows());

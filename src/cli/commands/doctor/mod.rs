@@ -4,7 +4,7 @@ use serde::Serialize;
 use sysinfo::System;
 
 use super::choices::{Choice, Machine, Use};
-use crate::cli::args::compute;
+use crate::cli::args::compute::{self, IsaArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::table::{Align, table};
@@ -23,6 +23,8 @@ pub struct Args {
     /// Threads to measure with [default: one for each physical core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
+    #[command(flatten)]
+    isa: IsaArgs,
 }
 
 #[derive(Serialize)]
@@ -40,13 +42,16 @@ struct Findings {
     cache: String,
     cached: Vec<Cached>,
     int8_ops_per_s: f64,
+    /// Of bf16 in tiles, where there are such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tile_ops_per_s: Option<f64>,
     read_bytes_per_s: f64,
     /// How much slower than the best the middle of the measurements was, if by much.
     #[serde(skip_serializing_if = "Option::is_none")]
     busy: Option<f64>,
     /// What to take for what.
     uses: Vec<Use>,
-    /// The ways to run the default model; the speeds are estimates from the two limits.
+    /// The ways to run the default model; the speeds are estimates from the limits.
     choices: Vec<Choice>,
     advice: String,
 }
@@ -59,7 +64,7 @@ struct Cached {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
-    let isa = compute::isa()?;
+    let isa = args.isa.isa();
     let threads = args.threads;
     let threads = threads.map_or_else(compute::cores, |n| compute::clamped(n, ui));
     let options = HubOptions::from_env();
@@ -86,6 +91,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         cache: options.cache_dir.display().to_string(),
         cached: models.iter().map(Cached::from).collect(),
         int8_ops_per_s: machine.limits.int8_ops_per_s,
+        tile_ops_per_s: machine.limits.tile_ops_per_s,
         read_bytes_per_s: machine.limits.read_bytes_per_s,
         busy: machine.busy,
         uses: machine.uses().collect(),
@@ -137,8 +143,13 @@ impl Findings {
             (
                 "limits",
                 format!(
-                    "{:.2} T int8 operations/s, {:.1} GB/s of reading (measured now{})",
+                    "{:.2} T int8 operations/s{}, {:.1} GB/s of reading (measured now{})",
                     self.int8_ops_per_s / 1e12,
+                    self.tile_ops_per_s
+                        .map_or_else(String::new, |ops_per_s| format!(
+                            ", {:.2} T in bf16 tiles",
+                            ops_per_s / 1e12
+                        )),
                     self.read_bytes_per_s / 1e9,
                     self.busy.map_or_else(String::new, |times| format!(
                         ": the best of short runs, half of which took {times:.1} times as long or \
