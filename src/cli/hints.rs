@@ -100,8 +100,11 @@ pub fn device(error: &DeviceError) -> String {
                 format!("{get} {} takes {gigabytes:.1} GB", form.format)
             }
         },
-        DeviceError::QuantizesOnCpu => {
-            "leave --quant at auto: --dtype bf16 or f16 halves the memory on a GPU".into()
+        DeviceError::Wrong { .. } => {
+            "--device cpu always works; a CUDA build computes right on the \
+             one architecture it was made for (CUDA_COMPUTE_CAP: 86 RTX 30, 89 RTX 40, 90 H100, \
+             120 RTX 50)"
+                .into()
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 
+use super::tensor::self_test::wrong_form;
 use crate::kernels::Format;
 
 /// A device asked for: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
@@ -107,9 +108,14 @@ pub enum DeviceError {
         /// The largest quantized form that would fit.
         fitting: Option<Quantized>,
     },
-    /// Weights are quantized for the CPU's kernels.
-    #[error("weights are quantized for the CPU, not for a GPU")]
-    QuantizesOnCpu,
+    /// The device answers, and what it computes is wrong.
+    #[error("device {choice} computes wrong products with {form} weights")]
+    Wrong {
+        /// The device.
+        choice: DeviceChoice,
+        /// How the weights are held.
+        form: String,
+    },
 }
 
 /// A quantized form of a model's weights.
@@ -122,47 +128,56 @@ pub struct Quantized {
 }
 
 impl DeviceChoice {
-    /// Opens the device.
+    /// Opens the device; with [`Self::Auto`] the CPU, and why, where a GPU that this build is for
+    /// does not answer.
     ///
     /// # Errors
     /// When this build does not support it, or the machine does not have it.
-    pub fn open(self) -> Result<Device, DeviceError> {
+    pub fn open(self) -> Result<(Device, Option<DeviceError>), DeviceError> {
         let not_compiled = |name, feature| Err(DeviceError::NotCompiled { name, feature });
         let opened = match self {
-            Self::Auto => return Ok(best_device()),
-            Self::Cpu => return Ok(Device::Cpu),
+            Self::Auto if cfg!(feature = "cuda") => return Ok(else_cpu(Self::Cuda(0).open())),
+            Self::Auto if cfg!(feature = "metal") => return Ok(else_cpu(Self::Metal.open())),
+            Self::Auto | Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => return not_compiled("CUDA", "cuda"),
             Self::Metal if !cfg!(feature = "metal") => return not_compiled("Metal", "metal"),
             Self::Cuda(number) => Device::new_cuda(number),
             Self::Metal => Device::new_metal(0),
         };
-        opened.map_err(|source| DeviceError::Unavailable {
-            choice: self,
-            source: Box::new(source),
+        opened.map(|device| (device, None)).map_err(|source| {
+            let source = Box::new(source);
+            DeviceError::Unavailable {
+                choice: self,
+                source,
+            }
         })
+    }
+
+    /// The choice that is this device.
+    pub fn of(device: &Device) -> Self {
+        match device.location() {
+            DeviceLocation::Cpu => Self::Cpu,
+            DeviceLocation::Cuda { gpu_id } => Self::Cuda(gpu_id),
+            DeviceLocation::Metal { .. } => Self::Metal,
+        }
     }
 }
 
-/// The first GPU of this build that answers, else the CPU.
-fn best_device() -> Device {
-    let gpu = if cfg!(feature = "cuda") {
-        Device::new_cuda(0).ok()
-    } else if cfg!(feature = "metal") {
-        Device::new_metal(0).ok()
-    } else {
-        None
-    };
-    gpu.unwrap_or(Device::Cpu)
+/// What was opened, or the CPU and why.
+fn else_cpu(
+    opened: Result<(Device, Option<DeviceError>), DeviceError>,
+) -> (Device, Option<DeviceError>) {
+    opened.unwrap_or_else(|error| (Device::Cpu, Some(error)))
 }
 
 /// A quantization asked for, of weights that are stored as floating-point numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantization {
-    /// None, or on the CPU as little as the memory asks for.
+    /// None, or as little as the memory asks for.
     Auto,
     /// None.
     None,
-    /// To this format, on the CPU.
+    /// To this format.
     To(Format),
 }
 
@@ -206,37 +221,31 @@ impl Storage {
         }
     }
 
-    /// How to hold `parameters` weights on `device`, of which `free_bytes` are free if that is
-    /// known.
+    /// How to hold `parameters` weights on the CPU or a GPU, of whose memory `free_bytes` are free if
+    /// that is known.
     ///
     /// On a GPU that is bf16, the type the models were trained in: Qwen2.5's activations overflow
-    /// f16. On the CPU it is f32, exact, where that fits, else 8-bit or 4-bit blocks.
+    /// f16. On the CPU it is f32, exact. Where that does not fit, it is 8-bit or 4-bit blocks.
     ///
     /// # Errors
-    /// [`DeviceError::TooLarge`] when the weights do not fit, [`DeviceError::QuantizesOnCpu`].
+    /// [`DeviceError::TooLarge`] when the weights do not fit.
     pub fn choose(
         precision: Precision,
         quantization: Quantization,
-        device: &Device,
+        is_gpu: bool,
         parameters: usize,
         free_bytes: Option<u64>,
     ) -> Result<Self, DeviceError> {
         let fits = |storage: &Self| free_bytes.is_none_or(|free| storage.bytes(parameters) < free);
+        let [f32, bf16] = [DType::F32, DType::BF16].map(Self::Dense);
+        let [q8_0, q4_0, q4_k] = [Format::Q8_0, Format::Q4_0, Format::Q4K].map(Self::Quantized);
         let candidates = match (precision, quantization) {
-            (_, Quantization::To(_)) if !device.is_cpu() => {
-                return Err(DeviceError::QuantizesOnCpu);
-            }
             (_, Quantization::To(format)) => vec![Self::Quantized(format)],
             (Precision::Fixed(dtype), _) => vec![Self::Dense(dtype)],
-            (Precision::Auto, _) if !device.is_cpu() => vec![Self::Dense(DType::BF16)],
-            (Precision::Auto, Quantization::None) => {
-                vec![Self::Dense(DType::F32), Self::Dense(DType::BF16)]
-            }
-            (Precision::Auto, Quantization::Auto) => vec![
-                Self::Dense(DType::F32),
-                Self::Quantized(Format::Q8_0),
-                Self::Quantized(Format::Q4_0),
-            ],
+            (Precision::Auto, Quantization::None) if is_gpu => vec![bf16],
+            (Precision::Auto, Quantization::None) => vec![f32, bf16],
+            (Precision::Auto, Quantization::Auto) if is_gpu => vec![bf16, q8_0, q4_k],
+            (Precision::Auto, Quantization::Auto) => vec![f32, q8_0, q4_0],
         };
         match candidates.iter().find(|storage| fits(storage)) {
             Some(storage) => Ok(*storage),
@@ -245,6 +254,26 @@ impl Storage {
                 let needed_bytes = smallest.bytes(parameters);
                 Err(smallest.too_large(needed_bytes, parameters, free_bytes))
             }
+        }
+    }
+
+    /// That products with weights in this form come out right on `device`, which takes a moment
+    /// there; what the CPU computes is tested elsewhere.
+    ///
+    /// # Errors
+    /// [`DeviceError::Wrong`], or [`DeviceError::Unavailable`] when the device fails.
+    pub fn check_on(self, device: &Device) -> Result<(), DeviceError> {
+        if device.is_cpu() {
+            return Ok(());
+        }
+        let choice = DeviceChoice::of(device);
+        match wrong_form(device, self) {
+            Ok(None) => Ok(()),
+            Ok(Some(form)) => Err(DeviceError::Wrong { choice, form }),
+            Err(source) => Err(DeviceError::Unavailable {
+                choice,
+                source: Box::new(source),
+            }),
         }
     }
 
@@ -316,7 +345,7 @@ impl fmt::Display for Storage {
     }
 }
 
-/// Memory that this process can still take on `device`, if that can be known.
+/// Memory that this process can still take for weights on `device`, if that can be known.
 pub fn free_memory_bytes(device: &Device) -> Option<u64> {
     if !device.is_cpu() {
         return None;
@@ -360,7 +389,17 @@ mod tests {
                 error => panic!("{error}"),
             }
         }
-        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+        let (device, fell_back) = DeviceChoice::Auto.open().unwrap();
+        assert!(device.is_cpu() && fell_back.is_none());
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_answer_is_not_passed_over_in_silence() {
+        let choice = DeviceChoice::Cuda(0);
+        let source = Box::new(candle_core::Error::Msg("no driver".into()));
+        let (device, fell_back) = else_cpu(Err(DeviceError::Unavailable { choice, source }));
+        assert!(device.is_cpu());
+        assert_eq!(fell_back.unwrap().to_string(), "cannot use device cuda:0");
     }
 
     fn fitting(error: &DeviceError) -> Option<(Format, u64)> {
@@ -374,7 +413,7 @@ mod tests {
     fn storage_follows_the_memory() {
         let choose = |precision, quantization, free_gib: Option<u64>| {
             let free = free_gib.map(|gib| gib << 30);
-            Storage::choose(precision, quantization, &Device::Cpu, 7_000_000_000, free)
+            Storage::choose(precision, quantization, false, 7_000_000_000, free)
         };
         let auto = |free| choose(Precision::Auto, Quantization::Auto, free).ok();
         assert_eq!(auto(Some(64)), Some(Storage::Dense(DType::F32)));
@@ -394,6 +433,24 @@ mod tests {
         assert_eq!(fitting(&error), Some((Format::Q8_0, 7_437_500_000)));
         let error = choose(Precision::Auto, Quantization::Auto, Some(3)).unwrap_err();
         assert_eq!(fitting(&error), None);
+    }
+
+    #[test]
+    fn storage_follows_the_memory_of_a_gpu() {
+        let choose = |precision, quantization, free_gb: Option<u64>| {
+            let free = free_gb.map(|gb| gb * 1_000_000_000);
+            Storage::choose(precision, quantization, true, 7_070_000_000, free)
+        };
+        let auto = |free| choose(Precision::Auto, Quantization::Auto, free).ok();
+        assert_eq!(auto(None), Some(Storage::Dense(DType::BF16)));
+        assert_eq!(auto(Some(15)), Some(Storage::Dense(DType::BF16)));
+        assert_eq!(auto(Some(11)), Some(Storage::Quantized(Format::Q8_0)));
+        assert_eq!(auto(Some(7)), Some(Storage::Quantized(Format::Q4K)));
+        assert_eq!(auto(Some(3)), None);
+        let error = choose(Precision::Auto, Quantization::None, Some(11)).unwrap_err();
+        assert_eq!(fitting(&error), Some((Format::Q8_0, 7_511_875_000)));
+        let asked = choose(Precision::Auto, Quantization::To(Format::Q4_0), Some(7));
+        assert_eq!(asked.unwrap(), Storage::Quantized(Format::Q4_0));
     }
 
     #[test]

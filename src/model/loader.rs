@@ -17,7 +17,7 @@ use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
 use crate::atomic::AtomicError;
 use crate::kernels::{Format, Isa, PackedMatrix};
-use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
+use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError, blocks_on};
 
 /// A checkpoint with the form that its tensors are wanted in.
 pub(super) struct Loader<'a> {
@@ -34,6 +34,8 @@ pub(super) struct Loader<'a> {
 /// What is known of matrices that are packed already.
 pub(super) enum PackedMatrices {
     Unknown,
+    /// None are: the network computes with the tensor library's.
+    Never,
     /// They are taken from here.
     Known(Packed),
     /// They are put there.
@@ -66,10 +68,12 @@ impl<'a> Loader<'a> {
     /// The embedding table `[V, D]`.
     pub fn embedding(&mut self) -> Result<Embedding> {
         let stored = self.stored(EMBED_TOKENS)?;
-        match self.target.storage {
+        match (self.target.storage, &self.packed) {
             // A table of which a canvas needs a few rows is left where it is.
-            Storage::Quantized(_) | Storage::AsStored => Ok(Embedding::Stored(stored)),
-            Storage::Dense(_) => Ok(Embedding::Table(self.load(EMBED_TOKENS, &stored)?)),
+            (Storage::Quantized(_) | Storage::AsStored, _) | (_, PackedMatrices::Never) => {
+                Ok(Embedding::Stored(stored))
+            }
+            (Storage::Dense(_), _) => Ok(Embedding::Table(self.load(EMBED_TOKENS, &stored)?)),
         }
     }
 
@@ -132,7 +136,7 @@ impl<'a> Loader<'a> {
         self.checkpoint.finish()?;
         Ok(match self.packed {
             PackedMatrices::Kept(packing) => packing.finish().err(),
-            PackedMatrices::Unknown | PackedMatrices::Known(_) => None,
+            PackedMatrices::Unknown | PackedMatrices::Never | PackedMatrices::Known(_) => None,
         })
     }
 
@@ -175,7 +179,6 @@ impl<'a> Loader<'a> {
     }
 
     fn matrix(&self, stored: &StoredTensor) -> candle_core::Result<Weight> {
-        let device = &self.target.device;
         let &[n, k] = stored.shape() else {
             candle_core::bail!("not a matrix: {:?}", stored.shape())
         };
@@ -183,34 +186,44 @@ impl<'a> Loader<'a> {
             (Storage::Quantized(format), Stored::Float(_))
                 if k.is_multiple_of(format.block_inputs()) =>
             {
-                quantize(stored, format, n, k)
+                self.blocks(format, &quantize(stored, format, n)?, (n, k))
             }
             (Storage::Quantized(_) | Storage::AsStored, &Stored::Blocks(format)) => {
-                if device.is_cpu() {
-                    return pack(format, stored.bytes(), n, k);
-                }
-                match stored.load_blocks(device)? {
-                    Some(blocks) => QMatMul::from_qtensor(blocks).map(Weight::Blocks),
-                    None => {
-                        let weight = stored.load(DType::F16, device)?;
-                        Ok(Weight::Blocks(QMatMul::TensorF16(weight)))
-                    }
-                }
+                self.blocks(format, stored.bytes(), (n, k))
             }
             _ => stored
-                .load(self.target.storage.dtype(), device)
+                .load(self.target.storage.dtype(), &self.target.device)
                 .map(Weight::Dense),
         }
+    }
+
+    /// Blocks as the network computes with them; numbers where the tensor library has no such.
+    fn blocks(
+        &self,
+        format: Format,
+        blocks: &[u8],
+        (n, k): (usize, usize),
+    ) -> candle_core::Result<Weight> {
+        let device = &self.target.device;
+        if !matches!(self.packed, PackedMatrices::Never) {
+            let packed = PackedMatrix::pack(format, blocks, n, k);
+            return packed.map(Weight::Packed).map_err(candle_core::Error::wrap);
+        }
+        let weight = match blocks_on(format, blocks, &[n, k], device)? {
+            Some(blocks) => QMatMul::from_qtensor(blocks)?,
+            None => {
+                let mut numbers = vec![0.0; n * k];
+                format.dequantize(blocks, &mut numbers);
+                let numbers = Tensor::from_vec(numbers, (n, k), &Device::Cpu)?;
+                QMatMul::TensorF16(numbers.to_dtype(DType::F16)?.to_device(device)?)
+            }
+        };
+        Ok(Weight::Blocks(weight))
     }
 }
 
 /// A few rows at a time on each thread, so that the tensor is never all there as float32.
-fn quantize(
-    stored: &StoredTensor,
-    format: Format,
-    n: usize,
-    k: usize,
-) -> candle_core::Result<Weight> {
+fn quantize(stored: &StoredTensor, format: Format, n: usize) -> candle_core::Result<Vec<u8>> {
     const ROWS: usize = 64;
     let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
         let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
@@ -219,11 +232,5 @@ fn quantize(
             None => candle_core::bail!("{format} is only read"),
         }
     });
-    let blocks = parts.collect::<candle_core::Result<Vec<_>>>()?.concat();
-    pack(format, &blocks, n, k)
-}
-
-fn pack(format: Format, blocks: &[u8], n: usize, k: usize) -> candle_core::Result<Weight> {
-    let packed = PackedMatrix::pack(format, blocks, n, k).map_err(candle_core::Error::wrap)?;
-    Ok(Weight::Packed(packed))
+    Ok(parts.collect::<candle_core::Result<Vec<_>>>()?.concat())
 }

@@ -172,8 +172,7 @@ impl Model {
         })
     }
 
-    /// The implementation that GPUs get, on any device, for weights that are floating-point
-    /// numbers.
+    /// The implementation that GPUs get, on any device.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -183,7 +182,7 @@ impl Model {
         target: &Target,
         on_load: OnLoad<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let mut loader = Loader::new(config, checkpoint, target, PackedMatrices::Unknown, on_load);
+        let mut loader = Loader::new(config, checkpoint, target, PackedMatrices::Never, on_load);
         let weights = tensor::Weights::load(config, target, &mut loader)?;
         loader.finish()?;
         Ok(Self {

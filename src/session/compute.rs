@@ -44,19 +44,28 @@ impl Compute {
     /// How `device` is to hold the weights of `package`.
     ///
     /// # Errors
-    /// When they do not fit its memory, and [`RequestError::HeldAsStored`].
+    /// When they do not fit its memory or it computes wrong products with them, and
+    /// [`RequestError::HeldAsStored`].
     pub(super) fn target(&self, device: Device, package: &Package) -> Result<Target, Error> {
         let free_bytes = free_memory_bytes(&device);
-        let parameters = package.config.parameters();
+        let is_gpu = !device.is_cpu();
+        // The embedding table stays on the host.
+        let parameters = match is_gpu {
+            true => package.config.multiplied_weights(),
+            false => package.config.parameters(),
+        };
         let storage = if package.is_quantized() {
             let is_quantized = matches!(self.quantization, Quantization::To(_));
             if is_quantized || matches!(self.precision, Precision::Fixed(_)) {
                 return Err(RequestError::HeldAsStored.into());
             }
+            Storage::AsStored.check_on(&device)?; // before the download
             Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes)?
         } else {
             let (precision, quantization) = (self.precision, self.quantization);
-            Storage::choose(precision, quantization, &device, parameters, free_bytes)?
+            let storage = Storage::choose(precision, quantization, is_gpu, parameters, free_bytes)?;
+            storage.check_on(&device)?;
+            storage
         };
         Ok(Target {
             device,
@@ -79,13 +88,7 @@ impl Compute {
         };
         let (device, parameters) = (Device::Cpu, config.parameters());
         let free_bytes = free_memory_bytes(&device);
-        let storage = Storage::choose(
-            self.precision,
-            quantization,
-            &device,
-            parameters,
-            free_bytes,
-        )?;
+        let storage = Storage::choose(self.precision, quantization, false, parameters, free_bytes)?;
         let target = Target {
             storage,
             isa: self.isa,

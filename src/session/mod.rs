@@ -23,6 +23,8 @@ mod task;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
+
 pub use crate::diffusion::Mode;
 pub use compute::Compute;
 pub use ends::{Ends, Function};
@@ -38,6 +40,7 @@ use crate::diffusion::Settings;
 use crate::error::{Error, RequestError};
 use crate::hub::{HubOptions, ModelSpec, Progress};
 use crate::infill::Template;
+use crate::model::device::{DeviceChoice, DeviceError};
 use crate::model::{Model, OnLoad, Target};
 use crate::package::Package;
 use observer::Texts;
@@ -52,6 +55,7 @@ const LARGE: usize = 1_000_000_000;
 pub struct Session {
     package: Arc<Package>,
     target: Target,
+    fell_back: Option<DeviceError>,
     model: Option<Model>,
     opened: Instant,
     load_time: Duration,
@@ -79,11 +83,23 @@ impl Session {
         open: impl FnOnce() -> Result<Package, Error>,
     ) -> Result<Self, Error> {
         let opened = Instant::now();
-        let device = compute.device.open()?;
+        let (device, mut fell_back) = compute.device.open()?;
+        let is_gpu = !device.is_cpu();
         let package = open()?;
-        let target = compute.target(device, &package)?;
+        let target = match compute.target(device, &package) {
+            Err(Error::Device(
+                error @ (DeviceError::Wrong { .. }
+                | DeviceError::Unavailable { .. }
+                | DeviceError::TooLarge { .. }),
+            )) if compute.device == DeviceChoice::Auto && is_gpu => {
+                fell_back = Some(error);
+                compute.target(Device::Cpu, &package)?
+            }
+            target => target?,
+        };
         Ok(Self {
             opened,
+            fell_back,
             ..Self::new(package, target)
         })
     }
@@ -93,6 +109,7 @@ impl Session {
         Self {
             package: Arc::new(package),
             target,
+            fell_back: None,
             model: None,
             opened: Instant::now(),
             load_time: Duration::ZERO,
@@ -107,6 +124,11 @@ impl Session {
     /// Where it computes, and how it holds its weights.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Why it computes on the CPU, where it was to choose and a GPU could not be used.
+    pub fn fell_back(&self) -> Option<&DeviceError> {
+        self.fell_back.as_ref()
     }
 
     /// Loads the weights, downloading them if need be. Does nothing if they are loaded.
@@ -142,6 +164,7 @@ impl Session {
         Self {
             package: Arc::clone(&self.package),
             target: self.target.clone(),
+            fell_back: None, // said once
             model: self.model.as_ref().map(Model::beside),
             opened: Instant::now(),
             load_time: self.load_time,

@@ -16,6 +16,7 @@ use memmap2::Mmap;
 
 pub use self::checkpoint::{Change, Checkpoint, Delta, Extent};
 pub use self::safetensors::Index;
+pub(crate) use self::stored::blocks_on;
 pub use self::stored::{Stored, StoredTensor};
 
 /// The bytes of a weight file: mapped from disk, part of this binary, or made in memory.

@@ -120,20 +120,6 @@ impl StoredTensor {
         }
     }
 
-    /// The quantized blocks on `device`, for the tensor library to compute with; `None` if it does
-    /// not know the format.
-    ///
-    /// # Errors
-    /// When memory runs out.
-    pub fn load_blocks(&self, device: &Device) -> candle_core::Result<Option<QTensor>> {
-        let Stored::Blocks(format) = self.stored else {
-            return Ok(None);
-        };
-        let kind = formats::library_type(format);
-        kind.map(|kind| qtensor_from_ggml(kind, self.bytes(), self.shape.clone(), device))
-            .transpose()
-    }
-
     /// Some rows of a table `[V, D]`, as float32 on the CPU. `[rows, D]`
     ///
     /// # Errors
@@ -170,4 +156,20 @@ impl StoredTensor {
             Stored::Other(name) => candle_core::bail!("{name} is not a type of weights"),
         }
     }
+}
+
+/// Quantized blocks on `device`, for the tensor library to compute with; `None` if it does not know
+/// the format.
+///
+/// # Errors
+/// When memory runs out.
+pub(crate) fn blocks_on(
+    format: Format,
+    blocks: &[u8],
+    shape: &[usize],
+    device: &Device,
+) -> candle_core::Result<Option<QTensor>> {
+    formats::library_type(format)
+        .map(|kind| qtensor_from_ggml(kind, blocks, shape.to_vec(), device))
+        .transpose()
 }

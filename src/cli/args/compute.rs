@@ -1,22 +1,19 @@
 //! Where to compute: the flags, and the session that they open.
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use candle_core::DeviceLocation;
 use diffucoder::hub::ModelSpec;
 use diffucoder::kernels::Isa;
 use diffucoder::model::Target;
-use diffucoder::model::device::{DeviceChoice, DeviceError, Precision, Quantization, Storage};
+use diffucoder::model::device::{DeviceChoice, Precision, Quantization, Storage};
 use diffucoder::session::{Compute, Session};
 use diffucoder::{Error, RequestError};
 use etcetera::BaseStrategy;
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::at_least_one;
-use crate::cli::hints;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
@@ -92,10 +89,10 @@ impl Engine {
         let model = self.session.load(&mut download, on_load)?;
         bar.finish_and_clear();
         if let Some(error) = model.not_kept() {
-            let why = error
-                .source()
-                .map_or(String::new(), |source| format!(": {source}"));
-            ui.note(&format!("the packed weights are not kept: {error}{why}"));
+            ui.note(&format!(
+                "the packed weights are not kept: {}",
+                with_cause(error)
+            ));
         }
         Ok(())
     }
@@ -120,18 +117,20 @@ impl ComputeArgs {
             )
             .about(&["quant", "dtype"])
             .into(),
-            Error::Device(error @ DeviceError::QuantizesOnCpu) => {
-                UsageError::with_hint(error.to_string(), hints::device(&error))
-                    .about(&["quant"])
-                    .into()
-            }
             error => anyhow::Error::from(error),
         })?;
+        if let Some(error) = session.fell_back() {
+            ui.note(&format!("computing on the CPU: {}", with_cause(error)));
+        }
         if let (Storage::Quantized(format), Quantization::Auto) =
             (session.target().storage, self.quant)
         {
+            let usual = match session.target().device.is_cpu() {
+                true => "float32",
+                false => "bfloat16",
+            };
             ui.note(&format!(
-                "quantizing to {format}: float32 weights do not fit the free memory"
+                "quantizing to {format}: {usual} weights do not fit the free memory"
             ));
         }
         Ok(Engine { session, spec })
@@ -201,12 +200,15 @@ pub fn cores() -> usize {
     sysinfo::System::physical_core_count().map_or(allowed, |cores| cores.min(allowed))
 }
 
+/// An error and what caused it.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    let cause = error
+        .source()
+        .map_or(String::new(), |cause| format!(": {cause}"));
+    format!("{error}{cause}")
+}
+
 /// The name of the device that a model runs on, as `--device` takes it.
 pub fn device_name(target: &Target) -> String {
-    match target.device.location() {
-        DeviceLocation::Cpu => DeviceChoice::Cpu,
-        DeviceLocation::Cuda { gpu_id } => DeviceChoice::Cuda(gpu_id),
-        DeviceLocation::Metal { .. } => DeviceChoice::Metal,
-    }
-    .to_string()
+    DeviceChoice::of(&target.device).to_string()
 }

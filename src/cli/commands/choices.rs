@@ -77,7 +77,7 @@ impl Machine {
             free_bytes: free_memory_bytes(&candle_core::Device::Cpu),
             limits: meter.measure(),
             busy: meter.busy(),
-            is_gpu: device.is_ok_and(|device| !device.is_cpu()),
+            is_gpu: device.is_ok_and(|(device, _)| !device.is_cpu()),
         }
     }
 

@@ -1,54 +1,75 @@
-//! Grouped-query attention of some rows to the positions that they see.
+//! Grouped-query attention of some rows to the positions that they see, in float32.
 
-use candle_core::{DType, Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
-use candle_nn::{Module, RmsNorm};
+use candle_core::{DType, Device, Result};
+use candle_nn::RmsNorm;
 
 use super::super::Loader;
-use super::linear::{Linear, matmul};
+use super::array::Array;
+use super::linear::Linear;
 use super::rope::Rotation;
 use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 pub(super) struct Attention {
-    q_norm: Option<RmsNorm>, // of each head
-    k_norm: Option<RmsNorm>,
-    q_proj: Linear,  // D -> H·E
-    k_proj: Linear,  // D -> G·E
-    v_proj: Linear,  // D -> G·E
-    o_proj: Linear,  // H·E -> D
-    heads: usize,    // H
-    kv_heads: usize, // G
-    head_dim: usize, // E
+    norms: Option<[RmsNorm; 2]>, // of each head of queries and of keys
+    qkv_proj: Linear,            // D -> (H + 2·G)·E, without its bias
+    qkv_bias: Option<Array>,     // [H + 2·G, 1, E]
+    o_proj: Linear,              // H·E -> D
+    heads: usize,                // H
+    kv_heads: usize,             // G
+    head_dim: usize,             // E
 }
 
 /// Where the rows of some canvases are, one canvas after the other.
-pub(super) struct At<'a> {
+pub(super) struct At {
     /// The rotations of their positions.
     pub rotation: Rotation,
-    pub canvases: Vec<Canvas<'a>>,
+    pub canvases: Vec<Canvas>,
 }
 
 /// Where the rows of a canvas are.
-pub(super) struct Canvas<'a> {
-    /// Where their keys and values are kept. `[R]`
-    pub indices: &'a [usize],
-    /// How many of them the head is asked about.
-    pub outputs: usize,
+pub(super) struct Canvas {
+    /// Where their keys and values are kept.
+    pub slots: Slots,
     /// Added to the scores, if some position is hidden from some row. `[R, T]`
-    pub hidden: Option<Tensor>,
+    pub hidden: Option<Array>,
+    /// The same of the rows that the head is asked about.
+    pub hidden_from_outputs: Option<Array>,
+    /// Number of rows, R.
+    pub rows: usize,
+    /// Number of those that the head is asked about.
+    pub outputs: usize,
     /// Number of positions that are seen, T.
     pub len: usize,
 }
 
-/// Keys and values of the positions of a canvas that were computed so far.
-#[derive(Default)]
-pub(in crate::model) struct KeyValues(Option<Cache>);
-
-struct Cache {
-    keys: Tensor,   // [G, C, E]
-    values: Tensor, // [G, C, E]
+/// Places of rows among the keys and values.
+pub(super) enum Slots {
+    /// Side by side from here on.
+    From(usize),
+    /// Anywhere. `[2·G, R, E]`
+    Each(Array),
 }
+
+impl Slots {
+    /// Those at `indices`, ascending, of `heads` heads of keys and values.
+    pub fn new(indices: &[usize], [heads, e]: [usize; 2], device: &Device) -> Result<Self> {
+        match indices {
+            [] => return Ok(Self::From(0)),
+            [first, .., last] if last - first + 1 > indices.len() => (),
+            [first, ..] => return Ok(Self::From(*first)),
+        }
+        let rows = indices.len();
+        let indices = indices.iter().map(|&index| index as u32).collect();
+        let indices: Array = Array::upload::<u32>(indices, &[1, rows, 1], device)?;
+        let each = indices.broadcast_as(&[heads, rows, e])?.contiguous()?;
+        Ok(Self::Each(each))
+    }
+}
+
+/// Keys and then values of the positions of a canvas that were computed so far. `[2·G, C, E]`
+#[derive(Default)]
+pub(in crate::model) struct KeyValues(Option<Array>);
 
 impl Attention {
     pub fn load(
@@ -56,21 +77,32 @@ impl Attention {
         name: &str,
         loader: &mut Loader<'_>,
     ) -> std::result::Result<Self, WeightsError> {
-        let mut norm = |head: &str| {
-            let name = format!("{name}.{head}");
-            loader.has(&name).then(|| loader.norm(&name)).transpose()
+        let mut norm = |part: &str| {
+            let name = format!("{name}.{part}");
+            let norm = loader.norm(&name)?;
+            let weight = norm.weight().to_dtype(DType::F32);
+            let weight = loader.built(&name, weight)?;
+            Ok::<_, WeightsError>(RmsNorm::new(weight, config.rms_norm_eps))
         };
-        let (q_norm, k_norm) = (norm("q_norm")?, norm("k_norm")?);
-        let mut linear = |proj: &str| loader.linear(&format!("{name}.{proj}")).map(Linear::new);
+        let norms = match config.family.qk_norm {
+            true => Some([norm("q_norm")?, norm("k_norm")?]),
+            false => None,
+        };
+        let linear = |proj: &str| loader.linear(&format!("{name}.{proj}"));
+        let affines = ["q_proj", "k_proj", "v_proj"].map(linear);
+        let affines = affines.into_iter().collect::<std::result::Result<_, _>>()?;
+        let mut qkv_proj = loader.built(name, Linear::stacked(affines))?;
+        let (h, g) = (config.num_attention_heads, config.num_key_value_heads);
+        let shape = [h + 2 * g, 1, config.head_dim];
+        let bias = qkv_proj.bias.take();
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.reshape(&shape));
         Ok(Self {
-            q_norm,
-            k_norm,
-            q_proj: linear("q_proj")?,
-            k_proj: linear("k_proj")?,
-            v_proj: linear("v_proj")?,
-            o_proj: linear("o_proj")?,
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
+            norms,
+            qkv_proj,
+            qkv_bias: loader.built(name, bias.transpose())?,
+            o_proj: Linear::new(loader.linear(&format!("{name}.o_proj"))?),
+            heads: h,
+            kv_heads: g,
             head_dim: config.head_dim,
         })
     }
@@ -80,111 +112,91 @@ impl Attention {
     pub fn forward<'a>(
         &self,
         key_values: impl Iterator<Item = &'a mut KeyValues>,
-        xs: &Tensor,
-        at: &At<'_>,
-        kept: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let (g, e) = (self.kv_heads, self.head_dim);
-        let k = split_heads(&self.k_proj.forward(xs)?, g, e, self.k_norm.as_ref())?; // [G, R, E]
-        let v = split_heads(&self.v_proj.forward(xs)?, g, e, None)?.contiguous()?; // [G, R, E]
-        let k = at.rotation.apply(&k)?;
-
-        let (xs, rotation) = match kept {
-            None => (xs.clone(), at.rotation.clone()),
-            Some(kept) => (xs.index_select(kept, 0)?, at.rotation.at(kept)?),
-        };
-        let q = self.q_proj.forward(&xs)?;
-        let q = rotation.apply(&split_heads(&q, self.heads, e, self.q_norm.as_ref())?)?; // [H, R, E]
-
+        xs: &Array,
+        at: &At,
+        kept: Option<&Array>,
+    ) -> Result<Array> {
+        let heads = at.rotation.apply(&self.project(xs)?)?;
+        let mut q = heads.narrow(0, 0, self.heads)?; // [H, R, E]
+        let kv = heads.narrow(0, self.heads, 2 * self.kv_heads)?; // [2·G, R, E]
+        if let Some(kept) = kept {
+            q = q.index_select(kept, 1)?;
+        }
         let (mut stored, mut asked, mut attended) = (0, 0, Vec::new());
         for (key_values, canvas) in key_values.zip(&at.canvases) {
-            let rows = canvas.indices.len();
-            let part = |xs: &Tensor| xs.narrow(1, stored, rows);
-            let (k, v) = key_values.store(&part(&k)?, &part(&v)?, canvas)?; // [G, T, E]
-            stored += rows;
-            let asking = kept.map_or(rows, |_| canvas.outputs);
-            let q = q.narrow(1, asked, asking)?;
-            let hidden = match (&canvas.hidden, kept) {
-                (Some(hidden), Some(kept)) => {
-                    let own = kept.narrow(0, asked, asking)?;
-                    let first = Tensor::new((stored - rows) as u32, own.device())?;
-                    Some(hidden.index_select(&own.broadcast_sub(&first)?, 0)?)
-                }
-                (hidden, _) => hidden.clone(),
+            let (asking, hidden) = match kept {
+                None => (canvas.rows, &canvas.hidden),
+                Some(_) => (canvas.outputs, &canvas.hidden_from_outputs),
             };
-            attended.push(self.attend(&q, (&k, &v), hidden.as_ref())?);
-            asked += asking;
+            let kv = key_values.store(&kv.narrow(1, stored, canvas.rows)?, canvas)?;
+            let q = q.narrow(1, asked, asking)?;
+            let heads = self
+                .attend(&q, &kv, hidden.as_ref())?
+                .to_dtype(xs.dtype())?;
+            attended.push(heads.reshape(&[asking, self.heads * self.head_dim])?);
+            (stored, asked) = (stored + canvas.rows, asked + asking);
         }
-        self.o_proj.forward(&Tensor::cat(&attended, 0)?)
+        self.o_proj.forward(&Array::cat(&attended, 0)?)
     }
 
-    /// Queries `[H, R, E]` to keys and values `[G, T, E]`. `[R, H·E]`
-    fn attend(
-        &self,
-        q: &Tensor,
-        (k, v): (&Tensor, &Tensor),
-        hidden: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let (g, e) = (self.kv_heads, self.head_dim);
-        let (r, len, per_group) = (q.dim(1)?, k.dim(1)?, self.heads / g);
-        // The query heads of a group share its keys: stacking their rows needs no copy of k and v.
-        let q = q.reshape((g, per_group * r, e))?; // [G, H/G·R, E]
-        let scores = (matmul(&q, &k.t()?)? * (e as f64).powf(-0.5))?; // [G, H/G·R, T]
-        let dtype = scores.dtype();
-        let mut scores = scores.to_dtype(DType::F32)?;
+    /// Queries, keys and values of rows `[R, D]`. `[H + 2·G, R, E]`
+    fn project(&self, xs: &Array) -> Result<Array> {
+        let (h, g, e) = (self.heads, self.kv_heads, self.head_dim);
+        let projected = self.qkv_proj.forward(xs)?;
+        let by_row = projected.reshape(&[xs.dim(0)?, h + 2 * g, e])?;
+        let heads = by_row.transpose(0, 1)?.to_dtype(DType::F32)?;
+        let heads = match &self.qkv_bias {
+            Some(bias) => heads.add(bias)?,
+            None => heads.contiguous()?,
+        };
+        let Some([q_norm, k_norm]) = &self.norms else {
+            return Ok(heads);
+        };
+        let q = heads.narrow(0, 0, h)?.normed(q_norm)?;
+        let k = heads.narrow(0, h, g)?.normed(k_norm)?;
+        Array::cat(&[q, k, heads.narrow(0, h + g, g)?], 0)
+    }
+
+    /// Scaled queries `[H, R, E]` to keys and values `[2·G, T, E]`. `[R, H, E]`
+    fn attend(&self, q: &Array, kv: &Array, hidden: Option<&Array>) -> Result<Array> {
+        let (h, g, e) = (self.heads, self.kv_heads, self.head_dim);
+        let (r, len, per_group) = (q.dim(1)?, kv.dim(1)?, h / g);
+        // The query heads of a group share its keys: stacking their rows needs no copy of these.
+        let q = q.reshape(&[g, per_group * r, e])?; // [G, H/G·R, E]
+        let mut scores = q.matmul_t(&kv.narrow(0, 0, g)?)?; // [G, H/G·R, T]
         if let Some(hidden) = hidden {
-            let by_head = scores.reshape((g, per_group, r, len))?;
-            scores = by_head.broadcast_add(hidden)?.reshape(scores.shape())?;
+            let by_head = scores.reshape(&[g, per_group, r, len])?;
+            scores = by_head.add(hidden)?.reshape(&[g, per_group * r, len])?;
         }
-        let weights = softmax_last_dim(&scores)?.to_dtype(dtype)?;
-        let out = matmul(&weights, v)?; // [G, H/G·R, E]
-        let out = out.reshape((self.heads, r, e))?.transpose(0, 1)?; // [R, H, E]
-        out.reshape((r, self.heads * e))
+        let out = scores.softmax()?.matmul(&kv.narrow(0, g, g)?)?; // [G, H/G·R, E]
+        out.reshape(&[h, r, e])?.transpose(0, 1)
     }
 }
 
 impl KeyValues {
-    /// Puts the rows' keys and values `[G, R, E]` in; gives those of the whole canvas, `[G, T, E]`.
-    fn store(&mut self, k: &Tensor, v: &Tensor, at: &Canvas<'_>) -> Result<(Tensor, Tensor)> {
-        let (g, _, e) = k.dims3()?;
-        let len = at.len;
-        let shape = (g, len.next_multiple_of(64), e);
+    /// Puts the rows' keys and values `[2·G, R, E]` in; gives those of the whole canvas,
+    /// `[2·G, T, E]`.
+    fn store(&mut self, rows: &Array, at: &Canvas) -> Result<Array> {
+        let &[heads, _, e] = rows.dims() else {
+            candle_core::bail!("no keys and values: {:?}", rows.dims())
+        };
         let cache = match self.0.take() {
-            Some(cache) if cache.keys.dim(1)? >= len => cache,
+            Some(cache) if cache.dim(1)? >= at.len => cache,
             old => {
-                let cache = Cache {
-                    keys: Tensor::zeros(shape, k.dtype(), k.device())?,
-                    values: Tensor::zeros(shape, v.dtype(), v.device())?,
-                };
+                let shape = [heads, at.len.next_multiple_of(64), e];
+                let cache = rows.zeros(&shape)?;
                 if let Some(old) = old {
-                    cache.keys.slice_set(&old.keys, 1, 0)?;
-                    cache.values.slice_set(&old.values, 1, 0)?;
+                    cache.set_run(&old, 1, 0)?;
                 }
                 cache
             }
         };
         let cache = self.0.insert(cache);
-        // A run of rows side by side is one copy.
-        let mut row = 0;
-        for run in at.indices.chunk_by(|a, b| a + 1 == *b) {
-            let part = |xs: &Tensor| xs.narrow(1, row, run.len())?.contiguous();
-            cache.keys.slice_set(&part(k)?, 1, run[0])?;
-            cache.values.slice_set(&part(v)?, 1, run[0])?;
-            row += run.len();
+        let rows = rows.contiguous()?;
+        match &at.slots {
+            Slots::From(start) => cache.set_run(&rows, 1, *start)?,
+            Slots::Each(indices) => cache.set_each(indices, &rows, 1)?,
         }
-        let seen = |xs: &Tensor| xs.narrow(1, 0, len)?.contiguous();
-        Ok((seen(&cache.keys)?, seen(&cache.values)?))
+        cache.narrow(1, 0, at.len)
     }
-}
-
-/// `[T, heads·E]` to `[heads, T, E]`, each head normed.
-fn split_heads(
-    xs: &Tensor,
-    heads: usize,
-    head_dim: usize,
-    norm: Option<&RmsNorm>,
-) -> Result<Tensor> {
-    let xs = xs.reshape((xs.dim(0)?, heads, head_dim))?;
-    let xs = norm.map_or(Ok(xs.clone()), |norm| norm.forward(&xs))?;
-    xs.transpose(0, 1)
 }

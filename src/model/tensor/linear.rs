@@ -1,38 +1,86 @@
 //! Matrix products of tensors with weights: the only place here that knows how weights are stored.
 
-use candle_core::{DType, Result, Tensor};
-use candle_nn::Module;
+use std::borrow::Cow;
+
+use candle_core::quantized::{QMatMul, QStorage, QTensor};
+use candle_core::{Result, Tensor};
 
 use super::super::weight::{Affine, Weight};
+use super::array::Array;
 
 /// `y = x · Wᵀ + b`
-pub(super) struct Linear(Affine);
+pub(super) struct Linear {
+    weights: Vec<Weight>, // their outputs side by side
+    /// `[outputs]`
+    pub bias: Option<Array>,
+}
 
 impl Linear {
     pub fn new(affine: Affine) -> Self {
-        Self(affine)
+        Self {
+            weights: vec![affine.weight],
+            bias: affine.bias.map(Array::from),
+        }
+    }
+
+    /// Several that have their input in common, and all a bias or none: one product for all that
+    /// are neighbours and stored alike.
+    pub fn stacked(affines: Vec<Affine>) -> Result<Self> {
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        let count = affines.len();
+        for Affine { weight, bias } in affines {
+            biases.extend(bias);
+            let weight = match weights.pop() {
+                None => weight,
+                Some(last) => match stack(&last, &weight)? {
+                    Some(both) => both,
+                    None => {
+                        weights.push(last);
+                        weight
+                    }
+                },
+            };
+            weights.push(weight);
+        }
+        let bias = match biases.len() {
+            0 => None,
+            all if all == count => Some(Tensor::cat(&biases, 0)?.into()),
+            some => candle_core::bail!("{some} of {count} projections have a bias"),
+        };
+        Ok(Self { weights, bias })
     }
 
     /// `[T, inputs]` to `[T, outputs]`
-    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = match &self.0.weight {
-            Weight::Dense(weight) => matmul(xs, &weight.t()?)?,
+    pub fn forward(&self, xs: &Array) -> Result<Array> {
+        let products = self.weights.iter().map(|weight| match weight {
+            Weight::Dense(weight) => xs.matmul_t(&weight.clone().into()),
             Weight::Packed(_) => candle_core::bail!("packed weights are for the CPU's own network"),
-            Weight::Blocks(weight) => weight.forward(xs)?,
-        };
-        match &self.0.bias {
-            Some(bias) => ys.broadcast_add(bias),
+            Weight::Blocks(weight) => xs.matmul_blocks(weight),
+        });
+        let ys = Array::cat(&products.collect::<Result<Vec<_>>>()?, 1)?;
+        match &self.bias {
+            Some(bias) => ys.add(bias),
             None => Ok(ys),
         }
     }
 }
 
-/// A matrix product in any precision: the tensor library has none for bf16 on the CPU, so there the
-/// factors are widened.
-pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.dtype() == DType::BF16 && a.device().is_cpu() {
-        let product = a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?;
-        return product.to_dtype(DType::BF16);
+/// The rows of one matrix and then those of another, if they are stored alike.
+fn stack(above: &Weight, below: &Weight) -> Result<Option<Weight>> {
+    match (above, below) {
+        (Weight::Dense(above), Weight::Dense(below)) => {
+            Tensor::cat(&[above, below], 0).map(|both| Some(Weight::Dense(both)))
+        }
+        (Weight::Blocks(QMatMul::QTensor(above)), Weight::Blocks(QMatMul::QTensor(below)))
+            if above.dtype() == below.dtype() =>
+        {
+            // Blocks lie row by row.
+            let rows = above.shape().dims2()?.0 + below.shape().dims2()?.0;
+            let bytes = [above.data()?, below.data()?].concat();
+            let blocks = QStorage::from_data(Cow::Owned(bytes), &above.device(), above.dtype())?;
+            let both = QTensor::new(blocks, (rows, above.shape().dims2()?.1))?;
+            QMatMul::from_qtensor(both).map(|both| Some(Weight::Blocks(both)))
+        }
+        _ => Ok(None),
     }
-    a.matmul(b)
 }

@@ -1,30 +1,33 @@
 //! The feed-forward part of a layer: SwiGLU.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use super::super::Loader;
+use super::array::Array;
 use super::linear::Linear;
 use crate::weights::WeightsError;
 
 pub(super) struct Mlp {
-    gate_proj: Linear, // D -> F
-    up_proj: Linear,   // D -> F
-    down_proj: Linear, // F -> D
+    gate_up_proj: Linear, // D -> 2·F
+    down_proj: Linear,    // F -> D
 }
 
 impl Mlp {
     pub fn load(name: &str, loader: &mut Loader<'_>) -> std::result::Result<Self, WeightsError> {
-        let mut linear = |proj: &str| loader.linear(&format!("{name}.{proj}")).map(Linear::new);
+        let gate = loader.linear(&format!("{name}.gate_proj"))?;
+        let up = loader.linear(&format!("{name}.up_proj"))?;
         Ok(Self {
-            gate_proj: linear("gate_proj")?,
-            up_proj: linear("up_proj")?,
-            down_proj: linear("down_proj")?,
+            gate_up_proj: loader.built(name, Linear::stacked(vec![gate, up]))?,
+            down_proj: Linear::new(loader.linear(&format!("{name}.down_proj"))?),
         })
     }
 
     /// `[R, D]` to `[R, D]`
-    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let gate = self.gate_proj.forward(xs)?.silu()?;
-        self.down_proj.forward(&(gate * self.up_proj.forward(xs)?)?)
+    pub fn forward(&self, xs: &Array) -> Result<Array> {
+        let both = self.gate_up_proj.forward(xs)?;
+        let width = both.dim(1)? / 2;
+        let gate = both.narrow(1, 0, width)?.silu()?;
+        self.down_proj
+            .forward(&gate.mul(&both.narrow(1, width, width)?)?)
     }
 }

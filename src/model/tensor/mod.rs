@@ -1,18 +1,23 @@
 //! The network on candle's tensors: for GPUs, and the other implementation that ours is tested
 //! against.
 
+mod array;
 mod attention;
 mod linear;
 mod mlp;
 mod rope;
+pub(super) mod self_test;
+#[cfg(test)]
+mod tests;
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Module, RmsNorm};
+use candle_core::{DType, Device, Result};
+use candle_nn::RmsNorm;
 
-use self::attention::{At, Attention, Canvas, KeyValues};
+use self::array::Array;
+use self::attention::{At, Attention, Canvas, KeyValues, Slots};
 use self::linear::Linear;
 use self::mlp::Mlp;
-use self::rope::Rotation;
+use self::rope::Rotary;
 use super::embedding::Embedding;
 use super::shared::{CanvasPass, Network, outputs};
 use super::{Loader, Target};
@@ -24,8 +29,9 @@ pub(super) struct Weights {
     embed_tokens: Embedding,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    lm_head: Linear,    // D -> V
-    inv_freq: Vec<f32>, // [E / 2]
+    lm_head: Linear, // D -> V
+    rotary: Rotary,
+    kv_shape: [usize; 2], // 2·G, E
     dtype: DType,
     device: Device,
 }
@@ -42,20 +48,32 @@ impl Weights {
             .collect::<std::result::Result<_, _>>()?;
         let norm = loader.norm("model.norm")?;
         let lm_head = loader.head(&embed_tokens)?;
+        let groups = config.num_attention_heads / config.num_key_value_heads;
+        let rotary = Rotary::new(super::inv_freq(config), groups, &target.device);
         Ok(Self {
             embed_tokens,
             layers,
             norm,
             lm_head: Linear::new(lm_head),
-            inv_freq: super::inv_freq(config),
+            rotary: loader.built("rotary angles", rotary)?,
+            kv_shape: [2 * config.num_key_value_heads, config.head_dim],
             dtype: target.storage.dtype(),
             device: target.device.clone(),
         })
     }
 
-    fn indices(&self, numbers: &[usize]) -> Result<Tensor> {
-        let numbers: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
-        Tensor::new(numbers, &self.device)
+    /// Where the rows of a pass are.
+    fn canvas(&self, pass: &CanvasPass<State>) -> Result<Canvas> {
+        let (rows, len) = (&pass.rows, pass.ids.len());
+        let outputs: Vec<usize> = rows.outputs.iter().map(|&row| rows.seen[row]).collect();
+        Ok(Canvas {
+            slots: Slots::new(&rows.indices, self.kv_shape, &self.device)?,
+            hidden: hidden(&rows.seen, len, &self.device)?,
+            hidden_from_outputs: hidden(&outputs, len, &self.device)?,
+            rows: rows.indices.len(),
+            outputs: outputs.len(),
+            len,
+        })
     }
 }
 
@@ -76,24 +94,20 @@ impl Network for Weights {
         let mut states: Vec<State> = states.collect();
         let positions = passes.iter().flat_map(|pass| &pass.rows.positions);
         let positions: Vec<usize> = positions.copied().collect();
-        let canvases = passes.iter().map(|pass| {
-            Ok(Canvas {
-                indices: &pass.rows.indices,
-                outputs: pass.rows.outputs.len(),
-                hidden: hidden(&pass.rows.seen, pass.ids.len(), &self.device)?,
-                len: pass.ids.len(),
-            })
-        });
+        let canvases = passes.iter().map(|pass| self.canvas(pass));
         let at = At {
-            rotation: Rotation::of(&positions, &self.inv_freq, self.dtype, &self.device)?,
+            rotation: self.rotary.at(&positions, &self.device)?,
             canvases: canvases.collect::<Result<_>>()?,
         };
         let outputs = outputs(passes.iter().map(|pass| &pass.rows));
-        let (row_count, outputs) = (outputs.len(), self.indices(&outputs)?);
+        let row_count = outputs.len();
+        let outputs = outputs.iter().map(|&row| row as u32).collect();
+        let outputs = Array::upload::<u32>(outputs, &[row_count], &self.device)?;
         let row_ids = passes.iter().flat_map(CanvasPass::row_ids);
         let row_ids: Vec<u32> = row_ids.collect();
 
-        let mut xs = self.embed_tokens.forward(&row_ids, &self.device)?; // [R, D]
+        let rows = self.embed_tokens.forward(&row_ids, &self.device)?;
+        let mut xs = Array::from(rows).to_dtype(self.dtype)?; // [R, D]
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
             // Nothing behind the last layer's attention mixes positions: there only rows that are
@@ -102,8 +116,7 @@ impl Network for Weights {
             let key_values = states.iter_mut().map(|state| &mut state[number]);
             xs = layer.forward(key_values, &xs, &at, kept)?;
         }
-        let logits = self.lm_head.forward(&self.norm.forward(&xs)?)?;
-        let mut logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let mut logits = self.lm_head.forward(&xs.normed(&self.norm)?)?.download()?;
         let vocab = logits.len() / row_count.max(1);
         for (pass, state) in passes.iter_mut().zip(states).rev() {
             let others = logits.len() - pass.rows.outputs.len() * vocab;
@@ -115,7 +128,7 @@ impl Network for Weights {
 
 /// What is added to the scores of positions that a row does not attend to, `[R, T]`; `None` where
 /// each attends to all.
-fn hidden(seen: &[usize], len: usize, device: &Device) -> Result<Option<Tensor>> {
+fn hidden(seen: &[usize], len: usize, device: &Device) -> Result<Option<Array>> {
     if seen.iter().all(|&seen| seen == len) {
         return Ok(None);
     }
@@ -124,7 +137,7 @@ fn hidden(seen: &[usize], len: usize, device: &Device) -> Result<Option<Tensor>>
         (0..len).map(score)
     };
     let scores: Vec<f32> = seen.iter().flat_map(row).collect();
-    Tensor::from_vec(scores, (seen.len(), len), device).map(Some)
+    Array::upload(scores, &[seen.len(), len], device).map(Some)
 }
 
 /// One transformer layer: attention, then the feed-forward part, each normed and added.
@@ -154,18 +167,18 @@ impl Layer {
     fn forward<'a>(
         &self,
         key_values: impl Iterator<Item = &'a mut KeyValues>,
-        xs: &Tensor,
-        at: &At<'_>,
-        kept: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let normed = self.input_layernorm.forward(xs)?;
+        xs: &Array,
+        at: &At,
+        kept: Option<&Array>,
+    ) -> Result<Array> {
+        let normed = xs.normed(&self.input_layernorm)?;
         let attended = self.self_attn.forward(key_values, &normed, at, kept)?;
         let xs = match kept {
             Some(kept) => xs.index_select(kept, 0)?,
             None => xs.clone(),
         };
-        let xs = (xs + attended)?;
-        let normed = self.post_attention_layernorm.forward(&xs)?;
-        xs + self.mlp.forward(&normed)?
+        let xs = xs.add(&attended)?;
+        let normed = xs.normed(&self.post_attention_layernorm)?;
+        xs.add(&self.mlp.forward(&normed)?)
     }
 }

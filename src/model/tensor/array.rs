@@ -1,0 +1,188 @@
+//! The operations that the network is made of. Nothing else in it computes on the device, so that a
+//! test can count what a forward launches there: at the few rows of a pass, launches cost more than
+//! what they do.
+
+use candle_core::quantized::QMatMul;
+use candle_core::{D, DType, Device, Result, Tensor, WithDType};
+use candle_nn::{Module, RmsNorm, ops, rotary_emb};
+
+#[cfg(test)]
+thread_local! {
+    /// Kernels and products that this thread would have launched on a GPU.
+    pub(super) static LAUNCHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Some launches more.
+fn launches(_count: usize) {
+    #[cfg(test)]
+    LAUNCHES.set(LAUNCHES.get() + _count);
+}
+
+/// A tensor. Its first methods are views, which launch nothing.
+#[derive(Clone)]
+pub(super) struct Array(Tensor);
+
+/// What is there already.
+impl From<Tensor> for Array {
+    fn from(tensor: Tensor) -> Self {
+        Self(tensor)
+    }
+}
+
+impl Array {
+    /// Numbers from the host.
+    pub fn upload<T: WithDType>(numbers: Vec<T>, shape: &[usize], device: &Device) -> Result<Self> {
+        Tensor::from_vec(numbers, shape, device).map(Self)
+    }
+
+    pub fn dim(&self, dim: usize) -> Result<usize> {
+        self.0.dim(dim)
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        self.0.dims()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
+
+    pub fn narrow(&self, dim: usize, start: usize, len: usize) -> Result<Self> {
+        self.0.narrow(dim, start, len).map(Self)
+    }
+
+    pub fn transpose(&self, one: usize, other: usize) -> Result<Self> {
+        self.0.transpose(one, other).map(Self)
+    }
+
+    pub fn broadcast_as(&self, shape: &[usize]) -> Result<Self> {
+        self.0.broadcast_as(shape).map(Self)
+    }
+
+    /// A view, but for what is not contiguous.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        self.contiguous()?.0.reshape(shape).map(Self)
+    }
+
+    pub fn contiguous(&self) -> Result<Self> {
+        launches(usize::from(!self.0.is_contiguous()));
+        self.0.contiguous().map(Self)
+    }
+
+    /// What is of another type becomes contiguous, too.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        launches(usize::from(self.dtype() != dtype));
+        self.0.to_dtype(dtype).map(Self)
+    }
+
+    /// Zeros of the same type, where this is.
+    pub fn zeros(&self, shape: &[usize]) -> Result<Self> {
+        launches(1);
+        Tensor::zeros(shape, self.dtype(), self.0.device()).map(Self)
+    }
+
+    /// One launch each, if there are several.
+    pub fn cat(arrays: &[Self], dim: usize) -> Result<Self> {
+        launches(if arrays.len() > 1 { arrays.len() } else { 0 });
+        let tensors: Vec<&Tensor> = arrays.iter().map(|array| &array.0).collect();
+        Tensor::cat(&tensors, dim).map(Self)
+    }
+
+    pub fn index_select(&self, indices: &Self, dim: usize) -> Result<Self> {
+        launches(1);
+        self.0.index_select(&indices.0, dim).map(Self)
+    }
+
+    /// The sum, contiguous; what one side lacks is repeated.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        launches(1);
+        self.0.broadcast_add(&other.0).map(Self)
+    }
+
+    /// The product element by element, as [`Self::add`].
+    pub fn mul(&self, other: &Self) -> Result<Self> {
+        launches(1);
+        self.0.broadcast_mul(&other.0).map(Self)
+    }
+
+    pub fn cos(&self) -> Result<Self> {
+        launches(1);
+        self.0.cos().map(Self)
+    }
+
+    pub fn sin(&self) -> Result<Self> {
+        launches(1);
+        self.0.sin().map(Self)
+    }
+
+    pub fn silu(&self) -> Result<Self> {
+        launches(1);
+        self.0.silu().map(Self)
+    }
+
+    pub fn softmax(&self) -> Result<Self> {
+        launches(1);
+        ops::softmax_last_dim(&self.0).map(Self)
+    }
+
+    pub fn normed(&self, norm: &RmsNorm) -> Result<Self> {
+        let xs = self.contiguous()?;
+        launches(1);
+        norm.forward(&xs.0).map(Self)
+    }
+
+    /// Rotary embedding of contiguous heads `[B, H, T, E]` by `[B, T, E / 2]`.
+    pub fn rotated(&self, cos: &Self, sin: &Self) -> Result<Self> {
+        launches(1);
+        rotary_emb::rope(&self.0, &cos.0, &sin.0).map(Self)
+    }
+
+    /// The product with a transposed matrix, or with one for each of a batch. The tensor library has
+    /// none for bf16 on the CPU, so there the factors are widened.
+    pub fn matmul_t(&self, other: &Self) -> Result<Self> {
+        self.product(&other.0.transpose(D::Minus2, D::Minus1)?)
+    }
+
+    /// The product of each of a batch of matrices with another.
+    pub fn matmul(&self, other: &Self) -> Result<Self> {
+        self.product(&other.0)
+    }
+
+    fn product(&self, other: &Tensor) -> Result<Self> {
+        launches(1);
+        if self.dtype() == DType::BF16 && self.0.device().is_cpu() {
+            let product = self.0.to_dtype(DType::F32)?;
+            let product = product.matmul(&other.to_dtype(DType::F32)?)?;
+            return product.to_dtype(DType::BF16).map(Self);
+        }
+        self.0.matmul(other).map(Self)
+    }
+
+    /// The product with quantized blocks, for which the input is quantized, too.
+    pub fn matmul_blocks(&self, weight: &QMatMul) -> Result<Self> {
+        launches(match weight {
+            QMatMul::QTensor(_) => 2,
+            QMatMul::Tensor(_) => 1,
+            QMatMul::TensorF16(_) => 3, // casts
+        });
+        weight.forward(&self.0).map(Self)
+    }
+
+    /// Overwrites a run of contiguous rows.
+    pub fn set_run(&self, rows: &Self, dim: usize, start: usize) -> Result<()> {
+        launches(1);
+        self.0.slice_set(&rows.0, dim, start)
+    }
+
+    /// Overwrites the places that `indices`, of the shape of the contiguous `rows`, name.
+    pub fn set_each(&self, indices: &Self, rows: &Self, dim: usize) -> Result<()> {
+        launches(1);
+        self.0.scatter_set(&indices.0, &rows.0, dim)
+    }
+
+    /// All numbers, to the host.
+    pub fn download(&self) -> Result<Vec<f32>> {
+        let numbers = self.to_dtype(DType::F32)?.contiguous()?;
+        numbers.0.flatten_all()?.to_vec1()
+    }
+}

@@ -1,0 +1,115 @@
+//! A known product on the device, before anything is trusted to it: kernels that were built for
+//! another card leave garbage, those for quantized blocks without an error.
+
+use candle_core::quantized::QMatMul;
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::array::Array;
+use super::linear::Linear;
+use crate::kernels::Format;
+use crate::model::device::Storage;
+use crate::model::synthetic::random_blocks;
+use crate::model::weight::{Affine, Weight};
+use crate::weights::blocks_on;
+
+/// A matrix, and numbers of rows for which the tensor library takes different kernels.
+const SHAPE: (usize, usize) = (64, 512);
+const ROWS: [usize; 3] = [1, 8, 32];
+
+/// How far from the right product those of bfloat16 and of inputs in 8-bit blocks may be, relative
+/// to it: several times what is to be expected.
+const TOLERANCE: f64 = 0.03;
+
+/// The first of the forms that `storage` may come to whose products are wrong on `device`.
+///
+/// # Errors
+/// When the device fails.
+pub(in crate::model) fn wrong_form(device: &Device, storage: Storage) -> Result<Option<String>> {
+    let dtype = storage.dtype();
+    let (_, numbers) = matrix(Format::Q8_0);
+    let dense = Tensor::from_slice(&numbers, SHAPE, device)?.to_dtype(dtype)?;
+    if !is_right(Weight::Dense(dense), &numbers, dtype, device)? {
+        return Ok(Some(dtype.as_str().into()));
+    }
+    if matches!(storage, Storage::Dense(_)) {
+        return Ok(None);
+    }
+    for format in Format::ALL {
+        let (bytes, numbers) = matrix(format);
+        let Some(blocks) = blocks_on(format, &bytes, &[SHAPE.0, SHAPE.1], device)? else {
+            continue; // the CPU makes numbers of these
+        };
+        let blocks = Weight::Blocks(QMatMul::from_qtensor(blocks)?);
+        if !is_right(blocks, &numbers, dtype, device)? {
+            return Ok(Some(format.to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// Blocks, and the numbers that they stand for.
+fn matrix(format: Format) -> (Vec<u8>, Vec<f32>) {
+    let mut numbers = vec![0.0; SHAPE.0 * SHAPE.1];
+    let bytes = random_blocks(format, numbers.len() / format.block_inputs(), 0.1);
+    format.dequantize(&bytes, &mut numbers);
+    (bytes, numbers)
+}
+
+/// Whether products with `weight` are those with `numbers`.
+fn is_right(weight: Weight, numbers: &[f32], dtype: DType, device: &Device) -> Result<bool> {
+    let (outputs, inputs) = SHAPE;
+    let linear = Linear::new(Affine { weight, bias: None });
+    for rows in ROWS {
+        let xs: Vec<f32> = (0..rows * inputs)
+            .map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0)
+            .collect();
+        let on_device = Tensor::from_slice(&xs, (rows, inputs), device)?.to_dtype(dtype)?;
+        let found = linear.forward(&Array::from(on_device))?.download()?;
+        let right = xs.chunks(inputs).flat_map(|x| {
+            let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum::<f64>();
+            numbers.chunks(inputs).map(dot)
+        });
+        let (mut error, mut power) = (0.0, 0.0);
+        for (right, &found) in right.zip(&found) {
+            error += (f64::from(found) - right).powi(2);
+            power += right.powi(2);
+        }
+        // What is not a number is wrong, too.
+        let is_close = error.sqrt() <= TOLERANCE * power.sqrt();
+        if found.len() != rows * outputs || !is_close {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_right_here() {
+        for dtype in [DType::F32, DType::BF16] {
+            let storage = Storage::Dense(dtype);
+            assert_eq!(wrong_form(&Device::Cpu, storage).unwrap(), None);
+        }
+        assert_eq!(wrong_form(&Device::Cpu, Storage::AsStored).unwrap(), None);
+    }
+
+    /// Garbage is what kernels for another card leave: zeros, what was in memory, no numbers.
+    #[test]
+    fn other_products_are_wrong() {
+        let (_, numbers) = matrix(Format::Q4K);
+        let other = |change: &dyn Fn(usize, f32) -> f32| {
+            let changed = numbers.iter().enumerate().map(|(at, &w)| change(at, w));
+            let changed = changed.collect::<Vec<f32>>();
+            let weight = Weight::Dense(Tensor::from_vec(changed, SHAPE, &Device::Cpu).unwrap());
+            is_right(weight, &numbers, DType::F32, &Device::Cpu).unwrap()
+        };
+        assert!(other(&|_, w| w));
+        assert!(!other(&|_, _| 0.0));
+        assert!(!other(&|_, w| 1.1 * w));
+        assert!(!other(&|at, w| if at == 0 { f32::NAN } else { w }));
+        assert!(!other(&|at, w| if at < SHAPE.1 { 0.0 } else { w }));
+    }
+}
