@@ -119,9 +119,13 @@ impl Target {
         self.device.is_cpu().then_some(self.isa)
     }
 
-    /// See [`free_rows`].
+    /// See [`free_rows`]. Single precision stays exact, and so is not computed in tiles.
     pub fn free_rows(&self) -> usize {
-        free_rows(self.cpu_isa())
+        let is_exact = matches!(self.storage, Storage::Dense(DType::F32));
+        free_rows(self.cpu_isa().map(|isa| match is_exact {
+            true => isa.for_rows(1),
+            false => isa,
+        }))
     }
 }
 

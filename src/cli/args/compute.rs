@@ -29,7 +29,7 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dtype: Precision,
     /// Quantize the weights while loading them: auto, none, q8_0, q4_0 or q4_k. auto does so only
-    /// if float32 weights do not fit the free memory
+    /// if float32 weights (on a GPU bfloat16) do not fit the free memory
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     quant: Quantization,
     /// Threads to compute with; the result does not depend on it [default: one for each physical

@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn work_of_the_modes() {
         let config = Shape::DiffuCoder7B.config().unwrap();
-        let work = |mode| ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(12));
-        let rows = |mode| work(mode).rows_per_token;
+        let work = |mode: Mode| ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(12));
+        let rows = |mode: Mode| work(mode).rows_per_token;
         let forwards = Mode::ALL.map(|mode| (mode.name(), work(mode).forwards));
         assert!(
             forwards.iter().all(|&(_, forwards)| forwards >= 128),
