@@ -107,7 +107,7 @@ fn ways(package: &Package) -> Vec<Way> {
     };
     let exact = Decoding::default();
     let [balanced, quality, fast] =
-        [Mode::Balanced, Mode::Quality, Mode::Fast].map(|mode| mode.decoding(12)); // most CPUs
+        [Mode::Balanced, Mode::Quality, Mode::Fast].map(|mode| mode.decoding(false));
     // Ordered by untempered probabilities, or by those that tokens are drawn from.
     let order = |decoding| Decoding {
         order_temperature: Some(1.0),
@@ -194,11 +194,9 @@ fn ways(package: &Package) -> Vec<Way> {
         way("quality", quality),
         way("quality, order", order(quality)),
         way("fast", fast),
-        way("fast, window 32", size(32, fast)),
-        way("fast, window 48", size(48, fast)),
         way("fast, drawn", drawn(sure(fast))),
         way("fast, 16 seen and thinned", seen(16, Far::Thinned, fast)),
-        whole("fast-dllm", Decoding::fast_dllm(), 1),
+        whole("fast-dllm", Mode::FastDllm.decoding(false), 1),
     ]
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diffucoder::diffusion::{
-    Algorithm, Canvas, Decoding, Denoiser, Pass, Settings, Shaping, free_rows, generate,
+    Algorithm, Canvas, Decoding, Denoiser, Pass, Settings, Shaping, generate,
 };
 use diffucoder::kernels::{DenseMatrix, Isa, PANEL, matmul_dense};
 use diffucoder::package::Prompt;
@@ -93,7 +93,7 @@ fn main() -> anyhow::Result<()> {
         (
             "fast mode",
             Algorithm::MaskgitPlus,
-            Decoding::fast(free_rows(Some(Isa::detect()))),
+            Decoding::fast(Decoding::CPU_WINDOW),
         ),
     ] {
         let settings = Settings {

@@ -170,7 +170,7 @@ impl SettingsReport {
             eps: settings.eps,
             seed: settings.seed,
             exact: !matches!(settings.ending, Ending::AtStop(_)),
-            mode: mode_name(decoding, target.free_rows()),
+            mode: mode_name(decoding, !target.device.is_cpu()),
             window: decoding.window,
             lookahead: decoding.lookahead,
             far: decoding.far.name(),
@@ -201,9 +201,9 @@ impl SettingsReport {
 }
 
 /// The mode whose decoding this is, or what runs in DreamOn's holes in most modes.
-fn mode_name(decoding: &Decoding, free_rows: usize) -> Option<&'static str> {
+fn mode_name(decoding: &Decoding, is_gpu: bool) -> Option<&'static str> {
     let is_resizing = *decoding == Decoding::resizing();
-    let mode = Mode::of(decoding, free_rows).map(Mode::name);
+    let mode = Mode::of(decoding, is_gpu).map(Mode::name);
     mode.or(is_resizing.then_some("resizing"))
 }
 

@@ -180,6 +180,14 @@ pub struct Decoding {
 }
 
 impl Decoding {
+    /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
+    /// arithmetic takes as long as reading the weights, because a window is half full on average.
+    /// Fixed and not measured at each start, so that a seed means a text. With tiles some 50 rows
+    /// are free, but passes of fewer than 32 do not take them: no larger window was shown to pay.
+    pub const CPU_WINDOW: usize = 12;
+    /// The same on a GPU, where more rows are free.
+    pub const GPU_WINDOW: usize = 32;
+
     /// Fast-dLLM as published for Dream (`generation_utils_block.py`; arXiv 2505.22618): blocks of
     /// 32 with all masks behind them, everything computed anew for each, and a threshold.
     pub fn fast_dllm() -> Self {

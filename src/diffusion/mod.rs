@@ -43,7 +43,7 @@ pub use canvas::{Canvas, Piece};
 pub use confidence::{Algorithm, Candidate};
 pub use decoding::{Cache, Decoding, Far, FirstToken, Refresh, Rule};
 pub use denoiser::{Denoiser, Pass, Predictions};
-pub use mode::{Mode, free_rows};
+pub use mode::{Mode, usual_window};
 pub use resizing::{Edit, Resizing};
 pub use sampling::{Shaping, most_probable};
 pub use schedule::Schedule;

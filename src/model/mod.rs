@@ -38,7 +38,7 @@ use self::packed_cache::Place;
 pub use self::shared::Seat;
 use self::shared::{CanvasPass, Shared};
 use crate::atomic::AtomicError;
-use crate::diffusion::{Attention, Denoiser, Pass, free_rows};
+use crate::diffusion::{Attention, Denoiser, Pass};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
 
@@ -117,15 +117,6 @@ impl Target {
     /// The instructions that everything is computed with, `None` on a GPU.
     pub fn cpu_isa(&self) -> Option<Isa> {
         self.device.is_cpu().then_some(self.isa)
-    }
-
-    /// See [`free_rows`]. Single precision stays exact, and so is not computed in tiles.
-    pub fn free_rows(&self) -> usize {
-        let is_exact = matches!(self.storage, Storage::Dense(DType::F32));
-        free_rows(self.cpu_isa().map(|isa| match is_exact {
-            true => isa.for_rows(1),
-            false => isa,
-        }))
     }
 }
 

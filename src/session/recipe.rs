@@ -68,7 +68,7 @@ pub(super) fn settings(
     let is_resizing = is_between && package.infilling.is_some();
     let decoding = match is_resizing && !mode.is_published() {
         true => Decoding::resizing(),
-        false => mode.decoding(target.free_rows()),
+        false => mode.decoding(!target.device.is_cpu()),
     };
     let (steps, shaping) = match mode {
         Mode::FastDllm => (

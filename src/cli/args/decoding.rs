@@ -1,6 +1,6 @@
 //! How a canvas is taken in parts: the flags, and the [`Decoding`] they make of a mode's.
 
-use diffucoder::diffusion::{Cache, Decoding, Far, FirstToken, Mode, Refresh, Rule};
+use diffucoder::diffusion::{Cache, Decoding, Far, FirstToken, Mode, Refresh, Rule, usual_window};
 
 use crate::cli::args::values::{at_least_one, one_of, share, zero_or_above, zero_or_more};
 
@@ -12,8 +12,8 @@ pub(super) struct DecodingArgs {
     /// balanced for relatives of DiffuCoder]
     #[arg(long, value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
     pub mode: Option<Mode>,
-    /// Masks that are filled before the canvas behind them is: auto (12; 48 with AMX; 32 on a GPU), a
-    /// number, or full
+    /// Masks that are filled before the canvas behind them is: auto (12; 32 on a GPU), a number, or
+    /// full
     #[arg(long, value_name = "N", value_parser = window)]
     pub window: Option<Window>,
     /// Masks that are seen behind the window: a number, or all
@@ -169,12 +169,12 @@ fn about_rule(rule: Rule) -> &'static str {
 
 impl DecodingArgs {
     /// The preset, with what the flags change.
-    pub fn decoding(&self, mut decoding: Decoding, free_rows: usize, is_fixed: bool) -> Decoding {
+    pub fn decoding(&self, mut decoding: Decoding, is_gpu: bool, is_fixed: bool) -> Decoding {
         if is_fixed && !decoding.is_capped {
             decoding.threshold = None;
         }
         match self.window {
-            Some(Window::Auto) => decoding.window = Some(free_rows),
+            Some(Window::Auto) => decoding.window = Some(usual_window(is_gpu)),
             Some(Window::Full) => decoding.window = None,
             Some(Window::Masks(masks)) => decoding.window = Some(masks),
             None => {}

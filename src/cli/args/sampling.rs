@@ -108,11 +108,10 @@ impl SamplingArgs {
                 "--tokens-per-step K sets the pace of a canvas that grows",
             )
             .about(&["steps", "max-new-tokens"])),
-            // Before a model is open its mode is not known; the flags may say enough. Of
-            // a window it only matters that there is one.
+            // Before a model is open its mode is not known; the flags may say enough.
             NewTokens::Auto => {
                 let mode = self.mode().unwrap_or(Mode::Fast);
-                self.check_growth(&self.decoding(mode.decoding(1), 1))
+                self.check_growth(&self.decoding(mode.decoding(false), false))
             }
         }
     }
@@ -213,10 +212,10 @@ impl SamplingArgs {
     }
 
     /// How the canvas is taken in parts: as usual, with what the flags change.
-    fn decoding(&self, usual: Decoding, free_rows: usize) -> Decoding {
+    fn decoding(&self, usual: Decoding, is_gpu: bool) -> Decoding {
         let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
         let is_fixed = has_steps || self.is_random();
-        self.decoding.decoding(usual, free_rows, is_fixed)
+        self.decoding.decoding(usual, is_gpu, is_fixed)
     }
 
     /// Whether chance decides the order.
@@ -245,7 +244,7 @@ impl SamplingArgs {
                 ..usual
             };
         }
-        let decoding = self.decoding(usual.decoding, session.target().free_rows());
+        let decoding = self.decoding(usual.decoding, !session.target().device.is_cpu());
         if job.is_growing() {
             self.check_growth(&decoding)?;
         }

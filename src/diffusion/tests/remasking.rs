@@ -60,7 +60,7 @@ fn remasking_ends_when_nothing_changes() {
         rounds, 4,
         "three that change something, and one that does not"
     );
-    for decoding in [Decoding::quality(), Decoding::fast(12)] {
+    for decoding in [Decoding::quality(), Decoding::fast(Decoding::CPU_WINDOW)] {
         let (same, _) = remasked(9, Ending::AtStop(vec![9]), decoding);
         assert_eq!(same.canvas.ids(), done.canvas.ids());
     }

@@ -68,8 +68,12 @@ fn launches_of_a_pass() {
         let (two, five) = (launches(2, dtype), launches(5, dtype));
         let each = (five - two) / 3;
         let rest = two - 2 * each;
-        println!("{dtype:?}: {each} a layer and {rest}");
-        assert_eq!((each, rest + 28 * each), (layer, all), "{dtype:?}");
+        let whole = rest + 28 * each;
+        assert_eq!(
+            (each, whole),
+            (layer, all),
+            "{dtype:?}: {rest} beside the layers"
+        );
     }
 }
 

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn work_of_the_modes() {
         let config = Shape::DiffuCoder7B.config().unwrap();
-        let work = |mode: Mode| ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(12));
+        let work = |mode: Mode| ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(false));
         let rows = |mode: Mode| work(mode).rows_per_token;
         let forwards = Mode::ALL.map(|mode| (mode.name(), work(mode).forwards));
         assert!(
@@ -219,7 +219,7 @@ mod tests {
     fn work_of_block_causal_models() {
         for (shape, block) in [(Shape::StableDiffCoder, 4.0), (Shape::FastDllm, 32.0)] {
             let (config, mode) = (shape.config().unwrap(), Mode::Exact);
-            let work = ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(12));
+            let work = ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(false));
             // Fast-dLLM v2's first token of a block can come alone.
             assert!((128..=129).contains(&work.forwards), "{}", work.forwards);
             let prompt = PROMPT as f64 / 256.0;

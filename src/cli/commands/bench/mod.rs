@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diffucoder::Error;
-use diffucoder::diffusion::{Attention, Denoiser, Mode, Pass, free_rows};
+use diffucoder::diffusion::{Attention, Denoiser, Mode, Pass};
 use diffucoder::kernels::limits::{self, Meter};
 use diffucoder::model::Model;
 use diffucoder::model::config::Config;
@@ -76,7 +76,6 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         return Err(UsageError::new(message).about(&["rows"]).into());
     }
     let isa = args.compute.isa();
-    let free = free_rows(Some(isa));
     let job = match args.generate {
         Some(n) => {
             if args.tokens_per_forward > n {
@@ -84,7 +83,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 let flags = ["tokens-per-forward", "generate"];
                 return Err(UsageError::new(message).about(&flags).into());
             }
-            let decoding = args.mode.decoding(free);
+            let decoding = args.mode.decoding(false);
             let job = generation(&config, n, args.tokens_per_forward, decoding);
             job.check(longest).map_err(|error| as_usage(error.into()))?;
             Some(job)
@@ -115,7 +114,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         Attention::BlockCausal(_) => &[Mode::Exact],
     };
     let count = |n, mode: &Mode| {
-        let decoding = mode.decoding(free);
+        let decoding = mode.decoding(false);
         ModeWork::count(&config, n, args.tokens_per_forward, mode.name(), decoding)
     };
     let work = |n| modes.iter().map(move |mode| count(n, mode));
