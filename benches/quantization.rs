@@ -20,7 +20,7 @@ use candle_core::DType;
 use common::Options;
 use diffucoder::diffusion::{Algorithm, Denoiser, Shaping};
 use diffucoder::kernels::{Format, Isa};
-use diffucoder::model::device::Storage;
+use diffucoder::model::storage::Storage;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::{Package, Prompt};
 

@@ -6,8 +6,9 @@ use diffucoder::chat::ChatError;
 use diffucoder::diffusion::GenerateError;
 use diffucoder::hub::registry::converted_in;
 use diffucoder::hub::{Foreign, HubError};
-use diffucoder::model::device::{DeviceError, Storage};
+use diffucoder::model::device::DeviceError;
 use diffucoder::model::quantize::QuantizeError;
+use diffucoder::model::storage::{Storage, TooLarge};
 
 /// The hint that names flags, or else the library's own.
 pub fn hint(error: &Error) -> Option<String> {
@@ -87,9 +88,9 @@ pub fn device(error: &DeviceError) -> String {
             "build with `cargo build --release --features {feature}`, or leave --device at auto"
         ),
         DeviceError::Unavailable { .. } => "--device cpu always works".into(),
-        DeviceError::TooLarge {
+        DeviceError::TooLarge(TooLarge {
             storage, fitting, ..
-        } => match fitting {
+        }) => match fitting {
             None => "--model tiny needs almost nothing".into(),
             Some(form) => {
                 let get = match storage {
@@ -117,7 +118,7 @@ mod tests {
 
     use clap::CommandFactory;
     use diffucoder::kernels::Format;
-    use diffucoder::model::device::Quantized;
+    use diffucoder::model::storage::Quantized;
     use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
     use super::*;
@@ -229,13 +230,13 @@ mod tests {
     #[test]
     fn the_library_s_failures_get_the_flags_that_help() {
         let too_large = |storage, fitting| {
-            let error = DeviceError::TooLarge {
+            let error = TooLarge {
                 needed_bytes: 28_000_000_000,
                 free_bytes: 21_500_000_000,
                 storage,
                 fitting,
             };
-            hint(&error.into()).unwrap()
+            hint(&DeviceError::from(error).into()).unwrap()
         };
         let fitting = Some(Quantized {
             format: Format::Q8_0,

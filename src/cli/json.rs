@@ -3,7 +3,7 @@
 use diffucoder::diffusion::{Decoding, Ending, Mode, Refresh, Settings};
 use diffucoder::kernels::Isa;
 use diffucoder::model::Target;
-use diffucoder::model::device::Storage;
+use diffucoder::model::storage::Storage;
 use diffucoder::session::{Job, Outcome, Session};
 use serde::{Deserialize, Serialize};
 

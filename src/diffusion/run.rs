@@ -1,13 +1,12 @@
 //! A run over a canvas, step by step: what the next pass is, and how much of it is revealed.
 
 use super::blocks::Attention;
-use super::canvas::Canvas;
+use super::canvas::{Canvas, Edit};
 use super::confidence::Candidate;
 use super::decoding::Cache;
 use super::denoiser::Pass;
 use super::random::Draws;
 use super::remasking::Remasking;
-use super::resizing::Edit;
 use super::reveal::{Amount, Reveal};
 use super::schedule::Schedule;
 use super::settings::{Ending, Settings, Steps};

@@ -15,9 +15,8 @@
 use std::ops::Range;
 
 use super::blocks::Attention;
-use super::canvas::Canvas;
+use super::canvas::{Canvas, Edit};
 use super::decoding::{Cache, Far, FirstToken, Refresh};
-use super::resizing::Edit;
 use super::settings::Settings;
 
 /// A window of the canvas, and what the next pass does for it.

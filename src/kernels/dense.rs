@@ -46,9 +46,8 @@ enum Panels {
     Bf16(Vec<Line<u16>>),
 }
 
-/// An input's weights for the columns of a panel. Aligned, so that no load is of two cache lines:
-/// else a pass over
-/// single-precision weights takes 1.7 times as long with AVX2.
+/// An input's weights for the columns of a panel. Aligned, so that no load is of two cache lines: else
+/// a pass over single-precision weights takes 1.7 times as long with AVX2.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(32))]
 struct Line<T>([T; PANEL]);

@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use super::arch::{EMBED_TOKENS, LM_HEAD};
 use super::config::Config;
-use super::device::Storage;
 use super::embedding::Embedding;
-use super::packed_cache::{Packed, Packing};
+use super::packed_cache::{Packed, Packing, Place};
+use super::storage::Storage;
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
 use crate::atomic::AtomicError;
@@ -43,6 +43,23 @@ pub(super) enum PackedMatrices {
 }
 
 type Result<T> = std::result::Result<T, WeightsError>;
+
+impl PackedMatrices {
+    /// Those that `target` keeps of a checkpoint; and why none can be kept, if they were to be.
+    pub fn of(checkpoint: &Checkpoint, target: &Target) -> (Self, Option<AtomicError>) {
+        let folder = target.packed_folder.as_deref();
+        let Some(place) = folder.and_then(|folder| Place::of(checkpoint, target, folder)) else {
+            return (Self::Unknown, None);
+        };
+        if let Some(packed) = place.open() {
+            return (Self::Known(packed), None);
+        }
+        match place.begin() {
+            Ok(packing) => (Self::Kept(Box::new(packing)), None),
+            Err(error) => (Self::Unknown, Some(error)),
+        }
+    }
+}
 
 impl<'a> Loader<'a> {
     pub fn new(

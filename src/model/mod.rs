@@ -20,7 +20,9 @@ mod named;
 mod native;
 mod packed_cache;
 pub mod quantize;
+mod rows;
 mod shared;
+pub mod storage;
 pub mod synthetic;
 mod tensor;
 pub mod tensors;
@@ -32,11 +34,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result};
 
 use self::config::Config;
-use self::device::Storage;
 use self::loader::{Loader, PackedMatrices};
-use self::packed_cache::Place;
+use self::rows::Rows;
 pub use self::shared::Seat;
 use self::shared::{CanvasPass, Shared};
+use self::storage::Storage;
 use crate::atomic::AtomicError;
 use crate::diffusion::{Attention, Denoiser, Pass};
 use crate::kernels::Isa;
@@ -138,32 +140,14 @@ impl Model {
         if !target.device.is_cpu() {
             return Self::load_on_tensors(config, checkpoint, target, on_load);
         }
-        let place = target.packed_folder.as_deref();
-        let place = place.and_then(|folder| Place::of(&checkpoint, target, folder));
-        let mut not_kept = None;
-        let packed = match place {
-            None => PackedMatrices::Unknown,
-            Some(place) => match place.open() {
-                Some(packed) => PackedMatrices::Known(packed),
-                None => place.begin().map_or_else(
-                    |error| {
-                        not_kept = Some(error);
-                        PackedMatrices::Unknown
-                    },
-                    |packing| PackedMatrices::Kept(Box::new(packing)),
-                ),
-            },
-        };
+        let (packed, unkept) = PackedMatrices::of(&checkpoint, target);
         let mut loader = Loader::new(config, checkpoint, target, packed, on_load);
         let weights = native::Weights::load(config, target.isa, &mut loader)?;
-        not_kept = loader.finish()?.or(not_kept);
+        let not_kept = loader.finish()?.or(unkept);
+        let network = Network::Native(Canvas::new(Arc::new(Shared::new(weights))));
         Ok(Self {
-            network: Network::Native(Canvas::new(Arc::new(Shared::new(weights)))),
-            shift_logits: config.shift_logits,
-            attention: config.attention,
-            cached_with: config.attention,
-            cached_ids: Vec::new(),
             not_kept,
+            ..Self::new(network, config.shift_logits, config.attention)
         })
     }
 
@@ -180,14 +164,19 @@ impl Model {
         let mut loader = Loader::new(config, checkpoint, target, PackedMatrices::Never, on_load);
         let weights = tensor::Weights::load(config, target, &mut loader)?;
         loader.finish()?;
-        Ok(Self {
-            network: Network::Tensor(Canvas::new(Arc::new(Shared::new(weights)))),
-            shift_logits: config.shift_logits,
-            attention: config.attention,
-            cached_with: config.attention,
+        let network = Network::Tensor(Canvas::new(Arc::new(Shared::new(weights))));
+        Ok(Self::new(network, config.shift_logits, config.attention))
+    }
+
+    fn new(network: Network, shift_logits: bool, attention: Attention) -> Self {
+        Self {
+            network,
+            shift_logits,
+            attention,
+            cached_with: attention,
             cached_ids: Vec::new(),
             not_kept: None,
-        })
+        }
     }
 
     /// Another canvas over the same weights: nothing is loaded again, and neither knows of the
@@ -197,14 +186,7 @@ impl Model {
             Network::Native(canvas) => Network::Native(Canvas::new(Arc::clone(&canvas.shared))),
             Network::Tensor(canvas) => Network::Tensor(Canvas::new(Arc::clone(&canvas.shared))),
         };
-        Self {
-            network,
-            shift_logits: self.shift_logits,
-            attention: self.attention,
-            cached_with: self.attention,
-            cached_ids: Vec::new(),
-            not_kept: None,
-        }
+        Self::new(network, self.shift_logits, self.attention)
     }
 
     /// Why its packed matrices are not kept on the disk, if they were to be.
@@ -260,51 +242,6 @@ impl Model {
         }
         self.cached_ids = cached_ids;
         Ok(indices.len())
-    }
-}
-
-/// What a pass computes.
-struct Rows {
-    /// Where their keys and values are kept, ascending. `[R]`
-    indices: Vec<usize>,
-    /// Where they stand on the canvas. `[R]`
-    positions: Vec<usize>,
-    /// Which of them the head is asked about. `[outputs]`
-    outputs: Vec<usize>,
-    /// How many of the canvas's first indices each of them attends to. `[R]`
-    seen: Vec<usize>,
-    /// Length of the canvas up to the last position that is seen.
-    reach: usize,
-}
-
-impl Rows {
-    /// The positions whose keys and values are wanted anew, and those whose output predicts
-    /// something.
-    ///
-    /// The published models are fine-tuned from autoregressive ones and keep their offset: what the
-    /// head says at position i is about position i + 1. Position 0 has no position before it and
-    /// keeps its own (`logits = cat([logits[:, :1], logits[:, :-1]])` in Dream's
-    /// `generation_utils.py`).
-    fn of(pass: &Pass<'_>, shift: usize) -> Self {
-        let indices = pass.computed(shift);
-        let sources = pass.predict.iter().map(|at| at.saturating_sub(shift));
-        let outputs = sources.map(|source| indices.partition_point(|&index| index < source));
-        Self {
-            outputs: outputs.collect(),
-            seen: match pass.attention {
-                Attention::Full => vec![pass.positions.len(); indices.len()],
-                attention => {
-                    let seen = |&index: &usize| {
-                        let end = attention.end(pass.positions[index]);
-                        pass.positions.partition_point(|&position| position < end)
-                    };
-                    indices.iter().map(seen).collect()
-                }
-            },
-            positions: indices.iter().map(|&index| pass.positions[index]).collect(),
-            indices,
-            reach: pass.positions.last().map_or(0, |last| last + 1),
-        }
     }
 }
 

@@ -8,7 +8,8 @@ use crate::error::{Error, RequestError};
 use crate::kernels::{Format, Isa};
 use crate::model::Target;
 use crate::model::config::Config;
-use crate::model::device::{DeviceChoice, Precision, Quantization, Storage, free_memory_bytes};
+use crate::model::device::{DeviceChoice, DeviceError, check_products, free_memory_bytes};
+use crate::model::storage::{Precision, Quantization, Storage};
 use crate::package::Package;
 use crate::weights::Checkpoint;
 
@@ -59,12 +60,14 @@ impl Compute {
             if is_quantized || matches!(self.precision, Precision::Fixed(_)) {
                 return Err(RequestError::HeldAsStored.into());
             }
-            Storage::AsStored.check_on(&device)?; // before the download
-            Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes)?
+            check_products(&device, Storage::AsStored)?; // before the download
+            Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes)
+                .map_err(DeviceError::from)?
         } else {
             let (precision, quantization) = (self.precision, self.quantization);
-            let storage = Storage::choose(precision, quantization, is_gpu, parameters, free_bytes)?;
-            storage.check_on(&device)?;
+            let storage = Storage::choose(precision, quantization, is_gpu, parameters, free_bytes)
+                .map_err(DeviceError::from)?;
+            check_products(&device, storage)?;
             storage
         };
         Ok(Target {
@@ -88,7 +91,8 @@ impl Compute {
         };
         let (device, parameters) = (Device::Cpu, config.parameters());
         let free_bytes = free_memory_bytes(&device);
-        let storage = Storage::choose(self.precision, quantization, false, parameters, free_bytes)?;
+        let storage = Storage::choose(self.precision, quantization, false, parameters, free_bytes)
+            .map_err(DeviceError::from)?;
         let target = Target {
             storage,
             isa: self.isa,

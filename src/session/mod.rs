@@ -90,7 +90,7 @@ impl Session {
             Err(Error::Device(
                 error @ (DeviceError::Wrong { .. }
                 | DeviceError::Unavailable { .. }
-                | DeviceError::TooLarge { .. }),
+                | DeviceError::TooLarge(_)),
             )) if compute.device == DeviceChoice::Auto && is_gpu => {
                 fell_back = Some(error);
                 compute.target(Device::Cpu, &package)?

@@ -9,17 +9,16 @@ working directory, so that it can be given again. Prints a line for each kind; e
 Files that the library reads are the targets of tests/fuzz.
 """
 
-import argparse
 import http.client
 import json
 import os
-import random
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+import campaign
 
 ODD = [None, True, False, 0, -1, 1, 0.5, -0.0, 1e308, -1e308, 2**31, 2**32, 2**63, 2**64, 10**30, "", " ", "\0", "auto", "x" * 3000,
        "\ud800", "\u202e<FILL>\r\n", "<|mask|><|endoftext|>", "é" * 300, "日本" * 50, [], {}, [[]], [None], ["\n"], {"": 0}]
@@ -69,12 +68,11 @@ def damaged(rng, seed):
 
 
 class Campaign:
-    def __init__(self, binary, folder, seconds, seed):
+    def __init__(self, binary, folder, seconds, rng):
         self.binary, self.folder, self.until = binary, Path(folder), time.monotonic() + seconds
-        self.rng, self.inputs, self.faults = random.Random(seed), 0, []
+        self.rng, self.inputs, self.faults = rng, 0, []
         self.slowest, self.megabytes, self.outcomes = 0.0, 0.0, {}
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("DIFFUCODER_", "HF_"))}
-        self.env |= {"HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": folder}
+        self.env = campaign.environment(folder)
 
     def next(self, seeds):
         while time.monotonic() < self.until:
@@ -201,28 +199,10 @@ def requests(c):
 CAMPAIGNS = [batch, trace, requests]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=[c.__name__ for c in CAMPAIGNS])
-    args = parser.parse_args()
-    failed = False
-    for campaign in CAMPAIGNS:
-        if args.only not in (None, campaign.__name__):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            c = Campaign(os.path.abspath(args.binary), folder, args.seconds, args.seed)
-            campaign(c)
-        outcomes = ", ".join(f"{count} x {outcome}" for outcome, count in sorted(c.outcomes.items(), key=str))
-        print(f"{campaign.__name__}: {c.inputs} inputs ({outcomes}), slowest {c.slowest:.2f} s, at most {c.megabytes:.0f} MB, "
-              f"{len(c.faults)} faults", flush=True)
-        for fault in c.faults[:10]:
-            print("   ", fault)
-        failed |= bool(c.faults)
-    sys.exit(failed)
+def report(c):
+    outcomes = ", ".join(f"{count} x {outcome}" for outcome, count in sorted(c.outcomes.items(), key=str))
+    return f"{c.inputs} inputs ({outcomes}), slowest {c.slowest:.2f} s, at most {c.megabytes:.0f} MB"
 
 
 if __name__ == "__main__":
-    main()
+    campaign.main(__doc__, CAMPAIGNS, "seconds", 60.0, Campaign, report)

@@ -8,22 +8,19 @@ Afterwards every file must be whole or absent, and what goes on must end as a ru
 line for each; ends with 1 if anything was found.
 """
 
-import argparse
 import hashlib
 import http.server
 import json
-import os
-import random
 import shutil
 import signal
 import socketserver
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
 from pathlib import Path
+
+import campaign
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NOISE = ("timing",)
@@ -33,8 +30,7 @@ class Campaign:
     def __init__(self, binary, folder, kills, rng):
         self.binary, self.folder, self.rng = binary, Path(folder), rng
         self.wanted, self.kills, self.ended, self.faults = kills, 0, 0, []
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("DIFFUCODER_", "HF_"))}
-        self.env |= {"HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": str(self.folder), "XDG_CACHE_HOME": str(self.folder)}
+        self.env = campaign.environment(folder)
 
     def args(self, *args):
         return [self.binary, *map(str, args)]
@@ -259,28 +255,6 @@ def serve(c):
 CAMPAIGNS = [batch, in_place, quantize, packed, download, serve]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary")
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=[c.__name__ for c in CAMPAIGNS])
-    args = parser.parse_args()
-    failed = False
-    for campaign in CAMPAIGNS:
-        if args.only not in (None, campaign.__name__):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.monotonic()
-            c = Campaign(os.path.abspath(args.binary), folder, args.kills, random.Random(args.seed))
-            campaign(c)
-            print(f"{campaign.__name__}: {c.kills} kills, {c.ended} runs that ended before, "
-                  f"{len(c.faults)} faults, {time.monotonic() - started:.0f} s", flush=True)
-            for fault in c.faults[:10]:
-                print("   ", fault)
-            failed |= bool(c.faults)
-    sys.exit(failed)
-
-
 if __name__ == "__main__":
-    main()
+    report = lambda c: f"{c.kills} kills, {c.ended} runs that ended before"
+    campaign.main(__doc__, CAMPAIGNS, "kills", 1000, Campaign, report)

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import campaign
+
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 GENERATE = ["generate", "--model", "tiny", "--seed", "1", "-n", "8", "-p", "def f(x):\n"]
 faults = 0
@@ -27,8 +29,7 @@ faults = 0
 class Program:
     def __init__(self, binary, folder):
         self.binary, self.folder = os.path.abspath(binary), Path(folder)
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("DIFFUCODER_", "HF_", "RUST_"))}
-        self.env |= {"HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": folder, "XDG_CACHE_HOME": folder}
+        self.env = campaign.environment(folder)
         self.expected = self.run(GENERATE).stdout
 
     def run(self, args, limit=None, cwd=None):

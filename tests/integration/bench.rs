@@ -3,7 +3,7 @@
 use candle_core::Device;
 use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::config::Config;
-use diffucoder::model::device::Storage;
+use diffucoder::model::storage::Storage;
 use diffucoder::model::{Model, Target};
 use diffucoder::package::builtin;
 use diffucoder::weights::Checkpoint;

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::array::Array;
 use super::linear::Linear;
 use crate::kernels::Format;
-use crate::model::device::Storage;
+use crate::model::storage::Storage;
 use crate::model::synthetic::random_blocks;
 use crate::model::weight::{Affine, Weight};
 use crate::weights::blocks_on;

@@ -7,7 +7,7 @@ use super::linear::Linear;
 use crate::diffusion::{Denoiser, Pass};
 use crate::kernels::{Format, Isa};
 use crate::model::config::Config;
-use crate::model::device::Storage;
+use crate::model::storage::Storage;
 use crate::model::synthetic::random_blocks;
 use crate::model::weight::{Affine, Weight};
 use crate::model::{Model, Target};

@@ -7,7 +7,7 @@ use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::arch;
 use diffucoder::model::config::metadata;
-use diffucoder::model::device::Storage;
+use diffucoder::model::storage::Storage;
 use diffucoder::model::synthetic::random_blocks;
 use diffucoder::model::tensors::TensorSpec;
 use diffucoder::model::{Model, Target};

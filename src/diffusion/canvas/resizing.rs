@@ -6,6 +6,10 @@
 //!
 //! Source: `batch_generate_with_expand_as_token` in DreamOn's `eval/generator.py`.
 
+use std::ops::Range;
+
+use super::Canvas;
+
 /// The tokens with which a model changes the length of a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resizing {
@@ -50,10 +54,111 @@ impl Room {
     }
 }
 
+impl Canvas {
+    /// The canvas as one of a model that has `resizing`, on which holes that have a most length get
+    /// longer and shorter: up to `longest[hole]` masks, by as many expansions. One without is as
+    /// long as it is, and no expansion is revealed in it.
+    #[must_use]
+    pub fn resizing(mut self, resizing: Resizing, longest: &[Option<usize>]) -> Self {
+        let rooms = longest.iter().map(|most| most.map(Room::new));
+        self.rooms = rooms.collect();
+        let growth = |(hole, room): (&Range<usize>, &Option<Room>)| {
+            room.map_or(0, |room| room.longest.saturating_sub(hole.len()))
+        };
+        self.limit += self
+            .holes
+            .iter()
+            .zip(&self.rooms)
+            .map(growth)
+            .sum::<usize>();
+        self.resizing = Some(resizing);
+        self
+    }
+
+    /// Whether some hole gets longer and shorter.
+    pub fn is_resizing(&self) -> bool {
+        self.rooms.iter().any(Option::is_some)
+    }
+
+    /// Whether a hole could be longer than it is.
+    pub fn has_room(&self, number: usize) -> bool {
+        let room = self.rooms.get(number).copied().flatten();
+        room.is_some_and(|room| room.left(self.holes[number].len()) > 0)
+    }
+
+    /// The token that no mask at this position can become, if there is one: an expansion without
+    /// room.
+    pub(in crate::diffusion) fn barred(&self, position: usize) -> Option<u32> {
+        let resizing = self.resizing?;
+        let number = self.holes.iter().position(|hole| hole.contains(&position));
+        let has_room = number.is_some_and(|number| self.has_room(number));
+        (!has_room).then_some(resizing.expand_id)
+    }
+
+    /// Does what the tokens revealed in a step ask for in holes that get longer and shorter, and
+    /// gives what it did, from right to left. In each hole deletions come first: with
+    /// `deletes_rest` everything from the first on that was a mask before the step goes, else that
+    /// token alone. Of expansions without room the mask is left.
+    pub fn resize(&mut self, step: usize, deletes_rest: bool) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        let Some(resizing) = self.resizing.filter(|_| self.is_resizing()) else {
+            return edits;
+        };
+        let start = self.prompt_len();
+        for number in (0..self.holes.len()).rev() {
+            let Some(mut room) = self.rooms[number] else {
+                continue;
+            };
+            let hole = self.holes[number].clone();
+            let revealed = |at: usize| self.reveal_step[at - start];
+            let asks = |at: usize, id| revealed(at) == Some(step) && self.ids[at] == id;
+            let first = hole.clone().find(|&at| asks(at, resizing.delete_id));
+            let is_gone = |at: usize| match deletes_rest {
+                true => {
+                    first.is_some_and(|first| at >= first) && revealed(at).is_none_or(|s| s == step)
+                }
+                false => asks(at, resizing.delete_id),
+            };
+            let kept = hole.clone().filter(|&at| !is_gone(at)).count();
+            let mut left = room.left(kept);
+            let edit = |at: usize| {
+                let masks = match asks(at, resizing.expand_id) {
+                    _ if is_gone(at) => 0,
+                    false => return None,
+                    true if left == 0 => 1,
+                    true => {
+                        left -= 1;
+                        room.expansions -= 1;
+                        2
+                    }
+                };
+                Some(Edit { at, masks })
+            };
+            let of_hole: Vec<Edit> = hole.clone().filter_map(edit).collect();
+            for &Edit { at, masks } in of_hole.iter().rev() {
+                self.ids.splice(at..=at, vec![self.mask_id; masks]);
+                self.reveal_step
+                    .splice(at - start..=at - start, vec![None; masks]);
+                edits.push(Edit { at, masks });
+            }
+            self.rooms[number] = Some(room);
+            let len = of_hole
+                .iter()
+                .fold(hole.len(), |len, edit| len + edit.masks - 1);
+            self.holes[number].end = hole.start + len;
+            for later in &mut self.holes[number + 1..] {
+                *later = later.start + len - hole.len()..later.end + len - hole.len();
+            }
+        }
+        edits
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::window::Window;
-    use super::super::{Attention, Cache, Candidate, Canvas, Decoding, Ending, Piece, Settings};
+    use crate::diffusion::window::Window;
+    use crate::diffusion::{Attention, Cache, Candidate, Decoding, Ending, Piece, Settings};
+
     use super::*;
 
     const MASK: u32 = 9;
