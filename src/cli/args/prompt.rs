@@ -267,7 +267,8 @@ fn piped(ui: &Ui) -> anyhow::Result<Option<Text>> {
         Stdin::Text => {}
     }
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(stdin()));
+    let thread = thread::Builder::new().spawn(move || sender.send(stdin()));
+    thread.context("cannot start a thread")?;
     let bytes = match receiver.recv_timeout(PATIENCE) {
         Ok(bytes) => bytes,
         Err(_) => {

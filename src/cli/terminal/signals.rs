@@ -6,6 +6,9 @@
 
 use std::sync::Mutex;
 
+#[cfg(unix)]
+use anyhow::Context;
+
 use crate::cli::terminal::ui;
 
 /// What the next SIGINT or SIGTERM does, where that is not to end the program.
@@ -52,7 +55,7 @@ pub fn listen() -> anyhow::Result<()> {
     let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ];
     let wanted = wanted.into_iter().filter(|&signal| !is_ignored(signal));
     let mut signals = Signals::new(wanted)?;
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
             match signal {
                 SIGXFSZ => {}
@@ -65,6 +68,7 @@ pub fn listen() -> anyhow::Result<()> {
             }
         }
     });
+    thread.context("cannot start a thread")?;
     Ok(())
 }
 
