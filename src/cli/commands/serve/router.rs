@@ -140,12 +140,12 @@ impl App {
         let is_welcome = headers.get(header::ORIGIN).is_none_or(|origin| {
             let is_let_in = |cors: &HeaderValue| cors == "*" || cors == origin;
             let origin = Uri::try_from(origin.as_bytes()).unwrap_or_default();
-            let is_ours = match (origin.scheme_str(), origin.host()) {
+            let is_own_page = match (origin.scheme_str(), origin.host()) {
                 (Some("http" | "https"), Some(host)) => is_ours(host),
                 (Some(_), Some(_)) => true, // an editor's own: vscode-file://vscode-app
                 _ => false,                 // `null`: who hides where it is from
             };
-            is_ours || self.cors.as_ref().is_some_and(is_let_in)
+            is_own_page || self.cors.as_ref().is_some_and(is_let_in)
         });
         let header = headers.get(header::HOST);
         let header = header.map(|host| Authority::try_from(host.as_bytes()));
