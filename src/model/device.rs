@@ -95,9 +95,11 @@ impl DeviceChoice {
             Self::Auto if cfg!(feature = "cuda") => return Ok(else_cpu(Self::Cuda(0).open())),
             Self::Auto if cfg!(feature = "metal") => return Ok(else_cpu(Self::Metal.open())),
             Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(_) if !cfg!(feature = "cuda") => return not_compiled("CUDA", "cuda"),
             Self::Metal if !cfg!(feature = "metal") => return not_compiled("Metal", "metal"),
-            Self::Cuda(number) => Device::new_cuda(number),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => super::card::open(number),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => return not_compiled("CUDA", "cuda"),
             Self::Metal => Device::new_metal(0),
         };
         opened.map(|device| (device, None)).map_err(|source| {
@@ -146,8 +148,21 @@ pub fn check_products(device: &Device, storage: Storage) -> Result<(), DeviceErr
     }
 }
 
+/// What `device` is, for people: a card's name, compute capability and memory. Nothing of others.
+pub fn description(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(card) => super::card::description(card),
+        _ => None,
+    }
+}
+
 /// Memory that this process can still take for weights on `device`, if that can be known.
 pub fn free_memory_bytes(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(card) = device {
+        return super::card::free_memory_bytes(card);
+    }
     if !device.is_cpu() {
         return None;
     }

@@ -11,6 +11,8 @@
 //! and values, and room to compute in. What differs between models is a matter of [`arch`].
 
 pub mod arch;
+#[cfg(feature = "cuda")]
+mod card;
 pub mod config;
 pub mod device;
 mod embedding;

@@ -160,7 +160,7 @@ impl Storage {
     }
 
     /// Memory that `parameters` weights take.
-    fn bytes(&self, parameters: usize) -> u64 {
+    pub fn bytes(&self, parameters: usize) -> u64 {
         let bytes = match self {
             Self::Dense(dtype) => parameters * dtype.size_in_bytes(),
             Self::Quantized(format) => parameters / format.block_inputs() * format.block_bytes(),

@@ -50,11 +50,7 @@ impl Compute {
     pub(super) fn target(&self, device: Device, package: &Package) -> Result<Target, Error> {
         let free_bytes = free_memory_bytes(&device);
         let is_gpu = !device.is_cpu();
-        // The embedding table stays on the host.
-        let parameters = match is_gpu {
-            true => package.config.multiplied_weights(),
-            false => package.config.parameters(),
-        };
+        let parameters = parameters_on(&device, &package.config);
         let storage = if package.is_quantized() {
             let is_quantized = matches!(self.quantization, Quantization::To(_));
             if is_quantized || matches!(self.precision, Precision::Fixed(_)) {
@@ -78,21 +74,23 @@ impl Compute {
         })
     }
 
-    /// Random weights in the shapes of `config` on the CPU, and how to hold them: quantized to q4_0
-    /// unless something else is asked for.
+    /// Random weights in the shapes of `config`, and how to hold them: quantized to q4_0 unless
+    /// something else is asked for.
     ///
     /// # Errors
-    /// When they do not fit the memory.
+    /// When they do not fit the device's memory, or it does not answer or computes wrong products.
     pub fn synthetic(&self, config: &Config) -> Result<(Checkpoint, Target), Error> {
         let (quantization, format) = match self.quantization {
             Quantization::Auto => (Quantization::To(Format::Q4_0), Some(Format::Q4_0)),
             Quantization::To(format) => (self.quantization, Some(format)),
             Quantization::None => (self.quantization, None),
         };
-        let (device, parameters) = (Device::Cpu, config.parameters());
-        let free_bytes = free_memory_bytes(&device);
-        let storage = Storage::choose(self.precision, quantization, false, parameters, free_bytes)
+        let (device, _) = self.device.open()?;
+        let is_gpu = !device.is_cpu();
+        let (parameters, free_bytes) = (parameters_on(&device, config), free_memory_bytes(&device));
+        let storage = Storage::choose(self.precision, quantization, is_gpu, parameters, free_bytes)
             .map_err(DeviceError::from)?;
+        check_products(&device, storage)?;
         let target = Target {
             storage,
             isa: self.isa,
@@ -100,5 +98,13 @@ impl Compute {
             packed_folder: None,
         };
         Ok((Checkpoint::synthetic(config, format)?, target))
+    }
+}
+
+/// Weights that are in the device's memory: a GPU leaves the embedding table to the host.
+fn parameters_on(device: &Device, config: &Config) -> usize {
+    match device.is_cpu() {
+        true => config.parameters(),
+        false => config.multiplied_weights(),
     }
 }

@@ -180,9 +180,15 @@ impl Array {
         self.0.scatter_set(&indices.0, &rows.0, dim)
     }
 
-    /// All numbers, to the host.
-    pub fn download(&self) -> Result<Vec<f32>> {
-        let numbers = self.to_dtype(DType::F32)?.contiguous()?;
-        numbers.0.flatten_all()?.to_vec1()
+    /// All numbers, to the host, in the place of those that are there: a pass of many rows brings
+    /// hundreds of megabytes, and fresh memory for them costs more than the copy.
+    pub fn download(&self, numbers: &mut Vec<f32>) -> Result<()> {
+        let contiguous = self.contiguous()?.0;
+        #[cfg(feature = "cuda")]
+        if crate::model::card::download(&contiguous, numbers)? {
+            return Ok(());
+        }
+        *numbers = contiguous.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(())
     }
 }

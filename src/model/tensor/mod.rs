@@ -109,6 +109,8 @@ impl Network for Weights {
         let rows = self.embed_tokens.forward(&row_ids, &self.device)?;
         let mut xs = Array::from(rows).to_dtype(self.dtype)?; // [R, D]
         let last = self.layers.len() - 1;
+        #[cfg(feature = "cuda")]
+        let _layouts = super::card::keep_layouts(&self.device);
         for (number, layer) in self.layers.iter().enumerate() {
             // Nothing behind the last layer's attention mixes positions: there only rows that are
             // asked for go on.
@@ -116,11 +118,12 @@ impl Network for Weights {
             let key_values = states.iter_mut().map(|state| &mut state[number]);
             xs = layer.forward(key_values, &xs, &at, kept)?;
         }
-        let mut logits = self.lm_head.forward(&xs.normed(&self.norm)?)?.download()?;
-        let vocab = logits.len() / row_count.max(1);
-        for (pass, state) in passes.iter_mut().zip(states).rev() {
-            let others = logits.len() - pass.rows.outputs.len() * vocab;
-            (pass.logits, pass.state) = (logits.split_off(others), state);
+        let logits = self.lm_head.forward(&xs.normed(&self.norm)?)?;
+        let mut done = 0;
+        for (pass, state) in passes.iter_mut().zip(states) {
+            let rows = pass.rows.outputs.len();
+            logits.narrow(0, done, rows)?.download(&mut pass.logits)?;
+            (pass.state, done) = (state, done + rows);
         }
         Ok(())
     }

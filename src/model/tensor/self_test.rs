@@ -64,7 +64,10 @@ fn is_right(weight: Weight, numbers: &[f32], dtype: DType, device: &Device) -> R
             .map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0)
             .collect();
         let on_device = Tensor::from_slice(&xs, (rows, inputs), device)?.to_dtype(dtype)?;
-        let found = linear.forward(&Array::from(on_device))?.download()?;
+        let mut found = Vec::new();
+        linear
+            .forward(&Array::from(on_device))?
+            .download(&mut found)?;
         let right = xs.chunks(inputs).flat_map(|x| {
             let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum::<f64>();
             numbers.chunks(inputs).map(dot)

@@ -64,7 +64,7 @@ fn launches(layers: usize, dtype: DType) -> usize {
 /// At few rows a launch takes as long as what it does. A pass of 28 layers once had 1,070.
 #[test]
 fn launches_of_a_pass() {
-    for (dtype, layer, all) in [(DType::F32, 17, 486), (DType::BF16, 18, 516)] {
+    for (dtype, layer, all) in [(DType::F32, 17, 486), (DType::BF16, 18, 515)] {
         let (two, five) = (launches(2, dtype), launches(5, dtype));
         let each = (five - two) / 3;
         let rest = two - 2 * each;
@@ -157,6 +157,8 @@ fn stacked_blocks_are_as_each_alone() {
         });
         let alone = Tensor::cat(&alone.collect::<Vec<_>>(), 1).unwrap();
         let alone: Vec<f32> = alone.flatten_all().unwrap().to_vec1().unwrap();
-        assert_close(&found.download().unwrap(), &alone, 1e-6);
+        let mut numbers = vec![f32::NAN; 3]; // of an earlier pass
+        found.download(&mut numbers).unwrap();
+        assert_close(&numbers, &alone, 1e-6);
     }
 }

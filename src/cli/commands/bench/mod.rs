@@ -3,14 +3,19 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use candle_core::Device;
 use diffucoder::Error;
 use diffucoder::diffusion::{Attention, Denoiser, Mode, Pass};
 use diffucoder::kernels::limits::{self, Meter};
-use diffucoder::model::Model;
 use diffucoder::model::config::Config;
+use diffucoder::model::device::free_memory_bytes;
+use diffucoder::model::storage::Storage;
+use diffucoder::model::{Model, Target};
+use diffucoder::weights::Checkpoint;
 
+use self::card::CardLimits;
 use self::generation::{Generated, ModeWork, generation, token_ids};
-use self::report::Report;
+use self::report::{Report, Roof};
 use self::shape::Shape;
 use crate::cli::args::compute::{ComputeArgs, Engine};
 use crate::cli::args::decoding::about_mode;
@@ -21,6 +26,7 @@ use crate::cli::args::values::{at_least_one, one_of};
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 
+mod card;
 mod generation;
 mod report;
 mod shape;
@@ -64,7 +70,7 @@ pub struct Args {
 enum Subject {
     /// What is open, and how long that took.
     Model(Box<Engine>, Duration),
-    Synthetic(Config),
+    Synthetic(Box<(Config, Checkpoint, Target)>),
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
@@ -75,7 +81,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let message = format!("--rows {rows}: this model takes up to {longest}");
         return Err(UsageError::new(message).about(&["rows"]).into());
     }
-    let isa = args.compute.isa();
+    let (isa, is_gpu) = (args.compute.isa(), !subject.device().is_cpu());
     let job = match args.generate {
         Some(n) => {
             if args.tokens_per_forward > n {
@@ -83,19 +89,24 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
                 let flags = ["tokens-per-forward", "generate"];
                 return Err(UsageError::new(message).about(&flags).into());
             }
-            let decoding = args.mode.decoding(false);
+            let decoding = args.mode.decoding(is_gpu);
             let job = generation(&config, n, args.tokens_per_forward, decoding);
             job.check(longest).map_err(|error| as_usage(error.into()))?;
             Some(job)
         }
         None => None,
     };
-    let mut meter = Meter::new(isa, rayon::current_num_threads());
     ui.status("measuring the machine");
-    meter.measure();
+    let mut meter = None;
+    if !is_gpu {
+        let meter = meter.insert(Meter::new(isa, rayon::current_num_threads()));
+        meter.measure();
+    }
     limits::reset_peak_rss(); // the table that was read is not the model's
 
-    let (mut model, load_time) = subject.load(args, ui)?;
+    let device = subject.device().clone();
+    let free_before = free_memory_bytes(&device);
+    let (mut model, storage, load_time) = subject.load(ui)?;
     let mut passes = Vec::new();
     for &rows in &args.rows {
         ui.status(&format!("measuring {rows} rows"));
@@ -114,14 +125,26 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         Attention::BlockCausal(_) => &[Mode::Exact],
     };
     let count = |n, mode: &Mode| {
-        let decoding = mode.decoding(false);
+        let decoding = mode.decoding(is_gpu);
         ModeWork::count(&config, n, args.tokens_per_forward, mode.name(), decoding)
     };
     let work = |n| modes.iter().map(move |mode| count(n, mode));
     let modes = args.generate.into_iter().flat_map(work).collect();
-    let limits = (meter.measure(), isa.least_tile_rows());
-    let mut report = Report::new(&config, limits, &passes, generated, load_time);
+    let free_after = free_memory_bytes(&device);
+    let roof = match meter {
+        Some(mut meter) => Roof::Cpu(meter.measure(), isa.least_tile_rows()),
+        None => {
+            let limits = CardLimits::measure(&device).context("the GPU failed")?;
+            Roof::Card(limits, storage.bytes(config.multiplied_weights()))
+        }
+    };
+    let mut report = Report::new(&config, &roof, &passes, generated, load_time);
     report.modes = modes;
+    if is_gpu {
+        report.card_bytes = free_before
+            .zip(free_after)
+            .map(|(a, b)| a.saturating_sub(b));
+    }
     args.output.report(&report, || report.table(), ui)
 }
 
@@ -129,15 +152,12 @@ impl Args {
     fn subject(&self, ui: &Ui) -> anyhow::Result<Subject> {
         if let Some(shape) = self.synthetic {
             self.compute.start_threads(ui)?;
-            return Ok(Subject::Synthetic(shape.config().map_err(Error::from)?));
+            let config = shape.config().map_err(Error::from)?;
+            let (checkpoint, target) = self.compute.compute()?.synthetic(&config)?;
+            return Ok(Subject::Synthetic(Box::new((config, checkpoint, target))));
         }
         let started = Instant::now();
         let engine = self.compute.open(&self.model, ui)?;
-        if !engine.session.target().device.is_cpu() {
-            let message = "bench measures the CPU only";
-            let error = UsageError::with_hint(message, "add --device cpu");
-            return Err(error.about(&["device"]).into());
-        }
         Ok(Subject::Model(Box::new(engine), started.elapsed()))
     }
 }
@@ -146,23 +166,32 @@ impl Subject {
     fn config(&self) -> &Config {
         match self {
             Self::Model(engine, _) => &engine.session.package().config,
-            Self::Synthetic(config) => config,
+            Self::Synthetic(parts) => &parts.0,
         }
     }
 
-    /// The network, and how long it took to have it.
-    fn load(self, args: &Args, ui: &Ui) -> anyhow::Result<(Model, Duration)> {
+    fn device(&self) -> &Device {
+        match self {
+            Self::Model(engine, _) => &engine.session.target().device,
+            Self::Synthetic(parts) => &parts.2.device,
+        }
+    }
+
+    /// The network, how it holds its weights, and how long it took to have it.
+    fn load(self, ui: &Ui) -> anyhow::Result<(Model, Storage, Duration)> {
         let started = Instant::now();
         match self {
             Self::Model(mut engine, open_time) => {
                 engine.load(ui)?;
                 let model = engine.session.load(&mut (), &mut |_, _| ())?.beside();
-                Ok((model, open_time + started.elapsed()))
+                let storage = engine.session.target().storage;
+                Ok((model, storage, open_time + started.elapsed()))
             }
-            Self::Synthetic(config) => {
-                let (checkpoint, target) = args.compute.compute()?.synthetic(&config)?;
+            Self::Synthetic(parts) => {
+                let (config, checkpoint, target) = *parts;
                 let model = Model::load(&config, checkpoint, &target, &mut |_, _| {});
-                Ok((model.map_err(Error::from)?, started.elapsed()))
+                let model = model.map_err(Error::from)?;
+                Ok((model, target.storage, started.elapsed()))
             }
         }
     }

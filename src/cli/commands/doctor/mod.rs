@@ -13,7 +13,7 @@ use diffucoder::Error;
 use diffucoder::hub::registry::MODELS;
 use diffucoder::hub::{CachedModel, HubOptions, cached};
 use diffucoder::kernels::Isa;
-use diffucoder::model::device::{DeviceChoice, DeviceError};
+use diffucoder::model::device::{DeviceChoice, DeviceError, description};
 
 /// Flags of `doctor`.
 #[derive(clap::Args)]
@@ -183,7 +183,7 @@ impl From<&CachedModel> for Cached {
 /// Whether this build and this machine have the GPU.
 fn gpu(choice: DeviceChoice) -> String {
     match choice.open() {
-        Ok(_) => "ready".into(),
+        Ok((device, _)) => description(&device).unwrap_or_else(|| "ready".into()),
         Err(DeviceError::NotCompiled { feature, .. }) => {
             format!("not in this build (`cargo build --release --features {feature}`)")
         }
