@@ -1,6 +1,7 @@
 //! What a known model takes on this machine: what is downloaded, memory, and an estimate of its
 //! speed.
 
+use candle_core::Device;
 use diffucoder::diffusion::Mode;
 use diffucoder::hub::registry::{DEFAULT_ALIAS, KnownModel, by_alias};
 use diffucoder::kernels::limits::{Limits, Meter};
@@ -21,11 +22,14 @@ const TILE_EFFICIENCY: f64 = 0.25;
 /// Memory beside the weights: activations, keys and values, logits. (5.2 GB at the peak for a file
 /// of 4.4 GB: benches/README.md.)
 const SPARE: f64 = 1.2;
+/// The same on a GPU, where the embedding table is not: 15.9 GB of 15.2, and 5.0 of 4.8.
+const GPU_SPARE: f64 = 1.05;
 /// In what a whole model is held, from the largest to the smallest.
 const HELD_AS: [Format; 2] = [Format::Q8_0, Format::Q4_0];
 
 /// What there is to compute with.
 pub struct Machine {
+    /// Of the GPU where there is one, else of the machine.
     pub free_bytes: Option<u64>,
     pub limits: Limits,
     /// How much slower than the best the middle of the measurements was, if by much.
@@ -72,18 +76,20 @@ impl Machine {
     /// Measures it, which takes about a second.
     pub fn measure(isa: Isa, threads: usize) -> Self {
         let device = DeviceChoice::Auto.open();
+        let device = device.map_or(Device::Cpu, |(device, _)| device);
         let mut meter = Meter::new(isa, threads);
         Self {
-            free_bytes: free_memory_bytes(&candle_core::Device::Cpu),
+            free_bytes: free_memory_bytes(&device),
             limits: meter.measure(),
             busy: meter.busy(),
-            is_gpu: device.is_ok_and(|(device, _)| !device.is_cpu()),
+            is_gpu: !device.is_cpu(),
         }
     }
 
     /// What a model takes whose weights have this size in memory.
     pub fn needs(&self, model: &KnownModel, weights_bytes: f64) -> Needs {
-        let memory = SPARE * weights_bytes;
+        let spare = if self.is_gpu { GPU_SPARE } else { SPARE };
+        let memory = spare * weights_bytes;
         let ops_per_s = match self.limits.tile_ops_per_s {
             Some(tile_ops_per_s) => TILE_EFFICIENCY * tile_ops_per_s,
             None => EFFICIENCY * self.limits.int8_ops_per_s,
@@ -92,17 +98,18 @@ impl Machine {
         let pass = compute.max(weights_bytes / self.limits.read_bytes_per_s);
         Needs {
             memory_bytes: memory as u64,
-            // The memory of a GPU is not known here.
-            fits: self.is_gpu || self.free_bytes.is_none_or(|free| memory < free as f64),
+            fits: self.free_bytes.is_none_or(|free| memory < free as f64),
             tokens_per_s: (!self.is_gpu && model.mode() == Mode::Balanced)
                 .then(|| TOKENS.map(|tokens| tokens / pass)),
         }
     }
 
-    /// What the whole of a model takes: in the largest quantized form that fits, on a GPU as it is.
+    /// What the whole of a model takes: in the largest quantized form that fits, on a GPU as it is
+    /// if that fits.
     pub fn needs_of_whole(&self, model: &KnownModel) -> Needs {
-        if self.is_gpu {
-            return self.needs(model, model.download_bytes as f64);
+        let unchanged = self.needs(model, model.download_bytes as f64);
+        if self.is_gpu && unchanged.fits {
+            return unchanged;
         }
         let [larger, smaller] = HELD_AS.map(|format| self.needs(model, held(model, format)));
         if larger.fits { larger } else { smaller }
@@ -222,9 +229,26 @@ mod tests {
         );
         let on_gpu = Machine {
             is_gpu: true,
-            ..machine(1)
+            ..machine(23)
         };
-        assert_eq!(on_gpu.choices(&MODELS[0])[0].flags, "--model diffucoder");
+        let recommended = |machine: &Machine| {
+            let choices = machine.choices(&MODELS[0]).into_iter();
+            let mut fitting = choices.filter(|choice| choice.needs.fits);
+            fitting.next().map(|choice| choice.flags)
+        };
+        let whole = "--model diffucoder".to_owned();
+        assert_eq!(recommended(&on_gpu), Some(whole));
+        assert_eq!(
+            on_gpu.needs_of_whole(&MODELS[0]).memory_bytes,
+            15_960_000_000
+        );
+        let small = Machine {
+            free_bytes: Some(7_000_000_000),
+            ..on_gpu
+        };
+        let conversion = "--model diffucoder:q4_k_m".to_owned();
+        assert_eq!(recommended(&small), Some(conversion));
+        assert!(small.needs_of_whole(&MODELS[0]).memory_bytes < 5_000_000_000);
     }
 
     #[test]
