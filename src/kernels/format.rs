@@ -66,6 +66,7 @@ impl Layout {
     }
 
     /// The largest quant before the offset is taken off.
+    #[cfg(target_arch = "x86_64")]
     pub const fn largest(&self) -> u8 {
         let Some(table) = self.table else {
             return (255u16 >> (8 - self.bits[0] - self.bits[1])) as u8;

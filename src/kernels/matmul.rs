@@ -109,13 +109,18 @@ pub fn matmul_tiles(
 
 /// The limit of tiles, as [`peak_ops`] has that of dot products: none without tiles.
 #[allow(unsafe_code)]
+#[cfg(target_arch = "x86_64")]
 pub fn peak_tile_ops(isa: Isa, rounds: u64) -> Option<u64> {
-    #[cfg(target_arch = "x86_64")]
-    if isa.kind() == Kind::Amx {
+    (isa.kind() == Kind::Amx).then(|| {
         // SAFETY: as above.
         let mut tiles = unsafe { Amx::configure() };
-        return Some(tiles::peak_ops(&mut tiles, rounds));
-    }
+        tiles::peak_ops(&mut tiles, rounds)
+    })
+}
+
+/// The limit of tiles, of which there are none on this kind of processor.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn peak_tile_ops(_isa: Isa, _rounds: u64) -> Option<u64> {
     None
 }
 

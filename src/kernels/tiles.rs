@@ -339,6 +339,7 @@ fn store_sums<const T: usize>(tiles: &impl Tiles, to: &mut [[f32; PANEL]]) {
 }
 
 /// See [`super::peak_tile_ops`].
+#[cfg(target_arch = "x86_64")]
 pub(super) fn peak_ops(tiles: &mut impl Tiles, rounds: u64) -> u64 {
     for _ in 0..rounds {
         tiles.multiply_add::<0, 4, 6>();

@@ -26,7 +26,7 @@ pub(super) fn open(number: usize) -> Result<Device> {
         // SAFETY: what is put into the only queue runs in this order, so that nothing is read before
         // it is written or freed before it is read.
         unsafe { card.disable_event_tracking() };
-        keep_freed_memory(card)?;
+        let _ = keep_freed_memory(card); // a driver without pools is only slower
     }
     Ok(device)
 }
