@@ -159,7 +159,11 @@ def main():
     if args.init:
         net.load_state_dict({k: v.float() for k, v in load_file(args.init / "model.safetensors").items()})
     net.to(device)
-    body = torch.compile(net.model, dynamic=False) if args.compile else net.model
+    body = net.model
+    if args.compile:
+        torch._dynamo.config.recompile_limit = 32  # a graph for each length of rows, with and without gradients
+        for layer in body.layers:  # they share it: compiled in seconds, where the whole body takes a minute a length
+            layer.compile(dynamic=False)
     matrices = [p for n, p in net.named_parameters() if p.dim() == 2 and "layers" in n]
     others = [p for n, p in net.named_parameters() if p.dim() == 1]
     adam = torch.optim.AdamW([{"params": [net.model.embed_tokens.weight], "lr": args.adam_lr, "weight_decay": args.weight_decay},
