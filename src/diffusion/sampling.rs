@@ -64,15 +64,16 @@ impl Shaping {
 fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
     // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so
     // that a few of them have to be sorted, and not the vocabulary.
-    const BUCKETS: usize = bucket(1.0) + 1;
     const fn bucket(term: f32) -> usize {
         (term.to_bits() >> 17) as usize
     }
-    // So small that all the smaller ones together are but half of what is to be removed.
+    // So small that all the smaller ones together are but half of what is to be removed. Buckets
+    // begin there: those of all octaves are 64 KiB, for each row.
     let negligible = (0.5 * (1.0 - top_p) * sum / terms.len() as f64) as f32;
-    let mut masses = vec![0f64; BUCKETS];
+    let first = bucket(negligible.min(1.0));
+    let mut masses = vec![0f64; bucket(1.0) - first + 1];
     for (_, term) in within(terms, negligible, f32::INFINITY) {
-        masses[bucket(term)] += f64::from(term);
+        masses[bucket(term) - first] += f64::from(term);
     }
     let (mass, mut above) = (top_p * sum, 0f64);
     let crossing = masses.iter().rposition(|bucket_mass| {
@@ -83,7 +84,7 @@ fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
         return (0.0, sum);
     };
     above -= masses[crossing];
-    let edge = |bucket: usize| f32::from_bits((bucket as u32) << 17);
+    let edge = |bucket: usize| f32::from_bits(((first + bucket) as u32) << 17);
     let last = within(terms, edge(crossing), edge(crossing + 1));
     let mut last: Vec<usize> = last.map(|(token, _)| token).collect();
     last.sort_by(|&a, &b| terms[b].total_cmp(&terms[a]));
