@@ -146,8 +146,10 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
+        // Held until the file is gone: a process that ends in between would leave it.
+        let mut temporaries = temporaries();
         if let Some(path) = self.path.take() {
-            forget(&mut temporaries(), &path);
+            forget(&mut temporaries, &path);
         }
     }
 }
