@@ -46,6 +46,7 @@ pub use mode::{Mode, usual_window};
 pub use sampling::{Shaping, most_probable};
 pub use schedule::Schedule;
 pub use settings::{Ending, Settings, Steps};
+pub(crate) use window::known_prefix;
 
 use rayon::prelude::*;
 

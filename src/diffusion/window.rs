@@ -48,6 +48,12 @@ pub(super) struct Window {
     pads: usize, // before the first position
 }
 
+/// Tokens at the beginning of a text whose keys and values are known.
+pub(crate) fn known_prefix(cached: &[Option<u32>], text: &[u32]) -> usize {
+    let is_same = |(cached, id): &(&Option<u32>, &u32)| **cached == Some(**id);
+    cached.iter().zip(text).take_while(is_same).count()
+}
+
 impl Window {
     /// Before the first pass; `cached` are the tokens with which the network has computed the keys
     /// and values that it keeps.
@@ -58,9 +64,8 @@ impl Window {
         cached: &[Option<u32>],
     ) -> Self {
         let prompt = &canvas.ids()[..canvas.prompt_len()];
-        let is_same = |(cached, id): &(&Option<u32>, &u32)| **cached == Some(**id);
         let reused = match settings.decoding.reuse_prefix {
-            true => cached.iter().zip(prompt).take_while(is_same).count(),
+            true => known_prefix(cached, prompt),
             false => 0,
         };
         // A block that more follows in was computed with what followed then.

@@ -12,7 +12,9 @@ use rayon::prelude::*;
 
 use super::hole::{Hole, canvas};
 use super::seam::{Seam, Seamed};
-use crate::diffusion::{Denoiser, GenerateError, LengthBias, Pass, Shaping, most_probable};
+use crate::diffusion::{
+    Attention, Denoiser, GenerateError, LengthBias, Pass, Shaping, known_prefix, most_probable,
+};
 use crate::kernels::Isa;
 
 /// Lengths, and what finding them took.
@@ -35,6 +37,9 @@ pub struct Known {
     pub tokens: usize,
     /// How sure it is by length alone.
     pub bias: LengthBias,
+    /// Whether what it keeps of the first text is used, and left for the run that follows: then all
+    /// of that text is seen.
+    pub reuses_prefix: bool,
     /// Instructions that the arithmetic uses.
     pub isa: Isa,
 }
@@ -83,7 +88,10 @@ where
         Hole::Resizing { from, .. } => from,
     };
     let texts = texts.iter().enumerate();
-    let texts = texts.map(|(i, text)| seen(text, (i > 0, i < holes.len())));
+    let texts = texts.map(|(i, text)| match i == 0 && known.reuses_prefix {
+        true => text.clone(),
+        false => seen(text, (i > 0, i < holes.len())),
+    });
     let mut trials = Trials {
         model,
         texts: &texts.collect::<Vec<_>>(),
@@ -175,16 +183,22 @@ where
             mask_id,
             tokens,
             bias,
+            reuses_prefix,
             isa,
         } = self.known;
         let canvas = canvas(self.texts, &self.chosen.lengths, mask_id);
         let all: Vec<usize> = (0..canvas.ids().len()).collect();
         let masks: Vec<usize> = canvas.holes()[number].clone().collect();
+        let prompt = &canvas.ids()[..canvas.prompt_len()];
+        let kept = match reuses_prefix && self.model.attention() == Attention::Full {
+            true => known_prefix(self.model.cached_ids(), prompt),
+            false => 0,
+        };
         let mut model = Seamed::new(self.model, &canvas, self.seams);
         let pass = Pass {
             ids: canvas.ids(),
             positions: &all,
-            refresh: if is_computed { &masks } else { &all },
+            refresh: if is_computed { &masks } else { &all[kept..] },
             predict: &masks,
             attention: model.attention(),
         };
@@ -217,6 +231,8 @@ mod tests {
         surest: usize,
         can_move: bool,
         moved: Vec<(usize, isize)>,
+        cached: Vec<Option<u32>>,
+        refreshed: Vec<Vec<usize>>,
     }
 
     impl Denoiser for Scripted {
@@ -238,7 +254,12 @@ mod tests {
                 [9.0 / (1.0 + distance), 0.0, 0.0, 0.0]
             };
             *logits = pass.predict.iter().flat_map(row).collect();
+            self.refreshed.push(pass.refresh.to_vec());
             Ok(pass.refresh.len())
+        }
+
+        fn cached_ids(&self) -> &[Option<u32>] {
+            &self.cached
         }
 
         fn move_cached(&mut self, first: usize, by: isize) -> bool {
@@ -259,6 +280,8 @@ mod tests {
             surest,
             can_move: true,
             moved: Vec::new(),
+            cached: Vec::new(),
+            refreshed: Vec::new(),
         }
     }
 
@@ -274,10 +297,28 @@ mod tests {
             mask_id: MASK,
             tokens: usize::MAX,
             bias,
+            reuses_prefix: !model.cached.is_empty(),
             isa: Isa::detect(),
         };
         let mut goes_on = |done| done < patience;
         by_confidence(model, (&texts, holes, &[]), known, &mut goes_on).unwrap()
+    }
+
+    /// The whole first text is seen, so that the run behind the search finds it where it was.
+    #[test]
+    fn what_is_kept_of_the_first_text_is_not_computed_again() {
+        let text: Vec<u32> = (0..300).map(|at| at % 3).collect();
+        let mut model = scripted(8);
+        model.cached = text.iter().copied().map(Some).collect();
+        model.cached[290] = None;
+        choose(&mut model, &text, &[OPEN(32)], FLAT, usize::MAX);
+        let first: Vec<usize> = (290..300 + 8 + SEEN).collect();
+        assert_eq!(model.refreshed[0], first);
+        assert_eq!(model.refreshed[1].len(), 9, "then the masks alone");
+
+        let mut model = scripted(8);
+        choose(&mut model, &text, &[OPEN(32)], FLAT, usize::MAX);
+        assert_eq!(model.refreshed[0].len(), SEEN + 8 + SEEN);
     }
 
     #[test]
