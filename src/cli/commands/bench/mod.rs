@@ -70,7 +70,14 @@ pub struct Args {
 enum Subject {
     /// What is open, and how long that took.
     Model(Box<Engine>, Duration),
-    Synthetic(Box<(Config, Checkpoint, Target)>),
+    Synthetic(Box<Synthetic>),
+}
+
+/// Random weights in the shapes of a model, and how they are held.
+struct Synthetic {
+    config: Config,
+    checkpoint: Checkpoint,
+    target: Target,
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
@@ -97,9 +104,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         None => None,
     };
     ui.status("measuring the machine");
-    let mut meter = None;
-    if !is_gpu {
-        let meter = meter.insert(Meter::new(isa, rayon::current_num_threads()));
+    let mut meter = (!is_gpu).then(|| Meter::new(isa, rayon::current_num_threads()));
+    if let Some(meter) = &mut meter {
         meter.measure();
     }
     limits::reset_peak_rss(); // the table that was read is not the model's
@@ -154,7 +160,11 @@ impl Args {
             self.compute.start_threads(ui)?;
             let config = shape.config().map_err(Error::from)?;
             let (checkpoint, target) = self.compute.compute()?.synthetic(&config)?;
-            return Ok(Subject::Synthetic(Box::new((config, checkpoint, target))));
+            return Ok(Subject::Synthetic(Box::new(Synthetic {
+                config,
+                checkpoint,
+                target,
+            })));
         }
         let started = Instant::now();
         let engine = self.compute.open(&self.model, ui)?;
@@ -166,14 +176,14 @@ impl Subject {
     fn config(&self) -> &Config {
         match self {
             Self::Model(engine, _) => &engine.session.package().config,
-            Self::Synthetic(parts) => &parts.0,
+            Self::Synthetic(synthetic) => &synthetic.config,
         }
     }
 
     fn device(&self) -> &Device {
         match self {
             Self::Model(engine, _) => &engine.session.target().device,
-            Self::Synthetic(parts) => &parts.2.device,
+            Self::Synthetic(synthetic) => &synthetic.target.device,
         }
     }
 
@@ -187,8 +197,12 @@ impl Subject {
                 let storage = engine.session.target().storage;
                 Ok((model, storage, open_time + started.elapsed()))
             }
-            Self::Synthetic(parts) => {
-                let (config, checkpoint, target) = *parts;
+            Self::Synthetic(synthetic) => {
+                let Synthetic {
+                    config,
+                    checkpoint,
+                    target,
+                } = *synthetic;
                 let model = Model::load(&config, checkpoint, &target, &mut |_, _| {});
                 let model = model.map_err(Error::from)?;
                 Ok((model, target.storage, started.elapsed()))

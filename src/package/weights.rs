@@ -1,0 +1,200 @@
+//! A model's weights: fetched, with an adapter merged into them, loaded, or written quantized.
+
+use std::path::Path;
+
+use super::files::{bytes, read};
+use super::gguf::Gguf;
+use super::{Package, Source, foreign};
+use crate::chat::ChatTemplate;
+use crate::error::Error;
+use crate::hub::{Foreign, HubOptions, ModelSpec, Progress, Snapshot};
+use crate::model::arch::{EMBED_TOKENS, LLADA, name_of_llada};
+use crate::model::lora::{Adapter, LoraError};
+use crate::model::quantize::{QuantizeError, Report, quantize};
+use crate::model::{Model, OnLoad, Target};
+use crate::weights::gguf::FileType;
+use crate::weights::gguf::export::{Description, Vocabulary};
+use crate::weights::{Checkpoint, Index, WeightsError};
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+const ADAPTER: &str = "adapter_model.safetensors";
+
+impl Package {
+    /// Makes the weights local, finding or downloading them, and checks that their headers fit
+    /// together.
+    ///
+    /// # Errors
+    /// When they cannot be had, are broken or contradict each other.
+    pub fn fetch_weights(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
+        let mut weights = self.fetch_base(progress)?;
+        if let Some((_, adapter)) = &self.adapter {
+            adapter.apply(&mut weights);
+        }
+        Ok(weights)
+    }
+
+    fn fetch_base(&self, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
+        let snapshot = match &self.source {
+            Source::Snapshot(snapshot) => snapshot,
+            Source::Gguf(gguf) => return Ok(gguf.checkpoint()?),
+        };
+        // One file with everything goes before an index, as transformers has it: what was saved
+        // last over a checkpoint in shards. Shards that the index does not name are nobody's.
+        let is_whole = |name: &String| name == WEIGHTS;
+        let is_in_one = snapshot.folder_files(WEIGHTS).iter().any(is_whole);
+        let index = match is_in_one {
+            true => None,
+            false => snapshot.optional(INDEX, progress)?,
+        };
+        let index = match index {
+            Some(file) => Some(Index::from_json(INDEX, &read(&file)?)?),
+            None => None,
+        };
+        let names = index
+            .as_ref()
+            .map_or_else(|| vec![WEIGHTS.to_string()], Index::shards);
+        let files = snapshot.fetch(&names, progress);
+        let files = files.map_err(|error| match &index {
+            None => snapshot.explain(error),
+            Some(_) => error,
+        })?;
+        let files = names
+            .into_iter()
+            .zip(files)
+            .map(|(name, file)| Ok((name, bytes(&file)?)));
+        let files = files.collect::<Result<_, Error>>()?;
+        let checkpoint = Checkpoint::open(files, index.as_ref())?;
+        match Foreign::of_tensors(checkpoint.names()) {
+            Some(form) => Err(foreign(snapshot.describe(), form)),
+            None if *self.config.family == LLADA => Ok(checkpoint.renamed(name_of_llada)),
+            None => Ok(checkpoint),
+        }
+    }
+
+    /// Loads the network.
+    ///
+    /// # Errors
+    /// When the weights do not belong to this configuration, or memory runs out.
+    pub fn load(
+        &self,
+        weights: Checkpoint,
+        target: &Target,
+        on_load: OnLoad<'_>,
+    ) -> Result<Model, Error> {
+        Ok(Model::load(&self.config, weights, target, on_load)?)
+    }
+
+    /// Reads the adapter that is to be merged into the weights, downloading it if need be, and
+    /// gives the name of the model that it says it was trained on.
+    ///
+    /// # Errors
+    /// When it cannot be had or is not one of this model, and [`LoraError::Quantized`].
+    pub fn adapt(
+        &mut self,
+        spec: &ModelSpec,
+        options: &HubOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<&str>, Error> {
+        if self.is_quantized() {
+            let model = self.name();
+            return Err(LoraError::Quantized { model }.into());
+        }
+        let snapshot = Snapshot::adapter(spec, options).map_err(|error| spec.or_a_folder(error))?;
+        let json = read(&snapshot.required(ADAPTER_CONFIG, progress)?)?;
+        let names = [ADAPTER.to_owned()];
+        let files = snapshot.fetch(&names, progress)?;
+        let files = names.into_iter().zip(&files);
+        let files = files.map(|(name, file)| Ok((name, bytes(file)?)));
+        let files = files.collect::<Result<_, WeightsError>>()?;
+        let adapter = Adapter::open(&json, Checkpoint::open(files, None)?, &self.config)?;
+        let (_, adapter) = self.adapter.insert((snapshot.describe(), adapter));
+        Ok(adapter.base.as_deref())
+    }
+
+    /// Memory that the weights take in the form they are stored in. They must be local.
+    ///
+    /// # Errors
+    /// When their headers are broken or contradict each other.
+    pub fn bytes_as_stored(&self) -> Result<u64, Error> {
+        let weights = self.fetch_weights(&mut ())?;
+        Ok(weights.bytes_as_stored(EMBED_TOKENS, self.config.tie_word_embeddings))
+    }
+
+    /// The tokenizer's tokens and merges, in the form that a GGUF file has.
+    ///
+    /// # Errors
+    /// When the files cannot be read, or the tokenizer is of a kind that GGUF has no word for.
+    pub fn vocabulary(&self) -> Result<Vocabulary, Error> {
+        let rows = self.config.vocab_size;
+        let snapshot = match &self.source {
+            Source::Snapshot(snapshot) => snapshot,
+            Source::Gguf(gguf) => return Ok(gguf.vocabulary(rows)?),
+        };
+        let contents = |name: &str| match snapshot.optional(name, &mut ())? {
+            Some(file) => Ok::<_, Error>(Some(read(&file)?)),
+            None => Ok(None),
+        };
+        let vocabulary = match contents("tokenizer.json")? {
+            Some(json) => Vocabulary::from_tokenizer_json(rows, &json),
+            None => Vocabulary::from_vocab_and_merges(
+                rows,
+                &contents("vocab.json")?.unwrap_or_default(),
+                &contents("merges.txt")?.unwrap_or_default(),
+                contents("added_tokens.json")?.as_deref(),
+                contents("tokenizer_config.json")?.as_deref(),
+            ),
+        };
+        Ok(vocabulary.map_err(QuantizeError::from)?)
+    }
+
+    /// Writes the model, whose weights are `weights`, as `to` into a GGUF file, and says what
+    /// became of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
+    ///
+    /// # Errors
+    /// When the weights are quantized already, the tokenizer has no place in a GGUF file, or the
+    /// file cannot be written: an existing one is replaced only with `force`.
+    pub fn quantize(
+        &self,
+        weights: Checkpoint,
+        to: FileType,
+        (file, force): (&Path, bool),
+        on_tensor: &mut dyn FnMut(usize, usize),
+    ) -> Result<Report, Error> {
+        if let Source::Gguf(Gguf {
+            blocks: Some(kind), ..
+        }) = self.source
+        {
+            let name = self.name();
+            return Err(QuantizeError::Quantized { name, kind }.into());
+        }
+        // Where the files lie is nobody's business.
+        let name = self.source.name();
+        let name = name
+            .trim_end_matches(['/', '\\'])
+            .rsplit(['/', '\\'])
+            .next();
+        let description = Description {
+            name: name.unwrap_or_default(),
+            weights: to,
+            vocabulary: &self.vocabulary()?,
+            bos_token_id: None,
+            eos_token_id: self.config.eos_token_ids.first().copied(),
+            eot_token_id: (self.tokenizer.token_to_id("<|im_end|>"))
+                .or_else(|| self.tokenizer.token_to_id("<|eot_id|>")),
+            pad_token_id: self.config.pad_token_id,
+            mask_token_id: self.mask_id,
+            chat_template: self.chat_template.as_ref().map(ChatTemplate::source),
+            shift_logits: self.config.shift_logits,
+        };
+        let written = quantize(
+            &self.config,
+            &description,
+            weights,
+            (file, force),
+            on_tensor,
+        );
+        Ok(written?)
+    }
+}
