@@ -7,8 +7,9 @@
 //! - 6 bits: two pairs to `2 * 2 * 63 * 127 = 32004`;
 //! - 8 bits: bytes are split into nibbles, summed apart.
 //!
-//! One block of weights, unpacked, serves every row of a tile; the `f32` sums live in the
-//! first-level cache.
+//! One block of weights, unpacked into the first-level cache, serves every row of a tile. A few of
+//! its rows at a time share what is read: each word of weights serves all of them, and each word of
+//! a row both halves.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
 use super::format::{BlockFormat, Scaling, with_format};
@@ -18,7 +19,7 @@ use std::ops::Range;
 
 /// The loops over panels, blocks and rows, for one way to form dot products.
 macro_rules! matmul {
-    ($features:literal, split: $split:literal, $dots:ident) => {
+    ($features:literal, split: $split:literal, rows: [$narrow:literal, $wide:literal], $dots:ident) => {
         /// See [`crate::kernels::matmul_panels`]; `out` is `[panel, row, 16]`.
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn matmul(
@@ -40,8 +41,13 @@ macro_rules! matmul {
             for (panel, out) in panels.zip(out.chunks_exact_mut(x.rows().max(1))) {
                 for (first_row, rows, blocks) in x.tiles() {
                     let mut sums = [[Sums::ZERO; 2]; TILE];
+                    let (panel, sums_of_rows) = (w.panel(panel), &mut sums[..rows]);
                     let position = |b| x.group_position(b);
-                    tile::<F>(w.panel(panel), blocks, position, &mut sums[..rows]);
+                    // So many rows that their sums of both halves fit the registers.
+                    match F::LAYOUT.largest() {
+                        ..32 => tile::<F, $narrow>(panel, blocks, position, sums_of_rows),
+                        _ => tile::<F, $wide>(panel, blocks, position, sums_of_rows),
+                    }
                     for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
                         out.copy_from_slice(sums.map(|half| half.total).as_flattened());
                     }
@@ -53,16 +59,15 @@ macro_rules! matmul {
         ///
         /// ```text
         /// for each block b of 32 inputs:
-        ///     for each half of the panel:
-        ///         w = unpack block b of the half        8 registers
-        ///         for each pair of rows, then a last row:
-        ///             part[row] = fma(w · x[row], scale of w, part[row])
-        ///             where b is the last of its group of blocks:
-        ///                 total[row] = fma(part[row], scale of x[row], total[row])
+        ///     w = unpack block b
+        ///     for each few rows, and each half of the panel:
+        ///         part[row] = fma(w · x[row], scale of w, part[row])
+        ///         where b is the last of its group of blocks:
+        ///             total[row] = fma(part[row], scale of x[row], total[row])
         /// ```
         #[inline]
         #[target_feature(enable = $features)]
-        fn tile<F: BlockFormat>(
+        fn tile<F: BlockFormat, const R: usize>(
             panel: Panel<'_>,
             x: &[Block],
             position: impl Fn(usize) -> GroupPosition,
@@ -70,28 +75,48 @@ macro_rules! matmul {
         ) {
             for (b, x) in x.chunks_exact(sums.len()).enumerate() {
                 panel.prefetch::<F>(b);
+                let w = Weights::unpack::<F, $split>(panel, b);
                 let position = position(b);
-                for half in 0..2 {
-                    let w = Weights::unpack::<F, $split>(panel, b, half);
-                    let (x_pairs, x_last) = x.as_chunks::<2>();
-                    let (sums_pairs, sums_last) = sums.as_chunks_mut::<2>();
-                    for (x, sums) in x_pairs.iter().zip(sums_pairs) {
-                        let dots = $dots::<F, 2>(&w, x);
-                        for r in 0..2 {
-                            w.add::<F>(&x[r], dots[r], position, &mut sums[r][half]);
+                let (x, sums) = add_rows::<F, R>(&w, x, position, sums);
+                let (x, sums) = add_rows::<F, 2>(&w, x, position, sums);
+                add_rows::<F, 1>(&w, x, position, sums);
+            }
+        }
+
+        /// Adds a block's dot products to the sums of its rows, `R` at a time, as
+        /// [`super::scalar`] defines, and gives what is left of them.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_rows<'x, 's, F: BlockFormat, const R: usize>(
+            w: &Weights,
+            x: &'x [Block],
+            position: GroupPosition,
+            sums: &'s mut [[Sums; 2]],
+        ) -> (&'x [Block], &'s mut [[Sums; 2]]) {
+            let (x, x_rest) = x.as_chunks::<R>();
+            let (sums, sums_rest) = sums.as_chunks_mut::<R>();
+            for (x, sums) in x.iter().zip(sums) {
+                for part in 0..F::LAYOUT.parts {
+                    let dots = $dots::<F, R>(w, x, part);
+                    for r in 0..R {
+                        for half in 0..2 {
+                            let begins = position.begins && part == 0;
+                            w.add(part, half, dots[r][half], begins, &mut sums[r][half]);
                         }
                     }
-                    for (x, sums) in x_last.iter().zip(sums_last) {
-                        let [dots] = $dots::<F, 1>(&w, &[*x]);
-                        w.add::<F>(x, dots, position, &mut sums[half]);
+                }
+                for r in 0..R {
+                    for half in 0..2 {
+                        w.finish::<F>(half, &x[r], position, &mut sums[r][half]);
                     }
                 }
             }
+            (x_rest, sums_rest)
         }
     };
 }
 
-matmul!("avx2,fma,f16c", split: true, dots);
+matmul!("avx2,fma,f16c", split: true, rows: [4, 3], dots);
 
 pub(super) mod vnni;
 
@@ -111,16 +136,16 @@ impl Sums {
     };
 }
 
-/// One block of half a panel, unpacked.
+/// One block of a panel, unpacked; `[.., half]`.
 struct Weights {
     /// 4 unsigned inputs of 8 columns each.
-    quants: [__m256i; 8],
+    quants: [[__m256i; 2]; 8],
     /// Where quants are split, the high nibbles; `quants` has the low ones.
-    highs: [__m256i; 8],
+    highs: [[__m256i; 2]; 8],
     /// Of each part of the block.
-    scales: [__m256; 2],
+    scales: [[__m256; 2]; 2],
     /// As in [`super::stored::Scaled`].
-    mins: [__m256; 2],
+    mins: [[__m256; 2]; 2],
 }
 
 /// Whether quants are too large for the 16-bit instruction.
@@ -131,27 +156,35 @@ const fn is_wide<F: BlockFormat>() -> bool {
 impl Weights {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn unpack<F: BlockFormat, const SPLIT: bool>(panel: Panel<'_>, b: usize, half: usize) -> Self {
+    fn unpack<F: BlockFormat, const SPLIT: bool>(panel: Panel<'_>, b: usize) -> Self {
         let block = panel.block::<F>(b);
         let [low, high] = F::LAYOUT.bits;
         let (low_lines, high_lines) = block.lines.split_at(low);
-        let (mut quants, mut highs) = ([_mm256_setzero_si256(); 8], [_mm256_setzero_si256(); 8]);
-        for t in 0..8 {
-            quants[t] = bits(low_lines, low, 0, t, half);
-            if high > 0 {
-                let above = bits(high_lines, high, low, t, half);
-                quants[t] = _mm256_or_si256(quants[t], above);
+        let mut quants = [[_mm256_setzero_si256(); 2]; 8];
+        let mut highs = quants;
+        let (mut scales, mut mins) = ([[_mm256_setzero_ps(); 2]; 2], [[_mm256_setzero_ps(); 2]; 2]);
+        for half in 0..2 {
+            for t in 0..8 {
+                let mut words = bits(low_lines, low, 0, t, half);
+                if high > 0 {
+                    let above = bits(high_lines, high, low, t, half);
+                    words = _mm256_or_si256(words, above);
+                }
+                if let Some(table) = &F::LAYOUT.table {
+                    words = _mm256_shuffle_epi8(load_table(table), words);
+                }
+                if SPLIT && is_wide::<F>() {
+                    let mask = _mm256_set1_epi8(15);
+                    highs[t][half] = _mm256_and_si256(_mm256_srli_epi32::<4>(words), mask);
+                    words = _mm256_and_si256(words, mask);
+                }
+                quants[t][half] = words;
             }
-            if let Some(table) = &F::LAYOUT.table {
-                quants[t] = _mm256_shuffle_epi8(load_table(table), quants[t]);
-            }
-            if SPLIT && is_wide::<F>() {
-                let mask = _mm256_set1_epi8(15);
-                highs[t] = _mm256_and_si256(_mm256_srli_epi32::<4>(quants[t]), mask);
-                quants[t] = _mm256_and_si256(quants[t], mask);
+            let (of_scales, of_mins) = scales_of::<F>(block, half);
+            for part in 0..2 {
+                (scales[part][half], mins[part][half]) = (of_scales[part], of_mins[part]);
             }
         }
-        let (scales, mins) = scales::<F>(block, half);
         Self {
             quants,
             highs,
@@ -160,42 +193,40 @@ impl Weights {
         }
     }
 
-    /// Adds a block's dot products to the sums of a row, as [`super::scalar`] defines.
+    /// Adds the dot products of a part of the block.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn add<F: BlockFormat>(
+    fn add(&self, part: usize, half: usize, dots: __m256i, begins: bool, sums: &mut Sums) {
+        let sum = match begins {
+            true => _mm256_setzero_ps(),
+            false => load_sums(&sums.part),
+        };
+        let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), self.scales[part][half], sum);
+        store_sums(&mut sums.part, sum);
+    }
+
+    /// Takes the minimums of the block off, and adds a group to the total where it ends.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn finish<F: BlockFormat>(
         &self,
+        half: usize,
         x: &Block,
-        dots: [__m256i; 2],
         position: GroupPosition,
         sums: &mut Sums,
     ) {
-        let part = if position.begins {
-            _mm256_setzero_ps()
-        } else {
-            load_sums(&sums.part)
-        };
-        let part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[0]), self.scales[0], part);
-        let part = match F::LAYOUT.parts {
-            1 => part,
-            _ => _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[1]), self.scales[1], part),
-        };
-        let part = match F::LAYOUT.scaling {
-            Scaling::Half | Scaling::Signed => part,
-            Scaling::HalfWithMin | Scaling::WithMin => {
-                let part = _mm256_fnmadd_ps(self.mins[0], _mm256_set1_ps(x.sum), part);
-                match F::LAYOUT.parts {
-                    1 => part,
-                    _ => _mm256_fnmadd_ps(self.mins[1], _mm256_set1_ps(x.first_sum), part),
-                }
+        let mut part = load_sums(&sums.part);
+        if let Scaling::HalfWithMin | Scaling::WithMin = F::LAYOUT.scaling {
+            let of_parts = [x.sum, x.first_sum];
+            for (min, sum) in self.mins.iter().zip(of_parts).take(F::LAYOUT.parts) {
+                part = _mm256_fnmadd_ps(min[half], _mm256_set1_ps(sum), part);
             }
-        };
+            store_sums(&mut sums.part, part);
+        }
         if position.ends {
             let total = load_sums(&sums.total);
             let total = _mm256_fmadd_ps(part, _mm256_set1_ps(x.scale), total);
             store_sums(&mut sums.total, total);
-        } else {
-            store_sums(&mut sums.part, part);
         }
     }
 }
@@ -214,47 +245,66 @@ fn store_sums(to: &mut [f32; 8], sums: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sums) }
 }
 
-/// Where the dot products start: at what the offset of the quants would take off later.
+/// Where the dot products of a part start: at what the offset of the quants would take off later.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn start<F: BlockFormat>(x: &Block) -> [__m256i; 2] {
-    let [first, second] = x.start::<F>();
-    [_mm256_set1_epi32(*first), _mm256_set1_epi32(*second)]
+fn start<F: BlockFormat>(x: &Block, part: usize) -> __m256i {
+    _mm256_set1_epi32(*x.start::<F>()[part])
 }
 
-/// A block's dot products with the 16-bit instruction.
+/// Words of a part of a block.
+const fn words<F: BlockFormat>(part: usize) -> Range<usize> {
+    let count = 8 / F::LAYOUT.parts;
+    part * count..(part + 1) * count
+}
+
+/// The dot products of a part of a block with some rows, by the 16-bit instruction.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots<F: BlockFormat, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
-    let ones = _mm256_set1_epi16(1);
+fn dots<F: BlockFormat, const R: usize>(
+    w: &Weights,
+    x: &[Block; R],
+    part: usize,
+) -> [[__m256i; 2]; R] {
     let mut dots = [[_mm256_setzero_si256(); 2]; R];
     for r in 0..R {
-        dots[r] = start::<F>(&x[r]);
+        dots[r] = [start::<F>(&x[r], part); 2];
     }
     // So many words add up in 16 bits.
-    let words = match F::LAYOUT.largest() {
+    let count = match F::LAYOUT.largest() {
         _ if is_wide::<F>() => 8,
         32.. => 2,
         16.. => 4,
-        _ => 8 / F::LAYOUT.parts,
+        _ => 8,
     };
-    for first in (0..8).step_by(words) {
-        let (mut lows, mut highs) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
-        for t in first..first + words {
+    let words = words::<F>(part);
+    for first in words.clone().step_by(count) {
+        let (mut lows, mut highs) = (
+            [[_mm256_setzero_si256(); 2]; R],
+            [[_mm256_setzero_si256(); 2]; R],
+        );
+        for t in first..words.end.min(first + count) {
             for r in 0..R {
                 let inputs = _mm256_set1_epi32(x[r].words[t]);
-                lows[r] = _mm256_add_epi16(lows[r], _mm256_maddubs_epi16(w.quants[t], inputs));
-                if is_wide::<F>() {
-                    highs[r] = _mm256_add_epi16(highs[r], _mm256_maddubs_epi16(w.highs[t], inputs));
+                for half in 0..2 {
+                    let products = _mm256_maddubs_epi16(w.quants[t][half], inputs);
+                    lows[r][half] = _mm256_add_epi16(lows[r][half], products);
+                    if is_wide::<F>() {
+                        let products = _mm256_maddubs_epi16(w.highs[t][half], inputs);
+                        highs[r][half] = _mm256_add_epi16(highs[r][half], products);
+                    }
                 }
             }
         }
         for r in 0..R {
-            let dot = &mut dots[r][F::part(first)];
-            *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(lows[r], ones));
-            if is_wide::<F>() {
-                let sixteens = _mm256_madd_epi16(highs[r], _mm256_set1_epi16(16));
-                *dot = _mm256_add_epi32(*dot, sixteens);
+            for half in 0..2 {
+                let dot = &mut dots[r][half];
+                let ones = _mm256_madd_epi16(lows[r][half], _mm256_set1_epi16(1));
+                *dot = _mm256_add_epi32(*dot, ones);
+                if is_wide::<F>() {
+                    let sixteens = _mm256_madd_epi16(highs[r][half], _mm256_set1_epi16(16));
+                    *dot = _mm256_add_epi32(*dot, sixteens);
+                }
             }
         }
     }
@@ -286,7 +336,7 @@ fn load_table(table: &[u8; 16]) -> __m256i {
 /// Scales and minimums of a block, as [`super::stored::Scaled`] defines them.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scales<F: BlockFormat>(block: PanelBlock<'_>, half: usize) -> ([__m256; 2], [__m256; 2]) {
+fn scales_of<F: BlockFormat>(block: PanelBlock<'_>, half: usize) -> ([__m256; 2], [__m256; 2]) {
     let none = _mm256_setzero_ps();
     let halves = |row: &Scales| _mm256_cvtph_ps(load_scales(row, half));
     let scales = load_scales(&block.scales[0], half);

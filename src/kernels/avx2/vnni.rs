@@ -5,20 +5,25 @@ use super::*;
 /// The loops, and the dot products of a block, with the instruction in one of its two encodings.
 macro_rules! vnni {
     ($features:literal, $dpbusd:ident) => {
-        matmul!($features, split: false, dots);
+        matmul!($features, split: false, rows: [6, 6], dots);
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn dots<F: BlockFormat, const R: usize>(w: &Weights, x: &[Block; R]) -> [[__m256i; 2]; R] {
+        fn dots<F: BlockFormat, const R: usize>(
+            w: &Weights,
+            x: &[Block; R],
+            part: usize,
+        ) -> [[__m256i; 2]; R] {
             let mut dots = [[_mm256_setzero_si256(); 2]; R];
             for r in 0..R {
-                dots[r] = start::<F>(&x[r]);
+                dots[r] = [start::<F>(&x[r], part); 2];
             }
-            for t in 0..8 {
-                let half = F::part(t);
+            for t in words::<F>(part) {
                 for r in 0..R {
                     let inputs = _mm256_set1_epi32(x[r].words[t]);
-                    dots[r][half] = $dpbusd(dots[r][half], w.quants[t], inputs);
+                    for half in 0..2 {
+                        dots[r][half] = $dpbusd(dots[r][half], w.quants[t][half], inputs);
+                    }
                 }
             }
             dots
