@@ -1,7 +1,8 @@
-//! What it costs to keep the keys and values of an unchanged prefix between runs, and what it
-//! saves: a text of 490 tokens is continued, ten more tokens are typed, and it is continued again.
+//! What it costs to keep the keys and values of the texts round a hole between runs, and what it
+//! saves: twelve tokens are written, ten more are typed before them, and twelve are written again,
+//! at the end of a text of 490 tokens and in the middle of one.
 //!
-//! For each mode: rows and time of the second run, computed anew and with the prefix reused; how
+//! For each mode: rows and time of the second run, computed anew and with the texts reused; how
 //! the first forward differs (KL in nats and the share of masks whose most probable token is the
 //! same), and the share of the written tokens that are the same. At temperature 0, on the built-in
 //! model.
@@ -21,10 +22,12 @@ use diffucoder::model::Model;
 use diffucoder::package::Package;
 use diffucoder::session::{Conditions, Hole, Job, Mode};
 
-/// Tokens before the change, in it, and written behind it: 512 in all, the context of the model.
-const PREFIX: usize = 490;
+/// Tokens given, typed, and written: 512 in all, the context of the model.
+const GIVEN: usize = 490;
 const TYPED: usize = 10;
 const WRITTEN: usize = 12;
+/// Where the hole is, and tokens given before it.
+const PLACES: [(&str, usize); 2] = [("end", GIVEN), ("middle", GIVEN / 2)];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::read();
@@ -33,18 +36,21 @@ fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{} texts: {PREFIX} tokens reused before {TYPED} new ones, {WRITTEN} written\n\
-         {:<8} {:>16} {:>16} {:>12} {:>10} {:>12}",
+        "{} texts: {GIVEN} tokens reused round {TYPED} new ones, {WRITTEN} written\n\
+         {:<8} {:<6} {:>16} {:>16} {:>12} {:>10} {:>12}",
         texts.len(),
         "mode",
+        "at its",
         "rows anew/reused",
         "ms anew/reused",
         "KL of masks",
         "same top",
         "same tokens"
     )?;
-    for mode in Mode::ALL {
-        let mut settings = session.settings(mode, false);
+    // Exact mode computes everything in every pass.
+    let modes = Mode::ALL.into_iter().filter(|mode| *mode != Mode::Exact);
+    for (mode, (place, before)) in modes.flat_map(|mode| PLACES.map(|place| (mode, place))) {
+        let mut settings = session.settings(mode, before < GIVEN);
         settings.shaping = Shaping::temperature(0.0);
         let special = (
             session.package().mask_id,
@@ -53,18 +59,19 @@ fn main() -> anyhow::Result<()> {
         let model = session.load(&mut (), &mut |_, _| ())?;
         let mut sum = Sum::default();
         for text in &texts {
-            let run = |model: &mut Model, given: usize, reuse_prefix: bool| {
+            let run = |model: &mut Model, given: usize, reuse_context: bool| {
+                let behind = text[before + TYPED + WRITTEN..].to_vec();
+                let texts = vec![text[..given].to_vec(), behind];
                 let holes = vec![Hole::Exactly(WRITTEN)];
-                let texts = vec![text[..given].to_vec(), Vec::new()];
                 let mut job = Job::new(texts, holes, (special.0, &special.1), settings.clone());
-                job.settings.decoding.reuse_prefix = reuse_prefix;
+                job.settings.decoding.reuse_context = reuse_context;
                 let mut tap = Tap { model, first: None };
                 let done = job.run(&mut tap, &mut Conditions::default())?;
                 anyhow::Ok((tap.first.unwrap_or_default(), done))
             };
-            let (expected, anew) = run(model, PREFIX + TYPED, false)?;
-            run(model, PREFIX, false)?;
-            let (found, reused) = run(model, PREFIX + TYPED, true)?;
+            let (expected, anew) = run(model, before + TYPED, false)?;
+            run(model, before, false)?;
+            let (found, reused) = run(model, before + TYPED, true)?;
             sum.rows[0] += anew.work.rows;
             sum.rows[1] += reused.work.rows;
             sum.time[0] += anew.work.time;
@@ -82,7 +89,7 @@ fn main() -> anyhow::Result<()> {
         let ms = |time: Duration| 1e3 * time.as_secs_f64() / count as f64;
         writeln!(
             out,
-            "{:<8} {:>16} {:>16} {:>12.6} {:>8.1} % {:>10.1} %",
+            "{:<8} {place:<6} {:>16} {:>16} {:>12.6} {:>8.1} % {:>10.1} %",
             mode.name(),
             format!("{}/{}", sum.rows[0] / count, sum.rows[1] / count),
             format!("{:.1}/{:.1}", ms(sum.time[0]), ms(sum.time[1])),
@@ -158,13 +165,17 @@ impl Denoiser for Tap<'_> {
     fn cached_ids(&self) -> &[Option<u32>] {
         self.model.cached_ids()
     }
+
+    fn move_cached(&mut self, first: usize, by: isize) -> bool {
+        self.model.move_cached(first, by)
+    }
 }
 
 /// Stretches of code that the model was not trained on, each beginning elsewhere.
 fn texts(package: &Package, count: usize) -> anyhow::Result<Vec<Vec<u32>>> {
     let all = common::held_out_prompts(usize::MAX)?.join("\n\n\n");
     let ids = package.tokenizer.encode_plain(&all)?;
-    let len = PREFIX + TYPED;
+    let len = GIVEN + TYPED + WRITTEN;
     let step = ids.len().saturating_sub(len) / count.max(1);
     let starts = (0..count).map(|number| number * step.max(1));
     let texts = starts.filter_map(|start| ids.get(start..start + len));

@@ -25,6 +25,7 @@ mod canvas;
 mod confidence;
 mod decoding;
 mod denoiser;
+mod kept;
 mod mode;
 mod random;
 mod remasking;
@@ -42,11 +43,11 @@ pub use canvas::{Canvas, Edit, Piece, Resizing};
 pub use confidence::{Algorithm, Candidate};
 pub use decoding::{Cache, Decoding, Far, FirstToken, Refresh, Rule};
 pub use denoiser::{Denoiser, Pass, Predictions};
+pub(crate) use kept::Kept;
 pub use mode::{Mode, usual_window};
 pub use sampling::{Shaping, most_probable};
 pub use schedule::Schedule;
 pub use settings::{Ending, Settings, Steps};
-pub(crate) use window::known_prefix;
 
 use rayon::prelude::*;
 
@@ -126,7 +127,11 @@ where
     D::Error: std::error::Error + 'static,
 {
     let attention = settings.decoding.attention(model.attention());
-    let mut run = Run::new(&canvas, settings, attention, model.cached_ids());
+    let kept = match settings.decoding.reuse_context {
+        true => Kept::of(model, &canvas),
+        false => Kept::default(),
+    };
+    let mut run = Run::new(&canvas, settings, attention, kept);
     let (mut logits, mut rows, mut stability) = (Vec::new(), 0, Stability::default());
     let is_whole = loop {
         if !observer.goes_on() {

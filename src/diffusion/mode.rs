@@ -61,7 +61,7 @@ impl Mode {
             return Some(Self::Exact);
         }
         let decoding = Decoding {
-            reuse_prefix: false, // is nobody's
+            reuse_context: false, // is nobody's
             ..*decoding
         };
         let mut modes = Self::ALL.into_iter();

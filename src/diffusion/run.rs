@@ -5,6 +5,7 @@ use super::canvas::{Canvas, Edit};
 use super::confidence::Candidate;
 use super::decoding::Cache;
 use super::denoiser::Pass;
+use super::kept::Kept;
 use super::random::Draws;
 use super::remasking::Remasking;
 use super::reveal::{Amount, Reveal};
@@ -36,13 +37,8 @@ pub(super) struct Frame {
 }
 
 impl<'a> Run<'a> {
-    /// `cached` as of [`super::Denoiser::cached_ids`].
-    pub fn new(
-        canvas: &Canvas,
-        settings: &'a Settings,
-        attention: Attention,
-        cached: &[Option<u32>],
-    ) -> Self {
+    /// `kept` are the tokens whose keys and values an earlier run left.
+    pub fn new(canvas: &Canvas, settings: &'a Settings, attention: Attention, kept: Kept) -> Self {
         let growth = canvas.limit() - canvas.ids().len();
         Self {
             settings,
@@ -55,7 +51,7 @@ impl<'a> Run<'a> {
                 Attention::Full => settings.remask,
             }),
             frame: Frame {
-                window: Window::new(canvas, settings, attention, cached),
+                window: Window::new(canvas, settings, attention, kept),
                 reveal: Reveal::of(settings),
                 amount: Amount::default(),
                 step: 0,

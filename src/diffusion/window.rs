@@ -17,6 +17,7 @@ use std::ops::Range;
 use super::blocks::Attention;
 use super::canvas::{Canvas, Edit};
 use super::decoding::{Cache, Far, FirstToken, Refresh};
+use super::kept::Kept;
 use super::settings::Settings;
 
 /// A window of the canvas, and what the next pass does for it.
@@ -43,47 +44,31 @@ pub(super) struct Window {
     start: usize,                     // of the window
     end: usize,                       // of the window
     known: Vec<Option<(usize, u32)>>, // position and token of the keys and values at each index
-    reused: usize,                    // positions at the start that an earlier run computed
     passes: usize,
     pads: usize, // before the first position
 }
 
-/// Tokens at the beginning of a text whose keys and values are known.
-pub(crate) fn known_prefix(cached: &[Option<u32>], text: &[u32]) -> usize {
-    let is_same = |(cached, id): &(&Option<u32>, &u32)| **cached == Some(**id);
-    cached.iter().zip(text).take_while(is_same).count()
-}
-
 impl Window {
-    /// Before the first pass; `cached` are the tokens with which the network has computed the keys
-    /// and values that it keeps.
-    pub fn new(
-        canvas: &Canvas,
-        settings: &Settings,
-        attention: Attention,
-        cached: &[Option<u32>],
-    ) -> Self {
-        let prompt = &canvas.ids()[..canvas.prompt_len()];
-        let reused = match settings.decoding.reuse_prefix {
-            true => known_prefix(cached, prompt),
-            false => 0,
-        };
-        // A block that more follows in was computed with what followed then.
-        let reused = match attention {
-            Attention::Full => reused,
-            Attention::BlockCausal(size) => reused - reused % size,
-        };
-        let pads = match attention {
-            Attention::BlockCausal(size) if settings.decoding.is_padded() => {
-                canvas.prompt_len().next_multiple_of(size) - canvas.prompt_len()
+    /// Before the first pass; `kept` are the tokens whose keys and values an earlier run left.
+    pub fn new(canvas: &Canvas, settings: &Settings, attention: Attention, mut kept: Kept) -> Self {
+        let mut pads = 0;
+        if let Attention::BlockCausal(size) = attention {
+            if settings.decoding.is_padded() {
+                pads = canvas.prompt_len().next_multiple_of(size) - canvas.prompt_len();
             }
-            _ => 0,
-        };
-        let reused = if pads > 0 { 0 } else { reused }; // it stood elsewhere
-        let known = prompt[..reused].iter().copied().enumerate();
+            // A block that more follows in was computed with what followed then; with pads before
+            // them all tokens stood elsewhere.
+            let whole = kept.before - kept.before % size;
+            kept = Kept {
+                before: if pads == 0 { whole } else { 0 },
+                behind: 0,
+            };
+        }
+        let ids = canvas.ids();
+        let known = ids.iter().copied().enumerate();
+        let known = known.map(|(at, id)| kept.contains(at, ids.len()).then_some((at, id)));
         Self {
-            known: known.map(Some).collect(),
-            reused,
+            known: known.collect(),
             attention,
             masked: Vec::new(),
             pads,
@@ -192,14 +177,14 @@ impl Window {
         is_kept: impl Fn(usize) -> bool,
         is_final: impl Fn(usize) -> bool,
     ) {
-        let reused = if self.passes == 0 { self.reused } else { 0 };
+        let is_due = is_due && self.passes > 0; // at first nothing is known but what was kept
         self.refresh.clear();
         self.known
             .resize(self.known.len().max(self.seen.len()), None);
         let seen = self.seen.iter().zip(&self.ids).enumerate();
         for (index, (&position, &id)) in seen.take(last) {
             let is_stale = self.known[index] != Some((position, id));
-            if (is_due && index >= reused) || is_stale || !is_kept(index) {
+            if is_due || is_stale || !is_kept(index) {
                 self.refresh.push(index);
                 self.known[index] = is_final(index).then_some((position, id));
             }

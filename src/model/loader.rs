@@ -208,6 +208,11 @@ impl<'a> Loader<'a> {
             (Storage::Quantized(_) | Storage::AsStored, &Stored::Blocks(format)) => {
                 self.blocks(format, stored.bytes(), (n, k))
             }
+            (Storage::AsStored, &Stored::Float(dtype)) => {
+                let device = &self.target.device;
+                let dtype = Storage::type_beside_blocks(dtype, !device.is_cpu());
+                stored.load(dtype, device).map(Weight::Dense)
+            }
             _ => stored
                 .load(self.target.storage.dtype(), &self.target.device)
                 .map(Weight::Dense),

@@ -230,8 +230,7 @@ impl Model {
             self.cached_ids.clear();
             self.cached_with = pass.attention;
         }
-        let longest = self.cached_ids.len().max(pass.ids.len());
-        self.cached_ids.resize(longest, None);
+        self.cached_ids.resize(pass.ids.len(), None); // what is behind was of another canvas
         let mut cached_ids = std::mem::take(&mut self.cached_ids); // nothing, until the pass is done
         let indices = rows.indices.clone();
         match &mut self.network {
@@ -407,6 +406,43 @@ mod tests {
         let difference = ours.iter().zip(&other).map(|(a, b)| (a - b).abs());
         assert_eq!(ours.len(), 1100 * 50);
         assert!(difference.fold(0.0, f32::max) < 1e-4);
+    }
+
+    /// Beside blocks numbers of 16 bits stay what they are, and nothing is lost that float32 has.
+    #[test]
+    fn halves_of_a_file_are_not_widened_in_memory() {
+        let config = config();
+        let target = |storage| Target {
+            storage,
+            ..Target::cpu(DType::F32)
+        };
+        let [stored, f32] = [Storage::AsStored, Storage::Dense(DType::F32)].map(target);
+        let weights = || Checkpoint::synthetic(&config, None).unwrap(); // bf16
+        let on_load = &mut |_, _| ();
+        let mut loader = Loader::new(
+            &config,
+            weights(),
+            &stored,
+            PackedMatrices::Unknown,
+            on_load,
+        );
+        let affine = loader.linear("model.layers.0.mlp.up_proj").unwrap();
+        let weight::Weight::Dense(matrix) = affine.weight else {
+            panic!("not of numbers")
+        };
+        assert_eq!(matrix.dtype(), DType::BF16);
+        let logits = |target| {
+            let mut model = Model::load(&config, weights(), target, &mut |_, _| ()).unwrap();
+            model.head_output(&[5; 20]).unwrap()
+        };
+        assert_eq!(logits(&stored), logits(&f32));
+
+        let of_type = |held| weights().bytes_as_stored(("", true), |_| held);
+        let [halves, floats] = [DType::BF16, DType::F32].map(of_type);
+        assert!(
+            halves * 2 > floats && floats * 2 > halves * 3,
+            "{halves}, {floats}"
+        );
     }
 
     /// In a single layer keys and values depend on token and position alone, so that those which

@@ -68,7 +68,7 @@ pub enum Storage {
     Dense(DType),
     /// Matrices quantized to this format, the rest as float32.
     Quantized(Format),
-    /// As the file has them: quantized matrices stay so, the rest is float32.
+    /// As the file has them: matrices stay quantized or of 16 bits, the rest is float32.
     AsStored,
 }
 
@@ -114,6 +114,17 @@ impl Storage {
                 let needed_bytes = smallest.bytes(parameters);
                 Err(smallest.too_large(needed_bytes, parameters, free_bytes))
             }
+        }
+    }
+
+    /// Type of the matrices that a file has as numbers of a type, beside others in blocks. Those of 16
+    /// bits stay so; on a GPU, where the activations have to be of the same type, only bf16 does,
+    /// since Qwen2.5's activations overflow f16.
+    pub fn type_beside_blocks(stored: DType, is_gpu: bool) -> DType {
+        match stored {
+            DType::BF16 => DType::BF16,
+            DType::F16 if !is_gpu => DType::F16,
+            _ => DType::F32,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::hub::{Foreign, HubOptions, ModelSpec, Progress, Snapshot};
 use crate::model::arch::{EMBED_TOKENS, LLADA, name_of_llada};
 use crate::model::lora::{Adapter, LoraError};
 use crate::model::quantize::{QuantizeError, Report, quantize};
+use crate::model::storage::Storage;
 use crate::model::{Model, OnLoad, Target};
 use crate::weights::gguf::FileType;
 use crate::weights::gguf::export::{Description, Vocabulary};
@@ -113,13 +114,16 @@ impl Package {
         Ok(adapter.base.as_deref())
     }
 
-    /// Memory that the weights take in the form they are stored in. They must be local.
+    /// Memory of the CPU or a GPU that the weights take in the form they are stored in. They must be
+    /// local.
     ///
     /// # Errors
     /// When their headers are broken or contradict each other.
-    pub fn bytes_as_stored(&self) -> Result<u64, Error> {
+    pub fn bytes_as_stored(&self, is_gpu: bool) -> Result<u64, Error> {
         let weights = self.fetch_weights(&mut ())?;
-        Ok(weights.bytes_as_stored(EMBED_TOKENS, self.config.tie_word_embeddings))
+        let table = (EMBED_TOKENS, self.config.tie_word_embeddings);
+        let held = |dtype| Storage::type_beside_blocks(dtype, is_gpu);
+        Ok(weights.bytes_as_stored(table, held))
     }
 
     /// The tokenizer's tokens and merges, in the form that a GGUF file has.

@@ -57,7 +57,7 @@ impl Compute {
                 return Err(RequestError::HeldAsStored.into());
             }
             check_products(&device, Storage::AsStored)?; // before the download
-            Storage::as_stored(package.bytes_as_stored()?, parameters, free_bytes)
+            Storage::as_stored(package.bytes_as_stored(is_gpu)?, parameters, free_bytes)
                 .map_err(DeviceError::from)?
         } else {
             let (precision, quantization) = (self.precision, self.quantization);
@@ -75,17 +75,20 @@ impl Compute {
     }
 
     /// Random weights in the shapes of `config`, and how to hold them: quantized to q4_0 unless
-    /// something else is asked for.
+    /// something else is asked for. Says too why they are on the CPU where a GPU could not be used.
     ///
     /// # Errors
     /// When they do not fit the device's memory, or it does not answer or computes wrong products.
-    pub fn synthetic(&self, config: &Config) -> Result<(Checkpoint, Target), Error> {
+    pub fn synthetic(
+        &self,
+        config: &Config,
+    ) -> Result<(Checkpoint, Target, Option<DeviceError>), Error> {
         let (quantization, format) = match self.quantization {
             Quantization::Auto => (Quantization::To(Format::Q4_0), Some(Format::Q4_0)),
             Quantization::To(format) => (self.quantization, Some(format)),
             Quantization::None => (self.quantization, None),
         };
-        let (device, _) = self.device.open()?;
+        let (device, fell_back) = self.device.open()?;
         let is_gpu = !device.is_cpu();
         let (parameters, free_bytes) = (parameters_on(&device, config), free_memory_bytes(&device));
         let storage = Storage::choose(self.precision, quantization, is_gpu, parameters, free_bytes)
@@ -97,7 +100,7 @@ impl Compute {
             device,
             packed_folder: None,
         };
-        Ok((Checkpoint::synthetic(config, format)?, target))
+        Ok((Checkpoint::synthetic(config, format)?, target, fell_back))
     }
 }
 

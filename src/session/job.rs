@@ -232,7 +232,7 @@ impl Job {
             mask_id: self.mask_id,
             tokens: self.tokens,
             bias: self.length_bias,
-            reuses_prefix: self.settings.decoding.reuse_prefix,
+            reuses_context: self.settings.decoding.reuse_context,
             isa: self.settings.isa,
         };
         let chosen = length::by_confidence(

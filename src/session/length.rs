@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::hole::{Hole, canvas};
 use super::seam::{Seam, Seamed};
 use crate::diffusion::{
-    Attention, Denoiser, GenerateError, LengthBias, Pass, Shaping, known_prefix, most_probable,
+    Attention, Denoiser, GenerateError, Kept, LengthBias, Pass, Shaping, most_probable,
 };
 use crate::kernels::Isa;
 
@@ -37,9 +37,9 @@ pub struct Known {
     pub tokens: usize,
     /// How sure it is by length alone.
     pub bias: LengthBias,
-    /// Whether what it keeps of the first text is used, and left for the run that follows: then all
-    /// of that text is seen.
-    pub reuses_prefix: bool,
+    /// Whether what it keeps of the texts is used, and left for the run that follows: then all of
+    /// them is seen.
+    pub reuses_context: bool,
     /// Instructions that the arithmetic uses.
     pub isa: Isa,
 }
@@ -88,7 +88,7 @@ where
         Hole::Resizing { from, .. } => from,
     };
     let texts = texts.iter().enumerate();
-    let texts = texts.map(|(i, text)| match i == 0 && known.reuses_prefix {
+    let texts = texts.map(|(i, text)| match known.reuses_context {
         true => text.clone(),
         false => seen(text, (i > 0, i < holes.len())),
     });
@@ -183,22 +183,25 @@ where
             mask_id,
             tokens,
             bias,
-            reuses_prefix,
+            reuses_context,
             isa,
         } = self.known;
         let canvas = canvas(self.texts, &self.chosen.lengths, mask_id);
         let all: Vec<usize> = (0..canvas.ids().len()).collect();
         let masks: Vec<usize> = canvas.holes()[number].clone().collect();
-        let prompt = &canvas.ids()[..canvas.prompt_len()];
-        let kept = match reuses_prefix && self.model.attention() == Attention::Full {
-            true => known_prefix(self.model.cached_ids(), prompt),
-            false => 0,
+        let refresh = if is_computed {
+            masks.clone()
+        } else if reuses_context && self.model.attention() == Attention::Full {
+            let kept = Kept::of(self.model, &canvas);
+            all[kept.before..all.len() - kept.behind].to_vec()
+        } else {
+            all.clone()
         };
         let mut model = Seamed::new(self.model, &canvas, self.seams);
         let pass = Pass {
             ids: canvas.ids(),
             positions: &all,
-            refresh: if is_computed { &masks } else { &all[kept..] },
+            refresh: &refresh,
             predict: &masks,
             attention: model.attention(),
         };
@@ -297,23 +300,24 @@ mod tests {
             mask_id: MASK,
             tokens: usize::MAX,
             bias,
-            reuses_prefix: !model.cached.is_empty(),
+            reuses_context: !model.cached.is_empty(),
             isa: Isa::detect(),
         };
         let mut goes_on = |done| done < patience;
         by_confidence(model, (&texts, holes, &[]), known, &mut goes_on).unwrap()
     }
 
-    /// The whole first text is seen, so that the run behind the search finds it where it was.
+    /// Both texts are seen whole, so that the run behind the search finds them where they were.
     #[test]
-    fn what_is_kept_of_the_first_text_is_not_computed_again() {
+    fn what_is_kept_of_the_texts_is_not_computed_again() {
         let text: Vec<u32> = (0..300).map(|at| at % 3).collect();
         let mut model = scripted(8);
-        model.cached = text.iter().copied().map(Some).collect();
+        let before = [&text[..], &[4; 9], &text[..]].concat(); // with a hole of 9
+        model.cached = before.into_iter().map(Some).collect();
         model.cached[290] = None;
         choose(&mut model, &text, &[OPEN(32)], FLAT, usize::MAX);
-        let first: Vec<usize> = (290..300 + 8 + SEEN).collect();
-        assert_eq!(model.refreshed[0], first);
+        assert_eq!(model.moved[0], (309, -1));
+        assert_eq!(model.refreshed[0], (290..308).collect::<Vec<_>>());
         assert_eq!(model.refreshed[1].len(), 9, "then the masks alone");
 
         let mut model = scripted(8);

@@ -145,15 +145,23 @@ impl Checkpoint {
     }
 
     /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they
-    /// are, the rest becomes float32, and `table`, of which a canvas needs a few rows, stays in the
-    /// file unless it is also the head.
-    pub fn bytes_as_stored(&self, table: &str, is_tied: bool) -> u64 {
+    /// are, matrices of numbers become what `held` says of their type, vectors float32, and `table`,
+    /// of which a canvas needs a few rows, stays in the file unless it is also the head.
+    pub fn bytes_as_stored(
+        &self,
+        (table, is_tied): (&str, bool),
+        held: impl Fn(DType) -> DType,
+    ) -> u64 {
         let loaded = self
             .extents
             .iter()
             .filter(|(name, _)| (is_tied || *name != table) && !is_buffer(name));
         let bytes = loaded.map(|(_, (_, extent))| match extent.stored {
-            Stored::Float(_) => 4 * extent.shape.iter().product::<usize>() as u64,
+            Stored::Float(dtype) => {
+                let is_matrix = extent.shape.len() > 1;
+                let held = if is_matrix { held(dtype) } else { DType::F32 };
+                (held.size_in_bytes() * extent.shape.iter().product::<usize>()) as u64
+            }
             _ => extent.range.len() as u64,
         });
         bytes.sum()

@@ -106,7 +106,7 @@ fn what_is_kept_changes_nothing_but_the_work() {
             let mut job = job(&case, &session);
             let kept = session.run_job(&mut job, &mut Conditions::default());
             let kept = kept.unwrap();
-            job.settings.decoding.reuse_prefix = true;
+            job.settings.decoding.reuse_context = true;
             let reused = session.run_job(&mut job, &mut Conditions::default());
             let reused = reused.unwrap();
             assert_eq!(reused.canvas.ids(), kept.canvas.ids());

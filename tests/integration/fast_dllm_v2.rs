@@ -233,7 +233,7 @@ fn the_loop_is_the_published_one_for_all_sizes() {
                     let what = format!("{number} {way:?} {stops:?} {cache:?}");
                     assert_eq!(done.canvas.generated(), expected, "{what}");
                 }
-                job.settings.decoding.reuse_prefix = true;
+                job.settings.decoding.reuse_context = true;
                 let done = session.run_job(&mut job, &mut Conditions::default());
                 assert_eq!(done.unwrap().canvas.generated(), expected);
             }

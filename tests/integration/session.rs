@@ -218,17 +218,17 @@ fn a_run_ends_at_its_deadline_and_when_it_is_cancelled() {
 fn a_prefix_is_reused_only_where_that_is_asked_for_and_allowed() {
     let text =
         "import os\nimport sys\n\n\ndef read_lines(path):\n    with open(path) as file:\n        ";
-    let rows = |mode, reuse_prefix| {
+    let rows = |mode, reuse_context| {
         let mut session = session();
-        let mut run = |reuse_prefix| {
+        let mut run = |reuse_context| {
             let mut job = session.prepare(&complete(&session, text, 8, mode)).unwrap();
-            job.settings.decoding.reuse_prefix = reuse_prefix;
+            job.settings.decoding.reuse_context = reuse_context;
             let outcome = session
                 .run_job(&mut job, &mut Conditions::default())
                 .unwrap();
             (outcome.canvas.ids().to_vec(), outcome.work.rows)
         };
-        (run(false), run(reuse_prefix))
+        (run(false), run(reuse_context))
     };
     let (first, again) = rows(Mode::Fast, false);
     assert_eq!(first, again);

@@ -7,7 +7,7 @@ use anyhow::Context;
 use diffucoder::hub::ModelSpec;
 use diffucoder::kernels::Isa;
 use diffucoder::model::Target;
-use diffucoder::model::device::DeviceChoice;
+use diffucoder::model::device::{DeviceChoice, DeviceError};
 use diffucoder::model::storage::{Precision, Quantization, Storage};
 use diffucoder::session::{Compute, Session};
 use diffucoder::{Error, RequestError};
@@ -99,6 +99,13 @@ impl Engine {
     }
 }
 
+/// Says why the CPU computes, where a GPU was to and could not be used.
+pub fn note_fallback(error: Option<&DeviceError>, ui: &Ui) {
+    if let Some(error) = error {
+        ui.note(&format!("computing on the CPU: {}", with_cause(error)));
+    }
+}
+
 impl ComputeArgs {
     /// Finds the model, downloads its small files if need be, and decides how to hold its weights.
     pub fn open(&self, model: &ModelArgs, ui: &Ui) -> anyhow::Result<Engine> {
@@ -120,9 +127,7 @@ impl ComputeArgs {
             .into(),
             error => anyhow::Error::from(error),
         })?;
-        if let Some(error) = session.fell_back() {
-            ui.note(&format!("computing on the CPU: {}", with_cause(error)));
-        }
+        note_fallback(session.fell_back(), ui);
         if let (Storage::Quantized(format), Quantization::Auto) =
             (session.target().storage, self.quant)
         {

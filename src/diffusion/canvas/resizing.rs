@@ -157,7 +157,7 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use crate::diffusion::window::Window;
-    use crate::diffusion::{Attention, Cache, Candidate, Decoding, Ending, Piece, Settings};
+    use crate::diffusion::{Attention, Cache, Candidate, Decoding, Ending, Kept, Piece, Settings};
 
     use super::*;
 
@@ -227,7 +227,7 @@ mod tests {
         };
         let pieces = [Piece::Text(&[1, 1]), Piece::Hole(4), Piece::Text(&[5; 6])];
         let mut canvas = Canvas::of(&pieces, MASK).resizing(RESIZING, &[Some(4)]);
-        let mut window = Window::new(&canvas, &settings, Attention::Full, &[]);
+        let mut window = Window::new(&canvas, &settings, Attention::Full, Kept::default());
         assert!(window.plan(&canvas, &settings));
         assert_eq!(window.refresh, (0..12).collect::<Vec<_>>());
         reveal(&mut canvas, 0, &[(3, 7)]);

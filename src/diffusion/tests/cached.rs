@@ -82,17 +82,18 @@ fn check_growth(canvas: &Canvas, settings: &Settings) {
 }
 
 /// Keeps keys and values between runs, as a network does, and counts the rows of each pass.
+#[derive(Default)]
 struct Keeping {
     known: Vec<Option<u32>>,
     rows: Vec<usize>,
+    can_move: bool,
 }
 
 impl Denoiser for Keeping {
     type Error = Infallible;
 
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
-        self.known
-            .resize(self.known.len().max(pass.ids.len()), None);
+        self.known.resize(pass.ids.len(), None);
         for &position in pass.refresh {
             self.known[position] = Some(pass.ids[position]);
         }
@@ -109,6 +110,13 @@ impl Denoiser for Keeping {
     fn cached_ids(&self) -> &[Option<u32>] {
         &self.known
     }
+
+    fn move_cached(&mut self, first: usize, by: isize) -> bool {
+        let behind = self.known.split_off(first);
+        self.known.resize(first.strict_add_signed(by), None);
+        self.known.extend(behind);
+        self.can_move
+    }
 }
 
 #[test]
@@ -121,15 +129,12 @@ fn an_unchanged_prefix_is_computed_once() {
         (Decoding::quality(), [12, 4, 4 + 3]),
         (Decoding::default(), [12, 12, 12]),
     ] {
-        decoding.reuse_prefix = true;
+        decoding.reuse_context = true;
         let settings = Settings {
             decoding,
             ..settings(4)
         };
-        let mut model = Keeping {
-            known: Vec::new(),
-            rows: Vec::new(),
-        };
+        let mut model = Keeping::default();
         // The text, the same again, and one with another token in it.
         for (text, expected) in [prompt, prompt, changed].iter().zip(first_rows) {
             model.rows.clear();
@@ -138,7 +143,7 @@ fn an_unchanged_prefix_is_computed_once() {
         }
         let settings = Settings {
             decoding: Decoding {
-                reuse_prefix: false,
+                reuse_context: false,
                 ..decoding
             },
             ..settings
@@ -152,6 +157,54 @@ fn an_unchanged_prefix_is_computed_once() {
         )
         .unwrap();
         assert_eq!(model.rows[0], first_rows[0], "a run that reuses nothing");
+    }
+}
+
+#[test]
+fn both_ends_of_a_text_are_computed_once_and_the_second_moves() {
+    let run = |model: &mut Keeping, before: &[u32], hole: usize, behind: &[u32]| {
+        let settings = Settings {
+            decoding: Decoding {
+                reuse_context: true,
+                ..Decoding::fast(2)
+            },
+            ..settings(4)
+        };
+        let pieces = [Piece::Text(before), Piece::Hole(hole), Piece::Text(behind)];
+        model.rows.clear();
+        generate(model, Canvas::of(&pieces, MASK), &settings, &mut ()).unwrap();
+        model.rows[0]
+    };
+    let typed: Vec<u32> = [1, 2, 3, 4, 2].repeat(2);
+    let behind = [4, 3, 2, 1];
+    for can_move in [true, false] {
+        let mut model = Keeping {
+            can_move,
+            ..Keeping::default()
+        };
+        assert_eq!(run(&mut model, &typed[..4], 3, &behind), 4 + 3 + 4);
+        let moved = if can_move { 0 } else { 4 };
+        assert_eq!(run(&mut model, &typed[..4], 3, &behind), 3, "as it stood");
+        assert_eq!(
+            run(&mut model, &typed[..5], 3, &behind),
+            1 + 3 + moved,
+            "typed"
+        );
+        assert_eq!(
+            run(&mut model, &typed[..2], 1, &behind),
+            1 + moved,
+            "taken back"
+        );
+        assert_eq!(
+            run(&mut model, &[], 2, &[1, 3, 2, 1]),
+            2 + if can_move { 1 } else { 4 }
+        );
+        assert_eq!(run(&mut model, &[4, 4, 2, 4], 1, &[]), 4 + 1);
+        assert_eq!(
+            run(&mut model, &[4, 4], 1, &[2, 4]),
+            1 + 2,
+            "it ended with the hole"
+        );
     }
 }
 

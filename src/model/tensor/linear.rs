@@ -53,7 +53,14 @@ impl Linear {
     /// `[T, inputs]` to `[T, outputs]`
     pub fn forward(&self, xs: &Array) -> Result<Array> {
         let products = self.weights.iter().map(|weight| match weight {
-            Weight::Dense(weight) => xs.matmul_t(&weight.clone().into()),
+            Weight::Dense(weight) if weight.dtype() == xs.dtype() => {
+                xs.matmul_t(&weight.clone().into())
+            }
+            // Of 16 bits, beside others in blocks.
+            Weight::Dense(weight) => xs
+                .to_dtype(weight.dtype())?
+                .matmul_t(&weight.clone().into())?
+                .to_dtype(xs.dtype()),
             Weight::Packed(_) => candle_core::bail!("packed weights are for the CPU's own network"),
             Weight::Blocks(weight) => xs.matmul_blocks(weight),
         });
@@ -68,7 +75,7 @@ impl Linear {
 /// The rows of one matrix and then those of another, if they are stored alike.
 fn stack(above: &Weight, below: &Weight) -> Result<Option<Weight>> {
     match (above, below) {
-        (Weight::Dense(above), Weight::Dense(below)) => {
+        (Weight::Dense(above), Weight::Dense(below)) if above.dtype() == below.dtype() => {
             Tensor::cat(&[above, below], 0).map(|both| Some(Weight::Dense(both)))
         }
         (Weight::Blocks(QMatMul::QTensor(above)), Weight::Blocks(QMatMul::QTensor(below)))

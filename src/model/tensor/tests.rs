@@ -103,8 +103,8 @@ fn partial_passes_are_as_on_the_cpus_network() {
     }
 }
 
-/// Quantized when loaded, and as a file has them: both networks quantize their inputs, each in its
-/// way.
+/// Quantized when loaded, and as a file has them: both networks quantize their inputs, or round them
+/// to bf16, each in its way.
 #[test]
 fn blocks_are_as_on_the_cpus_network() {
     let config = config("dream", 2);
@@ -112,6 +112,7 @@ fn blocks_are_as_on_the_cpus_network() {
         (None, Storage::Quantized(Format::Q8_0)),
         (Some(Format::Q8_0), Storage::AsStored),
         (Some(Format::Iq4Nl), Storage::AsStored),
+        (None, Storage::AsStored), // bf16 numbers, as beside blocks
     ] {
         let target = Target {
             storage,

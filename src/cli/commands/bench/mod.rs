@@ -17,7 +17,7 @@ use self::card::CardLimits;
 use self::generation::{Generated, ModeWork, generation, token_ids};
 use self::report::{Report, Roof};
 use self::shape::Shape;
-use crate::cli::args::compute::{ComputeArgs, Engine};
+use crate::cli::args::compute::{ComputeArgs, Engine, note_fallback};
 use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
@@ -159,7 +159,8 @@ impl Args {
         if let Some(shape) = self.synthetic {
             self.compute.start_threads(ui)?;
             let config = shape.config().map_err(Error::from)?;
-            let (checkpoint, target) = self.compute.compute()?.synthetic(&config)?;
+            let (checkpoint, target, fell_back) = self.compute.compute()?.synthetic(&config)?;
+            note_fallback(fell_back.as_ref(), ui);
             return Ok(Subject::Synthetic(Box::new(Synthetic {
                 config,
                 checkpoint,

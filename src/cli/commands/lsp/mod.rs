@@ -20,6 +20,7 @@ use diffucoder::diffusion::Attention;
 use serde_json::json;
 
 use crate::cli::args::compute::ComputeArgs;
+use crate::cli::args::decoding::ReuseArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::commands::serve::queue::Queue;
@@ -82,6 +83,8 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    reuse: ReuseArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -104,7 +107,13 @@ pub fn run(args: Box<Args>, ui: &Ui) -> anyhow::Result<()> {
     let queue = Queue::new(MOST_REQUESTS);
     let fills = engine.session.package().config.attention == Attention::Full;
     let metrics = Arc::default();
-    let worker = Worker::new(&queue, &metrics, &args.sampling, &engine.session, false)?;
+    let worker = Worker::new(
+        &queue,
+        &metrics,
+        &args.sampling,
+        &engine.session,
+        args.reuse.reuse_context,
+    )?;
     let (sender, inputs) = sync_channel(MOST_INPUTS);
     let mut server = Server::new(queue, sender.clone(), fills);
     let (failed, loading) = (sender.clone(), Ui::new(ui.is_quiet()));

@@ -29,6 +29,7 @@ use anyhow::Context;
 use hyper::header::HeaderValue;
 
 use crate::cli::args::compute::ComputeArgs;
+use crate::cli::args::decoding::ReuseArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::{at_least_one, zero_or_above};
@@ -80,6 +81,8 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    reuse: ReuseArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -107,12 +110,6 @@ struct ServerArgs {
     /// Let pages of this origin (https://example.org) ask, and read the answers
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
-    /// Keep what was computed of the text before a hole for the next request, as far as both begin
-    /// with the same tokens. With the built-in model it saves three quarters of the time at the end
-    /// of a text, where a quarter of the tokens change, and two fifths in the middle, where half of
-    /// the suggestions do; with block-causal models nothing changes, and it is always on
-    #[arg(long)]
-    reuse_prefix: bool,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -130,7 +127,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         &metrics,
         &args.sampling,
         &engine.session,
-        server.reuse_prefix,
+        args.reuse.reuse_context,
     )?;
     engine.load(ui)?;
     let session = engine.session;

@@ -82,7 +82,7 @@ pub struct Worker<'a> {
     sampling: &'a SamplingArgs,
     /// Whether a canvas can grow with its text ([`diffucoder::diffusion::Decoding::reach`]).
     grows: bool,
-    reuses_prefix: bool,
+    reuses_context: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -95,7 +95,7 @@ impl<'a> Worker<'a> {
         metrics: &Arc<Metrics>,
         sampling: &'a SamplingArgs,
         session: &Session,
-        reuses_prefix: bool,
+        reuses_context: bool,
     ) -> anyhow::Result<Self> {
         let task = Task::complete("\n").within(sampling.context());
         let settings = sampling.settings(session, &session.prepare(&task)?)?;
@@ -104,7 +104,7 @@ impl<'a> Worker<'a> {
             metrics: Arc::clone(metrics),
             sampling,
             grows: settings.decoding.reach() < usize::MAX,
-            reuses_prefix,
+            reuses_context,
         })
     }
 }
@@ -212,7 +212,7 @@ impl Worker<'_> {
         settings.seed = ask.seed.unwrap_or(settings.seed);
         // In a block-causal model what is kept does not depend on what follows.
         let is_exact = session.package().config.attention != Attention::Full;
-        settings.decoding.reuse_prefix = self.reuses_prefix || is_exact;
+        settings.decoding.reuse_context = self.reuses_context || is_exact;
         job.settings = settings;
         job.ends = ask.ends.clone();
         Ok((given, job))
