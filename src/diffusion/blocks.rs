@@ -12,7 +12,7 @@
 //! `modeling.py` (arXiv 2509.26328). Departure from the last: it does not show the model a prompt
 //! of exactly one block, which is a slip.
 
-use super::settings::Steps;
+use super::schedule::Steps;
 
 /// Which positions attend to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,8 +46,8 @@ pub use denoiser::{Denoiser, Pass, Predictions};
 pub(crate) use kept::Kept;
 pub use mode::{Mode, usual_window};
 pub use sampling::{Shaping, most_probable};
-pub use schedule::Schedule;
-pub use settings::{Ending, Settings, Steps};
+pub use schedule::{Schedule, Steps};
+pub use settings::{Ending, Settings};
 
 use rayon::prelude::*;
 

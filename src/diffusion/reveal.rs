@@ -3,7 +3,8 @@
 use super::confidence::{Algorithm, Candidate};
 use super::decoding::Rule;
 use super::random::{Draws, Purpose};
-use super::settings::{Settings, Steps};
+use super::schedule::Steps;
+use super::settings::Settings;
 
 /// How a step chooses among the candidates.
 #[derive(Debug, Clone, Copy, PartialEq)]

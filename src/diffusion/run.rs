@@ -9,8 +9,8 @@ use super::kept::Kept;
 use super::random::Draws;
 use super::remasking::Remasking;
 use super::reveal::{Amount, Reveal};
-use super::schedule::Schedule;
-use super::settings::{Ending, Settings, Steps};
+use super::schedule::{Schedule, Steps};
+use super::settings::{Ending, Settings};
 use super::window::Window;
 
 /// What is left to do on a canvas.

@@ -1,9 +1,29 @@
-//! How many masks each step reveals: the reference's linear timesteps.
+//! How many steps there are, and how many masks each reveals: the reference's linear timesteps.
 //!
 //! Timesteps run from 1 down to `eps` in `steps` equal parts, t_0 = 1 … t_steps = eps. Step i
 //! reveals the share `1 - t_{i+1} / t_i` of the masks that are left, and all of them at the last
 //! step. Source: `_sample` in Dream's `generation_utils.py`, which computes in float32; so do we,
 //! because rounding decides the counts (`tests/fixtures/golden/golden.json`, `schedule`).
+
+/// How many steps a canvas takes. With holes that get longer and shorter nobody knows that before:
+/// there a count is the most, and each reveals one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steps {
+    /// This many, at least 1.
+    Count(usize),
+    /// As many as it takes to reveal this many tokens, at least 1, in each.
+    OfTokens(usize),
+}
+
+impl Steps {
+    /// Steps for a canvas with so many masks; at least 1.
+    pub fn count(self, masks: usize) -> usize {
+        match self {
+            Self::Count(steps) => steps.max(1),
+            Self::OfTokens(tokens) => masks.div_ceil(tokens.max(1)).max(1),
+        }
+    }
+}
 
 /// The timesteps of one generation.
 #[derive(Debug, Clone, PartialEq)]

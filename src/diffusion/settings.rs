@@ -5,6 +5,7 @@ use super::canvas::Canvas;
 use super::confidence::Algorithm;
 use super::decoding::Decoding;
 use super::sampling::Shaping;
+use super::schedule::Steps;
 use crate::kernels::Isa;
 
 /// How to denoise.
@@ -75,26 +76,6 @@ impl Settings {
             remask: 0,
             deletes_rest: true,
             isa: Isa::detect(),
-        }
-    }
-}
-
-/// How many steps a canvas takes. With holes that get longer and shorter nobody knows that before:
-/// there a count is the most, and each reveals one token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Steps {
-    /// This many, at least 1.
-    Count(usize),
-    /// As many as it takes to reveal this many tokens, at least 1, in each.
-    OfTokens(usize),
-}
-
-impl Steps {
-    /// Steps for a canvas with so many masks; at least 1.
-    pub fn count(self, masks: usize) -> usize {
-        match self {
-            Self::Count(steps) => steps.max(1),
-            Self::OfTokens(tokens) => masks.div_ceil(tokens.max(1)).max(1),
         }
     }
 }

@@ -43,9 +43,9 @@ macro_rules! matmul {
                     let mut sums = [[Sums::ZERO; 2]; TILE];
                     let (panel, sums_of_rows) = (w.panel(panel), &mut sums[..rows]);
                     let position = |b| x.group_position(b);
-                    // So many rows that their sums of both halves fit the registers.
-                    match F::LAYOUT.largest() {
-                        ..32 => tile::<F, $narrow>(panel, blocks, position, sums_of_rows),
+                    // So many rows that the sums of both halves fit the registers.
+                    match (F::LAYOUT.parts, F::LAYOUT.largest()) {
+                        (1, ..32) => tile::<F, $narrow>(panel, blocks, position, sums_of_rows),
                         _ => tile::<F, $wide>(panel, blocks, position, sums_of_rows),
                     }
                     for (out, sums) in out[first_row..].iter_mut().zip(&sums[..rows]) {
