@@ -1,41 +1,67 @@
-//! What a network keeps of the canvas before: keys and values of the texts round the holes.
+//! What a network keeps of the canvas before: keys and values of text that is there again.
+
+use std::ops::Range;
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use super::canvas::Canvas;
 use super::denoiser::Denoiser;
 
-/// How many tokens at the two ends of a canvas are those that the network's keys and values are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Kept {
-    /// Tokens of the text before the first hole, from its beginning on.
-    pub before: usize,
-    /// Tokens of the text behind the last hole, up to its end.
-    pub behind: usize,
-}
+/// Positions of a canvas, of its text, that the network has keys and values of. Ascending, disjoint.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept(Vec<Range<usize>>);
+
+/// Tokens in a row that are not the same by chance, wherever they stand.
+const SAME_TEXT: usize = 16;
 
 impl Kept {
-    /// Compares a canvas with the one that the network saw last, and moves what it keeps of the end
-    /// to where that stands now.
+    /// Compares a canvas with the one that the network saw last, and moves what it keeps of the
+    /// same text to where that stands now.
     ///
-    /// An editor asks again after every letter: both ends are as they were, and the end has moved.
+    /// An editor asks again after every letter: what follows has moved then. In a long file the
+    /// lines that are shown move with the cursor, so that the ends are others too.
     pub fn of<D: Denoiser>(model: &mut D, canvas: &Canvas) -> Self {
-        let (ids, cached) = (canvas.ids(), model.cached_ids());
-        let is_same = |(cached, id): &(&Option<u32>, &u32)| **cached == Some(**id);
-        let prompt = ids[..canvas.prompt_len()].iter();
-        let before = cached.iter().zip(prompt).take_while(is_same).count();
-        let text = &ids[canvas.holes().last().map_or(ids.len(), |hole| hole.end)..];
-        let ends = cached[before..].iter().rev().zip(text.iter().rev());
-        let behind = ends.take_while(is_same).count();
-        let by = ids.len() as isize - cached.len() as isize;
-        let first = cached.len() - behind;
-        let is_there = behind > 0 && (by == 0 || model.move_cached(first, by));
-        Self {
-            before,
-            behind: if is_there { behind } else { 0 },
+        // No masks are the same, and nothing that is not kept.
+        let mut ids: Vec<_> = canvas.ids().iter().map(|&id| Ok(id)).collect();
+        for position in canvas.holes().iter().cloned().flatten() {
+            ids[position] = Err("hole");
         }
+        let cached = model.cached_ids().iter();
+        let cached: Vec<_> = cached.map(|id| id.ok_or("not kept")).collect();
+        let (mut kept, mut moved) = (Vec::new(), 0);
+        for op in capture_diff_slices(Algorithm::Myers, &cached, &ids) {
+            let DiffOp::Equal {
+                old_index,
+                new_index,
+                len,
+            } = op
+            else {
+                continue;
+            };
+            let is_at_start = (old_index, new_index) == (0, 0);
+            let is_at_end = (old_index + len, new_index + len) == (cached.len(), ids.len());
+            if len < SAME_TEXT && !is_at_start && !is_at_end {
+                continue;
+            }
+            // All that is behind has moved with what was moved before it.
+            let index = old_index.strict_add_signed(moved);
+            let by = new_index as isize - index as isize;
+            if by == 0 || model.move_cached(index, by) {
+                kept.push(new_index..new_index + len);
+                moved += by;
+            }
+        }
+        Self(kept)
     }
 
-    /// Whether a position of a canvas of so many is one of them.
-    pub fn contains(self, position: usize, len: usize) -> bool {
-        position < self.before || position + self.behind >= len
+    /// Whether a position is one of them.
+    pub fn contains(&self, position: usize) -> bool {
+        self.0.iter().any(|range| range.contains(&position))
+    }
+
+    /// How many there are from the first position on.
+    pub fn prefix(&self) -> usize {
+        let first = self.0.first().filter(|range| range.start == 0);
+        first.map_or(0, |range| range.end)
     }
 }

@@ -131,7 +131,7 @@ where
         true => Kept::of(model, &canvas),
         false => Kept::default(),
     };
-    let mut run = Run::new(&canvas, settings, attention, kept);
+    let mut run = Run::new(&canvas, settings, attention, &kept);
     let (mut logits, mut rows, mut stability) = (Vec::new(), 0, Stability::default());
     let is_whole = loop {
         if !observer.goes_on() {

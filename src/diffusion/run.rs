@@ -38,7 +38,7 @@ pub(super) struct Frame {
 
 impl<'a> Run<'a> {
     /// `kept` are the tokens whose keys and values an earlier run left.
-    pub fn new(canvas: &Canvas, settings: &'a Settings, attention: Attention, kept: Kept) -> Self {
+    pub fn new(canvas: &Canvas, settings: &'a Settings, attention: Attention, kept: &Kept) -> Self {
         let growth = canvas.limit() - canvas.ids().len();
         Self {
             settings,

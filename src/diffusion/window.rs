@@ -50,23 +50,23 @@ pub(super) struct Window {
 
 impl Window {
     /// Before the first pass; `kept` are the tokens whose keys and values an earlier run left.
-    pub fn new(canvas: &Canvas, settings: &Settings, attention: Attention, mut kept: Kept) -> Self {
-        let mut pads = 0;
+    pub fn new(canvas: &Canvas, settings: &Settings, attention: Attention, kept: &Kept) -> Self {
+        let (ids, mut pads) = (canvas.ids(), 0);
+        let mut is_known: Vec<bool> = (0..ids.len()).map(|at| kept.contains(at)).collect();
         if let Attention::BlockCausal(size) = attention {
             if settings.decoding.is_padded() {
                 pads = canvas.prompt_len().next_multiple_of(size) - canvas.prompt_len();
             }
             // A block that more follows in was computed with what followed then; with pads before
             // them all tokens stood elsewhere.
-            let whole = kept.before - kept.before % size;
-            kept = Kept {
-                before: if pads == 0 { whole } else { 0 },
-                behind: 0,
+            let whole = match pads {
+                0 => kept.prefix() - kept.prefix() % size,
+                _ => 0,
             };
+            is_known[whole..].fill(false);
         }
-        let ids = canvas.ids();
-        let known = ids.iter().copied().enumerate();
-        let known = known.map(|(at, id)| kept.contains(at, ids.len()).then_some((at, id)));
+        let known = ids.iter().zip(is_known).enumerate();
+        let known = known.map(|(at, (&id, is_known))| is_known.then_some((at, id)));
         Self {
             known: known.collect(),
             attention,

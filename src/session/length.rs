@@ -193,7 +193,8 @@ where
             masks.clone()
         } else if reuses_context && self.model.attention() == Attention::Full {
             let kept = Kept::of(self.model, &canvas);
-            all[kept.before..all.len() - kept.behind].to_vec()
+            let anew = all.iter().filter(|&&at| !kept.contains(at));
+            anew.copied().collect()
         } else {
             all.clone()
         };

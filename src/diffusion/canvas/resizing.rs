@@ -227,7 +227,7 @@ mod tests {
         };
         let pieces = [Piece::Text(&[1, 1]), Piece::Hole(4), Piece::Text(&[5; 6])];
         let mut canvas = Canvas::of(&pieces, MASK).resizing(RESIZING, &[Some(4)]);
-        let mut window = Window::new(&canvas, &settings, Attention::Full, Kept::default());
+        let mut window = Window::new(&canvas, &settings, Attention::Full, &Kept::default());
         assert!(window.plan(&canvas, &settings));
         assert_eq!(window.refresh, (0..12).collect::<Vec<_>>());
         reveal(&mut canvas, 0, &[(3, 7)]);

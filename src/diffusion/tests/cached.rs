@@ -208,6 +208,42 @@ fn both_ends_of_a_text_are_computed_once_and_the_second_moves() {
     }
 }
 
+/// Of a long file as much is shown as fits: a line more at its end is one fewer at its beginning.
+#[test]
+fn text_that_moves_past_the_hole_is_computed_once() {
+    let file: Vec<u32> = (100..220).collect();
+    let mut model = Keeping {
+        can_move: true,
+        ..Keeping::default()
+    };
+    let mut run = |before: std::ops::Range<usize>, behind: std::ops::Range<usize>| {
+        let settings = Settings {
+            decoding: Decoding {
+                reuse_context: true,
+                ..Decoding::fast(2)
+            },
+            ..settings(4)
+        };
+        let pieces = [
+            Piece::Text(&file[before]),
+            Piece::Hole(2),
+            Piece::Text(&file[behind]),
+        ];
+        let canvas = Canvas::of(&pieces, MASK);
+        model.rows.clear();
+        generate(&mut model, canvas, &settings, &mut ()).unwrap();
+        model.rows[0]
+    };
+    assert_eq!(run(0..40, 50..90), 40 + 2 + 40);
+    assert_eq!(run(5..43, 53..92), 3 + 2 + 2);
+    assert_eq!(run(0..43, 53..87), 5 + 2);
+    assert_eq!(
+        run(60..90, 5..40),
+        30 + 2,
+        "what was before the hole follows it now"
+    );
+}
+
 /// What each pass saw and computed.
 #[derive(Default)]
 struct Recording(Vec<(Vec<usize>, Vec<usize>)>);
