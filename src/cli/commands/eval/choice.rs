@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::record::Record;
-use super::report::{Row, SHORT, percent};
+use super::row::{Row, SHORT, percent};
 
 /// The rule, for a person.
 pub const RULE: &str = "\

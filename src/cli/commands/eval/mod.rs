@@ -5,6 +5,7 @@ mod execution;
 mod problem;
 mod record;
 mod report;
+mod row;
 mod solve;
 
 use std::collections::HashMap;

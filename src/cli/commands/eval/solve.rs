@@ -12,7 +12,7 @@ use super::Args;
 use super::execution::Python;
 use super::problem::{Problem, Problems};
 use super::record::Record;
-use super::report::Row;
+use super::row::Row;
 use crate::cli::args::compute::Engine;
 use crate::cli::args::sampling::as_usage;
 use crate::cli::json::quant_name;
