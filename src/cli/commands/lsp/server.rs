@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use super::Input;
 use super::document::{self, Change, Encoding, Position, Range};
 use super::message::{Code, Failure, Id, Incoming, params, response};
-use crate::cli::commands::serve::queue::{Cancel, Client, Queue, Running};
-use crate::cli::commands::serve::refusal::Refusal;
-use crate::cli::commands::serve::request::{Ask, Drawing, Form};
-use crate::cli::commands::serve::worker::Event;
+use crate::cli::commands::serve::work::ask::{Ask, Form};
+use crate::cli::commands::serve::work::event::Event;
+use crate::cli::commands::serve::work::queue::{Cancel, Client, Queue, Running};
+use crate::cli::commands::serve::work::refusal::Refusal;
 
 /// A suggestion that nobody asked for is there after this time, in the whole lines that are decided
 /// then.
@@ -284,22 +284,20 @@ impl Server {
         let suffix = if self.fills { after } else { "" };
         let is_last = suffix.trim().is_empty();
         let form = Form::code(before.to_string(), suffix.to_string(), Vec::new());
-        let ask = Drawing::default().ask(form).map(|ask| {
-            let is_typed = asked.context.and_then(|context| context.trigger_kind) != Some(1);
-            Ask {
-                // Where nothing follows, the block that the cursor is in ends it.
-                ends: Ends {
-                    least_indent: if is_last { indent(before) } else { 0 },
-                    ..Ends::default()
-                },
-                // Of lists this is not told: they are asked for the same way by themselves.
-                limit: (is_typed || !is_inline).then_some(TYPING_TIME),
-                ..ask
-            }
-        });
+        let is_typed = asked.context.and_then(|context| context.trigger_kind) != Some(1);
+        let ask = Ask {
+            // Where nothing follows, the block that the cursor is in ends it.
+            ends: Ends {
+                least_indent: if is_last { indent(before) } else { 0 },
+                ..Ends::default()
+            },
+            // Of lists this is not told: they are asked for the same way by themselves.
+            limit: (is_typed || !is_inline).then_some(TYPING_TIME),
+            replaces_older: true,
+            ..Ask::new(form)
+        };
         let failed = |refusal: Refusal| Failure::new(Code::RequestFailed, refusal.message);
         let queue_place = self.queue.enter().map_err(failed)?;
-        let ask = ask.map_err(failed)?;
         let running = self.queue.submit(ask, queue_place, Some(Client(uri)));
         let cancel = running.cancel.clone();
         self.asked.insert(

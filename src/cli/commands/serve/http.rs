@@ -15,7 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::{Notify, Semaphore};
 
-use super::router::{self, App};
+use super::app::App;
+use super::router;
 use crate::cli::terminal::signals;
 
 /// Connections at a time; others wait in the system's queue.

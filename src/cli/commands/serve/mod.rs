@@ -1,24 +1,18 @@
 //! `diffucoder serve`: the session over HTTP, for editors and for what speaks OpenAI's API.
 //!
-//! Requests are read on one thread, which only waits ([`http`]), and denoised on others ([`worker`]):
-//! between them is a bounded [`queue`]. [`request`] is what all APIs ask in, [`openai`], [`llama`]
-//! and [`ollama`] are the forms that they answer in, and [`markers`] finds texts round a hole in
-//! prompts that were made for models that fill in the middle.
+//! From the top: [`http`] has the connections, [`router`] what is at each path, [`access`] who is let
+//! in; [`api`] are the protocols, which read what is asked and say in their form ([`reply`]) what was
+//! written. All this is on one thread, which only waits. Behind a bounded queue others denoise: that
+//! is [`work`], which knows no HTTP.
 
+mod access;
+mod api;
+mod app;
 mod http;
-mod llama;
-mod markers;
-pub(super) mod metrics;
-mod ollama;
-mod openai;
-mod page;
-pub(super) mod queue;
-pub(super) mod refusal;
-pub(super) mod request;
+mod reply;
+mod response;
 mod router;
-mod shown;
-mod stream;
-pub(super) mod worker;
+pub(super) mod work;
 
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -35,8 +29,10 @@ use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::{at_least_one, zero_or_above};
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
-use queue::Queue;
-use router::{App, Key};
+use access::{Access, Key};
+use app::{App, ModelInfo};
+use work::queue::Queue;
+use work::worker::{self, Worker};
 
 /// Flags of `serve`.
 #[derive(clap::Args)]
@@ -46,13 +42,16 @@ use router::{App, Key};
 )))]
 #[command(after_long_help = "Endpoints:
   POST /infill                what llama-server has, for llama.vim and llama.vscode
+  POST /completion            its other one, with such markers in `prompt` as below
   POST /v1/completions        with `suffix`, or with fill-in-the-middle markers in `prompt`
   POST /v1/fim/completions    the same in Mistral's form
   POST /v1/chat/completions   a conversation
   POST /api/generate          ollama's; also /api/chat, /api/tags, /api/show, /api/version
   GET  /v1/models, /props, /metrics (Prometheus); /health (needs no key)
   GET  /                      a page to type code on, and watch its holes fill (no key either)
-All of the first five stream. A text between two others has up to 32 tokens (64 with DreamOn).
+All of the first six stream. `max_tokens`, `n_predict` or `num_predict` is the most tokens of a text,
+below 0 as many as the context holds; where a request has none of them, -n is (of OpenAI's servers 16
+then, of llama-server no bound). A text between two others has up to 32 all the same (64 with DreamOn).
 When `t_max_predict_ms` is over, the whole lines that are decided are the answer.
 
 Editors, with `diffucoder serve` at its usual port:
@@ -67,6 +66,10 @@ Editors, with `diffucoder serve` at its usual port:
   minuet        provider = 'openai_fim_compatible', provider_options = {openai_fim_compatible =
                 {end_point = 'http://127.0.0.1:8012/v1/completions', api_key = 'TERM',
                 name = 'diffucoder', model = 'diffucoder', stream = true}}
+  Tabby         [model.completion.http]
+                kind = \"openai/completion\"
+                model_name = \"diffucoder\"
+                api_endpoint = \"http://127.0.0.1:8012/v1\"
   aider         OPENAI_API_BASE=http://127.0.0.1:8012/v1 OPENAI_API_KEY=none
                 aider --model openai/diffucoder
 
@@ -122,7 +125,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut engine = args.compute.open(&args.model, ui)?;
     let queue = Queue::new(server.parallel + server.queue);
     let metrics = Arc::default();
-    let worker = worker::Worker::new(
+    let worker = Worker::new(
         &queue,
         &metrics,
         &args.sampling,
@@ -135,10 +138,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let app = App {
         ui: Ui::new(ui.is_quiet()),
         queue: Arc::clone(&queue),
-        only_host: (is_local && keys.is_empty()).then(|| server.host.clone()),
-        keys,
-        cors,
-        model: router::ModelInfo::new(&args.model, &session, context),
+        access: Access {
+            only_host: (is_local && keys.is_empty()).then(|| server.host.clone()),
+            keys,
+            cors,
+        },
+        model: ModelInfo::new(&args.model, &session, context),
         metrics,
     };
     let app = Arc::new(app);

@@ -1,78 +1,45 @@
-//! What is asked, whatever the API: fields under the names of OpenAI, Mistral and llama-server, and
+//! Fields that the protocols share, under the names of OpenAI, Mistral, llama-server and ollama, and
 //! the [`Ask`] that they make. Fields that nobody here knows are skipped, as those servers do.
 
-use std::time::Duration;
-
 use diffucoder::chat::Message;
-use diffucoder::infill::Template;
 use diffucoder::session::Ends;
 use diffucoder::text::lines;
+use diffucoder::{Error, RequestError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::markers;
-use super::refusal::Refusal;
+use crate::cli::commands::serve::app::App;
+use crate::cli::commands::serve::work::ask::{Ask, Form};
+use crate::cli::commands::serve::work::refusal::Refusal;
 
 /// Texts of one request: each is drawn by itself, so that more of them only take longer.
 const MOST_TEXTS: u32 = 8;
 /// Stop texts of a request; each is looked for at every step.
 const MOST_STOPS: usize = 64;
 
-/// What is wanted.
-#[derive(Debug)]
-pub struct Ask {
-    pub form: Form,
-    /// Most new tokens of a text.
-    pub most: Option<usize>,
-    /// How many texts.
-    pub count: u32,
-    pub ends: Ends,
-    pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    pub top_k: Option<usize>,
-    pub seed: Option<u64>,
-    /// When it is over since the first token, a text ends with the lines that it has.
-    pub limit: Option<Duration>,
-    pub is_streamed: bool,
-    /// Whether the canvas is sent after each step.
-    pub is_shown: bool,
-}
-
-/// What the model is given.
-#[derive(Debug)]
-pub enum Form {
-    /// A hole between two texts, or behind the first where there is no second, with other texts
-    /// that can help.
-    Code {
-        prefix: String,
-        suffix: String,
-        extra: Vec<String>,
-    },
-    /// Holes of a file, which are filled together.
-    Holes(Template),
-    Chat(Vec<Message>),
-}
-
-impl Form {
-    pub fn code(prefix: String, suffix: String, extra: Vec<String>) -> Self {
-        let suffix = match suffix.trim() {
-            "" | "<|endoftext|>" => String::new(), // the latter is what Continue sends for none
-            _ => suffix,
-        };
-        Self::Code {
-            prefix,
-            suffix,
-            extra,
+/// A hole between two texts, of which the second stands in the field of that name.
+pub fn between(
+    app: &App,
+    prefix: String,
+    (name, suffix): (&str, String),
+    extra: Vec<String>,
+) -> Result<Form, Refusal> {
+    let form = Form::code(prefix, suffix, extra);
+    match &form {
+        Form::Code { suffix, .. } if !suffix.is_empty() && !app.model.fills => {
+            Err(Refusal::from(Error::from(RequestError::WritesForward)).about(name))
         }
+        _ => Ok(form),
     }
+}
 
-    /// The same of a prompt that can have its suffix in itself.
-    pub fn of_prompt(prompt: String, suffix: Option<String>) -> Self {
-        let suffix = suffix.unwrap_or_default();
-        match markers::parse(&prompt).filter(|_| suffix.is_empty()) {
-            Some((prefix, suffix)) => Self::code(prefix, suffix, Vec::new()),
-            None => Self::code(prompt, suffix, Vec::new()),
-        }
+/// The same of a prompt that can have its suffix in itself.
+pub fn hole(app: &App, prompt: String, suffix: Option<String>) -> Result<Form, Refusal> {
+    let suffix = suffix.unwrap_or_default();
+    match markers::parse(&prompt).filter(|_| suffix.is_empty()) {
+        Some((prefix, suffix)) => between(app, prefix, ("prompt", suffix), Vec::new()),
+        None => between(app, prompt, ("suffix", suffix), Vec::new()),
     }
 }
 
@@ -156,28 +123,34 @@ pub fn conversation(said: Vec<Said>) -> Result<Vec<Message>, Refusal> {
     said.into_iter().enumerate().map(message).collect()
 }
 
-/// How to draw, in the fields of all APIs.
-#[derive(Debug, Default)]
+/// How to draw: the fields are read from the same object as those of one protocol alone.
+#[derive(Debug, Default, Deserialize)]
 pub struct Drawing {
-    pub most: Option<i64>,
-    pub count: Option<i64>,
-    pub stop: Option<Texts>,
-    pub temperature: Option<f64>,
-    pub top_p: Option<f64>,
-    pub top_k: Option<i64>,
-    pub seed: Option<i64>,
-    pub stream: bool,
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
+    n_predict: Option<i64>, // llama-server's, which its editors send to OpenAI's paths too
+    num_predict: Option<i64>,
+    n: Option<i64>,
+    n_cmpl: Option<i64>,
+    stop: Option<Texts>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+    seed: Option<i64>,
+    stream: Option<bool>,
 }
 
 impl Drawing {
     /// What is asked, once it is known that it can be.
     pub fn ask(self, form: Form) -> Result<Ask, Refusal> {
-        let count = self.count.unwrap_or(1);
-        let count = u32::try_from(count)
-            .ok()
-            .filter(|n| (1..=MOST_TEXTS).contains(n));
+        let (name, count) = match self.n_cmpl {
+            Some(count) => ("n_cmpl", count),
+            None => ("n", self.n.unwrap_or(1)),
+        };
+        let count = u32::try_from(count).ok();
+        let count = count.filter(|count| (1..=MOST_TEXTS).contains(count));
         let count = count.ok_or_else(|| {
-            Refusal::field("n", &format!("expected a number from 1 to {MOST_TEXTS}"))
+            Refusal::field(name, &format!("expected a number from 1 to {MOST_TEXTS}"))
         })?;
         let stops = self.stop.map(Texts::into_vec).unwrap_or_default();
         if stops.len() > MOST_STOPS {
@@ -191,27 +164,23 @@ impl Drawing {
             )),
             value => Ok(value.map(|value| value as f32)),
         };
+        let most = self.max_tokens.or(self.max_completion_tokens);
+        let most = most.or(self.n_predict).or(self.num_predict);
+        let stops = stops.iter().map(|stop| lines::to_lf(stop).into_owned());
         Ok(Ask {
-            form,
             // Below 0 is as many as there is room for.
-            most: self
-                .most
-                .map(|most| usize::try_from(most).unwrap_or(usize::MAX)),
+            most: most.map(|most| usize::try_from(most).unwrap_or(usize::MAX)),
             count,
             ends: Ends {
-                texts: stops
-                    .iter()
-                    .map(|stop| lines::to_lf(stop).into_owned())
-                    .collect(),
+                texts: stops.collect(),
                 ..Ends::default()
             },
             temperature: within("temperature", self.temperature, 100.0)?,
             top_p: within("top_p", self.top_p, 1.0)?.map(|p| p.max(f32::MIN_POSITIVE)),
             top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
             seed: self.seed.and_then(|seed| u64::try_from(seed).ok()), // below 0: a new one
-            limit: None,
-            is_streamed: self.stream,
-            is_shown: false,
+            is_streamed: self.stream.unwrap_or(false),
+            ..Ask::new(form)
         })
     }
 }

@@ -1,33 +1,28 @@
-//! llama-server's `/infill`, for llama.vim and llama.vscode.
+//! llama-server's `/infill`, for llama.vim and llama.vscode, and its `/completion`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use diffucoder::diffusion::Settings;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::queue::Client;
-use super::request::{Ask, Drawing, Form, Texts};
-use super::router::{self, Answer, App, Request, Response};
-use super::stream::{self, Framing, Piece};
-use super::worker::{Stop, Written};
+use super::fields::{self, Drawing};
+use crate::cli::commands::serve::app::App;
+use crate::cli::commands::serve::reply::{Asked, Framing, Piece, Reply};
+use crate::cli::commands::serve::response::{self, Response};
+use crate::cli::commands::serve::work::ask::Form;
+use crate::cli::commands::serve::work::event::{Stop, Written};
+use crate::cli::commands::serve::work::refusal::Refusal;
 
+/// Beside those that say how to draw.
 #[derive(Debug, Deserialize)]
 struct Body {
     input_prefix: Option<String>,
     input_suffix: Option<String>,
     input_extra: Option<Vec<Extra>>,
     prompt: Option<String>,
-    n_predict: Option<i64>,
-    n_cmpl: Option<i64>,
     n_indent: Option<usize>,
     t_max_predict_ms: Option<i64>,
-    stop: Option<Texts>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    top_k: Option<i64>,
-    seed: Option<i64>,
-    stream: Option<bool>,
     response_fields: Option<Vec<String>>,
 }
 
@@ -37,54 +32,51 @@ struct Extra {
     text: String,
 }
 
-pub async fn infill(app: &Arc<App>, client: Option<Client>, request: Request) -> Answer {
-    let place = app.queue.enter()?;
-    let body: Body = app.read(request).await?;
-    let prefix = body.input_prefix.unwrap_or_default() + &body.prompt.unwrap_or_default();
-    let extra = body.input_extra.unwrap_or_default().into_iter();
+pub fn infill(app: &App, body: &[u8]) -> Asked {
+    let mut asked: Body = fields::read(body)?;
+    let before = asked.input_prefix.take().unwrap_or_default();
+    let prefix = before + &asked.prompt.take().unwrap_or_default();
+    let suffix = asked.input_suffix.take().unwrap_or_default();
+    let extra = asked.input_extra.take().unwrap_or_default().into_iter();
     let extra = extra.map(|extra| extra.text).collect();
-    let form = Form::code(prefix.clone(), body.input_suffix.unwrap_or_default(), extra);
-    let drawing = Drawing {
-        most: body.n_predict,
-        count: body.n_cmpl,
-        stop: body.stop,
-        temperature: body.temperature,
-        top_p: body.top_p,
-        top_k: body.top_k,
-        seed: body.seed,
-        stream: body.stream.unwrap_or(false),
-    };
-    let mut ask = drawing.ask(form)?;
-    ask.ends.least_indent = body.n_indent.unwrap_or(0);
-    let limit = body.t_max_predict_ms.and_then(|ms| u64::try_from(ms).ok());
-    ask.limit = limit.filter(|&ms| ms > 0).map(Duration::from_millis);
-    let reply = Reply {
-        app: Arc::clone(app),
-        settings: generation_settings(&ask, app),
-        prompt: prefix,
-        fields: body.response_fields.unwrap_or_default(),
-    };
-    if ask.most == Some(0) {
-        // A warm-up: there is nothing that could be kept for the request that follows.
-        return Ok(router::json(&reply.filtered(reply.empty())));
+    let form = fields::between(app, prefix.clone(), ("input_suffix", suffix), extra)?;
+    let (mut ask, reply) = asked.drawn(app, body, form, prefix)?;
+    ask.replaces_older = true;
+    Ok((ask, reply))
+}
+
+/// Of a prompt, in which markers can stand round a hole: Tabby's requests.
+pub fn completion(app: &App, body: &[u8]) -> Asked {
+    let mut asked: Body = fields::read(body)?;
+    let prompt = asked.prompt.take();
+    let prompt = prompt.ok_or_else(|| Refusal::field("prompt", "is missing"))?;
+    let form = fields::hole(app, prompt.clone(), None)?;
+    asked.drawn(app, body, form, prompt)
+}
+
+impl Body {
+    fn drawn(self, app: &App, body: &[u8], form: Form, prompt: String) -> Asked {
+        let mut ask = fields::read::<Drawing>(body)?.ask(form)?;
+        ask.ends.least_indent = self.n_indent.unwrap_or(0);
+        let limit = self.t_max_predict_ms.and_then(|ms| u64::try_from(ms).ok());
+        ask.limit = limit.filter(|&ms| ms > 0).map(Duration::from_millis);
+        let settings = json!({
+            "n_ctx": app.model.context, "n_predict": ask.most.map_or(-1, |most| most as i64),
+            "stop": ask.ends.texts, "n_indent": ask.ends.least_indent, "stream": ask.is_streamed,
+        });
+        let completion = Completion {
+            model: app.model.id.clone(),
+            settings,
+            prompt,
+            fields: self.response_fields.unwrap_or_default(),
+        };
+        Ok((ask, Box::new(completion)))
     }
-    let is_streamed = ask.is_streamed;
-    let running = app.queue.submit(ask, place, client);
-    if is_streamed {
-        let render = Box::new(move |piece: Piece<'_>| reply.pieces(&piece));
-        return stream::pieces(running, Framing::Events, "/infill", render).await;
-    }
-    let all = stream::whole(running).await?;
-    let mut replies: Vec<_> = all.iter().map(|written| reply.whole(written)).collect();
-    Ok(router::json(&match replies.len() {
-        1 => replies.remove(0),
-        _ => Value::Array(replies),
-    }))
 }
 
 /// What some of its clients ask first.
 pub fn props(app: &App) -> Response {
-    router::json(&json!({
+    response::json(&json!({
         "default_generation_settings": {"n_ctx": app.model.context, "params": {}},
         "total_slots": 1, "model_path": app.model.id, "model_alias": app.model.id,
         "chat_template": "", "modalities": {"vision": false, "audio": false},
@@ -92,34 +84,24 @@ pub fn props(app: &App) -> Response {
     }))
 }
 
-fn generation_settings(ask: &Ask, app: &App) -> Value {
-    json!({
-        "n_ctx": app.model.context, "n_predict": ask.most.map_or(-1, |most| most as i64),
-        "stop": ask.ends.texts, "n_indent": ask.ends.least_indent, "stream": ask.is_streamed,
-    })
-}
-
 /// What a reply is made of beside the text.
-struct Reply {
-    app: Arc<App>,
+struct Completion {
+    model: String,
     settings: Value,
     prompt: String,
     /// Those that are wanted, by their paths; all of them where none is named.
     fields: Vec<String>,
 }
 
-impl Reply {
-    fn whole(&self, written: &Written) -> Value {
-        self.filtered(self.full(written, &written.text))
-    }
-
+impl Completion {
     fn full(&self, written: &Written, text: &str) -> Value {
         let mut settings = self.settings.clone();
-        let shaping = &written.settings.shaping;
-        settings["temperature"] = shaping.temperature.into();
-        settings["top_p"] = shaping.top_p.unwrap_or(1.0).into();
-        settings["top_k"] = shaping.top_k.unwrap_or(0).into();
-        settings["seed"] = written.settings.seed.into();
+        if let Some(Settings { shaping, seed, .. }) = &written.settings {
+            settings["temperature"] = shaping.temperature.into();
+            settings["top_p"] = shaping.top_p.unwrap_or(1.0).into();
+            settings["top_k"] = shaping.top_k.unwrap_or(0).into();
+            settings["seed"] = (*seed).into();
+        }
         let (stop_type, word) = match &written.stop {
             Stop::End => ("eos", ""),
             Stop::Word(word) => ("word", &**word),
@@ -130,7 +112,7 @@ impl Reply {
         let each = |tokens: usize, time: Duration| millis(time) / tokens.max(1) as f64;
         json!({
             "index": written.index, "content": text, "tokens": [], "id_slot": 0, "stop": true,
-            "model": self.app.model.id, "tokens_predicted": written.tokens,
+            "model": self.model, "tokens_predicted": written.tokens,
             "tokens_evaluated": written.given, "generation_settings": settings,
             "prompt": self.prompt, "has_new_line": written.text.contains('\n'),
             "truncated": written.is_cut, "stop_type": stop_type, "stopping_word": word,
@@ -146,17 +128,6 @@ impl Reply {
         })
     }
 
-    /// The reply to a request for no tokens.
-    fn empty(&self) -> Value {
-        json!({
-            "index": 0, "content": "", "tokens": [], "id_slot": 0, "stop": true,
-            "model": self.app.model.id, "tokens_predicted": 0, "tokens_evaluated": 0,
-            "generation_settings": self.settings, "prompt": self.prompt, "has_new_line": false,
-            "truncated": false, "stop_type": "limit", "stopping_word": "", "tokens_cached": 0,
-            "timings": {"prompt_n": 0, "prompt_ms": 0.0, "predicted_n": 0, "predicted_ms": 0.0},
-        })
-    }
-
     /// The fields that are wanted, each by its whole path; those that are not there are left out.
     fn filtered(&self, reply: Value) -> Value {
         if self.fields.is_empty() {
@@ -168,14 +139,29 @@ impl Reply {
         };
         Value::Object(self.fields.iter().filter_map(field).collect::<Map<_, _>>())
     }
+}
+
+impl Reply for Completion {
+    fn framing(&self) -> Framing {
+        Framing::Events
+    }
+
+    /// An object, or a list of several.
+    fn whole(&self, all: &[Written]) -> Value {
+        let one = |written: &Written| self.filtered(self.full(written, &written.text));
+        match all {
+            [written] => one(written),
+            _ => all.iter().map(one).collect(),
+        }
+    }
 
     fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
         match piece {
-            Piece::Begin | Piece::Shown(_) | Piece::End(_) => Vec::new(),
             Piece::Text(index, text) => vec![json!({
                 "index": index, "content": text, "tokens": [], "stop": false, "id_slot": 0,
             })],
             Piece::Written(written) => vec![self.filtered(self.full(written, ""))],
+            _ => Vec::new(),
         }
     }
 }

@@ -4,14 +4,17 @@
 use diffucoder::infill::Template;
 use hyper::header::{self, HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::refusal::Refusal;
-use super::request::{Drawing, Form};
-use super::router::{self, Answer, App, Request, Response};
-use super::shown::MOST_SHOWN;
-use super::stream::{self, Framing, Piece};
+use super::fields::{self, Drawing};
 use crate::cli::LOOK;
+use crate::cli::commands::serve::app::App;
+use crate::cli::commands::serve::reply::{Asked, Framing, Piece, Reply};
+use crate::cli::commands::serve::response::{self, Response};
+use crate::cli::commands::serve::work::ask::{Ask, Form};
+use crate::cli::commands::serve::work::event::Written;
+use crate::cli::commands::serve::work::refusal::Refusal;
+use crate::cli::commands::serve::work::shown::MOST_SHOWN;
 
 /// The page; `LOOK` stands where the style of all pages goes, `NONCE` where the word of a response
 /// is by which a browser knows that script and style are ours.
@@ -26,7 +29,7 @@ pub fn page() -> Response {
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    let mut response = router::text("text/html; charset=utf-8", page);
+    let mut response = response::text("text/html; charset=utf-8", page);
     let headers = response.headers_mut();
     if let Ok(policy) = HeaderValue::from_str(&policy) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -46,15 +49,13 @@ pub fn page() -> Response {
 struct Body {
     /// A file in which `<FILL>` and `<FILL:n>` mark holes.
     text: String,
-    temperature: Option<f64>,
-    seed: Option<i64>,
 }
 
 /// Fills a text's holes: an event with all of them after each step, and the fillings at the end.
-pub async fn canvas(app: &App, request: Request) -> Answer {
-    let place = app.queue.enter()?;
-    let body: Body = app.read(request).await?;
-    let template = Template::with_markers(body.text.into_bytes())
+pub fn canvas(_: &App, body: &[u8]) -> Asked {
+    let asked: Body = fields::read(body)?;
+    let drawing: Drawing = fields::read(body)?;
+    let template = Template::with_markers(asked.text.into_bytes())
         .map_err(|error| Refusal::field("text", &error.to_string()))?;
     let form = match (template.holes(), &*template.texts()) {
         ([], _) => return Err(Refusal::field("text", "it has no hole: <FILL> marks one")),
@@ -64,24 +65,41 @@ pub async fn canvas(app: &App, request: Request) -> Answer {
         }
         _ => Form::Holes(template),
     };
-    let drawing = Drawing {
-        most: Some(MOST_SHOWN as i64),
-        temperature: body.temperature,
-        seed: body.seed,
-        ..Drawing::default()
+    let ask = Ask {
+        most: Some(MOST_SHOWN),
+        count: 1,
+        is_streamed: true,
+        is_shown: true,
+        ..drawing.ask(form)?
     };
-    let mut ask = drawing.ask(form)?;
-    ask.is_shown = true;
-    let running = app.queue.submit(ask, place, None);
-    let render = Box::new(|piece: Piece<'_>| match piece {
-        Piece::Begin | Piece::Text(..) | Piece::End(_) => Vec::new(),
-        Piece::Shown(shown) => vec![json!({"canvas": shown})],
-        Piece::Written(written) => vec![json!({"done": {
-            "fillings": written.fillings, "finish_reason": written.stop.finish_reason(),
-            "tokens": written.tokens, "forwards": written.work.forwards,
-            "rows": written.work.rows, "seconds": written.work.time.as_secs_f64(),
-            "is_cut": written.is_cut,
-        }})],
-    });
-    stream::pieces(running, Framing::Events, "/canvas", render).await
+    Ok((ask, Box::new(Steps)))
+}
+
+/// Of a canvas.
+struct Steps;
+
+impl Reply for Steps {
+    fn framing(&self) -> Framing {
+        Framing::Events
+    }
+
+    fn whole(&self, all: &[Written]) -> Value {
+        all.iter().map(done).collect()
+    }
+
+    fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
+        match piece {
+            Piece::Shown(shown) => vec![json!({"canvas": shown})],
+            Piece::Written(written) => vec![json!({"done": done(written)})],
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn done(written: &Written) -> Value {
+    json!({
+        "fillings": written.fillings, "finish_reason": written.stop.finish_reason(),
+        "tokens": written.tokens, "forwards": written.work.forwards, "rows": written.work.rows,
+        "seconds": written.work.time.as_secs_f64(), "is_cut": written.is_cut,
+    })
 }

@@ -1,7 +1,6 @@
 //! Counters in the text format of Prometheus.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,75 +43,48 @@ impl Metrics {
     /// All of them, with how many requests wait and run.
     pub fn text(&self, (waiting, running): (usize, usize)) -> String {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut text = String::new();
-        let mut head = |name: &str, kind: &str, help: &str| {
-            let name = format!("diffucoder_{name}");
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n"); // a String takes all
-            name
-        };
-        let name = head("requests_total", "counter", "Requests answered.");
-        for ((path, status), count) in &counts.requests {
-            let _ = writeln!(
-                text,
-                "{name}{{path=\"{path}\",status=\"{status}\"}} {count}"
-            );
-        }
-        for (name, kind, help, value) in [
-            (
-                "request_seconds_total",
-                "counter",
-                "Time to the first byte of the answers.",
-                counts.seconds,
-            ),
-            (
-                "prompt_tokens_total",
-                "counter",
-                "Tokens given.",
-                counts.prompt_tokens as f64,
-            ),
-            (
-                "tokens_total",
-                "counter",
-                "Tokens written.",
-                counts.tokens as f64,
-            ),
-            (
-                "forwards_total",
-                "counter",
-                "Forward passes.",
-                counts.forwards as f64,
-            ),
-            (
-                "rows_total",
-                "counter",
-                "Positions computed in them.",
-                counts.rows as f64,
-            ),
-            (
-                "run_seconds_total",
-                "counter",
-                "Time spent denoising.",
-                counts.run_seconds,
-            ),
-            (
-                "requests_waiting",
-                "gauge",
-                "Requests that wait.",
-                waiting as f64,
-            ),
-            (
-                "requests_running",
-                "gauge",
-                "Requests that are denoised.",
-                running as f64,
-            ),
-        ] {
-            let _ = write!(
-                text,
-                "# HELP diffucoder_{name} {help}\n# TYPE diffucoder_{name} {kind}\n\
-                 diffucoder_{name} {value}\n"
-            );
-        }
-        text
+        let Counts {
+            requests,
+            seconds,
+            prompt_tokens,
+            tokens,
+            forwards,
+            rows,
+            run_seconds,
+        } = &*counts;
+        let requests = requests.iter().map(|((path, status), count)| {
+            format!("diffucoder_requests_total{{path=\"{path}\",status=\"{status}\"}} {count}\n")
+        });
+        let requests: String = requests.collect();
+        format!(
+            "\
+# HELP diffucoder_requests_total Requests answered.
+# TYPE diffucoder_requests_total counter
+{requests}# HELP diffucoder_request_seconds_total Time to the first byte of the answers.
+# TYPE diffucoder_request_seconds_total counter
+diffucoder_request_seconds_total {seconds}
+# HELP diffucoder_prompt_tokens_total Tokens given.
+# TYPE diffucoder_prompt_tokens_total counter
+diffucoder_prompt_tokens_total {prompt_tokens}
+# HELP diffucoder_tokens_total Tokens written.
+# TYPE diffucoder_tokens_total counter
+diffucoder_tokens_total {tokens}
+# HELP diffucoder_forwards_total Forward passes.
+# TYPE diffucoder_forwards_total counter
+diffucoder_forwards_total {forwards}
+# HELP diffucoder_rows_total Positions computed in them.
+# TYPE diffucoder_rows_total counter
+diffucoder_rows_total {rows}
+# HELP diffucoder_run_seconds_total Time spent denoising.
+# TYPE diffucoder_run_seconds_total counter
+diffucoder_run_seconds_total {run_seconds}
+# HELP diffucoder_requests_waiting Requests that wait.
+# TYPE diffucoder_requests_waiting gauge
+diffucoder_requests_waiting {waiting}
+# HELP diffucoder_requests_running Requests that are denoised.
+# TYPE diffucoder_requests_running gauge
+diffucoder_requests_running {running}
+"
+        )
     }
 }

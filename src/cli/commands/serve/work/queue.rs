@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::ask::Ask;
+use super::event::{Event, Written};
 use super::refusal::Refusal;
-use super::request::Ask;
-use super::worker::Event;
 
 /// Who asks: the key that a request brings or, without keys, the machine that it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,13 +73,32 @@ impl Queue {
         place.map_err(|_| Refusal::busy())
     }
 
-    /// Lets a request wait. A client that is given replaces its own requests of that kind.
-    pub fn submit(self: &Arc<Self>, ask: Ask, place: Place, newest_of: Option<Client>) -> Running {
+    /// Lets a request wait. One for no tokens, with which clients warm up, is answered at once:
+    /// there is nothing that could be kept for the request that follows.
+    pub fn submit(self: &Arc<Self>, ask: Ask, place: Place, client: Option<Client>) -> Running {
         let (events, receiver) = unbounded_channel();
         let call = Arc::new(Call {
-            replaceable_by: newest_of,
+            replaceable_by: client.filter(|_| ask.replaces_older),
             is_cancelled: AtomicBool::new(false),
         });
+        let running = Running {
+            cancel: Cancel {
+                queue: Arc::clone(self),
+                call: Arc::clone(&call),
+            },
+            events: receiver,
+        };
+        if ask.most == Some(0) {
+            let nothing = (0..ask.count as usize).map(|index| Written {
+                index,
+                ..Written::default()
+            });
+            let nothing = nothing.map(|written| Event::Written(Box::new(written)));
+            for event in [Event::Begun].into_iter().chain(nothing) {
+                let _ = events.send(event); // `running` holds the other end
+            }
+            return running;
+        }
         let mut state = self.lock();
         if call.replaceable_by.is_some() {
             let is_older = |other: &Call| other.replaceable_by == call.replaceable_by;
@@ -96,17 +115,11 @@ impl Queue {
         state.waiting.push_back(Ticket {
             ask,
             events,
-            call: Arc::clone(&call),
+            call,
             _place: place,
         });
         self.arrived.notify_one();
-        Running {
-            cancel: Cancel {
-                queue: Arc::clone(self),
-                call,
-            },
-            events: receiver,
-        }
+        running
     }
 
     /// The next request, once there is one; `None` when the queue is closed and empty.

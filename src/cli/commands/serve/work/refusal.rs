@@ -1,11 +1,8 @@
-//! Why a request gets no text, in the form of each API.
+//! Why a request gets no text, in words and in JSON of each protocol.
 
 use diffucoder::{Error, RequestError};
 use hyper::StatusCode;
-use hyper::header::{self, HeaderValue};
 use serde_json::{Value, json};
-
-use super::router::{self, Response};
 
 /// Why a request gets no text.
 #[derive(Debug, Clone)]
@@ -17,7 +14,7 @@ pub struct Refusal {
     /// OpenAI's word for it, for programs.
     code: Option<&'static str>,
     /// The method that the path takes.
-    allowed: Option<&'static str>,
+    pub allowed: Option<&'static str>,
 }
 
 impl Refusal {
@@ -38,9 +35,15 @@ impl Refusal {
 
     /// A field that cannot be meant.
     pub fn field(name: &str, what: &str) -> Self {
+        Self::bad(what).about(name)
+    }
+
+    /// The same of a field.
+    pub fn about(self, name: &str) -> Self {
         Self {
+            message: format!("{name}: {}", self.message),
             param: Some(name.to_string()),
-            ..Self::bad(format!("{name}: {what}"))
+            ..self
         }
     }
 
@@ -102,31 +105,13 @@ impl Refusal {
             return json!({"error": self.message});
         }
         let mut error = json!({"message": self.message, "type": self.kind()});
-        if path == "/infill" {
+        if matches!(path, "/infill" | "/completion") {
             error["code"] = self.status.as_u16().into();
         } else {
             error["param"] = self.param.clone().into();
             error["code"] = self.code.into();
         }
         json!({"error": error})
-    }
-
-    /// The response in the form of this path.
-    pub fn response(&self, path: &str) -> Response {
-        let mut response = router::json(&self.json(path));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        if let Some(method) = self.allowed {
-            headers.insert(header::ALLOW, HeaderValue::from_static(method));
-        }
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = HeaderValue::from_static("Bearer");
-            headers.insert(header::WWW_AUTHENTICATE, scheme);
-        }
-        response
     }
 }
 

@@ -3,76 +3,24 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use diffucoder::chat::Message;
 use diffucoder::diffusion::{Attention, Canvas, Settings, Step};
 use diffucoder::infill::Template;
 use diffucoder::package::{Package, Prompt};
 use diffucoder::session::asking::{Asking, Wish};
-use diffucoder::session::{Conditions, Finish, Hole, Job, Observer, Outcome, Session, Task, Work};
+use diffucoder::session::{Conditions, Finish, Hole, Job, Observer, Outcome, Session, Task};
 use diffucoder::tokenizer::Specials;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::ask::{Ask, Form};
+use super::event::{Event, Stop, Written};
 use super::metrics::Metrics;
 use super::queue::{Queue, Ticket};
 use super::refusal::Refusal;
-use super::request::{Ask, Form};
 use super::shown::{MOST_SHOWN, Shown};
 use crate::cli::args::sampling::{NewTokens, SamplingArgs};
-
-/// What happens to a request.
-#[derive(Debug)]
-pub enum Event {
-    /// Its text is about to be written: nothing is wrong with the request.
-    Begun,
-    /// A piece of the text with this number.
-    Text(usize, String),
-    /// The canvas after a step.
-    Shown(Box<Shown>),
-    Written(Box<Written>),
-    Failed(Refusal),
-}
-
-/// A text that is written.
-#[derive(Debug, Clone)]
-pub struct Written {
-    /// Its number among those of the request.
-    pub index: usize,
-    pub text: String,
-    /// The texts of all holes, where there can be several.
-    pub fillings: Vec<String>,
-    pub stop: Stop,
-    pub given: usize,
-    pub tokens: usize,
-    /// Whether not all of the request's text was shown to the model.
-    pub is_cut: bool,
-    /// Until the first token, and from there.
-    pub times: [Duration; 2],
-    pub work: Work,
-    pub settings: Settings,
-}
-
-/// Why a text ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
-    /// The model ended it.
-    End,
-    /// One of the given texts follows.
-    Word(String),
-    /// There is no more room, or no more time.
-    Limit,
-}
-
-impl Stop {
-    /// OpenAI's word for it.
-    pub fn finish_reason(&self) -> &'static str {
-        match self {
-            Self::End | Self::Word(_) => "stop",
-            Self::Limit => "length",
-        }
-    }
-}
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -412,7 +360,7 @@ impl<'a> Watcher<'a> {
             tokens: outcome.tokens(),
             is_cut: !job.left_out().is_nothing(),
             times: [first - self.started, ended - first],
-            settings: job.settings.clone(),
+            settings: Some(job.settings.clone()),
             work: outcome.work,
         }
     }
