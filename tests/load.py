@@ -5,7 +5,8 @@
 
 It starts a server of the built-in model and prints, for each kind of client, answers by status and
 the median and 99th percentile of the time that they took; and after each the memory of the server and
-the requests that it still has. It fails if requests are left at the end.
+the requests that it still has. It fails if requests are left at the end, or if one waited for more
+than those that were there before it: however long it took then, that is the machine's time.
 """
 
 import argparse
@@ -27,6 +28,7 @@ class Server:
         while not (line := self.process.stderr.readline()).startswith("listening"):
             assert line, "it does not listen"
         self.port = int(line.rsplit(":", 1)[1])
+        self.answered = self.most_waited_for = 0
 
     async def drain(self):
         await asyncio.to_thread(lambda: [None for _ in self.process.stderr])
@@ -66,12 +68,14 @@ async def typist(server, tally, end):
     """Small requests on one connection, one after the other."""
     reader, writer = await server.open()
     while time.monotonic() < end:
-        began = time.monotonic()
+        began, before = time.monotonic(), server.answered
         # Not /infill: there the newest request of a machine takes the place of the others.
         body = {"prompt": SMALL["input_prefix"], "suffix": "\n", "max_tokens": 2}
         writer.write(server.request("POST", "/v1/completions", body))
         status, _ = await answer(reader)
         tally[status].append(time.monotonic() - began)
+        server.most_waited_for = max(server.most_waited_for, server.answered - before)
+        server.answered += 1
         if status == 429:
             await asyncio.sleep(0.05)
     writer.close()
@@ -137,6 +141,10 @@ async def run(server, kinds, seconds):
                   f"p50 {p(.5):.1f} ms, p99 {p(.99):.1f} ms")
     for error, count in errors.items():
         print(f"  {count} clients ended with {error}")
+    print(f"  none waited for more than {server.most_waited_for} answers to others")
+    # Each has one request: that they are read in another order than answered is allowed for.
+    assert server.most_waited_for <= 2 * sum(count for _, count in kinds)
+    server.most_waited_for = 0
     for _ in range(600):
         if await server.left() == [0, 0]:
             break

@@ -44,6 +44,7 @@ mod packed;
 #[cfg(unix)]
 mod readme;
 mod serve;
+mod serve_clients;
 #[cfg(unix)]
 mod serve_page;
 mod session;

@@ -33,7 +33,7 @@ impl Response {
     }
 
     /// The data of server-sent events; the last is `[DONE]`.
-    fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         let events = self.body.split_terminator("\n\n");
         let mut data: Vec<_> = events
             .map(|event| event.strip_prefix("data: ").unwrap())
@@ -47,8 +47,12 @@ impl Response {
 
 impl Server {
     pub fn start(flags: &[&str]) -> Self {
+        Self::of("tiny", flags)
+    }
+
+    pub fn of(model: &str, flags: &[&str]) -> Self {
         let mut child = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
-            .args(["serve", "--model", "tiny", "--port", "0", "--seed", "1"])
+            .args(["serve", "--model", model, "--port", "0", "--seed", "1"])
             .args(flags)
             .env("XDG_CONFIG_HOME", fixture("no-such-cache"))
             .stdin(Stdio::null())

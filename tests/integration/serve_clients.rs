@@ -1,0 +1,132 @@
+//! The server beside its usual requests: what clients send first, what a model cannot do, and the
+//! requests of Tabby and minuet.
+#![cfg(feature = "serve")]
+
+use serde_json::{Value, json};
+
+use crate::fixture;
+use crate::serve::Server;
+
+/// A model that sees nothing behind a hole says so, and of which field.
+#[test]
+fn text_behind_a_hole_is_refused_where_nobody_would_see_it() {
+    let model = fixture("golden-fast-dllm-v2/model");
+    let server = Server::of(model.to_str().unwrap(), &[]);
+    let marked = "<|fim_prefix|>a = <|fim_suffix|>\nb = 2\n<|fim_middle|>";
+    for (path, body, field) in [
+        (
+            "/infill",
+            json!({"input_prefix": "a = ", "input_suffix": "\nb = 2\n"}),
+            "input_suffix",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "a = ", "suffix": "\nb = 2\n"}),
+            "suffix",
+        ),
+        ("/v1/fim/completions", json!({"prompt": marked}), "prompt"),
+    ] {
+        let refused = server.post(path, &body);
+        assert_eq!(refused.status, 400, "{path}: {}", refused.body);
+        let error = &refused.json()["error"];
+        let message = error["message"].as_str().unwrap();
+        let wanted = format!("{field}: this model is block-causal");
+        assert!(message.starts_with(&wanted), "{message}");
+        assert!(message.contains("models that fill holes: "), "{message}");
+        assert_eq!(error["type"], "invalid_request_error");
+        match path {
+            "/infill" => assert_eq!(error["code"], 400),
+            _ => assert_eq!(error["param"], field),
+        }
+    }
+    for body in [
+        json!({"input_prefix": "a = ", "n_predict": 4}),
+        json!({"input_prefix": "a = ", "input_suffix": " \n", "n_predict": 4}),
+    ] {
+        let reply = server.post("/infill", &body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+}
+
+/// Clients read the first choice without looking how many there are.
+#[test]
+fn a_request_for_no_tokens_has_all_that_an_answer_has() {
+    let server = Server::start(&[]);
+    let mut request = json!({"prompt": "x = ", "max_tokens": 0, "n": 2});
+    let whole = server.post("/v1/completions", &request).json();
+    for index in [0, 1] {
+        let choice = &whole["choices"][index];
+        assert_eq!(
+            [&choice["index"], &choice["text"], &choice["finish_reason"]],
+            [&json!(index), &json!(""), &json!("length")]
+        );
+    }
+    assert_eq!(whole["usage"]["completion_tokens"], 0);
+    request["stream"] = true.into();
+    let response = server.post("/v1/completions", &request);
+    assert!(
+        response.head.contains("text/event-stream"),
+        "{}",
+        response.head
+    );
+    let last = response.events().pop().unwrap();
+    assert_eq!(last["choices"][0]["finish_reason"], "length");
+    let lines = json!({"prompt": "x = ", "options": {"num_predict": 0}});
+    let lines = server.post("/api/generate", &lines);
+    assert!(lines.head.contains("application/x-ndjson"));
+    assert_eq!(lines.json()["done_reason"], "length");
+}
+
+#[test]
+fn a_count_is_named_as_it_was_sent() {
+    let server = Server::start(&[]);
+    for (path, name) in [("/infill", "n_cmpl"), ("/v1/completions", "n")] {
+        let error = server
+            .post(path, &json!({"prompt": "x = ", name: 9}))
+            .json();
+        let message = error["error"]["message"].as_str().unwrap();
+        let wanted = format!("{name}: expected a number from 1 to 8");
+        assert_eq!(message, wanted);
+    }
+    let options = json!({"prompt": "x = ", "options": {"temperature": "hot"}});
+    let error = server.post("/api/generate", &options).json();
+    let error = error["error"].as_str().unwrap().to_string();
+    assert!(error.starts_with("options.temperature: "), "{error}");
+}
+
+/// Tabby's kinds `llama.cpp/completion` and `openai/completion`: it reads events until the one that
+/// says that it is the last, and panics at one that is not of their form.
+#[test]
+fn tabby_s_streams_end_as_it_looks_for() {
+    let server = Server::start(&[]);
+    let prompt =
+        "<PRE> def load(path):\n    with open(path) as  <SUF>:\n        return f.read()\n <MID>";
+    let llama = json!({"seed": 1, "prompt": prompt, "n_predict": 4, "temperature": 0.1,
+        "stream": true, "penalty_last_n": 0, "presence_penalty": 0.0});
+    let body = server.post("/completion", &llama).body;
+    let events = body.split_terminator("\n\n").map(|event| {
+        let data = event.strip_prefix("data: ").unwrap();
+        serde_json::from_str::<Value>(data).unwrap()
+    });
+    let events: Vec<_> = events.collect();
+    let text = |event: &Value| event["content"].as_str().unwrap().to_string();
+    let (last, pieces) = events.split_last().unwrap();
+    assert!(pieces.iter().all(|piece| piece["stop"] == false), "{body}");
+    assert_eq!(last["stop"], true);
+    let written: String = pieces.iter().map(text).collect();
+    assert!(written.starts_with('f'), "{body}");
+    let error = server.post("/completion", &json!({"n_predict": 4})).json();
+    assert_eq!(error["error"]["message"], "prompt: is missing");
+    assert_eq!(error["error"]["code"], 400);
+
+    let openai = json!({"model": "diffucoder", "prompt": "def load(path):\n    with open(path) as ",
+        "suffix": ":\n        return f.read()\n", "max_tokens": 4, "temperature": 0.1,
+        "stream": true, "presence_penalty": 0.0});
+    let events = server.post("/v1/completions", &openai).events();
+    let choices = events.iter().map(|event| &event["choices"][0]);
+    let ends: Vec<_> = choices
+        .inspect(|choice| assert!(choice["text"].is_string()))
+        .map(|choice| choice["finish_reason"].is_string())
+        .collect();
+    assert_eq!(ends.iter().position(|&ends| ends), Some(ends.len() - 1));
+}
