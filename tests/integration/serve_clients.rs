@@ -130,3 +130,25 @@ fn tabby_s_streams_end_as_it_looks_for() {
         .collect();
     assert_eq!(ends.iter().position(|&ends| ends), Some(ends.len() - 1));
 }
+
+/// Editors indent the line that is to be written: what belongs there begins with the last of these
+/// blanks in the model's tokens, and not with one more.
+#[test]
+fn what_goes_on_behind_blanks_has_none_too_many() {
+    let server = Server::start(&[]);
+    let prefix = "def is_valid(value):\n    ";
+    for seed in 1..5 {
+        let request = json!({"input_prefix": prefix, "n_predict": 8, "seed": seed});
+        let reply = server.post("/infill", &request).json();
+        let content = reply["content"].as_str().unwrap();
+        assert!(!content.starts_with(' '), "{content:?}");
+        let request = json!({"prompt": "def is_valid(value):\n    ret", "max_tokens": 8,
+            "seed": seed, "stream": true});
+        let events = server.post("/v1/completions", &request).events();
+        let texts = events
+            .iter()
+            .map(|event| event["choices"][0]["text"].as_str().unwrap());
+        let text: String = texts.collect();
+        assert!(text.starts_with("urn"), "{text:?}");
+    }
+}

@@ -98,8 +98,6 @@ pub enum Code {
     InvalidParams = -32602,
     NotInitialized = -32002,
     RequestFailed = -32803,
-    /// The answer would be to a text that is no more.
-    ContentModified = -32801,
     RequestCancelled = -32800,
 }
 

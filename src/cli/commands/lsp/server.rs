@@ -325,13 +325,13 @@ impl Server {
             true => asked.place.items(text.trim_end()),
             false => asked.place.items(&text),
         };
-        let answer = answer.map(items).map_err(|refusal| {
-            let code = match refusal.status {
-                StatusCode::CONFLICT => Code::ContentModified,
-                _ => Code::RequestFailed,
-            };
-            Failure::new(code, refusal.message)
-        });
+        let answer = match answer {
+            Ok(text) => Ok(items(text)),
+            // There is nothing to say to a text that is no more. As an error, of which the protocol
+            // has one for that, Neovim writes it to its log with every letter that is typed.
+            Err(refusal) if refusal.status == StatusCode::CONFLICT => Ok(Value::Null),
+            Err(refusal) => Err(Failure::new(Code::RequestFailed, refusal.message)),
+        };
         Next::Say(response(Some(id), answer))
     }
 }

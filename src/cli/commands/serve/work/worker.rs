@@ -9,7 +9,6 @@ use diffucoder::chat::Message;
 use diffucoder::diffusion::{Attention, Canvas, Settings, Step};
 use diffucoder::infill::Template;
 use diffucoder::package::{Package, Prompt};
-use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Hole, Job, Observer, Outcome, Session, Task};
 use diffucoder::tokenizer::Specials;
 use tokio::sync::mpsc::UnboundedSender;
@@ -112,45 +111,34 @@ impl Worker<'_> {
 
     /// The job of a request, with its settings over those of the command line.
     fn prepare<'t>(&self, ask: &'t Ask, session: &Session) -> Result<(Given<'t>, Job), Refusal> {
-        let (given, mut job) = match &ask.form {
-            Form::Chat(messages) if session.package().is_chat() => {
-                let given = Given::Chat(messages);
-                let job = self.job(&given, ask, session)?;
-                (given, job)
-            }
-            Form::Holes(template) => {
-                let given = Given::Between(template.clone());
-                let job = self.job(&given, ask, session)?;
-                (given, job)
-            }
+        let mut given = match &ask.form {
+            Form::Chat(messages) if session.package().is_chat() => Given::Chat(messages),
             // A model that answers nothing continues what was said.
             Form::Chat(messages) => {
                 let said = messages.iter().filter(|message| message.role != "system");
                 let said: Vec<_> = said.map(|message| &*message.content).collect();
-                let given = Given::code(said.join("\n"), "", session);
-                let job = self.job(&given, ask, session)?;
-                (given, job)
+                Given::code(&said.join("\n"), "")
             }
-            Form::Code {
-                prefix,
-                suffix,
-                extra,
-            } => {
-                let given = Given::code(prefix.clone(), suffix, session);
-                let job = self.job(&given, ask, session)?;
-                let shown = context(self.sampling, session);
-                let new = job.most_new_tokens().min(shown / 2);
-                let room = shown.saturating_sub(job.given_tokens() + new);
-                let others = context_of(extra, room, session);
-                if others.is_empty() || !job.left_out().is_nothing() {
-                    (given, job)
-                } else {
-                    let given = Given::code(others + prefix, suffix, session);
-                    let job = self.job(&given, ask, session)?;
-                    (given, job)
-                }
-            }
+            Form::Holes(template) => Given::Between(template.clone()),
+            Form::Code { prefix, suffix, .. } => Given::code(prefix, suffix),
         };
+        let mut job = self.job(&given, ask, session)?;
+        if let Form::Code {
+            prefix,
+            suffix,
+            extra,
+        } = &ask.form
+            && job.left_out().is_nothing()
+        {
+            let shown = context(self.sampling, session);
+            let new = job.most_new_tokens().min(shown / 2);
+            let room = shown.saturating_sub(job.given_tokens() + new);
+            let others = context_of(extra, room, session);
+            if !others.is_empty() {
+                given = Given::code(&(others + prefix), suffix);
+                job = self.job(&given, ask, session)?;
+            }
+        }
         let settings = self.sampling.settings(session, &job);
         let mut settings = settings.map_err(|error| Refusal::bad(error.to_string()))?;
         let shaping = &mut settings.shaping;
@@ -175,25 +163,24 @@ impl Worker<'_> {
             NewTokens::Most(tokens) => tokens,
         };
         let up_to = ask.most.unwrap_or(usual).max(1);
-        let prompt = match given {
-            Given::Between(template) => {
-                let up_to = up_to.min(session.usual_hole()).min(context / 2);
-                let task = session.fill(template, session.open_hole(up_to));
-                return Ok(session.prepare(&task.within(wanted))?);
+        let task = |hole| match given {
+            // The hole's first token reaches into the text before it: editors indent the line that
+            // is to be written, and a model has hardly ever seen those blanks end there.
+            Given::Between(template) | Given::After(template) => Task::fill(template, hole),
+            Given::Chat(messages) => {
+                let (messages, answer) = match messages.split_last() {
+                    Some((last, before)) if last.role == "assistant" => (before, &*last.content),
+                    _ => (*messages, ""),
+                };
+                Task::answer(Prompt::Conversation { messages, answer }, hole)
             }
-            Given::After(asking) => asking.prompt(""),
-            Given::Chat(messages) => match messages.split_last() {
-                Some((last, messages)) if last.role == "assistant" => Prompt::Conversation {
-                    messages,
-                    answer: &last.content,
-                },
-                _ => Prompt::Conversation {
-                    messages,
-                    answer: "",
-                },
-            },
         };
-        let prepare = |hole| session.prepare(&Task::answer(prompt, hole).within(wanted));
+        if let Given::Between(template) = given {
+            let up_to = up_to.min(session.usual_hole()).min(context / 2);
+            let task = session.fill(template, session.open_hole(up_to));
+            return Ok(session.prepare(&task.within(wanted))?);
+        }
+        let prepare = |hole| session.prepare(&task(hole).within(wanted));
         if self.grows {
             return Ok(prepare(Hole::Growing { up_to })?);
         }
@@ -236,15 +223,16 @@ fn context_of(extra: &[String], mut room: usize, session: &Session) -> String {
 /// What the model is given, and how what it writes becomes text of the same file.
 enum Given<'a> {
     Between(Template),
-    After(Asking),
+    After(Template),
     Chat(&'a [Message]),
 }
 
 impl Given<'_> {
-    fn code(prefix: String, suffix: &str, session: &Session) -> Self {
+    fn code(prefix: &str, suffix: &str) -> Self {
+        let template = Template::between(prefix.as_bytes(), suffix.as_bytes());
         match suffix.is_empty() {
-            true => Self::After(Asking::new(session.package(), prefix, Wish::Raw, "")),
-            false => Self::Between(Template::between(prefix.as_bytes(), suffix.as_bytes())),
+            true => Self::After(template),
+            false => Self::Between(template),
         }
     }
 
@@ -252,20 +240,19 @@ impl Given<'_> {
     fn fillings(&self, outcome: &Outcome) -> Vec<String> {
         let written: Vec<_> = outcome.holes.iter().map(|hole| &*hole.text).collect();
         match self {
-            Self::Between(template) => {
+            Self::Between(template) | Self::After(template) => {
                 let (bytes, places) = template.fill(&written);
                 let text = |place| String::from_utf8_lossy(&bytes[place]).into_owned();
                 places.into_iter().map(text).collect()
             }
-            _ => written.into_iter().map(|text| self.result(text)).collect(),
+            Self::Chat(_) => written.into_iter().map(str::to_string).collect(),
         }
     }
 
     /// What the model wrote with the line ends of the text round it.
     fn result(&self, written: &str) -> String {
         match self {
-            Self::Between(template) => template.fill_one(written),
-            Self::After(asking) => asking.result(written).into_owned(),
+            Self::Between(template) | Self::After(template) => template.fill_one(written),
             Self::Chat(_) => written.to_string(),
         }
     }
