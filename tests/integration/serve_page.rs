@@ -147,6 +147,16 @@ const WATCH: &str = "
         .observe(canvas, {childList: true});
     true";
 
+/// What the page asks for from now on.
+const LISTEN: &str = "
+    globalThis.asked = [];
+    globalThis.fetched = fetch;
+    globalThis.fetch = (to, options) => {
+        asked.push(JSON.parse(options.body));
+        return fetched(to, options);
+    };
+    true";
+
 #[test]
 fn code_is_typed_filled_and_taken_back() {
     let (server, folder) = (Server::start(&[]), tempfile::tempdir().unwrap());
@@ -174,9 +184,11 @@ fn code_is_typed_filled_and_taken_back() {
         "it filled in steps: {masks:?}"
     );
     assert_eq!(masks.last().unwrap().as_u64(), Some(0));
+    let shown = page.eval("canvas.textContent.replaceAll('↵\\n', '\\n')");
     page.enter();
     page.wait_for(IS_EDITING);
     let after = page.eval("text.value");
+    assert_eq!(shown, after, "what is seen at the end is what is accepted");
     let after = after.as_str().unwrap();
     let wanted = "def load(path):\n    with open(path) as f:\n        return f.read()\n\n\ndef to_";
     assert!(
@@ -200,6 +212,15 @@ fn code_is_typed_filled_and_taken_back() {
     page.wait_for(IS_DONE);
     assert_eq!(page.eval("document.querySelectorAll('img').length"), 0);
     assert_eq!(page.eval("typeof bad"), "undefined");
+    // Again is with other random numbers, although the server was given a seed.
+    page.eval(LISTEN);
+    page.ctrl_enter();
+    page.wait_for("asked.length === 1 && !$('accept').hidden");
+    assert_eq!(page.eval("typeof asked[0].seed"), "number");
+    page.press("Escape", 27, 0);
+    page.ctrl_enter();
+    page.wait_for("asked.length === 2 && !$('accept').hidden");
+    assert_eq!(page.eval("typeof asked[1].seed"), "undefined");
     page.press("Escape", 27, 0);
     page.eval("text.value = 'x = <FILL:0>'");
     page.ctrl_enter();

@@ -14,10 +14,9 @@ use serde_json::{Value, json};
 use super::Input;
 use super::document::{self, Change, Encoding, Position, Range};
 use super::message::{Code, Failure, Id, Incoming, params, response};
-use crate::cli::commands::serve::work::ask::{Ask, Form};
-use crate::cli::commands::serve::work::event::Event;
-use crate::cli::commands::serve::work::queue::{Cancel, Client, Queue, Running};
-use crate::cli::commands::serve::work::refusal::Refusal;
+use crate::cli::commands::serve::work::{
+    Ask, Cancel, Client, Event, Form, Queue, Refusal, Running,
+};
 
 /// A suggestion that nobody asked for is there after this time, in the whole lines that are decided
 /// then.

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::response::{self, Request, Response};
-use super::work::queue::Client;
+use super::work::Client;
 
 /// A key, as its hash: comparing those tells nothing of how much of a key was right.
 pub struct Key([u8; 32]);

@@ -8,8 +8,7 @@ use diffucoder::session::Session;
 use jiff::Timestamp;
 
 use super::access::Access;
-use super::work::metrics::Metrics;
-use super::work::queue::Queue;
+use super::work::{Metrics, Queue};
 use crate::cli::args::model::ModelArgs;
 use crate::cli::terminal::ui::Ui;
 

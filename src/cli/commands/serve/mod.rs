@@ -31,8 +31,7 @@ use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 use access::{Access, Key};
 use app::{App, ModelInfo};
-use work::queue::Queue;
-use work::worker::{self, Worker};
+use work::{Queue, Worker};
 
 /// Flags of `serve`.
 #[derive(clap::Args)]
@@ -134,7 +133,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     )?;
     engine.load(ui)?;
     let session = engine.session;
-    let context = worker::context(&args.sampling, &session);
+    let context = work::context(&args.sampling, &session);
     let app = App {
         ui: Ui::new(ui.is_quiet()),
         queue: Arc::clone(&queue),

@@ -1,6 +1,7 @@
 //! Answers: in one piece, or in pieces as server-sent events or lines of JSON.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,44 +11,33 @@ use hyper::header::{self, HeaderValue};
 use serde_json::Value;
 
 use super::response::Response;
-use super::work::ask::Ask;
-use super::work::event::{Event, Written};
-use super::work::queue::Running;
-use super::work::refusal::Refusal;
-use super::work::shown::Shown;
+use super::work::{Ask, Event, Refusal, Running, Written};
 
 /// An answer in the form of one protocol.
 pub trait Reply: Send {
-    fn framing(&self) -> Framing;
     /// All that was written, at once.
     fn whole(&self, all: &[Written]) -> Value;
-    /// The objects of a piece.
-    fn pieces(&self, piece: &Piece<'_>) -> Vec<Value>;
+
+    /// The objects that tell of an event.
+    fn pieces(&self, event: &Event) -> Vec<Value>;
+
+    /// What follows the last of them.
+    fn end(&self, _all: &[Written]) -> String {
+        String::new()
+    }
+
+    /// Whether pieces are lines of JSON; else they are server-sent events.
+    fn is_lines(&self) -> bool {
+        false
+    }
 }
 
 /// What a body asks, and the form of the answer.
 pub type Asked = Result<(Ask, Box<dyn Reply>), Refusal>;
 
-/// What a piece of an answer is made of.
-pub enum Piece<'a> {
-    /// The first.
-    Begin,
-    Text(usize, &'a str),
-    Shown(&'a Shown),
-    Written(&'a Written),
-    /// The last, with all that was written.
-    End(&'a [Written]),
-}
-
-/// How pieces follow each other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// Server-sent events, with OpenAI's `[DONE]` at the end.
-    OpenAi,
-    /// Server-sent events.
-    Events,
-    /// JSON lines.
-    Lines,
+/// A server-sent event.
+pub fn event(data: &dyn Display) -> String {
+    format!("data: {data}\n\n")
 }
 
 /// Everything that is written, once it is whole.
@@ -77,9 +67,9 @@ pub async fn pieces(
         Some(first) => first,
         None => return Err(Refusal::failed()),
     };
-    let kind = match reply.framing() {
-        Framing::OpenAi | Framing::Events => "text/event-stream",
-        Framing::Lines => "application/x-ndjson",
+    let kind = match reply.is_lines() {
+        false => "text/event-stream",
+        true => "application/x-ndjson",
     };
     let body = Pieces {
         running,
@@ -108,32 +98,21 @@ struct Pieces {
 
 impl Pieces {
     /// What an event becomes; the last one is `None`.
-    fn framed(&mut self, event: Option<Event>) -> Bytes {
-        let reply = &self.reply;
+    fn framed(&mut self, event: Option<Event>) -> String {
         self.is_over = matches!(event, None | Some(Event::Failed(_)));
-        let is_last = event.is_none();
-        let values = match event {
-            Some(Event::Begun) => reply.pieces(&Piece::Begin),
-            Some(Event::Text(index, text)) => reply.pieces(&Piece::Text(index, &text)),
-            Some(Event::Shown(shown)) => reply.pieces(&Piece::Shown(&shown)),
-            Some(Event::Written(written)) => {
-                let values = reply.pieces(&Piece::Written(&written));
-                self.all.push(*written);
-                values
-            }
+        let objects = match &event {
             Some(Event::Failed(refusal)) => vec![refusal.json(self.path)],
-            None => reply.pieces(&Piece::End(&self.all)),
+            Some(event) => self.reply.pieces(event),
+            None => return self.reply.end(&self.all),
         };
-        let framing = reply.framing();
-        let objects = values.iter().map(|value| match framing {
-            Framing::OpenAi | Framing::Events => format!("data: {value}\n\n"),
-            Framing::Lines => format!("{value}\n"),
+        if let Some(Event::Written(written)) = event {
+            self.all.push(*written);
+        }
+        let framed = objects.iter().map(|object| match self.reply.is_lines() {
+            false => self::event(object),
+            true => format!("{object}\n"),
         });
-        let end = match framing {
-            Framing::OpenAi if is_last => "data: [DONE]\n\n",
-            _ => "",
-        };
-        (objects.collect::<String>() + end).into()
+        framed.collect()
     }
 }
 
@@ -150,9 +129,9 @@ impl Body for Pieces {
                 None => ready!(self.running.events.poll_recv(context)),
                 first => first,
             };
-            let bytes = self.framed(event);
-            if !bytes.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            let framed = self.framed(event);
+            if !framed.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(framed.into()))));
             }
         }
         Poll::Ready(None)

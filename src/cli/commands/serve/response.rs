@@ -9,7 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use serde_json::Value;
 
-use super::work::refusal::Refusal;
+use super::work::Refusal;
 
 pub type Request = hyper::Request<Incoming>;
 pub type Response = hyper::Response<UnsyncBoxBody<Bytes, Infallible>>;

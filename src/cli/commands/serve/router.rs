@@ -15,8 +15,7 @@ use super::api::{llama, ollama, openai, page};
 use super::app::App;
 use super::reply::{self, Asked};
 use super::response::{Request, Response, json, refused, text};
-use super::work::queue::Client;
-use super::work::refusal::Refusal;
+use super::work::{Client, Refusal};
 
 /// Most bytes of a body. With as many of them as requests may be read, wait and run, this bounds
 /// what requests can make the server hold.

@@ -10,8 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::markers;
 use crate::cli::commands::serve::app::App;
-use crate::cli::commands::serve::work::ask::{Ask, Form};
-use crate::cli::commands::serve::work::refusal::Refusal;
+use crate::cli::commands::serve::work::{Ask, Form, Refusal};
 
 /// Texts of one request: each is drawn by itself, so that more of them only take longer.
 const MOST_TEXTS: u32 = 8;

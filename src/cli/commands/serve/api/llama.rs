@@ -8,11 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{self, Drawing};
 use crate::cli::commands::serve::app::App;
-use crate::cli::commands::serve::reply::{Asked, Framing, Piece, Reply};
+use crate::cli::commands::serve::reply::{Asked, Reply};
 use crate::cli::commands::serve::response::{self, Response};
-use crate::cli::commands::serve::work::ask::Form;
-use crate::cli::commands::serve::work::event::{Stop, Written};
-use crate::cli::commands::serve::work::refusal::Refusal;
+use crate::cli::commands::serve::work::{Event, Form, Refusal, Stop, Written};
 
 /// Beside those that say how to draw.
 #[derive(Debug, Deserialize)]
@@ -142,10 +140,6 @@ impl Completion {
 }
 
 impl Reply for Completion {
-    fn framing(&self) -> Framing {
-        Framing::Events
-    }
-
     /// An object, or a list of several.
     fn whole(&self, all: &[Written]) -> Value {
         let one = |written: &Written| self.filtered(self.full(written, &written.text));
@@ -155,12 +149,12 @@ impl Reply for Completion {
         }
     }
 
-    fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
-        match piece {
-            Piece::Text(index, text) => vec![json!({
+    fn pieces(&self, event: &Event) -> Vec<Value> {
+        match event {
+            Event::Text(index, text) => vec![json!({
                 "index": index, "content": text, "tokens": [], "stop": false, "id_slot": 0,
             })],
-            Piece::Written(written) => vec![self.filtered(self.full(written, ""))],
+            Event::Written(written) => vec![self.filtered(self.full(written, ""))],
             _ => Vec::new(),
         }
     }

@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 
 use super::fields::{self, Drawing, Said};
 use crate::cli::commands::serve::app::App;
-use crate::cli::commands::serve::reply::{Asked, Framing, Piece, Reply};
+use crate::cli::commands::serve::reply::{Asked, Reply};
 use crate::cli::commands::serve::response::{self, Response};
-use crate::cli::commands::serve::work::ask::{Ask, Form};
-use crate::cli::commands::serve::work::event::Written;
+use crate::cli::commands::serve::work::{Ask, Event, Form, Written};
 
 #[derive(Debug, Deserialize)]
 struct Body {
@@ -38,34 +37,28 @@ pub fn generate(app: &App, body: &[u8]) -> Asked {
         }
         false => fields::hole(app, body.prompt, body.suffix)?,
     };
-    asked(app, body.options.ask(form)?, body.stream, Kind::Generate)
+    asked(app, body.options.ask(form)?, body.stream, false)
 }
 
 pub fn chat(app: &App, body: &[u8]) -> Asked {
     let body: Body = fields::read(body)?;
     let form = Form::Chat(fields::conversation(body.messages.unwrap_or_default())?);
-    asked(app, body.options.ask(form)?, body.stream, Kind::Chat)
+    asked(app, body.options.ask(form)?, body.stream, true)
 }
 
-fn asked(app: &App, ask: Ask, stream: Option<bool>, kind: Kind) -> Asked {
+fn asked(app: &App, ask: Ask, stream: Option<bool>, is_chat: bool) -> Asked {
     let ask = Ask {
         count: 1, // an answer has one text
         is_streamed: stream.unwrap_or(true),
         ..ask
     };
     let model = app.model.id.clone();
-    Ok((ask, Box::new(Lines { kind, model })))
-}
-
-/// Which object an answer is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Generate,
-    Chat,
+    Ok((ask, Box::new(Lines { is_chat, model })))
 }
 
 struct Lines {
-    kind: Kind,
+    /// Whether they are of a conversation.
+    is_chat: bool,
     model: String,
 }
 
@@ -73,9 +66,9 @@ impl Lines {
     fn object(&self, text: &str, is_done: bool) -> Value {
         let now = Timestamp::now().to_string();
         let mut object = json!({"model": self.model, "created_at": now, "done": is_done});
-        match self.kind {
-            Kind::Generate => object["response"] = text.into(),
-            Kind::Chat => object["message"] = json!({"role": "assistant", "content": text}),
+        match self.is_chat {
+            false => object["response"] = text.into(),
+            true => object["message"] = json!({"role": "assistant", "content": text}),
         }
         object
     }
@@ -96,19 +89,19 @@ impl Lines {
 }
 
 impl Reply for Lines {
-    fn framing(&self) -> Framing {
-        Framing::Lines
-    }
-
     fn whole(&self, all: &[Written]) -> Value {
         let last = all.last();
         last.map_or(Value::Null, |last| self.last(&last.text, last))
     }
 
-    fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
-        match piece {
-            Piece::Text(_, text) => vec![self.object(text, false)],
-            Piece::Written(written) => vec![self.last("", written)],
+    fn is_lines(&self) -> bool {
+        true
+    }
+
+    fn pieces(&self, event: &Event) -> Vec<Value> {
+        match event {
+            Event::Text(_, text) => vec![self.object(text, false)],
+            Event::Written(written) => vec![self.last("", written)],
             _ => Vec::new(),
         }
     }

@@ -8,11 +8,9 @@ use serde_json::{Value, json};
 
 use super::fields::{self, Drawing, Said, Texts};
 use crate::cli::commands::serve::app::App;
-use crate::cli::commands::serve::reply::{Asked, Framing, Piece, Reply};
+use crate::cli::commands::serve::reply::{self, Asked, Reply};
 use crate::cli::commands::serve::response::{self, Response};
-use crate::cli::commands::serve::work::ask::Form;
-use crate::cli::commands::serve::work::event::Written;
-use crate::cli::commands::serve::work::refusal::Refusal;
+use crate::cli::commands::serve::work::{Event, Form, Refusal, Written};
 
 /// Beside those that say how to draw.
 #[derive(Debug, Deserialize)]
@@ -28,29 +26,22 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// Which object an answer is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Completion,
-    Chat,
-}
-
 pub fn completions(app: &App, body: &[u8]) -> Asked {
-    asked(app, body, Kind::Completion, hole)
+    asked(app, body, false, hole)
 }
 
 pub fn fim(app: &App, body: &[u8]) -> Asked {
-    asked(app, body, Kind::Chat, hole)
+    asked(app, body, true, hole)
 }
 
 pub fn chat(app: &App, body: &[u8]) -> Asked {
-    asked(app, body, Kind::Chat, conversation)
+    asked(app, body, true, conversation)
 }
 
 fn asked(
     app: &App,
     body: &[u8],
-    kind: Kind,
+    is_chat: bool,
     form: fn(&App, Body) -> Result<Form, Refusal>,
 ) -> Asked {
     use std::hash::{BuildHasher, RandomState};
@@ -58,13 +49,11 @@ fn asked(
     let drawing: Drawing = fields::read(body)?;
     let options = asked.stream_options.take();
     let ask = drawing.ask(form(app, asked)?)?;
+    let kind = if is_chat { "chatcmpl" } else { "cmpl" };
     let number = RandomState::new().hash_one(SystemTime::now());
     let envelope = Envelope {
-        kind,
-        id: match kind {
-            Kind::Completion => format!("cmpl-{number:016x}"),
-            Kind::Chat => format!("chatcmpl-{number:016x}"),
-        },
+        is_chat,
+        id: format!("{kind}-{number:016x}"),
         created: Timestamp::now().as_second(),
         model: app.model.id.clone(),
         count: ask.count as usize,
@@ -87,7 +76,8 @@ fn conversation(_: &App, body: Body) -> Result<Form, Refusal> {
 
 /// What stands round the texts of an answer.
 struct Envelope {
-    kind: Kind,
+    /// Whether it is a conversation's, as Mistral's infilling is too.
+    is_chat: bool,
     id: String,
     created: i64,
     model: String,
@@ -99,10 +89,10 @@ struct Envelope {
 
 impl Envelope {
     fn object(&self, is_chunk: bool, choices: Vec<Value>) -> Value {
-        let object = match (self.kind, is_chunk) {
-            (Kind::Completion, _) => "text_completion",
-            (Kind::Chat, false) => "chat.completion",
-            (Kind::Chat, true) => "chat.completion.chunk",
+        let object = match (self.is_chat, is_chunk) {
+            (false, _) => "text_completion",
+            (true, false) => "chat.completion",
+            (true, true) => "chat.completion.chunk",
         };
         json!({
             "id": self.id, "object": object, "created": self.created, "model": self.model,
@@ -110,68 +100,59 @@ impl Envelope {
         })
     }
 
+    /// A part of a text: of a conversation `delta`, else what `delta` has in `content`.
     fn chunk(&self, index: usize, delta: Value, finish: Option<&str>) -> Value {
-        let name = match self.kind {
-            Kind::Completion => "text",
-            Kind::Chat => "delta",
+        let choice = match self.is_chat {
+            true => choice(index, "delta", delta, finish),
+            false => {
+                let text = delta.get("content").cloned();
+                choice(index, "text", text.unwrap_or_else(|| json!("")), finish)
+            }
         };
-        self.object(true, vec![choice(index, name, delta, finish)])
+        self.object(true, vec![choice])
     }
 }
 
 impl Reply for Envelope {
-    fn framing(&self) -> Framing {
-        Framing::OpenAi
-    }
-
     fn whole(&self, all: &[Written]) -> Value {
-        let one = |written: &Written| {
-            let (name, text) = match self.kind {
-                Kind::Completion => ("text", json!(written.text)),
-                Kind::Chat => {
-                    let said = json!({"role": "assistant", "content": written.text});
-                    ("message", said)
-                }
-            };
-            let finish = written.stop.finish_reason();
-            choice(written.index, name, text, Some(finish))
-        };
-        let mut object = self.object(false, all.iter().map(one).collect());
+        let choices = all.iter().map(
+            |Written {
+                 index, text, stop, ..
+             }| {
+                let (name, text) = match self.is_chat {
+                    true => ("message", json!({"role": "assistant", "content": text})),
+                    false => ("text", json!(text)),
+                };
+                choice(*index, name, text, Some(stop.finish_reason()))
+            },
+        );
+        let mut object = self.object(false, choices.collect());
         object["usage"] = usage(all);
         object
     }
 
-    fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
-        match (piece, self.kind) {
-            (Piece::Begin, Kind::Chat) => {
+    fn pieces(&self, event: &Event) -> Vec<Value> {
+        match event {
+            Event::Begun if self.is_chat => {
                 let role = json!({"role": "assistant", "content": ""});
                 let indices = 0..self.count;
-                indices
-                    .map(|index| self.chunk(index, role.clone(), None))
-                    .collect()
+                let chunks = indices.map(|index| self.chunk(index, role.clone(), None));
+                chunks.collect()
             }
-            (Piece::Text(index, text), kind) => {
-                let delta = match kind {
-                    Kind::Completion => json!(text),
-                    Kind::Chat => json!({"content": text}),
-                };
-                vec![self.chunk(*index, delta, None)]
-            }
-            (Piece::Written(written), kind) => {
-                let delta = match kind {
-                    Kind::Completion => json!(""),
-                    Kind::Chat => json!({}),
-                };
+            Event::Text(index, text) => vec![self.chunk(*index, json!({"content": text}), None)],
+            Event::Written(written) => {
                 let finish = written.stop.finish_reason();
-                vec![self.chunk(written.index, delta, Some(finish))]
-            }
-            (Piece::End(all), _) if self.has_usage => {
-                let mut object = self.object(true, Vec::new());
-                object["usage"] = usage(all);
-                vec![object]
+                vec![self.chunk(written.index, json!({}), Some(finish))]
             }
             _ => Vec::new(),
         }
+    }
+
+    fn end(&self, all: &[Written]) -> String {
+        let mut object = self.object(true, Vec::new());
+        object["usage"] = usage(all);
+        let usage = self.has_usage.then(|| reply::event(&object));
+        usage.unwrap_or_default() + &reply::event(&"[DONE]")
     }
 }
 

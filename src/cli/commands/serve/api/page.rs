@@ -9,12 +9,9 @@ use serde_json::{Value, json};
 use super::fields::{self, Drawing};
 use crate::cli::LOOK;
 use crate::cli::commands::serve::app::App;
-use crate::cli::commands::serve::reply::{Asked, Framing, Piece, Reply};
+use crate::cli::commands::serve::reply::{Asked, Reply};
 use crate::cli::commands::serve::response::{self, Response};
-use crate::cli::commands::serve::work::ask::{Ask, Form};
-use crate::cli::commands::serve::work::event::Written;
-use crate::cli::commands::serve::work::refusal::Refusal;
-use crate::cli::commands::serve::work::shown::MOST_SHOWN;
+use crate::cli::commands::serve::work::{Ask, Event, Form, MOST_SHOWN, Refusal, Written};
 
 /// The page; `LOOK` stands where the style of all pages goes, `NONCE` where the word of a response
 /// is by which a browser knows that script and style are ours.
@@ -79,18 +76,14 @@ pub fn canvas(_: &App, body: &[u8]) -> Asked {
 struct Steps;
 
 impl Reply for Steps {
-    fn framing(&self) -> Framing {
-        Framing::Events
-    }
-
     fn whole(&self, all: &[Written]) -> Value {
         all.iter().map(done).collect()
     }
 
-    fn pieces(&self, piece: &Piece<'_>) -> Vec<Value> {
-        match piece {
-            Piece::Shown(shown) => vec![json!({"canvas": shown})],
-            Piece::Written(written) => vec![json!({"done": done(written)})],
+    fn pieces(&self, event: &Event) -> Vec<Value> {
+        match event {
+            Event::Shown(shown) => vec![json!({"canvas": shown})],
+            Event::Written(written) => vec![json!({"done": done(written)})],
             _ => Vec::new(),
         }
     }

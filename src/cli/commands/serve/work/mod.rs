@@ -4,10 +4,18 @@
 //! of which one is a canvas as it is [`shown`]; what it took is counted in [`metrics`], and where
 //! there is no text a [`refusal`] says why.
 
-pub mod ask;
-pub mod event;
-pub mod metrics;
-pub mod queue;
-pub mod refusal;
-pub mod shown;
-pub mod worker;
+mod ask;
+mod event;
+mod metrics;
+mod queue;
+mod refusal;
+mod shown;
+mod worker;
+
+pub use ask::{Ask, Form};
+pub use event::{Event, Stop, Written};
+pub use metrics::Metrics;
+pub use queue::{Cancel, Client, Queue, Running};
+pub use refusal::Refusal;
+pub use shown::MOST_SHOWN;
+pub use worker::{Worker, context};

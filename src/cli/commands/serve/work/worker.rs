@@ -119,7 +119,10 @@ impl Worker<'_> {
                 let said: Vec<_> = said.map(|message| &*message.content).collect();
                 Given::code(&said.join("\n"), "")
             }
-            Form::Holes(template) => Given::Between(template.clone()),
+            Form::Holes(template) => Given::Code {
+                template: template.clone(),
+                is_last: false,
+            },
             Form::Code { prefix, suffix, .. } => Given::code(prefix, suffix),
         };
         let mut job = self.job(&given, ask, session)?;
@@ -166,7 +169,7 @@ impl Worker<'_> {
         let task = |hole| match given {
             // The hole's first token reaches into the text before it: editors indent the line that
             // is to be written, and a model has hardly ever seen those blanks end there.
-            Given::Between(template) | Given::After(template) => Task::fill(template, hole),
+            Given::Code { template, .. } => Task::fill(template, hole),
             Given::Chat(messages) => {
                 let (messages, answer) = match messages.split_last() {
                     Some((last, before)) if last.role == "assistant" => (before, &*last.content),
@@ -175,7 +178,11 @@ impl Worker<'_> {
                 Task::answer(Prompt::Conversation { messages, answer }, hole)
             }
         };
-        if let Given::Between(template) = given {
+        if let Given::Code {
+            template,
+            is_last: false,
+        } = given
+        {
             let up_to = up_to.min(session.usual_hole()).min(context / 2);
             let task = session.fill(template, session.open_hole(up_to));
             return Ok(session.prepare(&task.within(wanted))?);
@@ -222,37 +229,37 @@ fn context_of(extra: &[String], mut room: usize, session: &Session) -> String {
 
 /// What the model is given, and how what it writes becomes text of the same file.
 enum Given<'a> {
-    Between(Template),
-    After(Template),
+    Code {
+        template: Template,
+        /// Whether nothing follows its only hole.
+        is_last: bool,
+    },
     Chat(&'a [Message]),
 }
 
 impl Given<'_> {
     fn code(prefix: &str, suffix: &str) -> Self {
-        let template = Template::between(prefix.as_bytes(), suffix.as_bytes());
-        match suffix.is_empty() {
-            true => Self::After(template),
-            false => Self::Between(template),
+        Self::Code {
+            template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
+            is_last: suffix.is_empty(),
         }
     }
 
     /// The same of all holes.
     fn fillings(&self, outcome: &Outcome) -> Vec<String> {
         let written: Vec<_> = outcome.holes.iter().map(|hole| &*hole.text).collect();
-        match self {
-            Self::Between(template) | Self::After(template) => {
-                let (bytes, places) = template.fill(&written);
-                let text = |place| String::from_utf8_lossy(&bytes[place]).into_owned();
-                places.into_iter().map(text).collect()
-            }
-            Self::Chat(_) => written.into_iter().map(str::to_string).collect(),
-        }
+        let Self::Code { template, .. } = self else {
+            return written.into_iter().map(str::to_string).collect();
+        };
+        let (bytes, places) = template.fill(&written);
+        let text = |place| String::from_utf8_lossy(&bytes[place]).into_owned();
+        places.into_iter().map(text).collect()
     }
 
     /// What the model wrote with the line ends of the text round it.
     fn result(&self, written: &str) -> String {
         match self {
-            Self::Between(template) | Self::After(template) => template.fill_one(written),
+            Self::Code { template, .. } => template.fill_one(written),
             Self::Chat(_) => written.to_string(),
         }
     }
