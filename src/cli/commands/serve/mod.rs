@@ -41,16 +41,17 @@ use work::{Queue, Worker};
 )))]
 #[command(after_long_help = "Endpoints:
   POST /infill                what llama-server has, for llama.vim and llama.vscode
-  POST /completion            its other one, with such markers in `prompt` as below
+  POST /completion            its plain one, with markers as /v1/completions has them
   POST /v1/completions        with `suffix`, or with fill-in-the-middle markers in `prompt`
   POST /v1/fim/completions    the same in Mistral's form
   POST /v1/chat/completions   a conversation
   POST /api/generate          ollama's; also /api/chat, /api/tags, /api/show, /api/version
   GET  /v1/models, /props, /metrics (Prometheus); /health (needs no key)
   GET  /                      a page to type code on, and watch its holes fill (no key either)
-All of the first six stream. `max_tokens`, `n_predict` or `num_predict` is the most tokens of a text,
-below 0 as many as the context holds; where a request has none of them, -n is (of OpenAI's servers 16
-then, of llama-server no bound). A text between two others has up to 32 all the same (64 with DreamOn).
+All of the first six stream. The most tokens of a text are `max_tokens`, `n_predict` or
+`num_predict`, below 0 as many as the context holds; a request without them gets what -n
+says (OpenAI's API has 16 there, llama-server no bound). A text between two others has up
+to 32 tokens all the same (64 with DreamOn).
 When `t_max_predict_ms` is over, the whole lines that are decided are the answer.
 
 Editors, with `diffucoder serve` at its usual port:
