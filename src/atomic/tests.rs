@@ -258,3 +258,117 @@ fn permissions_and_links_stay() {
     );
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("run.py"));
 }
+
+#[test]
+fn what_is_there_is_refused_before_the_work_and_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    check(&path, false).unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    let late = write_atomically(&path, false, |out| {
+        fs::write(&path, "theirs").unwrap();
+        out.write_all(b"ours").map_err(AtomicError::io(&path))
+    });
+    assert!(matches!(late, Err(AtomicError::Exists { path: at }) if at == path));
+    assert!(matches!(
+        check(&path, false),
+        Err(AtomicError::Exists { .. })
+    ));
+    check(&path, true).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// An open file is written behind what it has; a folder that is called as theirs is makes none.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_open_file_is_written_into_by_any_of_its_names() {
+    use std::os::fd::AsRawFd;
+    let directory = tempfile::tempdir().unwrap();
+    let [path, link] = ["log", "link"].map(|name| directory.path().join(name));
+    fs::write(&path, "1").unwrap();
+    let open = File::options().append(true).open(&path).unwrap();
+    let descriptor = format!("/dev/fd/{}", open.as_raw_fd());
+    std::os::unix::fs::symlink(&descriptor, &link).unwrap();
+    write(Path::new(&descriptor), false, "2").unwrap();
+    write(&link, false, "3").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"123");
+
+    let folder = directory.path().join("fd");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("1");
+    fs::write(&path, "old").unwrap();
+    assert!(write(&path, false, "new").is_err());
+    write(&path, true, "new").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+/// A folder can give new files an access control list: version 2, then tag, permissions and id of
+/// owner, group, mask, others and user 1234.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_folder_gives_its_new_files_is_not_added_to_an_old_one() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("part.py");
+    fs::write(&path, "old").unwrap();
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [tag.to_le_bytes(), permissions.to_le_bytes()]
+            .into_iter()
+            .flatten()
+            .chain(id.to_le_bytes())
+            .collect::<Vec<_>>()
+    };
+    let nobody = u32::MAX;
+    let list = [
+        2u32.to_le_bytes().to_vec(),
+        entry(0x01, 6, nobody),
+        entry(0x02, 6, 1234),
+        entry(0x04, 4, nobody),
+        entry(0x10, 6, nobody),
+        entry(0x20, 0, nobody),
+    ]
+    .concat();
+    let default = "system.posix_acl_default";
+    if setxattr(&path, "user.note", b"ours", XattrFlags::empty()).is_err()
+        || setxattr(directory.path(), default, &list, XattrFlags::empty()).is_err()
+    {
+        return; // not on this file system
+    }
+    let access = |path: &Path| getxattr(path, "system.posix_acl_access", &mut [0; 64][..]);
+    let other = directory.path().join("other");
+    fs::write(&other, "new").unwrap();
+    assert_eq!(access(&other), Ok(list.len()));
+    replace(&path, b"old", b"new").unwrap();
+    assert!(access(&path).is_err());
+    assert_eq!(getxattr(&path, "user.note", &mut [0; 8][..]), Ok(4));
+}
+
+#[test]
+fn a_folder_is_gone_with_what_is_in_it() {
+    let folder = Folder::new().unwrap();
+    let path = folder.path().to_path_buf();
+    fs::write(path.join("file"), "text").unwrap();
+    drop(folder);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_name_alone_is_of_the_folder_that_one_is_in() {
+    for (path, folder) in [("file", "."), ("a/file", "a"), ("/", ".")] {
+        assert_eq!(directory_of(Path::new(path)), Path::new(folder));
+    }
+}
+
+#[test]
+fn a_hint_says_what_else_there_is_to_do() {
+    let path = PathBuf::from("part.py");
+    let hint = |error: AtomicError| error.hint().unwrap_or_default();
+    let linked = AtomicError::Linked {
+        path: path.clone(),
+        links: 2,
+    };
+    assert!(hint(linked).contains("print the result"));
+    assert!(hint(AtomicError::Changed { path: path.clone() }).contains("again"));
+    assert_eq!(AtomicError::Exists { path }.hint(), None);
+}
