@@ -3,14 +3,17 @@
 
     tests/campaigns/kills.py target/release/diffucoder [--kills 1000] [--seed 1] [--only NAME]
 
-Each campaign runs a command again and again and kills it (SIGKILL) after a random part of the time that it takes.
-Afterwards every file must be whole or absent, and what goes on must end as a run that nobody disturbed. Prints a
-line for each; ends with 1 if anything was found.
+Each campaign runs a command again and again and kills it (SIGKILL): after a random part of the time that it takes
+or, where strace is installed, before a random one of its system calls that change files. Afterwards every file must
+be whole or absent, and what goes on must end as a run that nobody disturbed. Prints a line for each; ends with 1 if
+anything was found.
 """
 
+import collections
 import hashlib
 import http.server
 import json
+import re
 import shutil
 import signal
 import socketserver
@@ -24,12 +27,16 @@ import campaign
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NOISE = ("timing",)
+CALLS = ["openat", "write", "writev", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync", "link", "linkat", "rename",
+         "renameat", "renameat2", "symlink", "symlinkat", "unlink", "unlinkat", "mkdir", "mkdirat", "fchmod"]
+STRACE = ["strace", "-f", "-qq", "-e", "signal=none"]
 
 
 class Campaign:
     def __init__(self, binary, folder, kills, rng):
         self.binary, self.folder, self.rng = binary, Path(folder), rng
         self.wanted, self.kills, self.ended, self.faults = kills, 0, 0, []
+        self.at_calls, self.calls = 0, []
         self.env = campaign.environment(folder)
 
     def args(self, *args):
@@ -42,17 +49,32 @@ class Campaign:
         return done.stdout
 
     def time(self, *args):
+        """Seconds of an undisturbed run, whose calls are kept as (name, which of that name in its thread)."""
+        log = self.folder / "calls"
+        tracer = [*STRACE, "-o", log, "-e", "trace=" + ",".join(CALLS)] if shutil.which("strace") else []
         started = time.monotonic()
-        self.whole(*args)
-        return time.monotonic() - started
+        subprocess.run([*tracer, *self.args(*args)], env=self.env, capture_output=True, stdin=subprocess.DEVNULL, check=True)
+        seconds, counts = time.monotonic() - started, collections.Counter()
+        for thread, name, rest in re.findall(r"^(\d+) +(\w+)\((.*)", log.read_text(), re.MULTILINE) if tracer else []:
+            counts[thread, name] += 1
+            if "O_RDONLY" not in rest:
+                self.calls.append((name, counts[thread, name]))
+        return seconds
 
     def killed(self, seconds, *args):
         """Runs and kills; whether it was killed rather than done before."""
         quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        child = subprocess.Popen(self.args(*args), env=self.env, **quiet)
-        time.sleep(self.rng.random() * seconds)
-        child.send_signal(signal.SIGKILL)
+        command, at_call = self.args(*args), self.calls and self.rng.random() < 0.5
+        if at_call:
+            name, which = self.rng.choice(self.calls)
+            inject = ["-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={which}"]
+            command = [*STRACE, *inject, *command]
+        child = subprocess.Popen(command, env=self.env, **quiet)
+        if not at_call:
+            time.sleep(self.rng.random() * seconds)
+            child.send_signal(signal.SIGKILL)
         was_killed = child.wait() == -signal.SIGKILL
+        self.at_calls += was_killed and at_call
         self.kills += was_killed
         self.ended += not was_killed
         return was_killed
@@ -191,6 +213,7 @@ def download(c):
     Hub.files = {file.name: file.read_bytes() for file in model.iterdir()}
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Hub)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that was killed
     threading.Thread(target=server.serve_forever, daemon=True).start()
     home = c.folder / "hub"
     del c.env["HF_HUB_OFFLINE"]
@@ -207,6 +230,8 @@ def download(c):
         found = {file.name: file.read_bytes() for file in home.rglob("snapshots/*/*")}
         if any(found.get(name) != data for name, data in Hub.files.items() if name in found) or not found:
             c.fault("the download is not whole")
+        if left := [file.name for file in home.rglob("*.incomplete")]:
+            c.fault(f"left behind: {left}")
     server.shutdown()
 
 
@@ -256,5 +281,5 @@ CAMPAIGNS = [batch, in_place, quantize, packed, download, serve]
 
 
 if __name__ == "__main__":
-    report = lambda c: f"{c.kills} kills, {c.ended} runs that ended before"
+    report = lambda c: f"{c.kills} kills ({c.at_calls} at one of {len(c.calls)} calls), {c.ended} runs that ended before"
     campaign.main(__doc__, CAMPAIGNS, "kills", 1000, Campaign, report)
