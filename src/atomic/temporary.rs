@@ -221,3 +221,27 @@ fn swap(one: &Path, other: &Path) -> io::Result<()> {
 fn swap(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_signal_would_remove_is_what_is_being_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let listed = || {
+            let all = temporaries();
+            let mut here = all.iter().filter(|path| path.starts_with(&directory));
+            (here.next().cloned(), here.count())
+        };
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+        let begun = [&one, &other].map(|path| Temporary::beside(path, false).unwrap());
+        assert_eq!(listed().1, 1, "one of them, and as many more");
+        let [first, second] = begun;
+        let name = second.path.as_ref().map(|path| path.to_path_buf());
+        drop(first);
+        assert_eq!(listed(), (name, 0));
+        second.persist(&other, false).unwrap();
+        assert_eq!(listed(), (None, 0));
+    }
+}
