@@ -218,6 +218,8 @@ fn highest(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diffusion::blocks::{Behind, Blocks, Extent, Share};
+    use crate::diffusion::decoding::Decoding;
 
     fn candidates(confidences: &[f32]) -> Vec<Candidate> {
         confidences
@@ -327,6 +329,112 @@ mod tests {
             ..Amount::default()
         };
         positions(&reveal.choose(candidates, amount, Draws::new(0, 0)))
+    }
+
+    #[test]
+    fn a_canvas_that_changes_its_length_reveals_as_many_in_each_step() {
+        let each = |steps, masked| {
+            let amount = Amount::each(steps, masked);
+            (amount.count, amount.share, amount.most)
+        };
+        assert_eq!(each(Steps::Count(9), 8), (1, 0.125, usize::MAX));
+        assert_eq!(each(Steps::OfTokens(2), 8), (2, 0.25, usize::MAX));
+        assert_eq!(each(Steps::OfTokens(0), 0), (1, 1.0, usize::MAX));
+    }
+
+    /// Of 8 positions 6, 4, 2 and 0 stay masked. Of 10, seven tenths are 7 in float32, where
+    /// 0.7 is less than that.
+    #[test]
+    fn a_plan_ends_with_every_position() {
+        let planned = |step, steps, positions| Amount::planned(step, steps, positions).count;
+        let counts = [0, 1, 2, 3, 4, 9].map(|step| planned(step, 4, 8));
+        assert_eq!(counts, [2, 4, 6, 8, 8, 8]);
+        assert_eq!((planned(2, 10, 10), planned(0, 3, 7)), (3, 3));
+    }
+
+    #[test]
+    fn settings_say_how_to_choose() {
+        let of = |algorithm, alg_temp, decoding: Decoding| {
+            Reveal::of(&Settings {
+                algorithm,
+                alg_temp,
+                decoding,
+                ..Settings::reference(1)
+            })
+        };
+        let (entropy, plain) = (Algorithm::Entropy, Decoding::default());
+        assert_eq!(of(entropy, None, plain), Reveal::Surest);
+        assert_eq!(of(entropy, Some(0.0), plain), Reveal::Surest);
+        assert_eq!(of(entropy, Some(0.5), plain), Reveal::Drawn(0.5));
+        assert_eq!(of(Algorithm::Origin, Some(0.5), plain), Reveal::Share);
+        let sure = |rule| Decoding {
+            threshold: Some(0.5),
+            rule,
+            ..plain
+        };
+        for (rule, reveal) in [
+            (Rule::Threshold, Reveal::AtLeast(0.5)),
+            (Rule::Klass, Reveal::Settled(0.5)),
+            (Rule::Frechet, Reveal::Together(0.5)),
+            (Rule::Entropy, Reveal::Below(0.5)),
+        ] {
+            assert_eq!(of(entropy, Some(0.5), sure(rule)), reveal);
+            assert_eq!(of(Algorithm::P2, None, sure(rule)), Reveal::Surest);
+        }
+        let mut blocks = Blocks {
+            share: Share::Masks,
+            threshold: None,
+            is_strict: false,
+            extent: Extent::Tokens,
+            sub_block: None,
+            is_padded: false,
+            behind_stop: Behind::Kept,
+        };
+        let mut strict = |is_strict| {
+            blocks.is_strict = is_strict;
+            let decoding = sure(Rule::Threshold);
+            let blocks = Some(blocks);
+            of(entropy, None, Decoding { blocks, ..decoding })
+        };
+        assert_eq!(strict(false), Reveal::AtLeast(0.5));
+        assert_eq!(strict(true), Reveal::AtLeast(0.5f32.next_up()));
+    }
+
+    #[test]
+    fn as_many_as_are_wanted_at_least_are_the_surest() {
+        let all = with_probabilities(&[0.9, 0.8, 0.7], &[0.9, 0.8, 0.7]);
+        let chosen = |threshold, least| {
+            let amount = Amount {
+                least,
+                most: 3,
+                ..Amount::default()
+            };
+            let chosen = Reveal::AtLeast(threshold).choose(&all, amount, Draws::new(0, 0));
+            positions(&chosen)
+        };
+        assert_eq!(chosen(0.85, 2), [10, 11]);
+        assert_eq!(chosen(0.75, 2), [10, 11]);
+        assert_eq!(chosen(0.65, 2), [10, 11, 12]);
+    }
+
+    /// Confidences are entropies below zero; positions 10 and 11 are of the first window.
+    #[test]
+    fn what_is_below_the_bound_is_revealed_in_every_window_and_one_in_the_first() {
+        let all = candidates(&[-0.5, -0.4, -0.3, -0.1]);
+        let chosen = |bound, first_end, most| {
+            let amount = Amount {
+                first_end,
+                most,
+                ..Amount::default()
+            };
+            positions(&Reveal::Below(bound).choose(&all, amount, Draws::new(0, 0)))
+        };
+        assert_eq!(chosen(0.2, 12, 9), [13, 11]);
+        assert_eq!(chosen(0.3, 12, 9), [13, 11], "0.3 is not below it");
+        assert_eq!(chosen(0.45, 12, 9), [13, 12, 11]);
+        assert_eq!(chosen(0.45, 12, 2), [13, 12]);
+        assert_eq!(chosen(0.0, 11, 9), [10]);
+        assert_eq!(chosen(9.0, 12, 9), [13, 12, 11, 10]);
     }
 
     #[test]
