@@ -209,11 +209,54 @@ mod tests {
         assert_eq!(kept, expected);
     }
 
+    /// One token of weight 1 and 99 of 0.005: nine tenths of 1.495 are 1.3455, so 70 of them are
+    /// needed, each a third of the mean.
+    #[test]
+    fn a_long_tail_counts() {
+        let mut logits = [0.005f32.ln(); 100];
+        logits[40] = 0.0;
+        let probs = shaped(&logits, 0.0, Some(0.9), None);
+        let kept: Vec<usize> = (0..100).filter(|&token| probs[token] > 0.0).collect();
+        assert_eq!(kept, (0..71).collect::<Vec<_>>());
+        assert!((probs[40] - 1.0 / 1.35).abs() < 1e-6);
+    }
+
+    /// A half is where a bucket begins, and just below it where one ends.
+    #[test]
+    fn a_mass_that_is_just_reached_is_not_exceeded() {
+        let kept = |terms: &[f32], top_p, sum| {
+            let mut terms = terms.to_vec();
+            let (least, sum) = remove_beyond_top_p(&mut terms, top_p, sum);
+            let kept = terms.iter().filter(|&&term| term >= least && term > 0.0);
+            (kept.count(), sum)
+        };
+        assert_eq!(kept(&[1.0; 4], 0.5, 4.0), (3, 3.0));
+        assert_eq!(kept(&[1.0, 0.5, 0.5], 0.5, 2.0), (2, 1.5));
+        let (count, sum) = kept(&[0.498, 1.0, 0.499, 0.5], 0.761, 2.497);
+        assert_eq!(count, 3);
+        assert!((sum - 1.999).abs() < 1e-6);
+        let both = Shaping {
+            temperature: 0.5,
+            top_p: Some(0.9),
+            top_k: None,
+        };
+        assert_eq!(Shaping::nucleus(0.5, 0.9), both);
+    }
+
+    #[test]
+    fn a_draw_at_the_bound_of_two_tokens_is_the_second() {
+        assert_eq!(draw(&[0.5, 0.5], NO_MASK, 0.5), 1);
+        assert_eq!(draw(&[0.5, 0.5], NO_MASK, 0.4999), 0);
+    }
+
     #[test]
     fn top_k_keeps_ties_and_temperature_sharpens() {
         let kept = |row: Vec<f32>| row.iter().filter(|&&p| p > 0.0).count();
         assert_eq!(kept(shaped(&[1.0, 2.0, 2.0, 3.0], 0.0, None, Some(2))), 3);
         assert_eq!(kept(shaped(&[1.0, 2.0, 2.5, 3.0], 0.0, None, Some(9))), 4);
+        let two = shaped(&logits_of(&[0.2, 0.3, 0.5]), 0.0, None, Some(2));
+        assert_eq!(two[0], 0.0);
+        assert!((two[1] - 0.375).abs() < 1e-6 && (two[2] - 0.625).abs() < 1e-6);
         let logits = [0.0, 1.0];
         assert!(shaped(&logits, 0.5, None, None)[1] > shaped(&logits, 1.0, None, None)[1]);
         assert_eq!(
