@@ -24,7 +24,7 @@ pub struct KeyValues {
 pub struct HeadKeyValues {
     head_dim: usize,    // E
     keys: Vec<Lanes>,   // [C / 16, E, 16]
-    values: Vec<Lanes>, // [C, ceil(E / 16), 16]
+    values: Vec<Lanes>, // [C / 128, ceil(E / 16), 128, 16]
 }
 
 impl KeyValues {
@@ -48,7 +48,8 @@ impl KeyValues {
             if head.keys.len() < panels * self.head_dim {
                 head.keys.resize(panels * self.head_dim, [0.0; LANES]);
                 let lines = self.head_dim.div_ceil(LANES);
-                head.values.resize(panels * LANES * lines, [0.0; LANES]);
+                let blocks = positions.div_ceil(BLOCK);
+                head.values.resize(blocks * lines * BLOCK, [0.0; LANES]);
             }
         }
     }
@@ -84,9 +85,11 @@ impl HeadKeyValues {
         for (line, key) in panel.iter_mut().zip(key) {
             line[position % LANES] = *key;
         }
-        let lines = e.div_ceil(LANES);
-        let line = self.values[position * lines..][..lines].as_flattened_mut();
-        line[..e].copy_from_slice(value);
+        let first = self.first_line(position);
+        let lines = self.values[first..].iter_mut().step_by(BLOCK);
+        for (line, value) in lines.zip(value.chunks(LANES)) {
+            line[..value.len()].copy_from_slice(value);
+        }
     }
 
     /// The key and the value of a position, each `[E]`, as they were put there.
@@ -99,9 +102,18 @@ impl HeadKeyValues {
         for (line, key) in panel.iter().zip(key) {
             *key = line[position % LANES];
         }
-        let lines = e.div_ceil(LANES);
-        let line = self.values[position * lines..][..lines].as_flattened();
-        value.copy_from_slice(&line[..e]);
+        let lines = self.values[self.first_line(position)..]
+            .iter()
+            .step_by(BLOCK);
+        for (line, value) in lines.zip(value.chunks_mut(LANES)) {
+            value.copy_from_slice(&line[..value.len()]);
+        }
+    }
+
+    /// Where the value of a position begins. Its lines are a block apart, so that what is added up
+    /// together lies side by side.
+    fn first_line(&self, position: usize) -> usize {
+        position / BLOCK * BLOCK * self.head_dim.div_ceil(LANES) + position % BLOCK
     }
 
     /// The weighted values of each query, `softmax(q · kᵀ) · v` over the positions `0..len`.
@@ -222,11 +234,8 @@ fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: 
             }
         }
         let lines = e.div_ceil(LANES);
-        add_values(
-            &head.values[first * lines..][..count * lines],
-            &weights,
-            out,
-        );
+        let values = &head.values[first * lines..][..lines * BLOCK];
+        add_values(values, count, &weights, out);
     }
     for (out, total) in out.chunks_exact_mut(e).zip(total) {
         for out in out {
@@ -259,25 +268,25 @@ fn scores<const Q: usize>(
     }
 }
 
-/// Adds the weighted `values` of a block of positions, `[positions, lines, 16]`, to each query's
-/// output.
+/// Adds the weighted `values` of a block, `[lines, 128, 16]`, at its first `count` positions to each
+/// query's output.
 #[inline(always)]
 fn add_values<const Q: usize>(
     values: &[Lanes],
+    count: usize,
     weights: &[[Lanes; BLOCK_PANELS]; Q],
     out: &mut [f32],
 ) {
     let e = out.len() / Q;
-    let lines = e.div_ceil(LANES);
-    for line in 0..lines {
+    for (line, values) in values.chunks_exact(BLOCK).enumerate() {
         let at = line * LANES;
         let width = (e - at).min(LANES);
         let mut sums = [[0.0f32; LANES]; Q];
         for q in 0..Q {
             sums[q][..width].copy_from_slice(&out[q * e + at..][..width]);
         }
-        for i in 0..values.len() / lines {
-            let values = values[i * lines + line]; // in registers for all queries
+        for (i, values) in values.iter().take(count).enumerate() {
+            let values = *values; // in registers for all queries
             for q in 0..Q {
                 // A block has no more positions; said so that nothing is checked here.
                 let weight = weights[q].as_flattened()[i % BLOCK];
