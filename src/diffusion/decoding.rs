@@ -171,10 +171,9 @@ pub struct Decoding {
     /// Temperature of the probabilities that a threshold is held against, taken from unfiltered
     /// logits, where the order is not: `None` takes those that tokens are drawn from.
     pub threshold_temperature: Option<f32>,
-    /// Whether keys and values of the texts before the first hole and behind the last are taken from
-    /// the run before, as far as their tokens are the same. They were computed with what stood
-    /// beside them then: an approximation of the kind that [`Cache::Dual`] is. Nothing is reused
-    /// that `cache` has computed in every pass.
+    /// Whether keys and values of text that the run before had too are taken from it, wherever it
+    /// stands now. They were computed with what stood beside it then: an approximation of the kind
+    /// that [`Cache::Dual`] is. Nothing is reused that `cache` has computed in every pass.
     pub reuse_context: bool,
     /// How the authors of a block-causal model fill a block.
     pub blocks: Option<Blocks>,
