@@ -180,6 +180,11 @@ pub struct Decoding {
 }
 
 impl Decoding {
+    /// Whether anything is taken from the run before: not where every pass computes everything.
+    pub fn reuses_context(&self) -> bool {
+        self.reuse_context && self.cache != Cache::None
+    }
+
     /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
     /// arithmetic takes as long as reading the weights, because a window is half full on average.
     /// Fixed and not measured at each start, so that a seed means a text. With tiles some 50 rows

@@ -127,7 +127,7 @@ where
     D::Error: std::error::Error + 'static,
 {
     let attention = settings.decoding.attention(model.attention());
-    let kept = match settings.decoding.reuse_context {
+    let kept = match settings.decoding.reuses_context() {
         true => Kept::of(model, &canvas),
         false => Kept::default(),
     };

@@ -232,7 +232,7 @@ impl Job {
             mask_id: self.mask_id,
             tokens: self.tokens,
             bias: self.length_bias,
-            reuses_context: self.settings.decoding.reuse_context,
+            reuses_context: self.settings.decoding.reuses_context(),
             isa: self.settings.isa,
         };
         let chosen = length::by_confidence(

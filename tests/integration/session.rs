@@ -7,7 +7,7 @@ use diffucoder::diffusion::{Canvas, Settings, Step};
 use diffucoder::infill::Template;
 use diffucoder::package::Prompt;
 use diffucoder::session::{
-    Conditions, Finish, Hole, Mode, Observer, Outcome, Segment, Session, Task,
+    Conditions, Finish, Hole, Mode, Observer, Outcome, Segment, Session, Task, Work,
 };
 use diffucoder::{Error, RequestError};
 
@@ -244,6 +244,35 @@ fn a_prefix_is_reused_only_where_that_is_asked_for_and_allowed() {
     );
     let (first, exact) = rows(Mode::Exact, true);
     assert_eq!(first, exact, "the published sampler computes everything");
+}
+
+/// An editor asks again after a letter; of a file that is longer than the context other lines are
+/// shown then.
+#[test]
+fn what_is_typed_in_a_file_is_all_that_is_computed() {
+    let lines: Vec<String> = (0..120).map(|i| format!("    y{i} = x + {i}\n")).collect();
+    let work = |mode, reuse_context| {
+        let mut session = session();
+        let asked = [(60, ""), (60, "    t"), (61, "")];
+        asked.map(|(at, typed)| {
+            let before = lines[..at].concat() + typed;
+            let behind = format!("\n{}", lines[at..].concat());
+            let template = Template::between(before.as_bytes(), behind.as_bytes());
+            let task = session.fill(&template, Hole::Chosen { up_to: 8 });
+            let mut job = session.prepare(&task).unwrap();
+            job.settings = session.settings(mode, true);
+            job.settings.decoding.reuse_context = reuse_context;
+            let outcome = session.run_job(&mut job, &mut Conditions::default());
+            let Work { rows, forwards, .. } = outcome.unwrap().work;
+            (rows, forwards)
+        })
+    };
+    let [first, letter, line] = work(Mode::Fast, true);
+    for (rows, forwards) in [letter, line] {
+        assert!(rows < 12 * forwards + 40, "{rows} rows, {first:?} at first");
+    }
+    assert!(first.0 > 400, "{first:?}");
+    assert_eq!(work(Mode::Exact, true), work(Mode::Exact, false));
 }
 
 #[test]
