@@ -44,7 +44,7 @@ impl Kept {
                 continue;
             }
             // All that is behind has moved with what was moved before it.
-            let index = old_index.strict_add_signed(moved);
+            let index = old_index.saturating_add_signed(moved);
             let by = new_index as isize - index as isize;
             if by == 0 || model.move_cached(index, by) {
                 kept.push(new_index..new_index + len);

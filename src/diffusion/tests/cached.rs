@@ -113,7 +113,7 @@ impl Denoiser for Keeping {
 
     fn move_cached(&mut self, first: usize, by: isize) -> bool {
         let behind = self.known.split_off(first);
-        self.known.resize(first.strict_add_signed(by), None);
+        self.known.resize(first.saturating_add_signed(by), None);
         self.known.extend(behind);
         self.can_move
     }
