@@ -84,7 +84,7 @@ macro_rules! matmul {
         }
 
         /// Adds a block's dot products to the sums of its rows, `R` at a time, as
-        /// [`super::scalar`] defines, and gives what is left of them.
+        /// [`crate::kernels::scalar`] defines, and gives what is left of them.
         #[inline]
         #[target_feature(enable = $features)]
         fn add_rows<'x, 's, F: BlockFormat, const R: usize>(
