@@ -468,5 +468,9 @@ mod tests {
         assert_eq!(chosen(0.25, 9), [11, 13, 10]);
         assert_eq!(chosen(0.25, 2), [11, 13]);
         assert_eq!(chosen(0.99, 9), [11], "one at least");
+        let all = with_probabilities(&[0.0; 2], &[1.0, 0.75]);
+        let chosen = |bound| self::chosen(Reveal::Together(bound), &all, 9);
+        assert_eq!(chosen(0.5), [10], "a half is not above it");
+        assert_eq!(chosen(0.5f32.next_down()), [10, 11]);
     }
 }
