@@ -86,6 +86,13 @@ mod tests {
         assert_eq!(schedule.timesteps[7], 1e-3);
     }
 
+    /// As PyTorch's: the first half from the start, the second from the end.
+    #[test]
+    fn each_half_is_counted_from_its_own_end() {
+        let timesteps = Schedule::new(3, 0.1).timesteps;
+        assert_eq!(timesteps, [1.0, 0.700_000_05, 0.399_999_98, 0.1]);
+    }
+
     /// PyTorch 2.15 on AVX2 and AVX-512 gives 3 here; without fused products it would be 4.
     #[test]
     fn products_and_sums_are_fused() {
