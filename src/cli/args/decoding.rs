@@ -64,8 +64,9 @@ pub(super) struct DecodingArgs {
 pub struct ReuseArgs {
     /// Keep what was computed of the texts before and behind a hole for the next request, as far as
     /// their tokens are the same. A line in a file of 60 then takes half the time with the built-in
-    /// model and a sixth with large ones; two fifths of the suggestions are others than without, and
-    /// as many of them right. With block-causal models nothing changes, and it is always on
+    /// model and a tenth with large ones; two thirds of the suggestions are others than without
+    /// after 60 letters, and as many of them right. With block-causal models nothing changes, and
+    /// it is always on
     #[arg(long, alias = "reuse-prefix")]
     pub reuse_context: bool,
 }
