@@ -7,7 +7,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 use super::canvas::Canvas;
 use super::denoiser::Denoiser;
 
-/// Positions of a canvas, of its text, that the network has keys and values of. Ascending, disjoint.
+/// Positions of a canvas, of its text, that the network has keys and values of: ascending ranges.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept(Vec<Range<usize>>);
 
