@@ -43,8 +43,8 @@ macro_rules! matmul {
                     let mut sums = [[Sums::ZERO; 2]; TILE];
                     let (panel, sums_of_rows) = (w.panel(panel), &mut sums[..rows]);
                     let position = |b| x.group_position(b);
-                    // So many rows that the sums of both halves fit the registers; for one by itself
-                    // a block need not be in memory.
+                    // So many rows that the sums of both halves fit the registers; for one by
+                    // itself a block need not be in memory.
                     match (rows, F::LAYOUT.parts, F::LAYOUT.largest()) {
                         (1, ..) => tile::<F, 1>(panel, blocks, position, &mut sums_of_rows[..1]),
                         (_, 1, ..32) => tile::<F, $narrow>(panel, blocks, position, sums_of_rows),

@@ -117,9 +117,9 @@ impl Storage {
         }
     }
 
-    /// Type of the matrices that a file has as numbers of a type, beside others in blocks. Those of 16
-    /// bits stay so; on a GPU, where the activations have to be of the same type, only bf16 does,
-    /// since Qwen2.5's activations overflow f16.
+    /// Type of the matrices that a file has as numbers, beside others in blocks. Those of 16 bits
+    /// stay so; on a GPU, where the activations have to be of the same type, only bf16 does, since
+    /// Qwen2.5's activations overflow f16.
     pub fn type_beside_blocks(stored: DType, is_gpu: bool) -> DType {
         match stored {
             DType::BF16 => DType::BF16,

@@ -103,8 +103,8 @@ fn partial_passes_are_as_on_the_cpus_network() {
     }
 }
 
-/// Quantized when loaded, and as a file has them: both networks quantize their inputs, or round them
-/// to bf16, each in its way.
+/// Quantized when loaded, and as a file has them: both networks quantize their inputs, or round
+/// them to bf16, each in its way.
 #[test]
 fn blocks_are_as_on_the_cpus_network() {
     let config = config("dream", 2);
