@@ -46,11 +46,12 @@ impl Algorithm {
         }
     }
 
-    /// Confidence in `candidate` given the probabilities of all tokens `[V]`; higher is surer.
-    /// `origin` does not look at confidence for its order; the candidate's probability is reported.
-    pub fn confidence(self, isa: Isa, probs: &[f32], candidate: u32) -> f32 {
+    /// Confidence in the candidate whose probability is at `at`, given those of all tokens; higher is
+    /// surer. `origin` does not look at confidence for its order; the candidate's probability is
+    /// reported.
+    pub fn confidence(self, isa: Isa, probs: &[f32], at: usize) -> f32 {
         match self {
-            Self::Origin | Self::MaskgitPlus | Self::P2 => probs[candidate as usize],
+            Self::Origin | Self::MaskgitPlus | Self::P2 => probs[at],
             Self::TopkMargin => {
                 let (mut first, mut second) = (0f32, 0f32);
                 for &p in probs {

@@ -185,6 +185,11 @@ impl Decoding {
         self.reuse_context && self.cache != Cache::None
     }
 
+    /// The temperature at which nothing is filtered, for the order or the threshold.
+    pub(super) fn beside(&self) -> Option<f32> {
+        self.order_temperature.or(self.threshold_temperature)
+    }
+
     /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
     /// arithmetic takes as long as reading the weights, because a window is half full on average.
     /// Fixed and not measured at each start, so that a seed means a text. With tiles some 50 rows

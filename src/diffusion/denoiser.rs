@@ -1,6 +1,7 @@
 //! The network as the sampler sees it: token ids in, logits of some positions out.
 
 use super::blocks::Attention;
+use super::summary::{Asked, Predicted};
 
 /// A network that predicts positions of a canvas, and keeps what it computed of the others.
 pub trait Denoiser {
@@ -14,6 +15,21 @@ pub trait Denoiser {
     /// # Errors
     /// When the forward pass fails.
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Self::Error>;
+
+    /// As [`Self::forward`], for a sampler that may need to know no more than `asked`: then a network
+    /// whose logits are far away can give what is likely in their place.
+    ///
+    /// # Errors
+    /// When the forward pass fails.
+    fn forward_likely(
+        &mut self,
+        pass: &Pass<'_>,
+        _asked: Option<&Asked>,
+        predicted: &mut Predicted,
+    ) -> Result<usize, Self::Error> {
+        predicted.likely.clear();
+        self.forward(pass, &mut predicted.logits)
+    }
 
     /// The token with which the keys and values that it keeps of each position were computed;
     /// `None`, or nothing at the end, where it keeps none. A network that keeps none between runs

@@ -14,7 +14,7 @@
 //! between two steps, and those with block-causal attention are given one block after the other.
 //!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
-//! become is `sampling` and `confidence`; which candidates are revealed is `reveal`, `schedule` and
+//! become is `shaped`, `sampling` and `confidence`, with `summary` where they stay on a device; which candidates are revealed is `reveal`, `schedule` and
 //! `stability`. A way of decoding is a [`Decoding`], and those that have a name are [`Mode`]s: none
 //! has a loop of its own.
 
@@ -34,7 +34,9 @@ mod run;
 mod sampling;
 mod schedule;
 mod settings;
+mod shaped;
 mod stability;
+mod summary;
 mod window;
 
 pub use bias::LengthBias;
@@ -45,15 +47,18 @@ pub use decoding::{Cache, Decoding, Far, FirstToken, Refresh, Rule};
 pub use denoiser::{Denoiser, Pass, Predictions};
 pub(crate) use kept::Kept;
 pub use mode::{Mode, usual_window};
-pub use sampling::{Shaping, most_probable};
+pub use sampling::Shaping;
 pub use schedule::{Schedule, Steps};
 pub use settings::{Ending, Settings};
+pub use summary::{Asked, Likely, MOST_LISTED, Predicted, Summary};
 
 use rayon::prelude::*;
 
 use random::Purpose;
 use run::{Frame, Run};
+use shaped::Shaped;
 use stability::{Memory, Stability};
+use summary::Row;
 
 /// One finished step, for whoever watches.
 #[derive(Debug)]
@@ -132,7 +137,8 @@ where
         false => Kept::default(),
     };
     let mut run = Run::new(&canvas, settings, attention, &kept);
-    let (mut logits, mut rows, mut stability) = (Vec::new(), 0, Stability::default());
+    let (mut predicted, mut rows) = (Predicted::default(), 0);
+    let mut stability = Stability::default();
     let is_whole = loop {
         if !observer.goes_on() {
             break false;
@@ -140,10 +146,11 @@ where
         let Some(frame) = run.next(&mut canvas) else {
             break true;
         };
-        let computed = model.forward(&frame.pass(), &mut logits);
+        let asked = Asked::of(settings, &canvas, frame.masked());
+        let computed = model.forward_likely(&frame.pass(), asked.as_ref(), &mut predicted);
         rows += computed.map_err(GenerateError::Model)?;
         let memories = stability.of(frame.masked());
-        let candidates = propose(&mut logits, memories, frame, &canvas, settings)?;
+        let candidates = propose(&mut predicted, memories, frame, &canvas, settings)?;
         let mut revealed = frame.reveals(&candidates);
         if settings.is_planned(&canvas) {
             canvas.mask_others(&candidates, &revealed);
@@ -172,71 +179,46 @@ where
     })
 }
 
-/// Taken from the logit of a token that cannot be.
-const BARRED: f32 = 1e9;
-
 /// An id that no vocabulary has.
 const NO_TOKEN: u32 = u32::MAX;
 
-/// A candidate for each masked position of the frame, from its logits `[masked, V]`, which are used
+/// A candidate for each masked position of the frame, from what is predicted of it, which is used
 /// up, and what is remembered of it.
 fn propose<E: std::error::Error + 'static>(
-    logits: &mut [f32],
+    predicted: &mut Predicted,
     memories: &mut [Memory],
     frame: &Frame,
     canvas: &Canvas,
     settings: &Settings,
 ) -> Result<Vec<Candidate>, GenerateError<E>> {
-    let (draws, isa) = (frame.draws, settings.isa);
-    let vocab_size = logits.len() / memories.len();
     let decoding = &settings.decoding;
     let asks_settled = decoding.threshold.is_some() && decoding.rule == Rule::Klass;
-    let beside = decoding
-        .order_temperature
-        .or(decoding.threshold_temperature);
-    let candidate = |unfiltered: &mut Vec<f32>, (row, memory): (&mut [f32], &mut Memory)| {
+    let candidate = |room: &mut Vec<f32>, (row, memory): (Row<'_>, &mut Memory)| {
         let position = memory.position;
-        if let Some(logit) = canvas
-            .barred(position)
-            .and_then(|id| row.get_mut(id as usize))
-        {
-            *logit -= BARRED; // no probability is left of it, and temperatures leave it finite
-        }
-        unfiltered.clear();
-        if let Some(temperature) = beside {
-            unfiltered.extend_from_slice(row);
-            let shaping = Shaping::temperature(temperature);
-            shaping.apply(isa, unfiltered).ok_or(position)?;
-        }
-        settings.shaping.apply(isa, row).ok_or(position)?;
-        // Like the mask, ids without a token keep their probability and are no candidates.
-        let tokens = &row[..canvas.tokens().min(row.len())];
+        let shaped = match row {
+            Row::Likely(likely) => Shaped::of_likely(likely),
+            Row::Logits(logits) => {
+                let barred = canvas.barred(position);
+                Shaped::of(logits, barred, settings, room).ok_or(position)?
+            }
+        };
         // Where a token stands already, P2 looks only at how sure the draw is, be it of the mask.
         let excluded = match canvas.is_revealed(position) {
             true => NO_TOKEN,
             false => canvas.mask_id(),
         };
-        let token = if settings.shaping.temperature > 0.0 {
-            let uniform = draws.uniform(Purpose::Token, position);
-            sampling::draw(tokens, excluded, uniform)
-        } else {
-            most_probable(tokens, excluded)
-        };
-        let sure: &[f32] = if beside.is_some() { unfiltered } else { row };
-        let order = match decoding.order_temperature {
-            Some(_) => sure,
-            None => row,
-        };
+        let is_drawn = settings.shaping.temperature > 0.0;
+        let uniform = is_drawn.then(|| frame.draws.uniform(Purpose::Token, position));
+        // Like the mask, ids without a token keep their probability and are no candidates.
+        let tokens = (excluded, canvas.tokens());
         Ok(Candidate {
-            position,
-            token,
-            confidence: settings.algorithm.confidence(isa, order, token),
-            probability: sure[token as usize],
-            is_settled: asks_settled && memory.see(sure),
+            is_settled: asks_settled && memory.see(shaped.sure()),
+            ..shaped.candidate(position, tokens, uniform, settings)
         })
     };
-    let rows = logits.par_chunks_mut(vocab_size).zip(memories);
-    let candidates: Result<_, usize> = rows.map_init(Vec::new, candidate).collect();
+    let rows = predicted.rows(memories.len()).into_par_iter();
+    let candidates = rows.zip(memories).map_init(Vec::new, candidate);
+    let candidates: Result<_, usize> = candidates.collect();
     candidates.map_err(|position| GenerateError::NotFinite {
         position,
         step: frame.step,

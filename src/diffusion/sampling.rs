@@ -35,54 +35,91 @@ impl Shaping {
         }
     }
 
-    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if
-    /// the row is not finite.
-    pub fn apply(&self, isa: Isa, row: &mut [f32]) -> Option<()> {
-        let divisor = if self.temperature > 0.0 {
+    /// Whether it removes tokens.
+    pub(super) fn filters(&self) -> bool {
+        self.top_p.is_some_and(|p| p < 1.0) || self.top_k.is_some()
+    }
+
+    /// What logits are divided by.
+    pub(super) fn divisor(&self) -> f32 {
+        if self.temperature > 0.0 {
             self.temperature
         } else {
             1.0
-        };
-        let mut sum = softmax_terms(isa, row, divisor)?;
-        let mut least = 0.0;
-        if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
-            (least, sum) = remove_beyond_top_p(row, f64::from(top_p), sum);
         }
-        if let Some(top_k) = self.top_k.filter(|&k| k < row.len()) {
-            least = least.max(largest(row, top_k));
-            let kept = row.iter().filter(|&&term| term >= least);
-            sum = kept.copied().map(f64::from).sum();
-        }
-        normalize(isa, row, least, sum as f32);
+    }
+
+    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if
+    /// the row is not finite.
+    pub fn apply(&self, isa: Isa, row: &mut [f32]) -> Option<()> {
+        let sum = softmax_terms(isa, row, self.divisor())?;
+        // So small that all the smaller ones together are but half of what top-p removes at least.
+        let removed = 1.0 - self.top_p.unwrap_or(1.0);
+        let negligible = 0.5 * f64::from(removed) * sum / row.len() as f64;
+        let kept = self.filter(row, sum, negligible as f32);
+        normalize(isa, row, kept.least, kept.sum as f32);
         Some(())
+    }
+
+    /// Which of these terms of a softmax are kept, where those of the whole vocabulary come to `sum`.
+    /// Terms below `negligible` are not looked at.
+    pub(super) fn filter(&self, terms: &mut [f32], sum: f64, negligible: f32) -> Kept {
+        let mut kept = Kept {
+            least: 0.0,
+            sum,
+            is_within: true,
+        };
+        if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
+            let mass = f64::from(top_p) * sum;
+            match remove_beyond_mass(terms, mass, negligible) {
+                Some((least, sum)) => (kept.least, kept.sum) = (least, sum),
+                None => kept.is_within = false,
+            }
+        }
+        match self.top_k {
+            Some(top_k) if top_k < terms.len() => {
+                kept.least = kept.least.max(largest(terms, top_k));
+                let terms = terms.iter().filter(|&&term| term >= kept.least);
+                kept.sum = terms.copied().map(f64::from).sum();
+            }
+            Some(_) => kept.is_within = false,
+            None => {}
+        }
+        kept
     }
 }
 
-/// Finds the largest terms, up to and including the one that takes their sum over the share `top_p`
-/// of `sum`, and gives their sum behind a bound: terms below it are to be removed. Of equals the
-/// first come first: those at the bound that are too many become zero.
-fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
+/// What filters keep.
+pub(super) struct Kept {
+    /// Smaller terms are removed.
+    pub least: f32,
+    /// Sum of what is kept.
+    pub sum: f64,
+    /// Whether what each filter keeps ends within the terms that it was given.
+    pub is_within: bool,
+}
+
+/// Finds the largest terms, up to and including the one that takes their sum over `mass`, and gives
+/// their sum behind a bound: terms below it are to be removed. Of equals the first come first: those
+/// at the bound that are too many become zero. `None` if all of them that are not `negligible` are
+/// not more than the mass, which rounding can do to a whole vocabulary, too.
+fn remove_beyond_mass(terms: &mut [f32], mass: f64, negligible: f32) -> Option<(f32, f64)> {
     // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so
     // that a few of them have to be sorted, and not the vocabulary.
     const fn bucket(term: f32) -> usize {
         (term.to_bits() >> 17) as usize
     }
-    // So small that all the smaller ones together are but half of what is to be removed. Buckets
-    // begin there: those of all octaves are 64 KiB, for each row.
-    let negligible = (0.5 * (1.0 - top_p) * sum / terms.len() as f64) as f32;
+    // Buckets begin there: those of all octaves are 64 KiB, for each row.
     let first = bucket(negligible.min(1.0));
     let mut masses = vec![0f64; bucket(1.0) - first + 1];
     for (_, term) in within(terms, negligible, f32::INFINITY) {
         masses[bucket(term) - first] += f64::from(term);
     }
-    let (mass, mut above) = (top_p * sum, 0f64);
+    let mut above = 0f64;
     let crossing = masses.iter().rposition(|bucket_mass| {
         above += bucket_mass;
         above > mass
-    });
-    let Some(crossing) = crossing else {
-        return (0.0, sum);
-    };
+    })?;
     above -= masses[crossing];
     let edge = |bucket: usize| f32::from_bits(((first + bucket) as u32) << 17);
     let last = within(terms, edge(crossing), edge(crossing + 1));
@@ -97,7 +134,7 @@ fn remove_beyond_top_p(terms: &mut [f32], top_p: f64, sum: f64) -> (f32, f64) {
     for &token in &last[removed..] {
         terms[token] = 0.0;
     }
-    (edge(crossing), above)
+    Some((edge(crossing), above))
 }
 
 /// The tokens with terms of at least `low` and below `high`. Few are, so whole runs are passed over
@@ -118,23 +155,24 @@ fn largest(terms: &[f32], top_k: usize) -> f32 {
     least
 }
 
-/// The most probable token that is not `mask_id`; the first of equals.
-pub fn most_probable(probs: &[f32], mask_id: u32) -> u32 {
+/// Where the largest probability is of those that can be chosen; the first of equals.
+pub(super) fn surest(probs: &[f32], can_be: impl Fn(usize) -> bool) -> usize {
     let mut best: Option<(usize, f32)> = None;
-    for (token, &p) in probs.iter().enumerate() {
-        if token != mask_id as usize && best.is_none_or(|(_, most)| p > most) {
-            best = Some((token, p));
+    for (at, &p) in probs.iter().enumerate() {
+        if can_be(at) && best.is_none_or(|(_, most)| p > most) {
+            best = Some((at, p));
         }
     }
-    best.map_or(0, |(token, _)| token as u32)
+    best.map_or(0, |(at, _)| at)
 }
 
-/// Draws a token other than `mask_id` in proportion to `probs`, given a uniform draw from (0, 1).
-pub fn draw(probs: &[f32], mask_id: u32, uniform: f64) -> u32 {
+/// Draws one of those that can be chosen in proportion to `probs`, given a uniform draw from (0, 1),
+/// and gives where it is.
+pub(super) fn draw(probs: &[f32], can_be: impl Fn(usize) -> bool, uniform: f64) -> usize {
     let kept = || {
         within(probs, f32::MIN_POSITIVE, f32::INFINITY)
-            .map(|(token, p)| (token as u32, f64::from(p)))
-            .filter(|&(token, _)| token != mask_id)
+            .filter(|&(at, _)| can_be(at))
+            .map(|(at, p)| (at, f64::from(p)))
     };
     let target = uniform * kept().map(|(_, p)| p).sum::<f64>();
     let mut mass = 0f64;
@@ -143,16 +181,14 @@ pub fn draw(probs: &[f32], mask_id: u32, uniform: f64) -> u32 {
         mass > target
     });
     // Nothing but the mask is left when filtering kept it alone; the caller sees probability 0.
-    let drawn = drawn.or_else(|| kept().last()).map(|(token, _)| token);
-    drawn.unwrap_or_else(|| most_probable(probs, mask_id))
+    let drawn = drawn.or_else(|| kept().last()).map(|(at, _)| at);
+    drawn.unwrap_or_else(|| surest(probs, can_be))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::random::{Draws, Purpose};
     use super::*;
-
-    const NO_MASK: u32 = u32::MAX;
 
     fn shaped(
         logits: &[f32],
@@ -226,7 +262,7 @@ mod tests {
     fn a_mass_that_is_just_reached_is_not_exceeded() {
         let kept = |terms: &[f32], top_p, sum| {
             let mut terms = terms.to_vec();
-            let (least, sum) = remove_beyond_top_p(&mut terms, top_p, sum);
+            let (least, sum) = remove_beyond_mass(&mut terms, top_p * sum, 0.0).unwrap();
             let kept = terms.iter().filter(|&&term| term >= least && term > 0.0);
             (kept.count(), sum)
         };
@@ -245,8 +281,8 @@ mod tests {
 
     #[test]
     fn a_draw_at_the_bound_of_two_tokens_is_the_second() {
-        assert_eq!(draw(&[0.5, 0.5], NO_MASK, 0.5), 1);
-        assert_eq!(draw(&[0.5, 0.5], NO_MASK, 0.4999), 0);
+        assert_eq!(draw(&[0.5, 0.5], |_| true, 0.5), 1);
+        assert_eq!(draw(&[0.5, 0.5], |_| true, 0.4999), 0);
     }
 
     #[test]
@@ -269,23 +305,23 @@ mod tests {
     fn extreme_logits_stay_finite() {
         let probs = shaped(&[f32::MIN, 0.0, f32::MAX], 1e-3, Some(0.95), Some(2));
         assert!(probs.iter().all(|p| p.is_finite()), "{probs:?}");
-        assert_eq!(most_probable(&probs, NO_MASK), 2);
+        assert_eq!(surest(&probs, |_| true), 2);
     }
 
     #[test]
     fn the_mask_is_never_a_candidate() {
         let probs = [0.0, 0.02, 0.98, 0.0];
-        assert_eq!(most_probable(&probs, 2), 1);
+        assert_eq!(surest(&probs, |token| token != 2), 1);
         for i in 0..1000 {
             let uniform = Draws::new(i, 0).uniform(Purpose::Token, 0);
-            assert_eq!(draw(&probs, 2, uniform), 1);
+            assert_eq!(draw(&probs, |token| token != 2, uniform), 1);
         }
-        assert_ne!(draw(&[0.0, 0.0, 1.0, 0.0], 2, 0.5), 2);
+        assert_ne!(draw(&[0.0, 0.0, 1.0, 0.0], |token| token != 2, 0.5), 2);
     }
 
     #[test]
     fn equals_go_to_the_first() {
-        assert_eq!(most_probable(&[0.2, 0.4, 0.4], NO_MASK), 1);
+        assert_eq!(surest(&[0.2, 0.4, 0.4], |_| true), 1);
     }
 
     /// Chi-square of 60,000 drawn tokens against their probabilities, the mask's share spread.
@@ -297,7 +333,7 @@ mod tests {
         let mut counts = [0f64; 6];
         for i in 0..n {
             let uniform = Draws::new(42, i % 100).uniform(Purpose::Token, i / 100);
-            counts[draw(&probs, mask_id, uniform) as usize] += 1.0;
+            counts[draw(&probs, |token| token != mask_id, uniform)] += 1.0;
         }
         assert_eq!((counts[2], counts[5]), (0.0, 0.0));
         let chi2: f64 = [0, 1, 3, 4]

@@ -3,6 +3,7 @@
 mod beside;
 mod cached;
 mod remasking;
+mod summarized;
 
 use std::convert::Infallible;
 

@@ -42,7 +42,7 @@ pub use self::shared::Seat;
 use self::shared::{CanvasPass, Shared};
 use self::storage::Storage;
 use crate::atomic::AtomicError;
-use crate::diffusion::{Attention, Denoiser, Pass};
+use crate::diffusion::{Asked, Attention, Denoiser, Pass, Predicted};
 use crate::kernels::Isa;
 use crate::weights::{Checkpoint, WeightsError};
 
@@ -81,15 +81,23 @@ impl<N: shared::Network + 'static> Canvas<N> {
         state.unwrap_or_else(|| self.shared.network.state())
     }
 
-    fn forward(&mut self, ids: &[u32], rows: Rows, logits: &mut Vec<f32>) -> Result<()> {
+    fn forward(
+        &mut self,
+        ids: &[u32],
+        rows: Rows,
+        asked: Option<&Asked>,
+        predicted: &mut Predicted,
+    ) -> Result<()> {
         let state = self.state();
+        predicted.likely.clear();
         let done = self.shared.forward(CanvasPass {
             state,
             ids: ids.to_vec(),
             rows,
-            logits: std::mem::take(logits),
+            asked: asked.cloned(),
+            predicted: std::mem::take(predicted),
         })?;
-        (self.state, *logits) = (Some(done.state), done.logits);
+        (self.state, *predicted) = (Some(done.state), done.predicted);
         Ok(())
     }
 }
@@ -196,6 +204,15 @@ impl Model {
         self.not_kept.as_ref()
     }
 
+    /// Whether logits stay on the GPU, and the sampler gets what is likely: `false` if the kernel for
+    /// it fails a test there, `None` where there is none.
+    pub fn summarizes(&self) -> Option<bool> {
+        match &self.network {
+            Network::Native(_) => None,
+            Network::Tensor(canvas) => canvas.shared.network.summarizes(),
+        }
+    }
+
     /// A place among the canvases over the same weights that are at work: a pass of one waits for
     /// one of every other, and all are run together, each as if it were alone. Who holds it must go
     /// on to the next pass, or let it go; without one, passes do not wait.
@@ -219,12 +236,18 @@ impl Model {
             predict: &all,
             attention: self.attention,
         };
-        let mut logits = Vec::new();
-        self.run(&pass, 0, &mut logits)?;
-        Ok(logits)
+        let mut predicted = Predicted::default();
+        self.run(&pass, 0, None, &mut predicted)?;
+        Ok(predicted.logits)
     }
 
-    fn run(&mut self, pass: &Pass<'_>, shift: usize, logits: &mut Vec<f32>) -> Result<usize> {
+    fn run(
+        &mut self,
+        pass: &Pass<'_>,
+        shift: usize,
+        asked: Option<&Asked>,
+        predicted: &mut Predicted,
+    ) -> Result<usize> {
         let rows = Rows::of(pass, shift);
         if self.cached_with != pass.attention {
             self.cached_ids.clear();
@@ -234,8 +257,8 @@ impl Model {
         let mut cached_ids = std::mem::take(&mut self.cached_ids); // nothing, until the pass is done
         let indices = rows.indices.clone();
         match &mut self.network {
-            Network::Native(canvas) => canvas.forward(pass.ids, rows, logits)?,
-            Network::Tensor(canvas) => canvas.forward(pass.ids, rows, logits)?,
+            Network::Native(canvas) => canvas.forward(pass.ids, rows, asked, predicted)?,
+            Network::Tensor(canvas) => canvas.forward(pass.ids, rows, asked, predicted)?,
         }
         for &index in &indices {
             let is_in_place = pass.positions[index] == index;
@@ -250,7 +273,22 @@ impl Denoiser for Model {
     type Error = candle_core::Error;
 
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize> {
-        self.run(pass, usize::from(self.shift_logits), logits)
+        let mut predicted = Predicted {
+            logits: std::mem::take(logits),
+            ..Predicted::default()
+        };
+        let rows = self.forward_likely(pass, None, &mut predicted)?;
+        *logits = predicted.logits;
+        Ok(rows)
+    }
+
+    fn forward_likely(
+        &mut self,
+        pass: &Pass<'_>,
+        asked: Option<&Asked>,
+        predicted: &mut Predicted,
+    ) -> Result<usize> {
+        self.run(pass, usize::from(self.shift_logits), asked, predicted)
     }
 
     fn cached_ids(&self) -> &[Option<u32>] {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use candle_core::{Error, Result};
 
 use super::Rows;
+use crate::diffusion::{Asked, Predicted};
 
 /// Loaded weights.
 pub(super) trait Network: Send + Sync {
@@ -28,8 +29,10 @@ pub(super) struct CanvasPass<S> {
     pub state: S,
     pub ids: Vec<u32>,
     pub rows: Rows,
+    /// What the sampler asks about them, if it does not need all logits.
+    pub asked: Option<Asked>,
     /// The head's output at `rows.outputs`, once it is there. `[outputs, V]`
-    pub logits: Vec<f32>,
+    pub predicted: Predicted,
 }
 
 impl<S> CanvasPass<S> {
@@ -196,7 +199,7 @@ mod tests {
             let together = passes.len() as f32;
             for pass in passes {
                 pass.state += 1;
-                pass.logits = vec![together];
+                pass.predicted.logits = vec![together];
             }
             Ok(())
         }
@@ -214,7 +217,8 @@ mod tests {
             state,
             ids: vec![id],
             rows,
-            logits: Vec::new(),
+            asked: None,
+            predicted: Predicted::default(),
         }
     }
 
@@ -222,7 +226,7 @@ mod tests {
     fn passes_of_all_that_are_seated_are_one_and_of_others_none() {
         let shared = Arc::new(Shared::new(Counting));
         let alone = shared.forward(pass(0, 0)).unwrap();
-        assert_eq!((alone.state, &*alone.logits), (1, &[1.0][..]));
+        assert_eq!((alone.state, &*alone.predicted.logits), (1, &[1.0][..]));
 
         // Three begin together and make 10, 20 and 30 passes.
         let seats = [10, 20, 30].map(|passes| (passes, Seat::at(&shared)));
@@ -235,7 +239,7 @@ mod tests {
                     for _ in 0..passes {
                         let done = shared.forward(pass(state, 0)).unwrap();
                         state = done.state;
-                        together.extend(done.logits);
+                        together.extend(done.predicted.logits);
                     }
                     drop(seat);
                     assert_eq!(state, passes);
@@ -272,7 +276,7 @@ mod tests {
                 errors.iter().all(|error| error.contains(said)),
                 "{errors:?}"
             );
-            assert_eq!(shared.forward(pass(0, 0)).unwrap().logits, [1.0]);
+            assert_eq!(shared.forward(pass(0, 0)).unwrap().predicted.logits, [1.0]);
         }
     }
 }

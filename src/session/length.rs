@@ -8,12 +8,10 @@
 //! The texts round the hole are computed once. A longer or shorter hole computes its masks alone:
 //! keys and values of what follows move with it, and are as they were beside the first length.
 
-use rayon::prelude::*;
-
 use super::hole::{Hole, canvas};
 use super::seam::{Seam, Seamed};
 use crate::diffusion::{
-    Attention, Denoiser, GenerateError, Kept, LengthBias, Pass, Shaping, most_probable,
+    Asked, Attention, Denoiser, GenerateError, Kept, LengthBias, Pass, Predicted, Shaping,
 };
 use crate::kernels::Isa;
 
@@ -98,7 +96,7 @@ where
         seams,
         known,
         computed_for: None,
-        logits: Vec::new(),
+        predicted: Predicted::default(),
         chosen: Chosen {
             lengths: holes.iter().map(first).collect(),
             forwards: 0,
@@ -126,7 +124,7 @@ struct Trials<'a, D> {
     known: Known,
     /// The hole for which everything round it was computed last.
     computed_for: Option<usize>,
-    logits: Vec<f32>,
+    predicted: Predicted,
     chosen: Chosen,
 }
 
@@ -206,19 +204,22 @@ where
             predict: &masks,
             attention: model.attention(),
         };
-        let rows = model.forward(&pass, &mut self.logits);
+        let asked = Asked {
+            shaping: Shaping::temperature(0.0),
+            beside: None,
+            orders_beside: false,
+            tokens,
+            mask_id,
+            barred: vec![None; length],
+            isa,
+        };
+        let rows = model.forward_likely(&pass, Some(&asked), &mut self.predicted);
         self.chosen.rows += rows.map_err(GenerateError::Model)?;
         self.chosen.forwards += 1;
-        let vocab_size = self.logits.len() / length;
-        let rows = self.logits.par_chunks_mut(vocab_size).zip(&masks);
-        let largest = rows.map(|(row, &position)| {
-            Shaping::temperature(1.0).apply(isa, row).ok_or(position)?;
-            let tokens = &row[..tokens.min(row.len())];
-            Ok(f64::from(row[most_probable(tokens, mask_id) as usize]))
-        });
-        let largest: Result<Vec<f64>, usize> = largest.collect();
+        let largest = self.predicted.largest(&masks, &asked);
         let largest = largest.map_err(|position| GenerateError::NotFinite { position, step: 0 })?;
-        Ok(largest.iter().sum::<f64>() / length as f64 / bias.at(length))
+        let sum: f64 = largest.into_iter().map(f64::from).sum();
+        Ok(sum / length as f64 / bias.at(length))
     }
 }
 

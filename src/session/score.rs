@@ -53,7 +53,7 @@ impl Session {
                 let (position, token) = (masked[i], tokens[i]);
                 let shaped = Shaping::temperature(1.0).apply(isa, row);
                 shaped.ok_or(GenerateError::NotFinite { position, step })?;
-                let confidence = Algorithm::Entropy.confidence(isa, row, token);
+                let confidence = Algorithm::Entropy.confidence(isa, row, token as usize);
                 // The first of equals, as the sampler has it.
                 if best.is_none_or(|(surest, ..)| confidence > surest) {
                     best = Some((confidence, i, row[token as usize]));

@@ -5,7 +5,7 @@
 //! `.name` is one. So the last piece of the text is taken away, and the hole begins with it: its
 //! first token can only be one that begins with that piece ("token healing").
 
-use crate::diffusion::{Attention, Canvas, Denoiser, Pass};
+use crate::diffusion::{Asked, Attention, Canvas, Denoiser, Pass, Predicted};
 use crate::tokenizer::{Added, Tokenizer, TokenizerError};
 
 /// What a hole begins with.
@@ -97,6 +97,20 @@ impl<D: Denoiser> Denoiser for Seamed<'_, D> {
             }
         }
         Ok(rows)
+    }
+
+    fn forward_likely(
+        &mut self,
+        pass: &Pass<'_>,
+        asked: Option<&Asked>,
+        predicted: &mut Predicted,
+    ) -> Result<usize, D::Error> {
+        let is_seam = |position| self.starts.iter().any(|&(start, _)| start == position);
+        if pass.predict.iter().copied().any(is_seam) {
+            predicted.likely.clear();
+            return self.forward(pass, &mut predicted.logits);
+        }
+        self.model.forward_likely(pass, asked, predicted)
     }
 
     fn cached_ids(&self) -> &[Option<u32>] {

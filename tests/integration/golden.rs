@@ -288,7 +288,7 @@ fn probabilities_and_confidences_equal_the_reference() {
             };
             probs
                 .iter()
-                .map(|row| algorithm.confidence(Isa::detect(), row, best(row).unwrap() as u32))
+                .map(|row| algorithm.confidence(Isa::detect(), row, best(row).unwrap()))
                 .collect()
         };
         for name in ["entropy", "topk_margin", "maskgit_plus"] {

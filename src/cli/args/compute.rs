@@ -95,6 +95,12 @@ impl Engine {
                 with_cause(error)
             ));
         }
+        if model.summarizes() == Some(false) {
+            ui.note(
+                "the kernel that samples on the GPU does not work on this one: all logits come to \
+                 the processor, which takes longer",
+            );
+        }
         Ok(())
     }
 }

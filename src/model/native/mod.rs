@@ -153,9 +153,12 @@ impl Weights {
         let (rows, product) = (buffers.output.rows(), buffers.output.values());
         let mut first = 0;
         for CanvasPass {
-            rows: own, logits, ..
+            rows: own,
+            predicted,
+            ..
         } in passes.iter_mut().map(|pass| &mut **pass)
         {
+            let logits = &mut predicted.logits;
             logits.resize(own.outputs.len() * shape.vocab, 0.0);
             let each = share(own.outputs.len(), 1);
             let parts = logits.par_chunks_mut(each * shape.vocab).enumerate();

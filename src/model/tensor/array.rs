@@ -5,6 +5,9 @@
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Result, Tensor, WithDType};
 use candle_nn::{Module, RmsNorm, ops, rotary_emb};
+use rayon::prelude::*;
+
+use crate::diffusion::{Asked, Predicted, Summary};
 
 #[cfg(test)]
 thread_local! {
@@ -178,6 +181,45 @@ impl Array {
     pub fn set_each(&self, indices: &Self, rows: &Self, dim: usize) -> Result<()> {
         launches(1);
         self.0.scatter_set(&indices.0, &rows.0, dim)
+    }
+
+    /// What `asked` is about these rows of logits `[positions, V]`, to the host; those rows whole of
+    /// which it cannot be told from their summaries.
+    pub fn download_likely(&self, asked: &Asked, predicted: &mut Predicted) -> Result<()> {
+        let Some(summaries) = self.summaries(asked)? else {
+            return self.download(&mut predicted.logits);
+        };
+        let likely = |summary: &Option<Summary>| summary.as_ref()?.likely(asked);
+        predicted.likely = summaries.par_iter().map(likely).collect();
+        let whole = (0u32..).zip(&predicted.likely);
+        let whole = whole.filter_map(|(row, likely)| likely.is_none().then_some(row));
+        let whole: Vec<u32> = whole.collect();
+        if whole.is_empty() {
+            predicted.logits.clear();
+            return Ok(());
+        }
+        let count = whole.len();
+        let rows = Self::upload(whole, &[count], self.0.device())?;
+        self.index_select(&rows, 0)?.download(&mut predicted.logits)
+    }
+
+    /// Each row in short; `None` of a device for which there is no kernel. Of a row that is not
+    /// finite there is no summary.
+    pub fn summaries(&self, asked: &Asked) -> Result<Option<Vec<Option<Summary>>>> {
+        launches(1);
+        let logits = self.contiguous()?.0;
+        match logits.device() {
+            Device::Cpu => {
+                let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+                let rows = rows.par_iter().zip(&asked.barred);
+                let summary =
+                    |(row, &barred): (&Vec<f32>, _)| Summary::of(row, barred, asked.divisors());
+                Ok(Some(rows.map(summary).collect()))
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => crate::model::card::summaries(&logits, asked),
+            _ => Ok(None),
+        }
     }
 
     /// All numbers, to the host, in the place of those that are there: a pass of many rows brings

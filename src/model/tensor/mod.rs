@@ -18,6 +18,7 @@ use self::attention::{At, Attention, Canvas, KeyValues, Slots};
 use self::linear::Linear;
 use self::mlp::Mlp;
 use self::rope::Rotary;
+use self::self_test::summaries_are_right;
 use super::embedding::Embedding;
 use super::shared::{CanvasPass, Network, outputs};
 use super::{Loader, Target};
@@ -34,6 +35,7 @@ pub(super) struct Weights {
     kv_shape: [usize; 2], // 2·G, E
     dtype: DType,
     device: Device,
+    summarizes: Option<bool>, // logits where they are, and rightly
 }
 
 impl Weights {
@@ -50,6 +52,7 @@ impl Weights {
         let lm_head = loader.head(&embed_tokens)?;
         let groups = config.num_attention_heads / config.num_key_value_heads;
         let rotary = Rotary::new(super::inv_freq(config), groups, &target.device);
+        let dtype = target.storage.dtype();
         Ok(Self {
             embed_tokens,
             layers,
@@ -57,9 +60,15 @@ impl Weights {
             lm_head: Linear::new(lm_head),
             rotary: loader.built("rotary angles", rotary)?,
             kv_shape: [2 * config.num_key_value_heads, config.head_dim],
-            dtype: target.storage.dtype(),
+            summarizes: summaries_are_right(&target.device, dtype),
+            dtype,
             device: target.device.clone(),
         })
+    }
+
+    /// Whether logits stay on the device, which takes a kernel that computes rightly there.
+    pub fn summarizes(&self) -> Option<bool> {
+        self.summarizes
     }
 
     /// Where the rows of a pass are.
@@ -110,7 +119,7 @@ impl Network for Weights {
         let mut xs = Array::from(rows).to_dtype(self.dtype)?; // [R, D]
         let last = self.layers.len() - 1;
         #[cfg(feature = "cuda")]
-        let _layouts = super::card::keep_layouts(&self.device);
+        let layouts = super::card::keep_layouts(&self.device);
         for (number, layer) in self.layers.iter().enumerate() {
             // Nothing behind the last layer's attention mixes positions: there only rows that are
             // asked for go on.
@@ -119,10 +128,20 @@ impl Network for Weights {
             xs = layer.forward(key_values, &xs, &at, kept)?;
         }
         let logits = self.lm_head.forward(&xs.normed(&self.norm)?)?;
+        #[cfg(feature = "cuda")]
+        drop(layouts);
         let mut done = 0;
         for (pass, state) in passes.iter_mut().zip(states) {
             let rows = pass.rows.outputs.len();
-            logits.narrow(0, done, rows)?.download(&mut pass.logits)?;
+            let logits = logits.narrow(0, done, rows)?;
+            match pass
+                .asked
+                .as_ref()
+                .filter(|_| self.summarizes == Some(true))
+            {
+                Some(asked) => logits.download_likely(asked, &mut pass.predicted)?,
+                None => logits.download(&mut pass.predicted.logits)?,
+            }
             (pass.state, done) = (state, done + rows);
         }
         Ok(())

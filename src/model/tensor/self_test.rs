@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::array::Array;
 use super::linear::Linear;
-use crate::kernels::Format;
+use crate::diffusion::{Asked, Shaping, Summary};
+use crate::kernels::{Format, Isa};
 use crate::model::storage::Storage;
 use crate::model::synthetic::random_blocks;
 use crate::model::weight::{Affine, Weight};
@@ -45,6 +46,51 @@ pub(in crate::model) fn wrong_form(device: &Device, storage: Storage) -> Result<
         }
     }
     Ok(None)
+}
+
+/// Whether `device` makes of rows of logits what it should; `None` if nothing is made of them there.
+pub(super) fn summaries_are_right(device: &Device, dtype: DType) -> Option<bool> {
+    const VOCABULARY: usize = 20_000;
+    let logits = (0..2 * VOCABULARY).map(|at| {
+        let spread = (at * 7919 % 20_011) as f32 / 20_011.0;
+        12.0 * spread * spread * spread - 3.0
+    });
+    let rows: Vec<f32> = logits.collect();
+    let largest = (0u32..).zip(&rows[VOCABULARY..]);
+    let largest = largest.max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let asked = Asked {
+        shaping: Shaping::temperature(0.5),
+        beside: Some(1.0),
+        orders_beside: true,
+        tokens: VOCABULARY,
+        mask_id: 0,
+        barred: vec![None, largest.map(|(token, _)| token)],
+        isa: Isa::detect(),
+    };
+    let summaries = || {
+        let rows = Tensor::from_slice(&rows, (2, VOCABULARY), device)?.to_dtype(dtype)?;
+        let found = Array::from(rows.clone()).summaries(&asked)?;
+        let here = Array::from(rows.to_device(&Device::Cpu)?);
+        Ok::<_, candle_core::Error>((found, here.summaries(&asked)?))
+    };
+    let (found, right) = match summaries() {
+        Ok((found, right)) => (found?, right?),
+        Err(_) => return Some(false),
+    };
+    let is_close = |(a, b): (f32, f32)| (a - b).abs() <= 1e-4 * b.abs();
+    let is_right = |(found, right): (&Option<Summary>, &Option<Summary>)| {
+        let (Some(found), Some(right)) = (found, right) else {
+            return false;
+        };
+        let numbers = |summary: &Summary| {
+            let [sum, beside] = summary.sums;
+            [sum, beside, summary.negative_entropy]
+        };
+        numbers(found).into_iter().zip(numbers(right)).all(is_close)
+            && (&found.tokens, &found.logits, found.bound)
+                == (&right.tokens, &right.logits, right.bound)
+    };
+    Some(found.len() == right.len() && found.iter().zip(&right).all(is_right))
 }
 
 /// Blocks, and the numbers that they stand for.
@@ -97,6 +143,7 @@ mod tests {
             assert_eq!(wrong_form(&Device::Cpu, storage).unwrap(), None);
         }
         assert_eq!(wrong_form(&Device::Cpu, Storage::AsStored).unwrap(), None);
+        assert_eq!(summaries_are_right(&Device::Cpu, DType::BF16), Some(true));
     }
 
     /// Garbage is what kernels for another card leave: zeros, what was in memory, no numbers.

@@ -6,7 +6,8 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use diffucoder::diffusion::{
-    Attention, Decoding, Denoiser, Ending, GenerateError, Pass, Settings, Shaping, Steps,
+    Asked, Attention, Decoding, Denoiser, Ending, GenerateError, Pass, Predicted, Settings,
+    Shaping, Steps,
 };
 use diffucoder::model::Model;
 use diffucoder::model::config::Config;
@@ -81,8 +82,20 @@ impl Denoiser for Timed<'_> {
     type Error = candle_core::Error;
 
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> candle_core::Result<usize> {
+        let mut predicted = Predicted::default();
+        let rows = self.forward_likely(pass, None, &mut predicted);
+        *logits = predicted.logits;
+        rows
+    }
+
+    fn forward_likely(
+        &mut self,
+        pass: &Pass<'_>,
+        asked: Option<&Asked>,
+        predicted: &mut Predicted,
+    ) -> candle_core::Result<usize> {
         let started = Instant::now();
-        let rows = self.model.forward(pass, logits);
+        let rows = self.model.forward_likely(pass, asked, predicted);
         self.time += started.elapsed();
         rows
     }

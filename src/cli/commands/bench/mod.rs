@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use candle_core::Device;
 use diffucoder::Error;
-use diffucoder::diffusion::{Attention, Denoiser, Mode, Pass};
+use diffucoder::diffusion::{Asked, Attention, Denoiser, Mode, Pass, Predicted, Shaping};
+use diffucoder::kernels::Isa;
 use diffucoder::kernels::limits::{self, Meter};
 use diffucoder::model::config::Config;
 use diffucoder::model::device::free_memory_bytes;
@@ -212,7 +213,8 @@ impl Subject {
     }
 }
 
-/// A canvas of `rows` positions through all layers, and all of it through the head.
+/// A canvas of `rows` positions through all layers, and all of it through the head, up to what the
+/// sampler gets of it.
 fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core::Result<Duration> {
     let ids = token_ids(rows, config);
     let all: Vec<usize> = (0..rows).collect();
@@ -223,11 +225,20 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
         predict: &all,
         attention: config.attention,
     };
-    let mut logits = Vec::new();
+    let asked = Asked {
+        shaping: Shaping::temperature(0.0),
+        beside: None,
+        orders_beside: false,
+        tokens: config.vocab_size,
+        mask_id: 0,
+        barred: vec![None; rows],
+        isa: Isa::detect(),
+    };
+    let mut predicted = Predicted::default();
     let (started, mut shortest, mut passes) = (Instant::now(), Duration::MAX, 0);
     while passes < 2 || started.elapsed() < SPAN {
         let pass_started = Instant::now();
-        model.forward(&pass, &mut logits)?;
+        model.forward_likely(&pass, Some(&asked), &mut predicted)?;
         shortest = shortest.min(pass_started.elapsed());
         passes += 1;
     }

@@ -1,15 +1,19 @@
 //! What a CUDA card is asked beside the tensor library.
 
+mod summary;
+
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, result, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, result, sys};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+pub(super) use self::summary::summaries;
 
 /// Memory that is left for activations and cached keys and values.
 const RESERVE: u64 = 1_000_000_000;
@@ -96,32 +100,42 @@ pub(super) fn download(tensor: &Tensor, numbers: &mut Vec<f32>) -> Result<bool> 
 /// Numbers that each thread converts at a time.
 const CHUNK: usize = 1 << 16;
 
-#[allow(unsafe_code)]
 fn copy<T>(storage: &CudaStorage, (start, end): (usize, usize), to: &mut Vec<f32>) -> Result<()>
 where
     T: CudaDType + DeviceRepr + Copy + Sync,
     f32: From<T>,
 {
     to.resize(end - start, 0.0);
-    if to.is_empty() {
+    let from = storage.as_cuda_slice::<T>()?.slice(start..end);
+    read_back(storage.device(), &from, |numbers: &[T]| {
+        let chunks = to.par_chunks_mut(CHUNK).zip(numbers.par_chunks(CHUNK));
+        chunks.for_each(|(to, from)| {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = f32::from(from);
+            }
+        });
+    })
+}
+
+/// Shows what is in the card's memory, by way of the page-locked one. Any bytes have to be a `T`.
+#[allow(unsafe_code)]
+fn read_back<T: DeviceRepr>(
+    card: &CudaDevice,
+    from: &CudaView<'_, T>,
+    show: impl FnOnce(&[T]),
+) -> Result<()> {
+    if from.is_empty() {
         return Ok(());
     }
-    let stream = storage.device().cuda_stream();
-    let from = storage.as_cuda_slice::<T>()?.slice(start..end);
+    let stream = card.cuda_stream();
     let mut staging = STAGING.lock().unwrap_or_else(PoisonError::into_inner);
     stream.context().bind_to_thread().w()?;
-    let start = staging.reserve((end - start) * size_of::<T>())?.cast::<T>();
-    // SAFETY: so many numbers have room there, any bytes are floating-point numbers, and nobody else
-    // has the lock.
+    let start = staging.reserve(size_of::<T>() * from.len())?.cast::<T>();
+    // SAFETY: so many numbers have room there, any bytes are one, and nobody else has the lock.
     let staged = unsafe { std::slice::from_raw_parts_mut(start, from.len()) };
-    stream.memcpy_dtoh(&from, staged).w()?;
+    stream.memcpy_dtoh(from, staged).w()?;
     stream.synchronize().w()?;
-    let chunks = to.par_chunks_mut(CHUNK).zip(staged.par_chunks(CHUNK));
-    chunks.for_each(|(to, from)| {
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = f32::from(from);
-        }
-    });
+    show(staged);
     Ok(())
 }
 
