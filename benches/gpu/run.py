@@ -70,7 +70,8 @@ def trace(run, model, device, flags):
     """Token ids in the order in which they came, and the confidence of each."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.jsonl"
-        done = run.command("generate", "--model", model, "--device", device, "--raw", "--prompt", "def f(x):", "-n", 32, "--temperature", 0,
+        flags = flags if "--temperature" in flags else ("--temperature", 0, *flags)
+        done = run.command("generate", "--model", model, "--device", device, "--raw", "--prompt", "def f(x):", "-n", 32,
                            "--seed", 1, "-q", "--trace", file, *flags)
         if done is None:
             return None
@@ -81,11 +82,12 @@ def trace(run, model, device, flags):
 
 
 def agreement(run, models):
-    run.say("\n## Against the CPU\n\n32 tokens at temperature 0: how many of the steps choose the same token at the same place, up to the first that does not,\n"
+    run.say("\n## Against the CPU\n\n32 tokens, drawn from a nucleus or at temperature 0: how many of the steps choose the same token at the same place, up to the first that does not,\n"
             "and how far their confidences (nats) are apart up to there.\n")
     run.say("| model | mode | weights | same | of | confidences |\n|---|---|---|---|---|---|")
     for name, model in models:
-        for mode, form in (("exact", ("--dtype", "f32")), ("fast", ("--dtype", "f32", "--window", 12)), ("exact", ("--dtype", "bf16")),
+        for mode, form in (("exact", ("--dtype", "f32")), ("fast", ("--dtype", "f32", "--window", 12)),
+                           ("exact", ("--dtype", "f32", "--temperature", 0.7, "--top-p", 0.9)), ("exact", ("--dtype", "bf16")),
                            ("exact", ("--quant", "q8_0")), ("exact", ("--quant", "q4_0"))):
             if form[1].startswith("q") and name != "tiny":
                 continue  # rows of a few numbers fill no block
@@ -97,11 +99,12 @@ def agreement(run, models):
                 continue
             same = next((i for i, (a, b) in enumerate(zip(cpu, card)) if a[:3] != b[:3]), min(len(cpu), len(card)))
             apart = max([abs(a[3] - b[3]) for a, b in zip(cpu[:same], card[:same])], default=0.0)
-            run.say(f"| {name} | {mode} | {form[1]} | {same} | {len(cpu)} | {apart:.1e} |")
+            drawn = ", drawn" if "--temperature" in form else ""
+            run.say(f"| {name} | {mode}{drawn} | {form[1]} | {same} | {len(cpu)} | {apart:.1e} |")
 
 
 def speed(run, shape, forms, modes):
-    run.say(f"\n## Speed, {shape}\n\nMilliseconds of a forward with the head and the way of its logits to the host, and the share of the roofline.\n")
+    run.say(f"\n## Speed, {shape}\n\nMilliseconds of a forward with the head and what the sampler needs of its logits, and the share of the roofline.\n")
     tables, generated = [], []
     for form in forms:
         weights = ("--quant", "none", "--dtype", form) if form == "bf16" else ("--quant", form)
