@@ -3,7 +3,7 @@
 //!
 //! A row of 152,064 logits is 0.3 to 0.6 MB. From a GPU to the host and through the sampler it
 //! takes longer than the network took for it, and what decides is some dozens of its numbers. The
-//! kernel for CUDA, `model/card/summary.cu`, is the algorithm of [`Summary::of`] with a block of
+//! kernel for CUDA, `model/card/kernels.cu`, is the algorithm of [`Summary::of`] with a block of
 //! threads for each row.
 
 use rayon::prelude::*;
@@ -352,7 +352,7 @@ mod tests {
     /// The kernel is another text of the same algorithm, and what the driver gets was made of it.
     #[test]
     fn the_kernel_has_the_same_numbers() {
-        let source = include_str!("../model/card/summary.cu");
+        let source = include_str!("../model/card/kernels.cu");
         for constant in [
             format!("unsigned MOST_LISTED = {MOST_LISTED};"),
             format!("unsigned STEPS = {STEPS};"),
@@ -362,11 +362,11 @@ mod tests {
         }
         let made_of: [u8; 32] = sha2::Sha256::digest(source.as_bytes()).into();
         let made_of: String = made_of.iter().map(|byte| format!("{byte:02x}")).collect();
-        let kernel = include_str!("../model/card/summary.ptx");
+        let kernel = include_str!("../model/card/kernels.ptx");
         let first_line = kernel.lines().next();
         assert_eq!(
             first_line,
-            Some(&*format!("// summary.cu, SHA-256 {made_of}"))
+            Some(&*format!("// kernels.cu, SHA-256 {made_of}"))
         );
     }
 }

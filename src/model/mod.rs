@@ -204,12 +204,12 @@ impl Model {
         self.not_kept.as_ref()
     }
 
-    /// Whether logits stay on the GPU, and the sampler gets what is likely: `false` if the kernel for
-    /// it fails a test there, `None` where there is none.
-    pub fn summarizes(&self) -> Option<bool> {
+    /// Whether kernels of our own compute rightly on the GPU, if there are any for it. Where they do
+    /// not, the tensor library does without them what it can, and all logits come to the host.
+    pub fn own_kernels(&self) -> Option<bool> {
         match &self.network {
             Network::Native(_) => None,
-            Network::Tensor(canvas) => canvas.shared.network.summarizes(),
+            Network::Tensor(canvas) => canvas.shared.network.own_kernels(),
         }
     }
 

@@ -95,10 +95,10 @@ impl Engine {
                 with_cause(error)
             ));
         }
-        if model.summarizes() == Some(false) {
+        if model.own_kernels() == Some(false) {
             ui.note(
-                "the kernel that samples on the GPU does not work on this one: all logits come to \
-                 the processor, which takes longer",
+                "this program's own kernels for GPUs do not work on this one: it computes without \
+                 them, which takes longer",
             );
         }
         Ok(())

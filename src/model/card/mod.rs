@@ -1,5 +1,6 @@
 //! What a CUDA card is asked beside the tensor library.
 
+mod kernels;
 mod summary;
 
 use std::ffi::c_void;
@@ -13,6 +14,7 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tenso
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+pub(super) use self::kernels::{AddNorm, RotateHeads, SwiGlu};
 pub(super) use self::summary::summaries;
 
 /// Memory that is left for activations and cached keys and values.

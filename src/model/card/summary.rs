@@ -1,20 +1,20 @@
 //! Rows of logits in short, made on the card.
 
-use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{Result, Storage, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::{CudaDType, WrapErr};
+use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor, bail};
+use half::{bf16, f16};
 
+use super::kernels::{blocks, contiguous, kernel};
 use super::read_back;
 use crate::diffusion::{Asked, MOST_LISTED, Summary};
 
-/// Made of `summary.cu`. The driver compiles it for the card that it finds.
-const PTX: &str = include_str!("summary.ptx");
-
-/// Threads of a block, as the kernel has them.
-const THREADS: u32 = 512;
-
 /// Words of a summary before its lists.
 const HEADER: usize = 8;
+
+/// Words of a summary.
+const WORDS: usize = HEADER + 2 * MOST_LISTED;
 
 /// In the place of the number of listed tokens.
 const NOT_FINITE: u32 = u32::MAX;
@@ -24,67 +24,52 @@ const NOT_FINITE: u32 = u32::MAX;
 ///
 /// # Errors
 /// When the card or the driver fails.
-#[allow(unsafe_code)]
 pub(in crate::model) fn summaries(
     logits: &Tensor,
     asked: &Asked,
 ) -> Result<Option<Vec<Option<Summary>>>> {
-    let (positions, vocabulary) = logits.dims2()?;
     let (storage, layout) = logits.storage_and_layout();
-    let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-    else {
+    let Storage::Cuda(storage) = &*storage else {
         return Ok(None);
     };
-    let name = match &storage.slice {
-        CudaStorageSlice::F32(_) => "summarize_f32",
-        CudaStorageSlice::BF16(_) => "summarize_bf16",
-        CudaStorageSlice::F16(_) => "summarize_f16",
+    let asked_of = (storage, layout);
+    let found = match logits.dtype() {
+        DType::F32 => summarize::<f32>(asked_of, asked)?,
+        DType::BF16 => summarize::<bf16>(asked_of, asked)?,
+        DType::F16 => summarize::<f16>(asked_of, asked)?,
         _ => return Ok(None),
     };
-    let words = HEADER + 2 * MOST_LISTED;
-    let card = &storage.device;
-    let kernel = card.get_or_load_custom_func(name, "summary", PTX)?;
-    let out = card.alloc_zeros::<u32>(positions * words)?;
-    let is_barred = asked.barred.iter().any(Option::is_some);
+    Ok(Some(found.chunks_exact(WORDS).map(summary).collect()))
+}
+
+/// What the kernel writes. `[positions, WORDS]`
+#[allow(unsafe_code)]
+fn summarize<T: CudaDType + DeviceRepr>(
+    (logits, layout): (&CudaStorage, &Layout),
+    asked: &Asked,
+) -> Result<Vec<u32>> {
+    let (positions, vocabulary) = layout.shape().dims2()?;
+    let card = logits.device();
+    let kernel = kernel(card, "summarize", logits.dtype())?;
+    let logits = contiguous!(logits, layout, T);
+    let vocabulary = vocabulary as u32;
     let barred = asked.barred.iter().map(|token| token.unwrap_or(u32::MAX));
-    let barred = match is_barred {
+    let barred = match asked.barred.iter().any(Option::is_some) {
         true => Some(card.clone_htod(&barred.collect::<Vec<_>>())?),
         false => None,
     };
     let [divisor, beside] = asked.divisors();
-    let vocabulary = vocabulary as u32;
-    let launch = LaunchConfig {
-        grid_dim: (positions as u32, 1, 1),
-        block_dim: (THREADS, 1, 1),
-        shared_mem_bytes: 0,
-    };
+    let out = card.alloc_zeros::<u32>(positions * WORDS)?;
     let mut builder = kernel.builder();
-    let (f32s, bf16s, f16s);
-    match &storage.slice {
-        CudaStorageSlice::F32(all) => {
-            f32s = all.slice(start..end);
-            builder.arg(&f32s);
-        }
-        CudaStorageSlice::BF16(all) => {
-            bf16s = all.slice(start..end);
-            builder.arg(&bf16s);
-        }
-        CudaStorageSlice::F16(all) => {
-            f16s = all.slice(start..end);
-            builder.arg(&f16s);
-        }
-        _ => return Ok(None),
-    }
-    builder.arg(&vocabulary);
+    builder.arg(&logits).arg(&vocabulary);
     match &barred {
         Some(barred) => builder.arg(barred),
         None => builder.arg(&0u64), // no list
     };
     builder.arg(&divisor).arg(&beside).arg(&out);
     // SAFETY: the arguments are those of the kernel. It reads `positions` rows of logits, as many
-    // tokens if there are any, and writes `words` words for each row.
-    unsafe { builder.launch(launch) }.w()?;
-
+    // tokens if there are any, and writes as many summaries.
+    unsafe { builder.launch(blocks(positions, 1)) }.w()?;
     let mut found = Vec::new();
     read_back(card, &out.slice(..), |words: &[u32]| {
         found.extend_from_slice(words)

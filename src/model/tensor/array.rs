@@ -8,6 +8,8 @@ use candle_nn::{Module, RmsNorm, ops, rotary_emb};
 use rayon::prelude::*;
 
 use crate::diffusion::{Asked, Predicted, Summary};
+#[cfg(feature = "cuda")]
+use crate::model::card::{self, AddNorm, RotateHeads, SwiGlu};
 
 #[cfg(test)]
 thread_local! {
@@ -19,6 +21,16 @@ thread_local! {
 fn launches(_count: usize) {
     #[cfg(test)]
     LAUNCHES.set(LAUNCHES.get() + _count);
+}
+
+/// What is one launch where there is a kernel for it, by operations that are several.
+fn as_one<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    #[cfg(test)]
+    let before = LAUNCHES.get();
+    let done = work();
+    #[cfg(test)]
+    LAUNCHES.set(before + 1);
+    done
 }
 
 /// A tensor. Its first methods are views, which launch nothing.
@@ -118,14 +130,64 @@ impl Array {
         self.0.sin().map(Self)
     }
 
-    pub fn silu(&self) -> Result<Self> {
-        launches(1);
-        self.0.silu().map(Self)
+    /// SwiGLU of rows that hold gate and up side by side: `silu(gate) · up`. `[R, 2·F]` to `[R, F]`
+    pub fn swiglu(&self, is_fused: bool) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if is_fused && self.0.device().is_cuda() {
+            return self.0.apply_op1_no_bwd(&SwiGlu).map(Self);
+        }
+        let in_two = || {
+            let width = self.dim(1)? / 2;
+            let gate = self.narrow(1, 0, width)?.silu()?;
+            gate.mul(&self.narrow(1, width, width)?)
+        };
+        if is_fused { as_one(in_two) } else { in_two() }
+    }
+
+    /// The sum with another of the same shape, and its norm. `[R, D]` each
+    pub fn add_norm(&self, delta: &Self, norm: &RmsNorm, is_fused: bool) -> Result<[Self; 2]> {
+        #[cfg(feature = "cuda")]
+        if is_fused && self.0.device().is_cuda() {
+            let eps = norm.eps() as f32;
+            let both = (self.0).apply_op3_no_bwd(&delta.0, norm.weight(), &AddNorm { eps })?;
+            return Ok([Self(both.get(0)?), Self(both.get(1)?)]);
+        }
+        let in_two = || {
+            let sum = self.add(delta)?;
+            let normed = sum.normed(norm)?;
+            Ok([sum, normed])
+        };
+        if is_fused { as_one(in_two) } else { in_two() }
+    }
+
+    /// Of products `[R, heads·E]` the heads with their bias `[heads, 1, E]`, each rotated by cosines
+    /// and sines of its group `[groups, R, E/2]`: `[heads, R, E]` in float32. `in_parts` does the same
+    /// by several launches.
+    pub fn rotated_heads(
+        &self,
+        _bias: Option<&Self>,
+        [_cosines, _sines]: [&Self; 2],
+        in_parts: impl FnOnce() -> Result<Self>,
+    ) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if self.0.device().is_cuda() {
+            let bias = _bias.map(|bias| &bias.0);
+            let op = RotateHeads { bias };
+            return (self.0)
+                .apply_op3_no_bwd(&_cosines.0, &_sines.0, &op)
+                .map(Self);
+        }
+        as_one(in_parts)
     }
 
     pub fn softmax(&self) -> Result<Self> {
         launches(1);
         ops::softmax_last_dim(&self.0).map(Self)
+    }
+
+    fn silu(&self) -> Result<Self> {
+        launches(1);
+        self.0.silu().map(Self)
     }
 
     pub fn normed(&self, norm: &RmsNorm) -> Result<Self> {
@@ -217,7 +279,7 @@ impl Array {
                 Ok(Some(rows.map(summary).collect()))
             }
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => crate::model::card::summaries(&logits, asked),
+            Device::Cuda(_) => card::summaries(&logits, asked),
             _ => Ok(None),
         }
     }
@@ -227,7 +289,7 @@ impl Array {
     pub fn download(&self, numbers: &mut Vec<f32>) -> Result<()> {
         let contiguous = self.contiguous()?.0;
         #[cfg(feature = "cuda")]
-        if crate::model::card::download(&contiguous, numbers)? {
+        if card::download(&contiguous, numbers)? {
             return Ok(());
         }
         *numbers = contiguous.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;

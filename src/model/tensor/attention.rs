@@ -24,6 +24,8 @@ pub(super) struct Attention {
 pub(super) struct At {
     /// The rotations of their positions.
     pub rotation: Rotation,
+    /// Whether kernels of our own do what else takes several launches.
+    pub is_fused: bool,
     pub canvases: Vec<Canvas>,
 }
 
@@ -116,7 +118,15 @@ impl Attention {
         at: &At,
         kept: Option<&Array>,
     ) -> Result<Array> {
-        let heads = at.rotation.apply(&self.project(xs)?)?;
+        let projected = self.qkv_proj.forward(xs)?;
+        let rotated = || at.rotation.apply(&self.heads(&projected)?);
+        let heads = match at.is_fused && self.norms.is_none() {
+            true => {
+                let parts = at.rotation.parts();
+                projected.rotated_heads(self.qkv_bias.as_ref(), parts, rotated)?
+            }
+            false => rotated()?,
+        };
         let mut q = heads.narrow(0, 0, self.heads)?; // [H, R, E]
         let kv = heads.narrow(0, self.heads, 2 * self.kv_heads)?; // [2·G, R, E]
         if let Some(kept) = kept {
@@ -139,11 +149,10 @@ impl Attention {
         self.o_proj.forward(&Array::cat(&attended, 0)?)
     }
 
-    /// Queries, keys and values of rows `[R, D]`. `[H + 2·G, R, E]`
-    fn project(&self, xs: &Array) -> Result<Array> {
+    /// Queries, keys and values of rows, from their products `[R, (H + 2·G)·E]`. `[H + 2·G, R, E]`
+    fn heads(&self, projected: &Array) -> Result<Array> {
         let (h, g, e) = (self.heads, self.kv_heads, self.head_dim);
-        let projected = self.qkv_proj.forward(xs)?;
-        let by_row = projected.reshape(&[xs.dim(0)?, h + 2 * g, e])?;
+        let by_row = projected.reshape(&[projected.dim(0)?, h + 2 * g, e])?;
         let heads = by_row.transpose(0, 1)?.to_dtype(DType::F32)?;
         let heads = match &self.qkv_bias {
             Some(bias) => heads.add(bias)?,

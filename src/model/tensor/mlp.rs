@@ -23,11 +23,8 @@ impl Mlp {
     }
 
     /// `[R, D]` to `[R, D]`
-    pub fn forward(&self, xs: &Array) -> Result<Array> {
+    pub fn forward(&self, xs: &Array, is_fused: bool) -> Result<Array> {
         let both = self.gate_up_proj.forward(xs)?;
-        let width = both.dim(1)? / 2;
-        let gate = both.narrow(1, 0, width)?.silu()?;
-        self.down_proj
-            .forward(&gate.mul(&both.narrow(1, width, width)?)?)
+        self.down_proj.forward(&both.swiglu(is_fused)?)
     }
 }

@@ -18,7 +18,7 @@ use self::attention::{At, Attention, Canvas, KeyValues, Slots};
 use self::linear::Linear;
 use self::mlp::Mlp;
 use self::rope::Rotary;
-use self::self_test::summaries_are_right;
+use self::self_test::own_kernels_are_right;
 use super::embedding::Embedding;
 use super::shared::{CanvasPass, Network, outputs};
 use super::{Loader, Target};
@@ -35,7 +35,7 @@ pub(super) struct Weights {
     kv_shape: [usize; 2], // 2·G, E
     dtype: DType,
     device: Device,
-    summarizes: Option<bool>, // logits where they are, and rightly
+    own_kernels: Option<bool>, // whether they are right, if there are any for the device
 }
 
 impl Weights {
@@ -60,15 +60,15 @@ impl Weights {
             lm_head: Linear::new(lm_head),
             rotary: loader.built("rotary angles", rotary)?,
             kv_shape: [2 * config.num_key_value_heads, config.head_dim],
-            summarizes: summaries_are_right(&target.device, dtype),
+            own_kernels: own_kernels_are_right(&target.device, dtype),
             dtype,
             device: target.device.clone(),
         })
     }
 
-    /// Whether logits stay on the device, which takes a kernel that computes rightly there.
-    pub fn summarizes(&self) -> Option<bool> {
-        self.summarizes
+    /// Whether kernels of our own compute rightly on the device, if there are any for it.
+    pub fn own_kernels(&self) -> Option<bool> {
+        self.own_kernels
     }
 
     /// Where the rows of a pass are.
@@ -106,6 +106,7 @@ impl Network for Weights {
         let canvases = passes.iter().map(|pass| self.canvas(pass));
         let at = At {
             rotation: self.rotary.at(&positions, &self.device)?,
+            is_fused: self.own_kernels == Some(true),
             canvases: canvases.collect::<Result<_>>()?,
         };
         let outputs = outputs(passes.iter().map(|pass| &pass.rows));
@@ -116,29 +117,29 @@ impl Network for Weights {
         let row_ids: Vec<u32> = row_ids.collect();
 
         let rows = self.embed_tokens.forward(&row_ids, &self.device)?;
-        let mut xs = Array::from(rows).to_dtype(self.dtype)?; // [R, D]
+        let xs = Array::from(rows).to_dtype(self.dtype)?; // [R, D]
         let last = self.layers.len() - 1;
         #[cfg(feature = "cuda")]
         let layouts = super::card::keep_layouts(&self.device);
+        let normed = xs.normed(&self.layers[0].input_layernorm)?;
+        let mut xs = [xs, normed];
         for (number, layer) in self.layers.iter().enumerate() {
             // Nothing behind the last layer's attention mixes positions: there only rows that are
             // asked for go on.
             let kept = (number == last).then_some(&outputs);
             let key_values = states.iter_mut().map(|state| &mut state[number]);
-            xs = layer.forward(key_values, &xs, &at, kept)?;
+            let above = self.layers.get(number + 1);
+            let norm = above.map_or(&self.norm, |above| &above.input_layernorm);
+            xs = layer.forward(key_values, xs, &at, kept, norm)?;
         }
-        let logits = self.lm_head.forward(&xs.normed(&self.norm)?)?;
+        let logits = self.lm_head.forward(&xs[1])?;
         #[cfg(feature = "cuda")]
         drop(layouts);
         let mut done = 0;
         for (pass, state) in passes.iter_mut().zip(states) {
             let rows = pass.rows.outputs.len();
             let logits = logits.narrow(0, done, rows)?;
-            match pass
-                .asked
-                .as_ref()
-                .filter(|_| self.summarizes == Some(true))
-            {
+            match pass.asked.as_ref().filter(|_| at.is_fused) {
                 Some(asked) => logits.download_likely(asked, &mut pass.predicted)?,
                 None => logits.download(&mut pass.predicted.logits)?,
             }
@@ -185,22 +186,22 @@ impl Layer {
         })
     }
 
-    /// `[R, D]` to the same, or to the rows in `kept`.
+    /// `[R, D]` and its norm to the same, or to the rows in `kept`, and to what `norm` makes of them.
     fn forward<'a>(
         &self,
         key_values: impl Iterator<Item = &'a mut KeyValues>,
-        xs: &Array,
+        [xs, normed]: [Array; 2],
         at: &At,
         kept: Option<&Array>,
-    ) -> Result<Array> {
-        let normed = xs.normed(&self.input_layernorm)?;
+        norm: &RmsNorm,
+    ) -> Result<[Array; 2]> {
         let attended = self.self_attn.forward(key_values, &normed, at, kept)?;
         let xs = match kept {
             Some(kept) => xs.index_select(kept, 0)?,
-            None => xs.clone(),
+            None => xs,
         };
-        let xs = xs.add(&attended)?;
-        let normed = xs.normed(&self.post_attention_layernorm)?;
-        xs.add(&self.mlp.forward(&normed)?)
+        let [xs, normed] = xs.add_norm(&attended, &self.post_attention_layernorm, at.is_fused)?;
+        let fed = self.mlp.forward(&normed, at.is_fused)?;
+        xs.add_norm(&fed, norm, at.is_fused)
     }
 }

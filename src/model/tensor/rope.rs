@@ -49,6 +49,11 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
+    /// Its cosines and sines. `[groups, T, E / 2]`
+    pub fn parts(&self) -> [&Array; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Rotates each head. `[B·heads, T, E]` to the same.
     pub fn apply(&self, heads: &Array) -> Result<Array> {
         let &[count, rows, e] = heads.dims() else {

@@ -3,6 +3,7 @@
 
 use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::RmsNorm;
 
 use super::array::Array;
 use super::linear::Linear;
@@ -20,6 +21,9 @@ const ROWS: [usize; 3] = [1, 8, 32];
 /// How far from the right product those of bfloat16 and of inputs in 8-bit blocks may be, relative
 /// to it: several times what is to be expected.
 const TOLERANCE: f64 = 0.03;
+
+/// The same of what is computed with nothing in blocks: a step of bfloat16 or two.
+const OWN_TOLERANCE: f64 = 0.01;
 
 /// The first of the forms that `storage` may come to whose products are wrong on `device`.
 ///
@@ -48,8 +52,70 @@ pub(in crate::model) fn wrong_form(device: &Device, storage: Storage) -> Result<
     Ok(None)
 }
 
-/// Whether `device` makes of rows of logits what it should; `None` if nothing is made of them there.
-pub(super) fn summaries_are_right(device: &Device, dtype: DType) -> Option<bool> {
+/// Whether kernels of our own do on `device` what they should; `None` if there are none for it.
+pub(super) fn own_kernels_are_right(device: &Device, dtype: DType) -> Option<bool> {
+    if device.is_metal() {
+        return None;
+    }
+    let fused_are_right = fused_are_right(device, dtype).unwrap_or(false);
+    Some(fused_are_right && summaries_are_right(device, dtype))
+}
+
+/// What SwiGLU, a sum with its norm, and rotated heads come to in one launch and in several.
+fn fused_are_right(device: &Device, dtype: DType) -> Result<bool> {
+    const ROWS: usize = 3;
+    const WIDTH: usize = 1100; // more than a block has threads, and no multiple of them
+    let numbers = |seed: usize, count: usize| -> Vec<f32> {
+        let number = |at| ((at * 37 + seed) % 101) as f32 / 20.0 - 2.5;
+        (0..count).map(number).collect()
+    };
+    let on = |device: &Device, is_fused: bool| {
+        let array = |seed, shape: &[usize]| {
+            let numbers = numbers(seed, shape.iter().product());
+            Tensor::from_vec(numbers, shape, device)?.to_dtype(dtype)
+        };
+        let [xs, delta] = [1, 2].map(|seed| array(seed, &[ROWS, WIDTH]));
+        let norm = RmsNorm::new(array(3, &[WIDTH])?, 1e-6);
+        let both = Array::from(array(4, &[ROWS, 2 * WIDTH])?).swiglu(is_fused)?;
+        let [sum, normed] = Array::from(xs?).add_norm(&delta?.into(), &norm, is_fused)?;
+        let (groups, heads, e) = (3, 6, 16);
+        let projected = Array::from(array(5, &[ROWS, heads * e])?);
+        let of_float = |seed, shape: &[usize]| {
+            let numbers = numbers(seed, shape.iter().product());
+            Array::upload(numbers, shape, device)
+        };
+        let bias = of_float(6, &[heads, 1, e])?;
+        let [cosines, sines] = [7, 8].map(|seed| of_float(seed, &[groups, ROWS, e / 2]));
+        let (cosines, sines) = (cosines?, sines?);
+        let in_parts = || {
+            let by_head = projected.reshape(&[ROWS, heads, e])?.transpose(0, 1)?;
+            let biased = by_head.to_dtype(DType::F32)?.add(&bias)?;
+            let grouped = biased.reshape(&[groups, heads / groups, ROWS, e])?;
+            grouped.rotated(&cosines, &sines)
+        };
+        let rotated = projected.rotated_heads(Some(&bias), [&cosines, &sines], in_parts)?;
+        let mut all = Vec::new();
+        for array in [both, sum, normed, rotated] {
+            let mut numbers = Vec::new();
+            array.download(&mut numbers)?;
+            all.push(numbers);
+        }
+        Ok::<_, candle_core::Error>(all)
+    };
+    let (found, right) = (on(device, true)?, on(&Device::Cpu, false)?);
+    let is_close = |(found, right): (&Vec<f32>, &Vec<f32>)| {
+        let (mut error, mut power) = (0.0, 0.0);
+        for (&found, &right) in found.iter().zip(right) {
+            error += f64::from(found - right).powi(2);
+            power += f64::from(right).powi(2);
+        }
+        found.len() == right.len() && error.sqrt() <= OWN_TOLERANCE * power.sqrt()
+    };
+    Ok(found.iter().zip(&right).all(is_close))
+}
+
+/// Whether `device` makes of rows of logits what it should.
+fn summaries_are_right(device: &Device, dtype: DType) -> bool {
     const VOCABULARY: usize = 20_000;
     let logits = (0..2 * VOCABULARY).map(|at| {
         let spread = (at * 7919 % 20_011) as f32 / 20_011.0;
@@ -73,9 +139,8 @@ pub(super) fn summaries_are_right(device: &Device, dtype: DType) -> Option<bool>
         let here = Array::from(rows.to_device(&Device::Cpu)?);
         Ok::<_, candle_core::Error>((found, here.summaries(&asked)?))
     };
-    let (found, right) = match summaries() {
-        Ok((found, right)) => (found?, right?),
-        Err(_) => return Some(false),
+    let Ok((Some(found), Some(right))) = summaries() else {
+        return false;
     };
     let is_close = |(a, b): (f32, f32)| (a - b).abs() <= 1e-4 * b.abs();
     let is_right = |(found, right): (&Option<Summary>, &Option<Summary>)| {
@@ -90,7 +155,7 @@ pub(super) fn summaries_are_right(device: &Device, dtype: DType) -> Option<bool>
             && (&found.tokens, &found.logits, found.bound)
                 == (&right.tokens, &right.logits, right.bound)
     };
-    Some(found.len() == right.len() && found.iter().zip(&right).all(is_right))
+    found.len() == right.len() && found.iter().zip(&right).all(is_right)
 }
 
 /// Blocks, and the numbers that they stand for.
@@ -143,7 +208,7 @@ mod tests {
             assert_eq!(wrong_form(&Device::Cpu, storage).unwrap(), None);
         }
         assert_eq!(wrong_form(&Device::Cpu, Storage::AsStored).unwrap(), None);
-        assert_eq!(summaries_are_right(&Device::Cpu, DType::BF16), Some(true));
+        assert_eq!(own_kernels_are_right(&Device::Cpu, DType::BF16), Some(true));
     }
 
     /// Garbage is what kernels for another card leave: zeros, what was in memory, no numbers.

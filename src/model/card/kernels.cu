@@ -1,0 +1,266 @@
+// What is computed on a card beside the tensor library's kernels. kernels.ptx, beside this file, is
+// made of it by NVRTC 12.1 (drivers from 530 on) for compute_75, as by
+//
+//   nvcc --ptx -arch=compute_75 kernels.cu
+//
+// Sums are added up in an order that depends on nothing but the length of a row.
+
+constexpr unsigned THREADS = 512;  // of a block, a power of 2
+
+struct bfloat16 {
+    unsigned short bits;
+};
+struct float16 {
+    unsigned short bits;
+};
+
+__device__ float widen(float x) { return x; }
+__device__ float widen(bfloat16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+__device__ float widen(float16 x) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+    return wide;
+}
+
+template <class T>
+__device__ T narrow(float x);
+
+template <>
+__device__ float narrow<float>(float x) {
+    return x;
+}
+
+// To the nearest, of two the even one; what is not a number stays none.
+template <>
+__device__ bfloat16 narrow<bfloat16>(float x) {
+    const unsigned bits = __float_as_uint(x);
+    const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    const unsigned rounded = is_nan ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+    return {static_cast<unsigned short>(rounded >> 16)};
+}
+
+template <>
+__device__ float16 narrow<float16>(float x) {
+    float16 narrowed;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(x));
+    return narrowed;
+}
+
+// Of the values of all threads, for each of them.
+template <class T, class Join>
+__device__ T reduce(T value, T* room, Join join) {
+    __syncthreads();  // what was there before has been read
+    room[threadIdx.x] = value;
+#pragma unroll 1
+    for (unsigned half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) {
+            room[threadIdx.x] = join(room[threadIdx.x], room[threadIdx.x + half]);
+        }
+    }
+    __syncthreads();
+    return room[0];
+}
+
+// SwiGLU of rows that hold gate and up side by side, `[rows, 2 width]`: silu(gate) up.
+template <class T>
+__device__ void swiglu(const T* both, unsigned width, T* out) {
+    const unsigned at = blockIdx.x * THREADS + threadIdx.x;
+    if (at < width) {
+        both += 2 * size_t(blockIdx.y) * width;
+        const float gate = widen(both[at]), up = widen(both[width + at]);
+        out[size_t(blockIdx.y) * width + at] = narrow<T>(gate / (1 + expf(-gate)) * up);
+    }
+}
+
+// The sum of two rows, and behind all sums its RMS norm: `[2, rows, width]`, a block for each row.
+template <class T>
+__device__ void add_norm(const T* xs, const T* delta, const T* weight, unsigned width, float eps,
+                         T* out) {
+    __shared__ float room[THREADS];
+    const size_t row = size_t(blockIdx.x) * width;
+    T* normed = out + size_t(gridDim.x) * width + row;
+    xs += row;
+    delta += row;
+    out += row;
+    float squares = 0;
+    for (unsigned at = threadIdx.x; at < width; at += THREADS) {
+        const T sum = narrow<T>(widen(xs[at]) + widen(delta[at]));
+        out[at] = sum;
+        squares += widen(sum) * widen(sum);
+    }
+    squares = reduce(squares, room, [](float a, float b) { return a + b; });
+    const float scale = rsqrtf(squares / width + eps);
+    for (unsigned at = threadIdx.x; at < width; at += THREADS) {
+        normed[at] = narrow<T>(scale * widen(out[at]) * widen(weight[at]));
+    }
+}
+
+// Queries, keys and values of rows `[rows, heads, 2 half]`, with a bias or none, each head rotated
+// by the cosines and sines of its group `[heads / per_group, rows, half]`: `[heads, rows, 2 half]`,
+// a block for each head of each row.
+template <class T>
+__device__ void rotate_heads(const T* projected, const float* bias, const float* cosines,
+                             const float* sines, unsigned per_group, unsigned half, float* out) {
+    const unsigned row = blockIdx.x, rows = gridDim.x, head = blockIdx.y, heads = gridDim.y;
+    projected += (size_t(row) * heads + head) * 2 * half;
+    out += (size_t(head) * rows + row) * 2 * half;
+    const size_t angles = (size_t(head / per_group) * rows + row) * half;
+    for (unsigned at = threadIdx.x; at < half; at += blockDim.x) {
+        float x = widen(projected[at]), y = widen(projected[half + at]);
+        if (bias != nullptr) {
+            x += bias[head * 2 * half + at];
+            y += bias[head * 2 * half + half + at];
+        }
+        const float cosine = cosines[angles + at], sine = sines[angles + at];
+        out[at] = x * cosine - y * sine;
+        out[half + at] = x * sine + y * cosine;
+    }
+}
+
+constexpr unsigned AT_A_TIME = 4;       // logits that a thread waits for together
+constexpr unsigned MOST_LISTED = 1024;  // tokens
+constexpr unsigned STEPS = 256;
+constexpr float STEPS_PER_UNIT = 16.0f;
+constexpr unsigned NOT_FINITE = ~0u;
+constexpr unsigned NO_TOKEN = ~0u;
+
+// What is written for a row, in words: these, the tokens that are listed, and their logits.
+enum { LISTED, STEPS_LISTED, SUM, SUM_BESIDE, NEGATIVE_ENTROPY, HEADER = 8 };
+
+// Does something with each logit of a row but one.
+template <class T, class Do>
+__device__ void for_each(const T* logits, unsigned vocabulary, unsigned but, Do act) {
+#pragma unroll 1
+    for (unsigned first = threadIdx.x; first < vocabulary; first += AT_A_TIME * THREADS) {
+        float logit[AT_A_TIME];
+        for (unsigned i = 0; i < AT_A_TIME; i++) {
+            const unsigned token = first + i * THREADS;
+            logit[i] = token < vocabulary ? widen(logits[token]) : 0;
+        }
+        for (unsigned i = 0; i < AT_A_TIME; i++) {
+            const unsigned token = first + i * THREADS;
+            if (token < vocabulary && token != but) {
+                act(token, logit[i]);
+            }
+        }
+    }
+}
+
+// Rows of logits in short: the algorithm of `Summary::of` in src/diffusion/summary.rs, with a block
+// for each row. Where listed tokens stand in the list is chance; the host sorts them.
+template <class T>
+__device__ void summarize(const T* logits, unsigned vocabulary, const unsigned* barred,
+                          float divisor, float beside, unsigned* out) {
+    __shared__ float floats[THREADS];
+    __shared__ double doubles[THREADS];
+    __shared__ unsigned counts[STEPS];
+    __shared__ unsigned infinite, steps, listed;
+    const unsigned thread = threadIdx.x;
+    logits += size_t(blockIdx.x) * vocabulary;
+    out += size_t(blockIdx.x) * (HEADER + 2 * MOST_LISTED);
+    const unsigned but = barred == nullptr ? NO_TOKEN : barred[blockIdx.x];
+    if (thread < STEPS) {
+        counts[thread] = 0;
+    }
+    if (thread == 0) {
+        infinite = steps = listed = 0;
+    }
+    __syncthreads();
+
+    float most = -3.402823466e38f;
+    bool is_finite = true;
+    for_each(logits, vocabulary, NO_TOKEN, [&](unsigned token, float logit) {
+        is_finite &= (__float_as_uint(logit) & 0x7f800000) != 0x7f800000;
+        most = token == but ? most : fmaxf(most, logit);
+    });
+    if (!is_finite) {
+        infinite = 1;
+    }
+    const float largest = reduce(most, floats, [](float a, float b) { return fmaxf(a, b); });
+    if (infinite) {
+        if (thread == 0) {
+            out[LISTED] = NOT_FINITE;
+        }
+        return;
+    }
+
+    const float log2_e = 1.442695041f;
+    const float scale = log2_e / divisor, scale_beside = log2_e / beside;
+    float sum = 0, sum_beside = 0;
+    for_each(logits, vocabulary, but, [&](unsigned, float logit) {
+        sum += exp2f((logit - largest) * scale);
+        sum_beside += exp2f((logit - largest) * scale_beside);
+        const unsigned step = unsigned((largest - logit) * STEPS_PER_UNIT);
+        if (step < STEPS) {
+            atomicAdd(&counts[step], 1);
+        }
+    });
+    const auto add = [](double a, double b) { return a + b; };
+    sum = float(reduce(double(sum), doubles, add));
+    sum_beside = float(reduce(double(sum_beside), doubles, add));
+
+    // How many there are down to each step.
+#pragma unroll 1
+    for (unsigned by = 1; by < STEPS; by *= 2) {
+        const unsigned above = thread >= by && thread < STEPS ? counts[thread - by] : 0;
+        __syncthreads();
+        if (thread < STEPS) {
+            counts[thread] += above;
+        }
+        __syncthreads();
+    }
+    if (thread < STEPS && counts[thread] <= MOST_LISTED &&
+        (thread + 1 == STEPS || counts[thread + 1] > MOST_LISTED)) {
+        steps = thread + 1;
+    }
+    __syncthreads();
+
+    const float ln_2 = 0.693147181f;
+    const float share = 1 / sum_beside;
+    float surprise = 0;
+    for_each(logits, vocabulary, but, [&](unsigned token, float logit) {
+        const float p = exp2f((logit - largest) * scale_beside) * share;
+        surprise += p * __log2f(p + 1e-10f);
+        if (unsigned((largest - logit) * STEPS_PER_UNIT) < steps) {
+            const unsigned at = atomicAdd(&listed, 1);
+            out[HEADER + at] = token;
+            out[HEADER + MOST_LISTED + at] = __float_as_uint(logit);
+        }
+    });
+    const float negative_entropy = ln_2 * float(reduce(double(surprise), doubles, add));
+    if (thread == 0) {
+        out[LISTED] = listed;
+        out[STEPS_LISTED] = steps;
+        out[SUM] = __float_as_uint(sum);
+        out[SUM_BESIDE] = __float_as_uint(sum_beside);
+        out[NEGATIVE_ENTROPY] = __float_as_uint(negative_entropy);
+    }
+}
+
+// For rows of logits: the token that is left out of each or no list of them, what logits are
+// divided by, and room for as many summaries.
+#define KERNELS(TYPE, NUMBER)                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                          \
+        swiglu_##TYPE(const NUMBER* both, unsigned width, NUMBER* out) {                           \
+        swiglu(both, width, out);                                                                  \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                          \
+        add_norm_##TYPE(const NUMBER* xs, const NUMBER* delta, const NUMBER* weight,               \
+                        unsigned width, float eps, NUMBER* out) {                                  \
+        add_norm(xs, delta, weight, width, eps, out);                                              \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                          \
+        rotate_heads_##TYPE(const NUMBER* projected, const float* bias, const float* cosines,      \
+                            const float* sines, unsigned per_group, unsigned half, float* out) {   \
+        rotate_heads(projected, bias, cosines, sines, per_group, half, out);                       \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                          \
+        summarize_##TYPE(const NUMBER* logits, unsigned vocabulary, const unsigned* barred,        \
+                         float divisor, float beside, unsigned* out) {                             \
+        summarize(logits, vocabulary, barred, divisor, beside, out);                               \
+    }
+
+KERNELS(f32, float)
+KERNELS(bf16, bfloat16)
+KERNELS(f16, float16)

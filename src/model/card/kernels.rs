@@ -1,0 +1,266 @@
+//! Kernels of our own, for what the tensor library takes several launches.
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::{CudaDType, CudaFunc, WrapErr};
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp3, DType, Layout, Result, Shape,
+    Storage, Tensor, bail,
+};
+use half::{bf16, f16};
+
+/// Made of `kernels.cu`. The driver compiles it for the card that it finds.
+const PTX: &str = include_str!("kernels.ptx");
+
+/// Threads of a block, as the kernels have them.
+const THREADS: u32 = 512;
+
+/// A kernel for numbers of a type: float32, bfloat16 or float16.
+pub(super) fn kernel(card: &CudaDevice, name: &str, dtype: DType) -> Result<CudaFunc> {
+    card.get_or_load_custom_func(&format!("{name}_{}", dtype.as_str()), "diffucoder", PTX)
+}
+
+/// So many blocks of threads.
+pub(super) fn blocks(x: usize, y: usize) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (x as u32, y as u32, 1),
+        block_dim: (THREADS, 1, 1),
+        shared_mem_bytes: 0,
+    }
+}
+
+/// A part of the memory of a contiguous tensor.
+macro_rules! contiguous {
+    ($storage:expr, $layout:expr, $number:ty) => {{
+        let Some((start, end)) = $layout.contiguous_offsets() else {
+            bail!("not contiguous: {:?}", $layout)
+        };
+        $storage.as_cuda_slice::<$number>()?.slice(start..end)
+    }};
+}
+pub(super) use contiguous;
+
+/// SwiGLU of rows that hold gate and up side by side: `silu(gate) · up`. `[R, 2·F]` to `[R, F]`
+pub(in crate::model) struct SwiGlu;
+
+impl SwiGlu {
+    #[allow(unsafe_code)]
+    fn of<T: CudaDType + DeviceRepr>(both: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
+        let (rows, both_width) = layout.shape().dims2()?;
+        let width = both_width / 2;
+        let card = both.device();
+        let kernel = kernel(card, "swiglu", both.dtype())?;
+        let both = contiguous!(both, layout, T);
+        // SAFETY: the kernel writes all of it.
+        let out = unsafe { card.alloc::<T>(rows * width) }?;
+        let per_row = width as u32;
+        let mut builder = kernel.builder();
+        builder.arg(&both).arg(&per_row).arg(&out);
+        // SAFETY: the arguments are those of the kernel: `rows` rows of twice the width, and room
+        // for as many of the width.
+        unsafe { builder.launch(blocks(width.div_ceil(THREADS as usize), rows)) }.w()?;
+        Ok(CudaStorage::wrap_cuda_slice(out, card.clone()))
+    }
+}
+
+impl CustomOp1 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("the kernel is for cards")
+    }
+
+    fn cuda_fwd(&self, both: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let out = match both.dtype() {
+            DType::F32 => Self::of::<f32>(both, layout),
+            DType::BF16 => Self::of::<bf16>(both, layout),
+            DType::F16 => Self::of::<f16>(both, layout),
+            other => bail!("no kernel for {other:?}"),
+        };
+        let (rows, both_width) = layout.shape().dims2()?;
+        Ok((out?, Shape::from((rows, both_width / 2))))
+    }
+}
+
+/// The sum of two arrays of rows `[R, D]`, and behind it its RMS norm with a weight `[D]`.
+/// `[2, R, D]`
+pub(in crate::model) struct AddNorm {
+    pub eps: f32,
+}
+
+type Operand<'a> = (&'a CudaStorage, &'a Layout);
+
+impl AddNorm {
+    #[allow(unsafe_code)]
+    fn of<T: CudaDType + DeviceRepr>(
+        &self,
+        (xs, layout): Operand<'_>,
+        (delta, delta_layout): Operand<'_>,
+        (weight, weight_layout): Operand<'_>,
+    ) -> Result<CudaStorage> {
+        let (rows, width) = layout.shape().dims2()?;
+        if layout.dims() != delta_layout.dims() || weight_layout.dims() != [width] {
+            bail!("cannot add and norm {layout:?}, {delta_layout:?}, {weight_layout:?}")
+        }
+        let card = xs.device();
+        let kernel = kernel(card, "add_norm", xs.dtype())?;
+        let xs = contiguous!(xs, layout, T);
+        let delta = contiguous!(delta, delta_layout, T);
+        let weight = contiguous!(weight, weight_layout, T);
+        // SAFETY: the kernel writes all of it.
+        let out = unsafe { card.alloc::<T>(2 * rows * width) }?;
+        let per_row = width as u32;
+        let mut builder = kernel.builder();
+        builder.arg(&xs).arg(&delta).arg(&weight);
+        builder.arg(&per_row).arg(&self.eps).arg(&out);
+        // SAFETY: the arguments are those of the kernel: `rows` rows of this width twice, a weight
+        // of the width, and room for twice the rows.
+        unsafe { builder.launch(blocks(rows, 1)) }.w()?;
+        Ok(CudaStorage::wrap_cuda_slice(out, card.clone()))
+    }
+}
+
+impl CustomOp3 for AddNorm {
+    fn name(&self) -> &'static str {
+        "add-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("the kernel is for cards")
+    }
+
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        layout: &Layout,
+        delta: &CudaStorage,
+        delta_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let operands = ((xs, layout), (delta, delta_layout), (weight, weight_layout));
+        let (xs, delta, weight) = operands;
+        let out = match xs.0.dtype() {
+            DType::F32 => self.of::<f32>(xs, delta, weight),
+            DType::BF16 => self.of::<bf16>(xs, delta, weight),
+            DType::F16 => self.of::<f16>(xs, delta, weight),
+            other => bail!("no kernel for {other:?}"),
+        };
+        let (rows, width) = layout.shape().dims2()?;
+        Ok((out?, Shape::from((2, rows, width))))
+    }
+}
+
+/// Queries, keys and values of rows `[R, heads·E]` with their bias `[heads, 1, E]`, each head rotated
+/// by cosines and sines of its group `[groups, R, E/2]`. `[heads, R, E]` in float32
+pub(in crate::model) struct RotateHeads<'a> {
+    pub bias: Option<&'a Tensor>,
+}
+
+impl RotateHeads<'_> {
+    #[allow(unsafe_code)]
+    fn of<T: CudaDType + DeviceRepr>(
+        &self,
+        (projected, layout): Operand<'_>,
+        (cosines, cosines_layout): Operand<'_>,
+        (sines, sines_layout): Operand<'_>,
+        [heads, rows, e]: [usize; 3],
+    ) -> Result<CudaStorage> {
+        let groups = cosines_layout.dims()[0];
+        let card = projected.device();
+        let kernel = kernel(card, "rotate_heads", projected.dtype())?;
+        let projected = contiguous!(projected, layout, T);
+        let cosines = contiguous!(cosines, cosines_layout, f32);
+        let sines = contiguous!(sines, sines_layout, f32);
+        let bias = self.bias.map(Tensor::storage_and_layout);
+        let bias = match &bias {
+            Some((storage, layout)) => match &**storage {
+                Storage::Cuda(storage) if layout.shape().elem_count() == heads * e => {
+                    Some(contiguous!(storage, layout, f32))
+                }
+                _ => bail!("no bias of {heads} heads on the card"),
+            },
+            None => None,
+        };
+        // SAFETY: the kernel writes all of it.
+        let out = unsafe { card.alloc::<f32>(heads * rows * e) }?;
+        let (per_group, half) = ((heads / groups) as u32, (e / 2) as u32);
+        let mut builder = kernel.builder();
+        builder.arg(&projected);
+        match &bias {
+            Some(bias) => builder.arg(bias),
+            None => builder.arg(&0u64),
+        };
+        builder.arg(&cosines).arg(&sines);
+        builder.arg(&per_group).arg(&half).arg(&out);
+        let launch = LaunchConfig {
+            block_dim: (half.next_multiple_of(32).min(THREADS), 1, 1),
+            ..blocks(rows, heads)
+        };
+        // SAFETY: the arguments are those of the kernel, and `cuda_fwd` has compared their shapes:
+        // `rows` rows of all heads, a bias for each of these, angles of each group, and room for as
+        // many heads.
+        unsafe { builder.launch(launch) }.w()?;
+        Ok(CudaStorage::wrap_cuda_slice(out, card.clone()))
+    }
+}
+
+impl CustomOp3 for RotateHeads<'_> {
+    fn name(&self) -> &'static str {
+        "rotate-heads"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("the kernel is for cards")
+    }
+
+    fn cuda_fwd(
+        &self,
+        projected: &CudaStorage,
+        layout: &Layout,
+        cosines: &CudaStorage,
+        cosines_layout: &Layout,
+        sines: &CudaStorage,
+        sines_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (rows, width) = layout.shape().dims2()?;
+        let (groups, angle_rows, half) = cosines_layout.shape().dims3()?;
+        let heads = width / (2 * half).max(1);
+        let is_whole = width == heads * 2 * half && heads.is_multiple_of(groups.max(1));
+        if angle_rows != rows || sines_layout.dims() != cosines_layout.dims() || !is_whole {
+            bail!("cannot rotate {layout:?} by {cosines_layout:?} and {sines_layout:?}")
+        }
+        let shape = [heads, rows, 2 * half];
+        let operands = (
+            (projected, layout),
+            (cosines, cosines_layout),
+            (sines, sines_layout),
+        );
+        let (projected, cosines, sines) = operands;
+        let out = match projected.0.dtype() {
+            DType::F32 => self.of::<f32>(projected, cosines, sines, shape),
+            DType::BF16 => self.of::<bf16>(projected, cosines, sines, shape),
+            DType::F16 => self.of::<f16>(projected, cosines, sines, shape),
+            other => bail!("no kernel for {other:?}"),
+        };
+        Ok((out?, Shape::from(shape.to_vec())))
+    }
+}
