@@ -2,23 +2,27 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::{CudaDType, CudaFunc, WrapErr};
+use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp3, DType, Layout, Result, Shape,
-    Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor,
+    bail,
 };
 use half::{bf16, f16};
 
 /// Made of `kernels.cu`. The driver compiles it for the card that it finds.
-const PTX: &str = include_str!("kernels.ptx");
+pub(super) const PTX: &str = include_str!("kernels.ptx");
 
 /// Threads of a block, as the kernels have them.
 const THREADS: u32 = 512;
 
 /// A kernel for numbers of a type: float32, bfloat16 or float16.
-pub(super) fn kernel(card: &CudaDevice, name: &str, dtype: DType) -> Result<CudaFunc> {
-    card.get_or_load_custom_func(&format!("{name}_{}", dtype.as_str()), "diffucoder", PTX)
+macro_rules! kernel {
+    ($card:expr, $name:literal, $dtype:expr) => {{
+        let name = format!("{}_{}", $name, $dtype.as_str());
+        $card.get_or_load_custom_func(&name, "diffucoder", $crate::model::card::kernels::PTX)?
+    }};
 }
+pub(super) use kernel;
 
 /// So many blocks of threads.
 pub(super) fn blocks(x: usize, y: usize) -> LaunchConfig {
@@ -49,7 +53,7 @@ impl SwiGlu {
         let (rows, both_width) = layout.shape().dims2()?;
         let width = both_width / 2;
         let card = both.device();
-        let kernel = kernel(card, "swiglu", both.dtype())?;
+        let kernel = kernel!(card, "swiglu", both.dtype());
         let both = contiguous!(both, layout, T);
         // SAFETY: the kernel writes all of it.
         let out = unsafe { card.alloc::<T>(rows * width) }?;
@@ -105,7 +109,7 @@ impl AddNorm {
             bail!("cannot add and norm {layout:?}, {delta_layout:?}, {weight_layout:?}")
         }
         let card = xs.device();
-        let kernel = kernel(card, "add_norm", xs.dtype())?;
+        let kernel = kernel!(card, "add_norm", xs.dtype());
         let xs = contiguous!(xs, layout, T);
         let delta = contiguous!(delta, delta_layout, T);
         let weight = contiguous!(weight, weight_layout, T);
@@ -178,7 +182,7 @@ impl RotateHeads<'_> {
     ) -> Result<CudaStorage> {
         let groups = cosines_layout.dims()[0];
         let card = projected.device();
-        let kernel = kernel(card, "rotate_heads", projected.dtype())?;
+        let kernel = kernel!(card, "rotate_heads", projected.dtype());
         let projected = contiguous!(projected, layout, T);
         let cosines = contiguous!(cosines, cosines_layout, f32);
         let sines = contiguous!(sines, sines_layout, f32);

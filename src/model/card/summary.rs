@@ -50,7 +50,7 @@ fn summarize<T: CudaDType + DeviceRepr>(
 ) -> Result<Vec<u32>> {
     let (positions, vocabulary) = layout.shape().dims2()?;
     let card = logits.device();
-    let kernel = kernel(card, "summarize", logits.dtype())?;
+    let kernel = kernel!(card, "summarize", logits.dtype());
     let logits = contiguous!(logits, layout, T);
     let vocabulary = vocabulary as u32;
     let barred = asked.barred.iter().map(|token| token.unwrap_or(u32::MAX));
@@ -74,7 +74,7 @@ fn summarize<T: CudaDType + DeviceRepr>(
     read_back(card, &out.slice(..), |words: &[u32]| {
         found.extend_from_slice(words)
     })?;
-    Ok(Some(found.chunks_exact(words).map(summary).collect()))
+    Ok(found)
 }
 
 /// As the kernel leaves it; `None` of a row that is not finite.

@@ -53,8 +53,14 @@ fn pass(model: &mut Model, refresh: &[usize], number: u32) -> Vec<f32> {
 }
 
 /// What a pass of scattered rows launches, once the others have their keys and values.
-fn launches(layers: usize, dtype: DType) -> usize {
-    let mut model = on_tensors(&config("dream", layers), dtype);
+fn launches(layers: usize, storage: Storage) -> usize {
+    let config = config("dream", layers);
+    let weights = Checkpoint::synthetic(&config, None).unwrap();
+    let target = Target {
+        storage,
+        ..target(DType::F32)
+    };
+    let mut model = Model::load_on_tensors(&config, weights, &target, &mut |_, _| ()).unwrap();
     pass(&mut model, &(0..60).collect::<Vec<_>>(), 0);
     LAUNCHES.set(0);
     pass(&mut model, &[9, 30, 41, 42, 58], 1);
@@ -64,15 +70,19 @@ fn launches(layers: usize, dtype: DType) -> usize {
 /// At few rows a launch takes as long as what it does. A pass of 28 layers once had 1,070.
 #[test]
 fn launches_of_a_pass() {
-    for (dtype, layer, all) in [(DType::F32, 13, 374), (DType::BF16, 13, 375)] {
-        let (two, five) = (launches(2, dtype), launches(5, dtype));
+    for (storage, layer, all) in [
+        (Storage::Dense(DType::F32), 13, 374),
+        (Storage::Dense(DType::BF16), 13, 375),
+        (Storage::Quantized(Format::Q8_0), 17, 487), // inputs are quantized, too
+    ] {
+        let (two, five) = (launches(2, storage), launches(5, storage));
         let each = (five - two) / 3;
         let rest = two - 2 * each;
         let whole = rest + 28 * each;
         assert_eq!(
             (each, whole),
             (layer, all),
-            "{dtype:?}: {rest} beside the layers"
+            "{storage:?}: {rest} beside the layers"
         );
     }
 }
