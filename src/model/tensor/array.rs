@@ -163,19 +163,19 @@ impl Array {
     /// Of products `[R, heads·E]` the heads with their bias `[heads, 1, E]`, each rotated by cosines
     /// and sines of its group `[groups, R, E/2]`: `[heads, R, E]` in float32. `in_parts` does the same
     /// by several launches.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
     pub fn rotated_heads(
         &self,
-        _bias: Option<&Self>,
-        [_cosines, _sines]: [&Self; 2],
+        bias: Option<&Self>,
+        [cosines, sines]: [&Self; 2],
         in_parts: impl FnOnce() -> Result<Self>,
     ) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if self.0.device().is_cuda() {
-            let bias = _bias.map(|bias| &bias.0);
+            let bias = bias.map(|bias| &bias.0);
             let op = RotateHeads { bias };
-            return (self.0)
-                .apply_op3_no_bwd(&_cosines.0, &_sines.0, &op)
-                .map(Self);
+            let rotated = self.0.apply_op3_no_bwd(&cosines.0, &sines.0, &op);
+            return rotated.map(Self);
         }
         as_one(in_parts)
     }
