@@ -96,16 +96,33 @@ __device__ void add_norm(const T* xs, const T* delta, const T* weight, unsigned 
     }
 }
 
+constexpr unsigned MOST_CANVASES = 64;
+
+// Keys and then values of some canvases, `[2 groups, capacity, width]` each, in float32.
+struct Caches {
+    float* key_values[MOST_CANVASES];
+    unsigned capacity[MOST_CANVASES];
+};
+
 // Queries, keys and values of rows `[rows, heads, 2 half]`, with a bias or none, each head rotated
-// by the cosines and sines of its group `[heads / per_group, rows, half]`: `[heads, rows, 2 half]`,
-// a block for each head of each row.
+// by the cosines and sines of its group `[heads / per_group, rows, half]`, a block for each head of
+// each row. The queries come out as `[queries, rows, 2 half]`; keys and values are put in the
+// caches at `places`, a canvas and an index for each row, `[2, rows]`.
 template <class T>
-__device__ void rotate_heads(const T* projected, const float* bias, const float* cosines,
-                             const float* sines, unsigned per_group, unsigned half, float* out) {
+__device__ void store_heads(const T* projected, const float* bias, const float* cosines,
+                            const float* sines, unsigned per_group, unsigned half,
+                            unsigned queries, const unsigned* places, const Caches& caches,
+                            float* out) {
     const unsigned row = blockIdx.x, rows = gridDim.x, head = blockIdx.y, heads = gridDim.y;
     projected += (size_t(row) * heads + head) * 2 * half;
-    out += (size_t(head) * rows + row) * 2 * half;
     const size_t angles = (size_t(head / per_group) * rows + row) * half;
+    if (head < queries) {
+        out += (size_t(head) * rows + row) * 2 * half;
+    } else {
+        const unsigned canvas = places[row], index = places[rows + row];
+        const size_t first = size_t(head - queries) * caches.capacity[canvas];
+        out = caches.key_values[canvas] + (first + index) * 2 * half;
+    }
     for (unsigned at = threadIdx.x; at < half; at += blockDim.x) {
         float x = widen(projected[at]), y = widen(projected[half + at]);
         if (bias != nullptr) {
@@ -115,6 +132,132 @@ __device__ void rotate_heads(const T* projected, const float* bias, const float*
         const float cosine = cosines[angles + at], sine = sines[angles + at];
         out[at] = x * cosine - y * sine;
         out[half + at] = x * sine + y * cosine;
+    }
+}
+
+template <class T>
+__device__ void put(void* numbers, size_t at, float number) {
+    static_cast<T*>(numbers)[at] = narrow<T>(number);
+}
+
+constexpr unsigned KEYS = 128;        // that a block looks at together: one a thread
+constexpr unsigned QUERIES = 8;       // heads of a group that it does so for
+constexpr unsigned MOST_WIDTH = 256;  // of a head
+constexpr unsigned WARP = 32;
+constexpr unsigned ALL_LANES = ~0u;
+
+// Attention of rows to the first positions of their canvases, with a running maximum (arXiv
+// 2205.14135, algorithm 1): a block for each row, group and `QUERIES` of the group's heads. Scaled
+// queries are `[groups per_group, rows, width]`; `asked` has, for each block's row, its number
+// among these, its canvas, and how many positions it sees: `[3, asked]`. What comes out is of
+// `type`: `[asked, groups per_group width]`.
+enum Type { F32, BF16, F16 };
+
+extern "C" __global__ void __launch_bounds__(KEYS)
+    attend(const float* queries, unsigned rows, unsigned per_group, unsigned width,
+           const unsigned* asked, const Caches caches, Type type, void* out) {
+    __shared__ float4 query[QUERIES * MOST_WIDTH / 4];
+    __shared__ float weights[KEYS * QUERIES];  // scores first
+    __shared__ float largest[QUERIES], sums[QUERIES], factors[QUERIES];
+    const unsigned thread = threadIdx.x, group = blockIdx.y, groups = gridDim.y;
+    const unsigned row = asked[blockIdx.x], canvas = asked[gridDim.x + blockIdx.x];
+    const unsigned seen = asked[2 * gridDim.x + blockIdx.x];
+    const unsigned first = blockIdx.z * QUERIES, quarter = width / 4;
+    const unsigned count = min(QUERIES, per_group - first);
+    const size_t capacity = caches.capacity[canvas];
+    const float* keys = caches.key_values[canvas] + group * capacity * width;
+    const float* values = keys + groups * capacity * width;
+    for (unsigned at = thread; at < QUERIES * quarter; at += KEYS) {
+        const unsigned head = at / quarter;
+        const size_t from = size_t(group * per_group + first + head) * rows + row;
+        const float4 zero = {0, 0, 0, 0};
+        const float4* numbers = reinterpret_cast<const float4*>(queries + from * width);
+        query[at] = head < count ? numbers[at % quarter] : zero;
+    }
+    if (thread < QUERIES) {
+        largest[thread] = -3.402823466e38f;
+        sums[thread] = 0;
+    }
+    float outputs[MOST_WIDTH / KEYS][QUERIES] = {};
+#pragma unroll 1
+    for (unsigned start = 0; start < seen; start += KEYS) {
+        __syncthreads();
+        const unsigned here = min(KEYS, seen - start);
+        if (thread < here) {
+            float scores[QUERIES] = {};
+            const float* from = keys + size_t(start + thread) * width;
+            const float4* key = reinterpret_cast<const float4*>(from);
+#pragma unroll 2
+            for (unsigned at = 0; at < quarter; at++) {
+                const float4 k = key[at];
+                for (unsigned head = 0; head < QUERIES; head++) {
+                    const float4 q = query[head * quarter + at];
+                    scores[head] += k.x * q.x + k.y * q.y + k.z * q.z + k.w * q.w;
+                }
+            }
+            for (unsigned head = 0; head < QUERIES; head++) {
+                weights[thread * QUERIES + head] = scores[head];
+            }
+        }
+        __syncthreads();
+        // A warp for each of the heads, one after the other.
+        const unsigned lane = thread % WARP;
+#pragma unroll 1
+        for (unsigned head = thread / WARP; head < QUERIES; head += KEYS / WARP) {
+            float most = largest[head];
+            for (unsigned key = lane; key < here; key += WARP) {
+                most = fmaxf(most, weights[key * QUERIES + head]);
+            }
+            for (unsigned half = WARP / 2; half > 0; half /= 2) {
+                most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, half));
+            }
+            float sum = 0;
+            for (unsigned key = lane; key < here; key += WARP) {
+                const float weight = expf(weights[key * QUERIES + head] - most);
+                weights[key * QUERIES + head] = weight;
+                sum += weight;
+            }
+            for (unsigned half = WARP / 2; half > 0; half /= 2) {
+                sum += __shfl_xor_sync(ALL_LANES, sum, half);
+            }
+            __syncwarp();
+            if (lane == 0) {
+                factors[head] = expf(largest[head] - most);
+                sums[head] = sums[head] * factors[head] + sum;
+                largest[head] = most;
+            }
+        }
+        __syncthreads();
+        for (unsigned i = 0; i < MOST_WIDTH / KEYS; i++) {
+            const unsigned at = i * KEYS + thread;
+            if (at >= width) {
+                continue;
+            }
+            for (unsigned head = 0; head < QUERIES; head++) {
+                outputs[i][head] *= factors[head];
+            }
+#pragma unroll 4
+            for (unsigned key = 0; key < here; key++) {
+                const float value = values[(start + key) * size_t(width) + at];
+                for (unsigned head = 0; head < QUERIES; head++) {
+                    outputs[i][head] += weights[key * QUERIES + head] * value;
+                }
+            }
+        }
+    }
+    __syncthreads();
+    const size_t heads = size_t(groups) * per_group;
+    for (unsigned i = 0; i < MOST_WIDTH / KEYS; i++) {
+        const unsigned at = i * KEYS + thread;
+        for (unsigned head = 0; head < count && at < width; head++) {
+            const size_t to = blockIdx.x * heads + group * per_group + first + head;
+            const float output = outputs[i][head] / sums[head];
+            switch (type) {
+                case F32: put<float>(out, to * width + at, output); break;
+                case BF16: put<bfloat16>(out, to * width + at, output); break;
+                case F16: put<float16>(out, to * width + at, output); break;
+            }
+        }
     }
 }
 
@@ -251,9 +394,12 @@ __device__ void summarize(const T* logits, unsigned vocabulary, const unsigned* 
         add_norm(xs, delta, weight, width, eps, out);                                              \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                          \
-        rotate_heads_##TYPE(const NUMBER* projected, const float* bias, const float* cosines,      \
-                            const float* sines, unsigned per_group, unsigned half, float* out) {   \
-        rotate_heads(projected, bias, cosines, sines, per_group, half, out);                       \
+        store_heads_##TYPE(const NUMBER* projected, const float* bias, const float* cosines,       \
+                           const float* sines, unsigned per_group, unsigned half,                  \
+                           unsigned queries, const unsigned* places, const Caches caches,          \
+                           float* out) {                                                           \
+        store_heads(projected, bias, cosines, sines, per_group, half, queries, places, caches,     \
+                    out);                                                                          \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                          \
         summarize_##TYPE(const NUMBER* logits, unsigned vocabulary, const unsigned* barred,        \

@@ -4,8 +4,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, DType, Layout, Result, Shape, bail,
 };
 use half::{bf16, f16};
 
@@ -13,14 +12,16 @@ use half::{bf16, f16};
 pub(super) const PTX: &str = include_str!("kernels.ptx");
 
 /// Threads of a block, as the kernels have them.
-const THREADS: u32 = 512;
+pub(super) const THREADS: u32 = 512;
 
-/// A kernel for numbers of a type: float32, bfloat16 or float16.
+/// A kernel by its name, or that for numbers of a type: float32, bfloat16 or float16.
 macro_rules! kernel {
-    ($card:expr, $name:literal, $dtype:expr) => {{
-        let name = format!("{}_{}", $name, $dtype.as_str());
-        $card.get_or_load_custom_func(&name, "diffucoder", $crate::model::card::kernels::PTX)?
-    }};
+    ($card:expr, $name:literal, $dtype:expr) => {
+        kernel!($card, &format!("{}_{}", $name, $dtype.as_str()))
+    };
+    ($card:expr, $name:expr) => {
+        $card.get_or_load_custom_func($name, "diffucoder", $crate::model::card::kernels::PTX)?
+    };
 }
 pub(super) use kernel;
 
@@ -36,8 +37,9 @@ pub(super) fn blocks(x: usize, y: usize) -> LaunchConfig {
 /// A part of the memory of a contiguous tensor.
 macro_rules! contiguous {
     ($storage:expr, $layout:expr, $number:ty) => {{
-        let Some((start, end)) = $layout.contiguous_offsets() else {
-            bail!("not contiguous: {:?}", $layout)
+        let layout: &Layout = $layout;
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("not contiguous: {layout:?}")
         };
         $storage.as_cuda_slice::<$number>()?.slice(start..end)
     }};
@@ -94,7 +96,8 @@ pub(in crate::model) struct AddNorm {
     pub eps: f32,
 }
 
-type Operand<'a> = (&'a CudaStorage, &'a Layout);
+/// Numbers, and where they are among those of a storage.
+pub(super) type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
 impl AddNorm {
     #[allow(unsafe_code)]
@@ -162,109 +165,5 @@ impl CustomOp3 for AddNorm {
         };
         let (rows, width) = layout.shape().dims2()?;
         Ok((out?, Shape::from((2, rows, width))))
-    }
-}
-
-/// Queries, keys and values of rows `[R, heads·E]` with their bias `[heads, 1, E]`, each head rotated
-/// by cosines and sines of its group `[groups, R, E/2]`. `[heads, R, E]` in float32
-pub(in crate::model) struct RotateHeads<'a> {
-    pub bias: Option<&'a Tensor>,
-}
-
-impl RotateHeads<'_> {
-    #[allow(unsafe_code)]
-    fn of<T: CudaDType + DeviceRepr>(
-        &self,
-        (projected, layout): Operand<'_>,
-        (cosines, cosines_layout): Operand<'_>,
-        (sines, sines_layout): Operand<'_>,
-        [heads, rows, e]: [usize; 3],
-    ) -> Result<CudaStorage> {
-        let groups = cosines_layout.dims()[0];
-        let card = projected.device();
-        let kernel = kernel!(card, "rotate_heads", projected.dtype());
-        let projected = contiguous!(projected, layout, T);
-        let cosines = contiguous!(cosines, cosines_layout, f32);
-        let sines = contiguous!(sines, sines_layout, f32);
-        let bias = self.bias.map(Tensor::storage_and_layout);
-        let bias = match &bias {
-            Some((storage, layout)) => match &**storage {
-                Storage::Cuda(storage) if layout.shape().elem_count() == heads * e => {
-                    Some(contiguous!(storage, layout, f32))
-                }
-                _ => bail!("no bias of {heads} heads on the card"),
-            },
-            None => None,
-        };
-        // SAFETY: the kernel writes all of it.
-        let out = unsafe { card.alloc::<f32>(heads * rows * e) }?;
-        let (per_group, half) = ((heads / groups) as u32, (e / 2) as u32);
-        let mut builder = kernel.builder();
-        builder.arg(&projected);
-        match &bias {
-            Some(bias) => builder.arg(bias),
-            None => builder.arg(&0u64),
-        };
-        builder.arg(&cosines).arg(&sines);
-        builder.arg(&per_group).arg(&half).arg(&out);
-        let launch = LaunchConfig {
-            block_dim: (half.next_multiple_of(32).min(THREADS), 1, 1),
-            ..blocks(rows, heads)
-        };
-        // SAFETY: the arguments are those of the kernel, and `cuda_fwd` has compared their shapes:
-        // `rows` rows of all heads, a bias for each of these, angles of each group, and room for as
-        // many heads.
-        unsafe { builder.launch(launch) }.w()?;
-        Ok(CudaStorage::wrap_cuda_slice(out, card.clone()))
-    }
-}
-
-impl CustomOp3 for RotateHeads<'_> {
-    fn name(&self) -> &'static str {
-        "rotate-heads"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("the kernel is for cards")
-    }
-
-    fn cuda_fwd(
-        &self,
-        projected: &CudaStorage,
-        layout: &Layout,
-        cosines: &CudaStorage,
-        cosines_layout: &Layout,
-        sines: &CudaStorage,
-        sines_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (rows, width) = layout.shape().dims2()?;
-        let (groups, angle_rows, half) = cosines_layout.shape().dims3()?;
-        let heads = width / (2 * half).max(1);
-        let is_whole = width == heads * 2 * half && heads.is_multiple_of(groups.max(1));
-        if angle_rows != rows || sines_layout.dims() != cosines_layout.dims() || !is_whole {
-            bail!("cannot rotate {layout:?} by {cosines_layout:?} and {sines_layout:?}")
-        }
-        let shape = [heads, rows, 2 * half];
-        let operands = (
-            (projected, layout),
-            (cosines, cosines_layout),
-            (sines, sines_layout),
-        );
-        let (projected, cosines, sines) = operands;
-        let out = match projected.0.dtype() {
-            DType::F32 => self.of::<f32>(projected, cosines, sines, shape),
-            DType::BF16 => self.of::<bf16>(projected, cosines, sines, shape),
-            DType::F16 => self.of::<f16>(projected, cosines, sines, shape),
-            other => bail!("no kernel for {other:?}"),
-        };
-        Ok((out?, Shape::from(shape.to_vec())))
     }
 }

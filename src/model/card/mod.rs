@@ -1,5 +1,6 @@
 //! What a CUDA card is asked beside the tensor library.
 
+mod attention;
 mod kernels;
 mod summary;
 
@@ -14,7 +15,8 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tenso
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-pub(super) use self::kernels::{AddNorm, RotateHeads, SwiGlu};
+pub(super) use self::attention::{Attend, MOST_CANVASES, StoreHeads};
+pub(super) use self::kernels::{AddNorm, SwiGlu};
 pub(super) use self::summary::summaries;
 
 /// Memory that is left for activations and cached keys and values.

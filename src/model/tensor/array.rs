@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::diffusion::{Asked, Predicted, Summary};
 #[cfg(feature = "cuda")]
-use crate::model::card::{self, AddNorm, RotateHeads, SwiGlu};
+use crate::model::card::{self, AddNorm, Attend, StoreHeads, SwiGlu};
 
 #[cfg(test)]
 thread_local! {
@@ -23,13 +23,13 @@ fn launches(_count: usize) {
     LAUNCHES.set(LAUNCHES.get() + _count);
 }
 
-/// What is one launch where there is a kernel for it, by operations that are several.
-fn as_one<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// What kernels of our own do in so many launches, by operations that are more.
+pub(super) fn as_launches<T>(_count: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
     #[cfg(test)]
     let before = LAUNCHES.get();
     let done = work();
     #[cfg(test)]
-    LAUNCHES.set(before + 1);
+    LAUNCHES.set(before + _count);
     done
 }
 
@@ -141,7 +141,11 @@ impl Array {
             let gate = self.narrow(1, 0, width)?.silu()?;
             gate.mul(&self.narrow(1, width, width)?)
         };
-        if is_fused { as_one(in_two) } else { in_two() }
+        if is_fused {
+            as_launches(1, in_two)
+        } else {
+            in_two()
+        }
     }
 
     /// The sum with another of the same shape, and its norm. `[R, D]` each
@@ -157,27 +161,38 @@ impl Array {
             let normed = sum.normed(norm)?;
             Ok([sum, normed])
         };
-        if is_fused { as_one(in_two) } else { in_two() }
+        if is_fused {
+            as_launches(1, in_two)
+        } else {
+            in_two()
+        }
     }
 
-    /// Of products `[R, heads·E]` the heads with their bias `[heads, 1, E]`, each rotated by cosines
-    /// and sines of its group `[groups, R, E/2]`: `[heads, R, E]` in float32. `in_parts` does the same
-    /// by several launches.
-    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
-    pub fn rotated_heads(
+    /// Of products `[R, (H + 2·G)·E]` on a card, the keys and values put in the caches of their
+    /// canvases, and the attention of the rows that are asked for. `[asked, H·E]`
+    #[cfg(feature = "cuda")]
+    pub fn attended_at_once(
         &self,
         bias: Option<&Self>,
         [cosines, sines]: [&Self; 2],
-        in_parts: impl FnOnce() -> Result<Self>,
+        [places, asked]: [&Self; 2],
+        caches: &[&Self],
+        groups: usize,
     ) -> Result<Self> {
-        #[cfg(feature = "cuda")]
-        if self.0.device().is_cuda() {
-            let bias = bias.map(|bias| &bias.0);
-            let op = RotateHeads { bias };
-            let rotated = self.0.apply_op3_no_bwd(&cosines.0, &sines.0, &op);
-            return rotated.map(Self);
-        }
-        as_one(in_parts)
+        let caches: Vec<&Tensor> = caches.iter().map(|cache| &cache.0).collect();
+        let store = StoreHeads {
+            bias: bias.map(|bias| &bias.0),
+            places: &places.0,
+            caches: &caches,
+            kv_heads: 2 * groups,
+        };
+        let attend = Attend {
+            caches: &caches,
+            groups,
+            dtype: self.dtype(),
+        };
+        let queries = (self.0).apply_op3_no_bwd(&cosines.0, &sines.0, &store)?;
+        queries.apply_op2_no_bwd(&asked.0, &attend).map(Self)
     }
 
     pub fn softmax(&self) -> Result<Self> {

@@ -4,11 +4,14 @@ use candle_core::{DType, Device, Result};
 use candle_nn::RmsNorm;
 
 use super::super::Loader;
-use super::array::Array;
+use super::array::{Array, as_launches};
 use super::linear::Linear;
 use super::rope::Rotation;
 use crate::model::config::Config;
 use crate::weights::WeightsError;
+
+/// The widest head that kernels of our own attend with.
+pub(super) const MOST_WIDTH: usize = 256;
 
 pub(super) struct Attention {
     norms: Option<[RmsNorm; 2]>, // of each head of queries and of keys
@@ -26,7 +29,26 @@ pub(super) struct At {
     pub rotation: Rotation,
     /// Whether kernels of our own do what else takes several launches.
     pub is_fused: bool,
+    /// Whether these attend, too, whatever the number of canvases.
+    pub attends_at_once: bool,
+    /// For these kernels, on a card.
+    #[cfg(feature = "cuda")]
+    pub places: Option<Places>,
+    /// For the tensor library, elsewhere.
     pub canvases: Vec<Canvas>,
+}
+
+/// Where the rows of some canvases are, one canvas after the other, as kernels of our own have it.
+#[cfg(feature = "cuda")]
+pub(super) struct Places {
+    /// The canvas of each row, and where its keys and values are kept. `[2, R]`
+    pub rows: Array,
+    /// Each row, its canvas and how many positions it sees. `[3, R]`
+    pub asked: Array,
+    /// The same of the rows that the head is asked about. `[3, outputs]`
+    pub asked_for_outputs: Array,
+    /// Number of positions of each canvas.
+    pub lens: Vec<usize>,
 }
 
 /// Where the rows of a canvas are.
@@ -119,14 +141,51 @@ impl Attention {
         kept: Option<&Array>,
     ) -> Result<Array> {
         let projected = self.qkv_proj.forward(xs)?;
-        let rotated = || at.rotation.apply(&self.heads(&projected)?);
-        let heads = match at.is_fused && self.norms.is_none() {
-            true => {
-                let parts = at.rotation.parts();
-                projected.rotated_heads(self.qkv_bias.as_ref(), parts, rotated)?
-            }
-            false => rotated()?,
+        #[cfg(feature = "cuda")]
+        if let Some(places) = &at.places {
+            let attended = self.attended_at_once(key_values, &projected, at, places, kept)?;
+            return self.o_proj.forward(&attended);
+        }
+        let in_parts = || self.attended(key_values, &projected, at, kept);
+        let attended = match at.attends_at_once {
+            true => as_launches(2, in_parts),
+            false => in_parts(),
         };
+        self.o_proj.forward(&attended?)
+    }
+
+    /// By kernels of our own.
+    #[cfg(feature = "cuda")]
+    fn attended_at_once<'a>(
+        &self,
+        key_values: impl Iterator<Item = &'a mut KeyValues>,
+        projected: &Array,
+        at: &At,
+        places: &Places,
+        kept: Option<&Array>,
+    ) -> Result<Array> {
+        let [cosines, sines] = at.rotation.parts();
+        let shape = [2 * self.kv_heads, self.head_dim];
+        let caches = key_values.zip(&places.lens);
+        let caches = caches.map(|(key_values, &len)| Ok(&*key_values.room(shape, len, cosines)?));
+        let caches = caches.collect::<Result<Vec<_>>>()?;
+        let asked = match kept {
+            Some(_) => &places.asked_for_outputs,
+            None => &places.asked,
+        };
+        let (bias, places) = (self.qkv_bias.as_ref(), [&places.rows, asked]);
+        projected.attended_at_once(bias, [cosines, sines], places, &caches, self.kv_heads)
+    }
+
+    /// By the tensor library, one canvas after the other.
+    fn attended<'a>(
+        &self,
+        key_values: impl Iterator<Item = &'a mut KeyValues>,
+        projected: &Array,
+        at: &At,
+        kept: Option<&Array>,
+    ) -> Result<Array> {
+        let heads = at.rotation.apply(&self.heads(projected)?)?;
         let mut q = heads.narrow(0, 0, self.heads)?; // [H, R, E]
         let kv = heads.narrow(0, self.heads, 2 * self.kv_heads)?; // [2·G, R, E]
         if let Some(kept) = kept {
@@ -140,13 +199,12 @@ impl Attention {
             };
             let kv = key_values.store(&kv.narrow(1, stored, canvas.rows)?, canvas)?;
             let q = q.narrow(1, asked, asking)?;
-            let heads = self
-                .attend(&q, &kv, hidden.as_ref())?
-                .to_dtype(xs.dtype())?;
+            let heads = self.attend(&q, &kv, hidden.as_ref())?;
+            let heads = heads.to_dtype(projected.dtype())?;
             attended.push(heads.reshape(&[asking, self.heads * self.head_dim])?);
             (stored, asked) = (stored + canvas.rows, asked + asking);
         }
-        self.o_proj.forward(&Array::cat(&attended, 0)?)
+        Array::cat(&attended, 0)
     }
 
     /// Queries, keys and values of rows, from their products `[R, (H + 2·G)·E]`. `[H + 2·G, R, E]`
@@ -183,24 +241,29 @@ impl Attention {
 }
 
 impl KeyValues {
-    /// Puts the rows' keys and values `[2·G, R, E]` in; gives those of the whole canvas,
-    /// `[2·G, T, E]`.
-    fn store(&mut self, rows: &Array, at: &Canvas) -> Result<Array> {
-        let &[heads, _, e] = rows.dims() else {
-            candle_core::bail!("no keys and values: {:?}", rows.dims())
-        };
+    /// The cache `[heads, C, E]`, with room for so many positions: what there is of it stays. New
+    /// ones are like the array `like`.
+    fn room(&mut self, [heads, e]: [usize; 2], len: usize, like: &Array) -> Result<&Array> {
         let cache = match self.0.take() {
-            Some(cache) if cache.dim(1)? >= at.len => cache,
+            Some(cache) if cache.dim(1)? >= len => cache,
             old => {
-                let shape = [heads, at.len.next_multiple_of(64), e];
-                let cache = rows.zeros(&shape)?;
+                let cache = like.zeros(&[heads, len.next_multiple_of(64), e])?;
                 if let Some(old) = old {
                     cache.set_run(&old, 1, 0)?;
                 }
                 cache
             }
         };
-        let cache = self.0.insert(cache);
+        Ok(self.0.insert(cache))
+    }
+
+    /// Puts the rows' keys and values `[2·G, R, E]` in; gives those of the whole canvas,
+    /// `[2·G, T, E]`.
+    fn store(&mut self, rows: &Array, at: &Canvas) -> Result<Array> {
+        let &[heads, _, e] = rows.dims() else {
+            candle_core::bail!("no keys and values: {:?}", rows.dims())
+        };
+        let cache = self.room([heads, e], at.len, rows)?;
         let rows = rows.contiguous()?;
         match &at.slots {
             Slots::From(start) => cache.set_run(&rows, 1, *start)?,

@@ -14,11 +14,15 @@ use candle_core::{DType, Device, Result};
 use candle_nn::RmsNorm;
 
 use self::array::Array;
-use self::attention::{At, Attention, Canvas, KeyValues, Slots};
+#[cfg(feature = "cuda")]
+use self::attention::Places;
+use self::attention::{At, Attention, Canvas, KeyValues, MOST_WIDTH, Slots};
 use self::linear::Linear;
 use self::mlp::Mlp;
 use self::rope::Rotary;
 use self::self_test::own_kernels_are_right;
+#[cfg(feature = "cuda")]
+use super::card::MOST_CANVASES;
 use super::embedding::Embedding;
 use super::shared::{CanvasPass, Network, outputs};
 use super::{Loader, Target};
@@ -36,10 +40,21 @@ pub(super) struct Weights {
     dtype: DType,
     device: Device,
     own_kernels: Option<bool>, // whether they are right, if there are any for the device
+    attends_at_once: bool,     // by them
 }
 
 impl Weights {
     pub fn load(
+        config: &Config,
+        target: &Target,
+        loader: &mut Loader<'_>,
+    ) -> std::result::Result<Self, WeightsError> {
+        let own_kernels = own_kernels_are_right(&target.device, target.storage.dtype());
+        Self::load_with(own_kernels, config, target, loader)
+    }
+
+    fn load_with(
+        own_kernels: Option<bool>,
         config: &Config,
         target: &Target,
         loader: &mut Loader<'_>,
@@ -52,7 +67,7 @@ impl Weights {
         let lm_head = loader.head(&embed_tokens)?;
         let groups = config.num_attention_heads / config.num_key_value_heads;
         let rotary = Rotary::new(super::inv_freq(config), groups, &target.device);
-        let dtype = target.storage.dtype();
+        let is_narrow = config.head_dim.is_multiple_of(4) && config.head_dim <= MOST_WIDTH;
         Ok(Self {
             embed_tokens,
             layers,
@@ -60,8 +75,9 @@ impl Weights {
             lm_head: Linear::new(lm_head),
             rotary: loader.built("rotary angles", rotary)?,
             kv_shape: [2 * config.num_key_value_heads, config.head_dim],
-            own_kernels: own_kernels_are_right(&target.device, dtype),
-            dtype,
+            attends_at_once: own_kernels == Some(true) && is_narrow && !config.family.qk_norm,
+            own_kernels,
+            dtype: target.storage.dtype(),
             device: target.device.clone(),
         })
     }
@@ -69,6 +85,45 @@ impl Weights {
     /// Whether kernels of our own compute rightly on the device, if there are any for it.
     pub fn own_kernels(&self) -> Option<bool> {
         self.own_kernels
+    }
+
+    /// Where the rows of some passes are, for kernels of our own on a card.
+    #[cfg(feature = "cuda")]
+    fn places(&self, passes: &[CanvasPass<State>]) -> Result<Option<Places>> {
+        let fits = passes.len() <= MOST_CANVASES;
+        if !(self.attends_at_once && fits && self.device.is_cuda()) {
+            return Ok(None);
+        }
+        let (mut rows, mut asked, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+        for (canvas, pass) in (0u32..).zip(passes) {
+            let first = rows.len() as u32;
+            rows.extend(
+                pass.rows
+                    .indices
+                    .iter()
+                    .map(|&index| [canvas, index as u32]),
+            );
+            let seen = pass.rows.seen.iter().map(|&seen| seen as u32);
+            let all: Vec<_> = (first..)
+                .zip(seen)
+                .map(|(row, seen)| [row, canvas, seen])
+                .collect();
+            outputs.extend(pass.rows.outputs.iter().map(|&row| all[row]));
+            asked.extend(all);
+        }
+        Ok(Some(Places {
+            rows: self.columns(&rows)?,
+            asked: self.columns(&asked)?,
+            asked_for_outputs: self.columns(&outputs)?,
+            lens: passes.iter().map(|pass| pass.ids.len()).collect(),
+        }))
+    }
+
+    /// One column after the other. `[N, rows]`
+    #[cfg(feature = "cuda")]
+    fn columns<const N: usize>(&self, rows: &[[u32; N]]) -> Result<Array> {
+        let columns = (0..N).flat_map(|column| rows.iter().map(move |row| row[column]));
+        Array::upload(columns.collect(), &[N, rows.len()], &self.device)
     }
 
     /// Where the rows of a pass are.
@@ -103,11 +158,22 @@ impl Network for Weights {
         let mut states: Vec<State> = states.collect();
         let positions = passes.iter().flat_map(|pass| &pass.rows.positions);
         let positions: Vec<usize> = positions.copied().collect();
-        let canvases = passes.iter().map(|pass| self.canvas(pass));
+        #[cfg(feature = "cuda")]
+        let places = self.places(passes)?;
+        #[cfg(feature = "cuda")]
+        let is_on_card = places.is_some();
+        #[cfg(not(feature = "cuda"))]
+        let is_on_card = false;
+        let canvases = passes.iter().filter(|_| !is_on_card);
         let at = At {
             rotation: self.rotary.at(&positions, &self.device)?,
             is_fused: self.own_kernels == Some(true),
-            canvases: canvases.collect::<Result<_>>()?,
+            attends_at_once: self.attends_at_once,
+            canvases: canvases
+                .map(|pass| self.canvas(pass))
+                .collect::<Result<_>>()?,
+            #[cfg(feature = "cuda")]
+            places,
         };
         let outputs = outputs(passes.iter().map(|pass| &pass.rows));
         let row_count = outputs.len();

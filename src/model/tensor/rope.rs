@@ -50,6 +50,7 @@ pub(super) struct Rotation {
 
 impl Rotation {
     /// Its cosines and sines. `[groups, T, E / 2]`
+    #[cfg(feature = "cuda")]
     pub fn parts(&self) -> [&Array; 2] {
         [&self.cos, &self.sin]
     }

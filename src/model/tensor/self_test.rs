@@ -2,17 +2,22 @@
 //! another card leave garbage, those for quantized blocks without an error.
 
 use candle_core::quantized::QMatMul;
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::RmsNorm;
+use candle_core::{DType, Device, Error, Result, Tensor};
 
+use super::Weights;
 use super::array::Array;
 use super::linear::Linear;
-use crate::diffusion::{Asked, Shaping, Summary};
+use crate::diffusion::{Asked, Attention, Pass, Predicted, Shaping, Summary};
 use crate::kernels::{Format, Isa};
+use crate::model::Target;
+use crate::model::config::Config;
+use crate::model::loader::{Loader, PackedMatrices};
+use crate::model::rows::Rows;
+use crate::model::shared::{CanvasPass, Network};
 use crate::model::storage::Storage;
 use crate::model::synthetic::random_blocks;
 use crate::model::weight::{Affine, Weight};
-use crate::weights::blocks_on;
+use crate::weights::{Checkpoint, blocks_on};
 
 /// A matrix, and numbers of rows for which the tensor library takes different kernels.
 const SHAPE: (usize, usize) = (64, 512);
@@ -21,9 +26,6 @@ const ROWS: [usize; 3] = [1, 8, 32];
 /// How far from the right product those of bfloat16 and of inputs in 8-bit blocks may be, relative
 /// to it: several times what is to be expected.
 const TOLERANCE: f64 = 0.03;
-
-/// The same of what is computed with nothing in blocks: a step of bfloat16 or two.
-const OWN_TOLERANCE: f64 = 0.01;
 
 /// The first of the forms that `storage` may come to whose products are wrong on `device`.
 ///
@@ -57,61 +59,74 @@ pub(super) fn own_kernels_are_right(device: &Device, dtype: DType) -> Option<boo
     if device.is_metal() {
         return None;
     }
-    let fused_are_right = fused_are_right(device, dtype).unwrap_or(false);
-    Some(fused_are_right && summaries_are_right(device, dtype))
+    let of_network = network_is_right(device, dtype).unwrap_or(false);
+    Some(of_network && summaries_are_right(device, dtype))
 }
 
-/// What SwiGLU, a sum with its norm, and rotated heads come to in one launch and in several.
-fn fused_are_right(device: &Device, dtype: DType) -> Result<bool> {
-    const ROWS: usize = 3;
-    const WIDTH: usize = 1100; // more than a block has threads, and no multiple of them
-    let numbers = |seed: usize, count: usize| -> Vec<f32> {
-        let number = |at| ((at * 37 + seed) % 101) as f32 / 20.0 - 2.5;
-        (0..count).map(number).collect()
+/// Whether a network of random weights says the same with kernels of our own and without, of two
+/// canvases at a time, of which all is computed and then a part.
+fn network_is_right(device: &Device, dtype: DType) -> Result<bool> {
+    // Widths that are more than a block's threads, and no multiples of them; more heads a group than
+    // a block attends with.
+    let config = serde_json::json!({
+        "model_type": "Dream", "hidden_size": 600, "intermediate_size": 520, "head_dim": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 18, "num_key_value_heads": 2,
+        "vocab_size": 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 256,
+    });
+    let config = Config::from_json(config.to_string().as_bytes()).map_err(Error::wrap)?;
+    let target = Target {
+        device: device.clone(),
+        ..Target::cpu(dtype)
     };
-    let on = |device: &Device, is_fused: bool| {
-        let array = |seed, shape: &[usize]| {
-            let numbers = numbers(seed, shape.iter().product());
-            Tensor::from_vec(numbers, shape, device)?.to_dtype(dtype)
-        };
-        let [xs, delta] = [1, 2].map(|seed| array(seed, &[ROWS, WIDTH]));
-        let norm = RmsNorm::new(array(3, &[WIDTH])?, 1e-6);
-        let both = Array::from(array(4, &[ROWS, 2 * WIDTH])?).swiglu(is_fused)?;
-        let [sum, normed] = Array::from(xs?).add_norm(&delta?.into(), &norm, is_fused)?;
-        let (groups, heads, e) = (3, 6, 16);
-        let projected = Array::from(array(5, &[ROWS, heads * e])?);
-        let of_float = |seed, shape: &[usize]| {
-            let numbers = numbers(seed, shape.iter().product());
-            Array::upload(numbers, shape, device)
-        };
-        let bias = of_float(6, &[heads, 1, e])?;
-        let [cosines, sines] = [7, 8].map(|seed| of_float(seed, &[groups, ROWS, e / 2]));
-        let (cosines, sines) = (cosines?, sines?);
-        let in_parts = || {
-            let by_head = projected.reshape(&[ROWS, heads, e])?.transpose(0, 1)?;
-            let biased = by_head.to_dtype(DType::F32)?.add(&bias)?;
-            let grouped = biased.reshape(&[groups, heads / groups, ROWS, e])?;
-            grouped.rotated(&cosines, &sines)
-        };
-        let rotated = projected.rotated_heads(Some(&bias), [&cosines, &sines], in_parts)?;
+    let outputs = |own_kernels| -> Result<Vec<f32>> {
+        let weights = Checkpoint::synthetic(&config, None).map_err(Error::wrap)?;
+        let on_load = &mut |_, _| ();
+        let mut loader = Loader::new(&config, weights, &target, PackedMatrices::Never, on_load);
+        let network = Weights::load_with(own_kernels, &config, &target, &mut loader);
+        let network = network.map_err(Error::wrap)?;
+        let mut states = [network.state(), network.state()];
         let mut all = Vec::new();
-        for array in [both, sum, normed, rotated] {
-            let mut numbers = Vec::new();
-            array.download(&mut numbers)?;
-            all.push(numbers);
+        for (step, attention) in [Attention::Full, Attention::BlockCausal(8)]
+            .into_iter()
+            .enumerate()
+        {
+            let mut passes = Vec::new();
+            for (len, state) in [150, 20].into_iter().zip(states) {
+                let ids: Vec<u32> = (0..len as u32)
+                    .map(|at| (at * 7 + step as u32) % 64)
+                    .collect();
+                let positions: Vec<usize> = (0..len).collect();
+                let refresh: Vec<usize> = (0..len).step_by(1 + 6 * step).collect();
+                let pass = Pass {
+                    ids: &ids,
+                    positions: &positions,
+                    refresh: &refresh,
+                    predict: &[3, 14],
+                    attention,
+                };
+                let (rows, asked, predicted) = (Rows::of(&pass, 1), None, Predicted::default());
+                passes.push(CanvasPass {
+                    state,
+                    rows,
+                    asked,
+                    predicted,
+                    ids,
+                });
+            }
+            network.forward(&mut passes)?;
+            all.extend(passes.iter().flat_map(|pass| pass.predicted.logits.clone()));
+            let mut left = passes.into_iter().map(|pass| pass.state);
+            states = [(); 2].map(|()| left.next().unwrap_or_default());
         }
-        Ok::<_, candle_core::Error>(all)
+        Ok(all)
     };
-    let (found, right) = (on(device, true)?, on(&Device::Cpu, false)?);
-    let is_close = |(found, right): (&Vec<f32>, &Vec<f32>)| {
-        let (mut error, mut power) = (0.0, 0.0);
-        for (&found, &right) in found.iter().zip(right) {
-            error += f64::from(found - right).powi(2);
-            power += f64::from(right).powi(2);
-        }
-        found.len() == right.len() && error.sqrt() <= OWN_TOLERANCE * power.sqrt()
-    };
-    Ok(found.iter().zip(&right).all(is_close))
+    let (found, right) = (outputs(Some(true))?, outputs(None)?);
+    let (mut error, mut power) = (0.0, 0.0);
+    for (&found, &right) in found.iter().zip(&right) {
+        error += f64::from(found - right).powi(2);
+        power += f64::from(right).powi(2);
+    }
+    Ok(found.len() == right.len() && error.sqrt() <= TOLERANCE * power.sqrt())
 }
 
 /// Whether `device` makes of rows of logits what it should.
@@ -137,7 +152,7 @@ fn summaries_are_right(device: &Device, dtype: DType) -> bool {
         let rows = Tensor::from_slice(&rows, (2, VOCABULARY), device)?.to_dtype(dtype)?;
         let found = Array::from(rows.clone()).summaries(&asked)?;
         let here = Array::from(rows.to_device(&Device::Cpu)?);
-        Ok::<_, candle_core::Error>((found, here.summaries(&asked)?))
+        Ok::<_, Error>((found, here.summaries(&asked)?))
     };
     let Ok((Some(found), Some(right))) = summaries() else {
         return false;
