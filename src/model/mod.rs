@@ -7,7 +7,7 @@
 //! are asked for, which is exact, because nothing after them mixes positions.
 //!
 //! There are two implementations: `native` for the CPU, with kernels of our own, and `tensor` on
-//! candle for GPUs. Both are weights, which passes only read, and a state for each canvas: its keys
+//! candle for GPUs, with a few of our own on NVIDIA's (`card`). Both are weights, which passes only read, and a state for each canvas: its keys
 //! and values, and room to compute in. What differs between models is a matter of [`arch`].
 
 pub mod arch;

@@ -167,7 +167,7 @@ impl Attention {
         let [cosines, sines] = at.rotation.parts();
         let shape = [2 * self.kv_heads, self.head_dim];
         let caches = key_values.zip(&places.lens);
-        let caches = caches.map(|(key_values, &len)| Ok(&*key_values.room(shape, len, cosines)?));
+        let caches = caches.map(|(key_values, &len)| key_values.room(shape, len, cosines));
         let caches = caches.collect::<Result<Vec<_>>>()?;
         let asked = match kept {
             Some(_) => &places.asked_for_outputs,
