@@ -274,9 +274,9 @@ impl<'t> Stretch<'t> {
     fn end(&self, most: usize) -> (&[Placed], usize) {
         let len = self.tokens.len();
         let mut cuts = len.saturating_sub(most)..len;
-        let at = cuts
-            .clone()
-            .find(|&at| self.is_line_start(self.tokens[at].start));
+        let is_line_start =
+            |at: &usize| self.is_cut(*at) && self.is_line_start(self.tokens[*at].start);
+        let at = cuts.clone().find(is_line_start);
         let at = at.or_else(|| cuts.find(|&at| self.is_cut(at)));
         at.map_or((&[], self.bytes.end), |at| {
             (&self.tokens[at..], self.tokens[at].start)
@@ -424,6 +424,45 @@ mod tests {
         assert_eq!((before.len(), after.len()), (25 * 6, 25 * 6));
     }
 
+    /// The shorter side first, whose rest the others share: here the two of a text between holes.
+    #[test]
+    fn a_text_between_holes_has_two_sides() {
+        let (line, text) = (tokens("x = 1\n"), |lines| "x = 1\n".repeat(lines));
+        let (between, last) = (text(50), text(30));
+        fn source(text: &str, precedes: bool) -> Source<'_> {
+            Source {
+                text,
+                added: Added::Plain,
+                follows: true,
+                precedes,
+            }
+        }
+        let lines = |between: &str, last: &str| {
+            let sources = [source(between, true), source(last, false)];
+            let (ids, _) = cut(&TINY.tokenizer, &sources, 78 * line).unwrap();
+            [ids[0].len() / line, ids[1].len() / line]
+        };
+        assert_eq!(lines(&between, &last), [50, 28]);
+        assert_eq!(lines(&text(1000), &text(10)), [68, 10]);
+        let halves = format!("{between}{}", "y = 2\n".repeat(50));
+        let (ids, _) = cut(&TINY.tokenizer, &[source(&halves, true)], 20 * line).unwrap();
+        let kept = TINY.tokenizer.decode(&ids[0], Specials::Keep);
+        assert_eq!(kept, format!("{}{}", text(10), "y = 2\n".repeat(10)));
+    }
+
+    #[test]
+    fn the_end_of_a_text_begins_with_a_line() {
+        let (tokenizer, text) = (&TINY.tokenizer, "x = 1\n".repeat(100));
+        let line = tokens("x = 1\n");
+        let end = |most| end_of(tokenizer, &text, most).unwrap();
+        assert_eq!(end(3 * line + 1), (&text[..3 * 6], 3 * line));
+        assert_eq!(end(100 * line), (&*text, 100 * line));
+        assert_eq!(end(100 * line - 1), (&text[6..], 99 * line));
+        let up_to = |most| tokens_up_to(tokenizer, &text, most).unwrap();
+        assert_eq!(up_to(100 * line), 100 * line);
+        assert!(up_to(5) > 5);
+    }
+
     #[test]
     fn a_line_that_does_not_fit_is_cut_inside() {
         let long = "abc, ".repeat(10_000);
@@ -438,6 +477,24 @@ mod tests {
     }
 
     #[test]
+    fn no_character_is_cut() {
+        for text in [
+            "\u{1f600}x\n",
+            "x\u{1f600}\n",
+            "\u{1f600}",
+            "\u{6f22}\u{e9}\n",
+        ] {
+            let text = text.repeat(3);
+            for room in 0..=tokens(&text) {
+                let ([before, _], ..) = shown(&text, "", room);
+                assert!(text.ends_with(&before), "{room}: {before:?}");
+                let ([_, after], ..) = shown("", &text, room);
+                assert!(text.starts_with(&after), "{room}: {after:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_window_ends_between_lines_where_a_word_does() {
         let text = "a\n\n  \n\x0c\nbc\n";
         for byte in 1..=8 {
@@ -445,6 +502,11 @@ mod tests {
         }
         assert_eq!(boundary(text, 9, End::Last), 9, "none behind it");
         assert_eq!(boundary(text, 10, End::First), 8);
+        assert_eq!(boundary(text, 8, End::First), 8);
+        assert_eq!(boundary("a\nbc\n  ", 5, End::First), 2, "blanks may go on");
+        assert_eq!(boundary("a\nb\nc\n", 5, End::First), 4, "the nearest");
+        assert_eq!(boundary("a\nb\nc\n", 1, End::Last), 2);
+        assert_eq!(boundary("\nb\n", 1, End::Last), 1);
         assert_eq!(boundary(text, 3, End::First), 3, "none before it");
         assert_eq!(boundary("\u{1f600}", 2, End::First), 0);
         assert_eq!(boundary("\u{1f600}x", 2, End::Last), 4);
