@@ -257,6 +257,17 @@ mod tests {
         assert_eq!(ends.cut("x = 1\n\ty\n"), Some(5));
         assert_eq!(ends.cut("x = 1\n    y\n\n"), None);
         assert_eq!(ends.look("x = 1\n   "), Known::Sure(5), "a letter may come");
+        assert_eq!(ends.look(""), Known::Sure(0));
+        let least = Ends {
+            least_indent: 1,
+            ..Ends::default()
+        };
+        assert_eq!(least.cut("x\ny"), Some(1));
+        assert_eq!(
+            Ends::default().look("x\n"),
+            Known::Sure(2),
+            "0 ends nothing"
+        );
     }
 
     #[test]
@@ -265,10 +276,27 @@ mod tests {
         assert_eq!(ends.look("a\nb"), Known::Sure(3));
         assert_eq!(ends.look("a\n"), Known::Sure(1), "the other half may come");
         assert_eq!(ends.look("aé"), Known::Sure(1));
+        assert_eq!(texts(&["\n\n\n"]).look("a\n\n"), Known::Sure(1));
         assert_eq!(ends.cut("ab\n\nc é!"), Some(2));
+        assert_eq!(ends.cut("a\n\nb\n\n"), Some(1));
         assert_eq!(ends.cut("é!\n\n"), Some(0));
         assert_eq!(texts(&[""]).cut("a"), None);
         assert!(Ends::default().is_empty() && Ends::default().cut("a").is_none());
+    }
+
+    #[test]
+    fn whatever_can_end_a_text_counts() {
+        let by_function = Ends {
+            function: Function::of_language("rust", ""),
+            ..Ends::default()
+        };
+        let by_indent = Ends {
+            least_indent: 1,
+            ..Ends::default()
+        };
+        for ends in [texts(&["a"]), by_function, by_indent] {
+            assert!(!ends.is_empty(), "{ends:?}");
+        }
     }
 
     #[track_caller]
@@ -304,6 +332,16 @@ mod tests {
         function("python", "def f():", body, body);
         let docs = "    \"\"\"Says\n\nx\n    \"\"\"\n    x = '('\n    return (\nx)\n";
         function("python", "def f():\n", &format!("{docs}y = 1\n"), docs);
+        for line in [
+            "x = g('a(')",
+            "pass # :-(",
+            "return ((1),\nx)",
+            "\"\"\" \\\"\"\"\nx\"\"\"",
+            "\"\"\"\\n\"\"\"",
+        ] {
+            let body = format!("    {line}\n");
+            function("python", "def f():\n", &format!("{body}y = 1\n"), &body);
+        }
         let signature = "def f(\n    a,\n) -> int:\n    return \\\na\n";
         function(
             "python",
@@ -313,6 +351,16 @@ mod tests {
         );
         let signature = "\n    a,\n) -> int:\n    def inner():\n        pass\n    return a\n";
         function("python", "def f(", &format!("{signature}if f:"), signature);
+    }
+
+    #[test]
+    fn whole_lines_of_a_function_are_passed_on_at_once() {
+        let ends = Ends {
+            function: Function::of_language("python", "def f():"),
+            ..Ends::default()
+        };
+        assert_eq!(ends.look("\n    x = 1\n"), Known::Sure(11));
+        assert_eq!(ends.look("\n    x = 1\n\n"), Known::Sure(11));
     }
 
     #[test]
@@ -353,6 +401,9 @@ mod tests {
             &format!("{body}\n#[test]\nfn g() {{}}\n"),
             body,
         );
+        // What looks like a literal without an end has brackets of a line, which are not counted.
+        let body = "\n{\n    let g: fn(&'static str) = h;\n}\n";
+        function("rust", "fn f()", &format!("{body}fn g() {{}}\n"), body);
         let body = "\n{\n\treturn `\na`\n}\n";
         function(
             "go",
@@ -363,6 +414,13 @@ mod tests {
         let body = "  1\nend\n";
         function("ruby", "def f\n", &format!("{body}\nx = 1\n"), body);
         function("ruby", "def f\n", "  1\nender = 1\n", "  1\n");
+        let body = "  return 1\nend\n";
+        function(
+            "lua",
+            "local function f()\n",
+            &format!("{body}print(f())\n"),
+            body,
+        );
         assert_eq!(Function::of_language("java", ""), None);
     }
 }

@@ -81,3 +81,32 @@ pub(super) fn canvas(texts: &[Vec<u32>], lengths: &[usize], mask_id: u32) -> Can
 pub(super) fn is_between(texts: &[Vec<u32>]) -> bool {
     texts.iter().skip(1).any(|text| !text.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_begins_with_one_length_and_becomes_another_at_most() {
+        let resizing = |from, up_to| Hole::Resizing { from, up_to };
+        for (hole, first, most, resized) in [
+            (Hole::Exactly(5), 5, 5, resizing(5, 64)),
+            (Hole::Exactly(70), 70, 70, resizing(70, 70)),
+            (Hole::Chosen { up_to: 9 }, 9, 9, resizing(9, 9)),
+            (Hole::Growing { up_to: 99 }, 3, 99, resizing(64, 99)),
+            (resizing(4, 9), 4, 9, resizing(4, 9)),
+            (resizing(9, 4), 9, 9, resizing(9, 4)),
+        ] {
+            assert_eq!((hole.first(3), hole.most()), (first, most), "{hole:?}");
+            assert_eq!(hole.resizing(), resized, "{hole:?}");
+        }
+    }
+
+    #[test]
+    fn texts_behind_the_first_follow_a_hole() {
+        let text = vec![1];
+        assert!(!is_between(&[text.clone(), Vec::new(), Vec::new()]));
+        assert!(is_between(&[Vec::new(), text.clone(), Vec::new()]));
+        assert!(is_between(&[text.clone(), Vec::new(), text]));
+    }
+}

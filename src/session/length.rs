@@ -58,7 +58,7 @@ fn seen(text: &[u32], (follows, precedes): (bool, bool)) -> Vec<u32> {
     let first = if follows { SEEN } else { 0 };
     let last = if precedes { SEEN } else { 0 };
     match text.len().checked_sub(first + last) {
-        None | Some(0) => text.to_vec(),
+        None => text.to_vec(),
         Some(_) => [&text[..first], &text[text.len() - last..]].concat(),
     }
 }
@@ -238,6 +238,9 @@ mod tests {
         moved: Vec<(usize, isize)>,
         cached: Vec<Option<u32>>,
         refreshed: Vec<Vec<usize>>,
+        attention: Attention,
+        /// The position at which it yields NaN.
+        broken: Option<usize>,
     }
 
     impl Denoiser for Scripted {
@@ -255,6 +258,9 @@ mod tests {
                 left + right
             };
             let row = |&position: &usize| {
+                if self.broken == Some(position) {
+                    return [f32::NAN; 4];
+                }
                 let distance = run(position).abs_diff(self.surest) as f32;
                 [9.0 / (1.0 + distance), 0.0, 0.0, 0.0]
             };
@@ -270,6 +276,10 @@ mod tests {
         fn move_cached(&mut self, first: usize, by: isize) -> bool {
             self.moved.push((first, by));
             self.can_move
+        }
+
+        fn attention(&self) -> Attention {
+            self.attention
         }
     }
 
@@ -287,6 +297,18 @@ mod tests {
             moved: Vec::new(),
             cached: Vec::new(),
             refreshed: Vec::new(),
+            attention: Attention::Full,
+            broken: None,
+        }
+    }
+
+    fn known() -> Known {
+        Known {
+            mask_id: MASK,
+            tokens: usize::MAX,
+            bias: FLAT,
+            reuses_context: false,
+            isa: Isa::detect(),
         }
     }
 
@@ -299,11 +321,9 @@ mod tests {
     ) -> Chosen {
         let texts = vec![text.to_vec(); holes.len() + 1];
         let known = Known {
-            mask_id: MASK,
-            tokens: usize::MAX,
             bias,
             reuses_context: !model.cached.is_empty(),
-            isa: Isa::detect(),
+            ..known()
         };
         let mut goes_on = |done| done < patience;
         by_confidence(model, (&texts, holes, &[]), known, &mut goes_on).unwrap()
@@ -327,6 +347,42 @@ mod tests {
         assert_eq!(model.refreshed[0].len(), SEEN + 8 + SEEN);
     }
 
+    /// What it has of an earlier run is of no use to who did not ask for it, and in a network whose
+    /// positions do not see what follows their block.
+    #[test]
+    fn what_must_not_be_reused_is_computed() {
+        for (reuses_context, attention) in
+            [(false, Attention::Full), (true, Attention::BlockCausal(4))]
+        {
+            let mut model = Scripted {
+                cached: [1, 2, 4, 4, 1, 2].map(Some).to_vec(),
+                attention,
+                ..scripted(8)
+            };
+            let known = Known {
+                reuses_context,
+                ..known()
+            };
+            let texts = [vec![1, 2], vec![1, 2]];
+            by_confidence(&mut model, (&texts, &[OPEN(9)], &[]), known, &mut |_| true).unwrap();
+            assert_eq!(model.refreshed[0].len(), 2 + USUAL + 2, "{attention:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_yields_no_number_is_an_error() {
+        let mut model = scripted(8);
+        model.broken = Some(4);
+        let texts = [vec![1, 2], vec![1, 2]];
+        let found = by_confidence(&mut model, (&texts, &[OPEN(9)], &[]), known(), &mut |_| {
+            true
+        });
+        let Err(GenerateError::NotFinite { position, step }) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!((position, step), (4, 0));
+    }
+
     #[test]
     fn the_surest_length_is_taken_for_each_open_hole() {
         let choose_all = |surest, holes: &[Hole]| {
@@ -338,8 +394,22 @@ mod tests {
         assert_eq!(choose_all(3, &[OPEN(32)]).lengths, [3]);
         assert_eq!(choose_all(12, &[OPEN(9)]).lengths, [9]);
         assert_eq!(choose_all(1, &[OPEN(2)]).lengths, [1]);
+        let one = Hole::Growing { up_to: 40 };
+        assert_eq!(choose_all(12, &[OPEN(32), one]).lengths, [12, 1]);
         let given = choose_all(12, &[Hole::Exactly(1), Hole::Exactly(40)]);
         assert_eq!((given.lengths, given.forwards), (vec![1, 40], 0));
+    }
+
+    #[test]
+    fn where_no_length_is_surer_it_stays_the_usual_one() {
+        let chosen = choose(
+            &mut scripted(usize::MAX),
+            &[1, 2],
+            &[OPEN(32)],
+            FLAT,
+            usize::MAX,
+        );
+        assert_eq!((chosen.lengths, chosen.forwards), (vec![USUAL], 1 + 2 + 2));
     }
 
     /// At 10 tokens it is surer than at any other length, and less than is usual for 10.
@@ -372,6 +442,10 @@ mod tests {
         let end = |length: usize| 128 + length;
         let moves = [(end(8), 1), (end(9), 1), (end(10), 1), (end(11), -4)];
         assert_eq!(model.moved[..4], moves);
+        let mut second = scripted(9);
+        let holes = [Hole::Exactly(5), OPEN(12)];
+        choose(&mut second, &[1, 2], &holes, FLAT, usize::MAX);
+        assert_eq!(second.moved[0], (2 + 5 + 2 + 8, 1), "behind both holes");
         let mut fixed = Scripted {
             can_move: false,
             ..scripted(9)

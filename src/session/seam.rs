@@ -30,7 +30,7 @@ impl Seam {
     pub fn behind(tokenizer: &Tokenizer, text: &str) -> Result<Self, TokenizerError> {
         let last = text.chars().last();
         // A line end begins no other word; of a run of blanks, the last does.
-        if last.is_none_or(|last| last == '\n') {
+        if last == Some('\n') {
             return Ok(Self::default());
         }
         if let Some(blank) = last.filter(|last| last.is_whitespace()) {
@@ -145,6 +145,7 @@ mod tests {
         for none in ["", "x = 1\n", "if x:\n\t\t"] {
             assert_eq!(Seam::behind(tokenizer, none).unwrap().piece, "", "{none:?}");
         }
+        assert_eq!(piece("ret"), "ret", "the first word of a text");
         let seam = Seam::behind(tokenizer, "    ret").unwrap();
         let allowed = |text: &str| {
             let ids = tokenizer.encode_plain(text).unwrap();
@@ -152,5 +153,72 @@ mod tests {
         };
         assert!(allowed(" return") && !allowed(" self") && !allowed("return"));
         assert!(seam.allowed.is_sorted());
+    }
+
+    /// Yields the position and the id as logits of each position, and has something to keep.
+    struct Counting;
+
+    const CACHED: [Option<u32>; 2] = [Some(7), None];
+
+    impl Denoiser for Counting {
+        type Error = std::convert::Infallible;
+
+        fn forward(
+            &mut self,
+            pass: &Pass<'_>,
+            logits: &mut Vec<f32>,
+        ) -> Result<usize, Self::Error> {
+            let row = |at: &usize| [0, 1, 2].map(|id| (10 * at + id) as f32);
+            *logits = pass.predict.iter().flat_map(row).collect();
+            Ok(pass.refresh.len())
+        }
+
+        fn cached_ids(&self) -> &[Option<u32>] {
+            &CACHED
+        }
+
+        fn move_cached(&mut self, first: usize, by: isize) -> bool {
+            (first, by) == (1, -2)
+        }
+    }
+
+    #[test]
+    fn only_what_the_seam_allows_can_begin_a_hole() {
+        let canvas = super::super::hole::canvas(&[vec![0], vec![0], vec![]], &[2, 1], 3);
+        let seam = |allowed: &[u32]| Seam {
+            piece: " ".into(),
+            allowed: allowed.to_vec(),
+        };
+        let predicted = |seams: &[Seam], predict: &[usize]| {
+            let (mut counting, mut logits) = (Counting, Vec::new());
+            let mut model = Seamed::new(&mut counting, &canvas, seams);
+            let pass = Pass {
+                ids: canvas.ids(),
+                positions: &[0, 1, 2, 3, 4],
+                refresh: &[0, 1, 2, 3],
+                predict,
+                attention: model.attention(),
+            };
+            assert_eq!(model.forward(&pass, &mut logits), Ok(4));
+            logits
+        };
+        let none = IMPOSSIBLE;
+        let both = [seam(&[0, 2]), seam(&[1])];
+        assert_eq!(
+            predicted(&both, &[1, 2, 4]),
+            [10.0, none, 12.0, 20.0, 21.0, 22.0, none, 41.0, none]
+        );
+        assert_eq!(predicted(&both, &[2]), [20.0, 21.0, 22.0]);
+        assert!(predicted(&both, &[]).is_empty());
+        let second = [Seam::default(), seam(&[1])];
+        assert_eq!(
+            predicted(&second, &[1, 4]),
+            [10.0, 11.0, 12.0, none, 41.0, none]
+        );
+
+        let mut counting = Counting;
+        let mut model = Seamed::new(&mut counting, &canvas, &[]);
+        assert_eq!(model.cached_ids(), CACHED);
+        assert!(model.move_cached(1, -2) && !model.move_cached(1, 2));
     }
 }
