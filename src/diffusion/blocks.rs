@@ -165,27 +165,25 @@ mod tests {
     #[test]
     fn a_canvas_ends_with_its_tokens_or_its_blocks() {
         let ends = |extent: Extent| {
-            [(3, 9), (3, 8), (8, 8), (3, 3)].map(|(given, new)| extent.end(given, new, 4))
+            [(3, 9), (3, 8), (8, 8), (3, 4), (3, 3)].map(|(given, new)| extent.end(given, new, 4))
         };
-        assert_eq!(ends(Extent::Tokens), [12, 11, 16, 6]);
-        assert_eq!(ends(Extent::WholeBlocks), [12, 12, 16, 8]);
-        assert_eq!(ends(Extent::CountedBlocks), [9, 9, 17, 6]);
+        assert_eq!(ends(Extent::Tokens), [12, 11, 16, 7, 6]);
+        assert_eq!(ends(Extent::WholeBlocks), [12, 12, 16, 8, 8]);
+        assert_eq!(ends(Extent::CountedBlocks), [9, 9, 17, 5, 6]);
     }
 
     #[test]
     fn tokens_are_shared_out_among_the_steps_of_a_block() {
-        let counts = |share, steps, masks| {
-            let blocks = Blocks {
-                share,
-                threshold: Some(0.9),
-                is_strict: false,
-                extent: Extent::Tokens,
-                sub_block: None,
-                is_padded: false,
-                behind_stop: Behind::Kept,
-            };
-            blocks.counts(steps, None, (4, 16, masks))
+        let blocks = |share| Blocks {
+            share,
+            threshold: Some(0.9),
+            is_strict: false,
+            extent: Extent::Tokens,
+            sub_block: None,
+            is_padded: false,
+            behind_stop: Behind::Kept,
         };
+        let counts = |share, steps, masks| blocks(share).counts(steps, None, (4, 16, masks));
         assert_eq!(counts(Share::Positions, Steps::Count(3), 2), [2, 1, 1]);
         assert_eq!(counts(Share::Masks, Steps::Count(8), 3), [2, 1]);
         assert_eq!(counts(Share::Masks, Steps::Count(3), 3), [3]);
@@ -193,5 +191,9 @@ mod tests {
         assert_eq!(counts(Share::Masks, Steps::OfTokens(1), 3), [1, 1, 1, 0]);
         assert_eq!(counts(Share::Rounded, Steps::Count(8), 4), [2, 2]);
         assert_eq!(counts(Share::Rounded, Steps::Count(16), 2), [1, 1]);
+        let short = blocks(Share::Masks).counts(Steps::Count(2), None, (4, 3, 3));
+        assert_eq!(short, [2, 1], "less than a block is one");
+        let least = blocks(Share::Masks).counts(Steps::Count(2), Some(0.9), (4, 16, 4));
+        assert_eq!(least, [1], "a threshold decides it");
     }
 }

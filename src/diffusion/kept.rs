@@ -65,3 +65,15 @@ impl Kept {
         first.map_or(0, |range| range.end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_begins_at_the_first_position() {
+        assert_eq!(Kept(vec![0..3, 5..9]).prefix(), 3);
+        assert_eq!(Kept(vec![1..3, 5..9]).prefix(), 0);
+        assert_eq!(Kept::default().prefix(), 0);
+    }
+}

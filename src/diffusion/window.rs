@@ -209,7 +209,6 @@ impl Window {
     fn open_beside(&mut self, canvas: &Canvas, open: &[usize], size: usize, opens_at: f32) {
         let positions: Vec<usize> = canvas.holes().iter().cloned().flatten().collect();
         self.masked.clear();
-        self.first_end = 0;
         for window in positions.chunks(size) {
             let masks = window.iter().filter(|at| open.binary_search(at).is_ok());
             let before = self.masked.len();

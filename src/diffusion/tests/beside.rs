@@ -50,23 +50,32 @@ fn windows_open_beside_each_other_and_an_end_closes_what_is_behind_it() {
 
 #[test]
 fn one_token_at_least_where_nothing_is_sure() {
-    let mut model = Scripted::new(&[1, 2, 3, 4, 1], &[0.0, 0.5, 3.0, 2.0, 1.0]);
-    let settings = Settings {
-        ending: Ending::AtStop(Vec::new()),
-        decoding: Decoding {
-            window: Some(2),
-            ..Decoding::d3llm()
-        },
-        ..settings(1)
-    };
-    let mut record = Record::default();
-    generate(
-        &mut model,
-        Canvas::new(&[1], 4, MASK),
-        &settings,
-        &mut record,
-    )
-    .unwrap();
-    let reveals: Vec<Vec<usize>> = record.0.into_iter().map(|step| step.2).collect();
-    assert_eq!(reveals, [[2], [1], [3], [4]]);
+    // Half of the first window is there after the first pass.
+    for (opens_at, calls) in [
+        (0.1, [2, 3, 2, 1]),
+        (0.5, [2, 3, 2, 1]),
+        (0.6, [2, 1, 2, 1]),
+    ] {
+        let mut model = Scripted::new(&[1, 2, 3, 4, 1], &[0.0, 0.5, 3.0, 2.0, 1.0]);
+        let settings = Settings {
+            ending: Ending::AtStop(Vec::new()),
+            decoding: Decoding {
+                window: Some(2),
+                opens_at: Some(opens_at),
+                ..Decoding::d3llm()
+            },
+            ..settings(1)
+        };
+        let mut record = Record::default();
+        generate(
+            &mut model,
+            Canvas::new(&[1], 4, MASK),
+            &settings,
+            &mut record,
+        )
+        .unwrap();
+        let reveals: Vec<Vec<usize>> = record.0.into_iter().map(|step| step.2).collect();
+        assert_eq!(reveals, [[2], [1], [3], [4]]);
+        assert_eq!(model.calls, calls, "{opens_at}");
+    }
 }

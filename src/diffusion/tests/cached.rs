@@ -244,16 +244,44 @@ fn text_that_moves_past_the_hole_is_computed_once() {
     );
 }
 
-/// What each pass saw and computed.
+/// Of a text in the middle so much has to be the same that it is no accident.
+#[test]
+fn sixteen_tokens_are_the_same_text() {
+    let run = |model: &mut Keeping, text: &[u32]| {
+        let settings = Settings {
+            decoding: Decoding {
+                reuse_context: true,
+                ..Decoding::fast(2)
+            },
+            ..settings(4)
+        };
+        model.rows.clear();
+        generate(model, Canvas::new(text, 2, MASK), &settings, &mut ()).unwrap();
+        model.rows[0]
+    };
+    for (same, rows) in [(15, 1 + 15 + 1 + 2), (16, 1 + 1 + 2)] {
+        let same: Vec<u32> = (100..100 + same).collect();
+        let mut model = Keeping {
+            can_move: true,
+            ..Keeping::default()
+        };
+        run(&mut model, &[&[50, 51], &same[..], &[52, 53]].concat());
+        let found = run(&mut model, &[&[60], &same[..], &[61]].concat());
+        assert_eq!(found, rows, "{}", same.len());
+    }
+}
+
+/// What each pass saw, computed and predicted.
 #[derive(Default)]
-struct Recording(Vec<(Vec<usize>, Vec<usize>)>);
+struct Recording(Vec<(Vec<usize>, Vec<usize>, Vec<usize>)>);
 
 impl Denoiser for Recording {
     type Error = Infallible;
 
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
         let refreshed = pass.refresh.iter().map(|&at| pass.positions[at]).collect();
-        self.0.push((pass.positions.to_vec(), refreshed));
+        let (seen, predicted) = (pass.positions.to_vec(), pass.predict.to_vec());
+        self.0.push((seen, refreshed, predicted));
         *logits = [0.0, 3.0, 0.0, 0.0, 0.0, 0.0].repeat(pass.predict.len());
         Ok(pass.refresh.len())
     }
@@ -294,10 +322,55 @@ fn masks_far_behind_are_seen_the_fewer_the_further() {
     assert_eq!(passes[0].1, seen, "nothing is known at first");
     assert_eq!(passes[3].0, seen, "the window has not moved");
     assert!(passes[1].1.len() <= 1, "{:?}", passes[1].1);
-    let (seen, refreshed) = &passes[4];
+    let (seen, refreshed, _) = &passes[4];
     assert!(seen.iter().copied().take(14).eq(0..14) && seen.ends_with(&[39]));
     let new = seen.iter().filter(|&&at| at >= 10).count();
     assert!(refreshed.len() <= new + 1, "{refreshed:?}");
+    let shorter = &recorded(decoding, 35, 35).0[0].0;
+    assert!(
+        shorter.ends_with(&[31, 35, 36]),
+        "beside the last: {shorter:?}"
+    );
+}
+
+#[test]
+fn what_is_due_is_computed_anew() {
+    let rows = |decoding, masks| -> Vec<usize> {
+        let passes = recorded(decoding, masks, masks).0;
+        passes.iter().map(|pass| pass.1.len()).collect()
+    };
+    let prefix = Decoding {
+        cache: Cache::Prefix,
+        refresh: Refresh::Every(6),
+        ..Decoding::default()
+    };
+    assert_eq!(rows(prefix, 8), [10, 8, 8, 8, 8, 8, 10, 8]);
+    let windows = Decoding {
+        window: Some(1),
+        refresh: Refresh::Window,
+        ..prefix
+    };
+    assert_eq!(rows(windows, 3), [5, 5, 5]);
+}
+
+/// What lies outside the window is kept, and computed once with the token that it got.
+#[test]
+fn a_window_is_computed_in_each_of_its_passes() {
+    let decoding = Decoding {
+        window: Some(3),
+        cache: Cache::Window,
+        refresh: Refresh::Never,
+        threshold: Some(0.99), // one token in each pass
+        ..Decoding::default()
+    };
+    let passes = recorded(decoding, 6, 6).0;
+    let refreshed: Vec<_> = passes.iter().map(|pass| &pass.1[..]).collect();
+    let all: Vec<usize> = (0..8).collect();
+    let (first, second) = ([2, 3, 4], [5, 6, 7]);
+    assert_eq!(refreshed[..3], [&all[..], &first, &first]);
+    assert_eq!(refreshed[3].len(), 1 + 3, "{refreshed:?}");
+    assert_eq!(refreshed[3][1..], second);
+    assert_eq!(refreshed[4..], [&second; 2]);
 }
 
 /// As in Fast-dLLM: a pass over everything for each block, which gives its first token, and then
@@ -324,6 +397,13 @@ fn a_committed_first_token_comes_from_the_pass_over_everything() {
             &[5, 6, 7]
         ]
     );
+    let predicted = |decoding| -> Vec<usize> {
+        let passes = recorded(decoding, 6, 6).0;
+        passes.iter().map(|pass| pass.2.len()).collect()
+    };
+    assert_eq!(predicted(committed(Cache::Dual)), [1, 2, 1, 1, 2, 1]);
+    assert_eq!(predicted(committed(Cache::None)), [3, 2, 1, 3, 2, 1]);
+    assert_eq!(predicted(Decoding::fast(3)), [3, 2, 1, 3, 2, 1]);
     let prefix: Vec<_> = recorded(committed(Cache::Prefix), 6, 6).0;
     let refreshed: Vec<_> = prefix.into_iter().map(|pass| pass.1).collect();
     assert_eq!(
