@@ -264,3 +264,21 @@ impl Window {
             .extend(self.seen.iter().map(|&at| canvas.ids()[at]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_moves_with_the_edits_before_its_bounds() {
+        let canvas = Canvas::new(&[1; 3], 7, 5);
+        let settings = Settings::reference(1);
+        let mut window = Window::new(&canvas, &settings, Attention::Full, &Kept::default());
+        (window.start, window.end) = (4, 8);
+        window.known = vec![Some((0, 1)); 10];
+        let edit = |(at, masks)| Edit { at, masks };
+        window.moved(&[(6, 2), (3, 0), (7, 2), (8, 2)].map(edit));
+        assert_eq!((window.start, window.end), (4 - 1, 8 - 1 + 1 + 1));
+        assert_eq!(window.known.len(), 3, "what stood before the first edit");
+    }
+}

@@ -395,3 +395,50 @@ fn check_version(version: u32) -> Result<(), GgufError> {
     };
     Err(GgufError::Unsupported { what })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of this version with so many tensors and keys, and what follows their counts.
+    fn file(version: u32, [tensors, keys]: [u64; 2], rest: &[&[u8]]) -> Vec<u8> {
+        let (tensors, keys) = (tensors.to_le_bytes(), keys.to_le_bytes());
+        let start = [b"GGUF", &version.to_le_bytes()[..], &tensors, &keys].concat();
+        [start, rest.concat()].concat()
+    }
+
+    const NAME: [&[u8]; 2] = [&[1, 0, 0, 0, 0, 0, 0, 0], b"a"];
+
+    #[test]
+    fn the_shortest_key_is_read() {
+        let value: [&[u8]; 2] = [&[0; 4], &[7]]; // a u8
+        let bytes = file(3, [0, 1], &[NAME, value].concat());
+        let file = GgufFile::parse(&bytes).unwrap();
+        assert_eq!(file.metadata().len(), 1);
+        assert_eq!(file.u32("a").unwrap(), 7);
+    }
+
+    #[test]
+    fn a_tensor_has_four_dimensions_at_most() {
+        let tensor = |rank: u32| {
+            let dims = 1u64.to_le_bytes().repeat(rank as usize);
+            let info: [&[u8]; 3] = [&rank.to_le_bytes(), &dims, &[0; 12]]; // F32 at 0
+            let mut bytes = file(3, [1, 0], &[NAME[0], NAME[1], info[0], info[1], info[2]]);
+            bytes.resize(bytes.len().next_multiple_of(32) + 4, 0);
+            GgufFile::parse(&bytes).map(|file| file.tensors()[0].elements())
+        };
+        assert_eq!(tensor(4).unwrap(), 1);
+        assert!(tensor(5).is_err() && tensor(0).is_err());
+    }
+
+    #[test]
+    fn a_version_in_the_other_byte_order_is_named() {
+        let message = |version| {
+            GgufFile::parse(&file(version, [0; 2], &[]))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(message(3 << 24).contains("big-endian"));
+        assert!(message(0).contains("version 0"));
+    }
+}
