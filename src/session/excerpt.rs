@@ -502,11 +502,11 @@ mod tests {
         }
         assert_eq!(boundary(text, 9, End::Last), 9, "none behind it");
         assert_eq!(boundary(text, 10, End::First), 8);
-        assert_eq!(boundary(text, 8, End::First), 8);
+        assert_eq!(boundary("a\nb\nc\n", 4, End::First), 4);
         assert_eq!(boundary("a\nbc\n  ", 5, End::First), 2, "blanks may go on");
         assert_eq!(boundary("a\nb\nc\n", 5, End::First), 4, "the nearest");
         assert_eq!(boundary("a\nb\nc\n", 1, End::Last), 2);
-        assert_eq!(boundary("\nb\n", 1, End::Last), 1);
+        assert_eq!(boundary("\nb\nc\n", 1, End::Last), 1);
         assert_eq!(boundary(text, 3, End::First), 3, "none before it");
         assert_eq!(boundary("\u{1f600}", 2, End::First), 0);
         assert_eq!(boundary("\u{1f600}x", 2, End::Last), 4);

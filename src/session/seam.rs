@@ -209,6 +209,7 @@ mod tests {
             [10.0, none, 12.0, 20.0, 21.0, 22.0, none, 41.0, none]
         );
         assert_eq!(predicted(&both, &[2]), [20.0, 21.0, 22.0]);
+        assert_eq!(predicted(&both, &[4]), [none, 41.0, none]);
         assert!(predicted(&both, &[]).is_empty());
         let second = [Seam::default(), seam(&[1])];
         assert_eq!(
