@@ -15,8 +15,8 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tenso
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-pub(super) use self::attention::{Attend, MOST_CANVASES, StoreHeads};
-pub(super) use self::kernels::{AddNorm, SwiGlu};
+pub(super) use self::attention::{Kept, MOST_CANVASES, attend, store_heads};
+pub(super) use self::kernels::{add_norm, swiglu};
 pub(super) use self::summary::summaries;
 
 /// Memory that is left for activations and cached keys and values.
@@ -31,8 +31,8 @@ const RESERVE: u64 = 1_000_000_000;
 pub(super) fn open(number: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(number)?;
     if let Device::Cuda(card) = &device {
-        // SAFETY: what is put into the only queue runs in this order, so that nothing is read before
-        // it is written or freed before it is read.
+        // SAFETY: what is put into the only queue runs in this order, so that nothing is read
+        // before it is written or freed before it is read.
         unsafe { card.disable_event_tracking() };
         let _ = keep_freed_memory(card); // a driver without pools is only slower
     }

@@ -3,10 +3,9 @@
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
-use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor, bail};
-use half::{bf16, f16};
+use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
-use super::kernels::{blocks, contiguous, kernel};
+use super::kernels::{blocks, by_type, contiguous, kernel, on_card};
 use super::read_back;
 use crate::diffusion::{Asked, MOST_LISTED, Summary};
 
@@ -19,27 +18,15 @@ const WORDS: usize = HEADER + 2 * MOST_LISTED;
 /// In the place of the number of listed tokens.
 const NOT_FINITE: u32 = u32::MAX;
 
-/// Of a contiguous tensor of logits `[positions, V]` on a card; `None` of one that is elsewhere, or
-/// of a type for which there is no kernel.
+/// Of a contiguous tensor of logits `[positions, V]` on a card.
 ///
 /// # Errors
 /// When the card or the driver fails.
-pub(in crate::model) fn summaries(
-    logits: &Tensor,
-    asked: &Asked,
-) -> Result<Option<Vec<Option<Summary>>>> {
+pub(in crate::model) fn summaries(logits: &Tensor, asked: &Asked) -> Result<Vec<Option<Summary>>> {
     let (storage, layout) = logits.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else {
-        return Ok(None);
-    };
-    let asked_of = (storage, layout);
-    let found = match logits.dtype() {
-        DType::F32 => summarize::<f32>(asked_of, asked)?,
-        DType::BF16 => summarize::<bf16>(asked_of, asked)?,
-        DType::F16 => summarize::<f16>(asked_of, asked)?,
-        _ => return Ok(None),
-    };
-    Ok(Some(found.chunks_exact(WORDS).map(summary).collect()))
+    let storage = (on_card(&storage)?, layout);
+    let found = by_type!(logits.dtype(), summarize(storage, asked))?;
+    Ok(found.chunks_exact(WORDS).map(summary).collect())
 }
 
 /// What the kernel writes. `[positions, WORDS]`

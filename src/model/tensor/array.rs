@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::diffusion::{Asked, Predicted, Summary};
 #[cfg(feature = "cuda")]
-use crate::model::card::{self, AddNorm, Attend, StoreHeads, SwiGlu};
+use crate::model::card::{self, Kept};
 
 #[cfg(test)]
 thread_local! {
@@ -134,7 +134,7 @@ impl Array {
     pub fn swiglu(&self, is_fused: bool) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if is_fused && self.0.device().is_cuda() {
-            return self.0.apply_op1_no_bwd(&SwiGlu).map(Self);
+            return card::swiglu(&self.0).map(Self);
         }
         let in_two = || {
             let width = self.dim(1)? / 2;
@@ -152,8 +152,7 @@ impl Array {
     pub fn add_norm(&self, delta: &Self, norm: &RmsNorm, is_fused: bool) -> Result<[Self; 2]> {
         #[cfg(feature = "cuda")]
         if is_fused && self.0.device().is_cuda() {
-            let eps = norm.eps() as f32;
-            let both = (self.0).apply_op3_no_bwd(&delta.0, norm.weight(), &AddNorm { eps })?;
+            let both = card::add_norm(&self.0, &delta.0, norm.weight(), norm.eps() as f32)?;
             return Ok([Self(both.get(0)?), Self(both.get(1)?)]);
         }
         let in_two = || {
@@ -180,19 +179,14 @@ impl Array {
         groups: usize,
     ) -> Result<Self> {
         let caches: Vec<&Tensor> = caches.iter().map(|cache| &cache.0).collect();
-        let store = StoreHeads {
-            bias: bias.map(|bias| &bias.0),
+        let kept = Kept {
+            caches: &caches,
             places: &places.0,
-            caches: &caches,
-            kv_heads: 2 * groups,
-        };
-        let attend = Attend {
-            caches: &caches,
             groups,
-            dtype: self.dtype(),
         };
-        let queries = (self.0).apply_op3_no_bwd(&cosines.0, &sines.0, &store)?;
-        queries.apply_op2_no_bwd(&asked.0, &attend).map(Self)
+        let bias = bias.map(|bias| &bias.0);
+        let queries = card::store_heads(&self.0, bias, [&cosines.0, &sines.0], &kept)?;
+        card::attend(&queries, &asked.0, &kept, self.dtype()).map(Self)
     }
 
     pub fn softmax(&self) -> Result<Self> {
@@ -217,8 +211,8 @@ impl Array {
         rotary_emb::rope(&self.0, &cos.0, &sin.0).map(Self)
     }
 
-    /// The product with a transposed matrix, or with one for each of a batch. The tensor library has
-    /// none for bf16 on the CPU, so there the factors are widened.
+    /// The product with a transposed matrix, or with one for each of a batch. The tensor library
+    /// has none for bf16 on the CPU, so there the factors are widened.
     pub fn matmul_t(&self, other: &Self) -> Result<Self> {
         self.product(&other.0.transpose(D::Minus2, D::Minus1)?)
     }
@@ -260,8 +254,8 @@ impl Array {
         self.0.scatter_set(&indices.0, &rows.0, dim)
     }
 
-    /// What `asked` is about these rows of logits `[positions, V]`, to the host; those rows whole of
-    /// which it cannot be told from their summaries.
+    /// What `asked` is about these rows of logits `[positions, V]`, to the host; those rows whole
+    /// of which it cannot be told from their summaries.
     pub fn download_likely(&self, asked: &Asked, predicted: &mut Predicted) -> Result<()> {
         let Some(summaries) = self.summaries(asked)? else {
             return self.download(&mut predicted.logits);
@@ -294,7 +288,7 @@ impl Array {
                 Ok(Some(rows.map(summary).collect()))
             }
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => card::summaries(&logits, asked),
+            Device::Cuda(_) => card::summaries(&logits, asked).map(Some),
             _ => Ok(None),
         }
     }

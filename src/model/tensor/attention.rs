@@ -11,7 +11,7 @@ use crate::model::config::Config;
 use crate::weights::WeightsError;
 
 /// The widest head that kernels of our own attend with.
-pub(super) const MOST_WIDTH: usize = 256;
+pub(in crate::model) const MOST_WIDTH: usize = 256;
 
 pub(super) struct Attention {
     norms: Option<[RmsNorm; 2]>, // of each head of queries and of keys

@@ -14,9 +14,10 @@ use candle_core::{DType, Device, Result};
 use candle_nn::RmsNorm;
 
 use self::array::Array;
+pub(super) use self::attention::MOST_WIDTH;
 #[cfg(feature = "cuda")]
 use self::attention::Places;
-use self::attention::{At, Attention, Canvas, KeyValues, MOST_WIDTH, Slots};
+use self::attention::{At, Attention, Canvas, KeyValues, Slots};
 use self::linear::Linear;
 use self::mlp::Mlp;
 use self::rope::Rotary;
@@ -252,7 +253,8 @@ impl Layer {
         })
     }
 
-    /// `[R, D]` and its norm to the same, or to the rows in `kept`, and to what `norm` makes of them.
+    /// `[R, D]` and its norm to the same, or to the rows in `kept`, and to what `norm` makes of
+    /// them.
     fn forward<'a>(
         &self,
         key_values: impl Iterator<Item = &'a mut KeyValues>,

@@ -66,8 +66,8 @@ pub(super) fn own_kernels_are_right(device: &Device, dtype: DType) -> Option<boo
 /// Whether a network of random weights says the same with kernels of our own and without, of two
 /// canvases at a time, of which all is computed and then a part.
 fn network_is_right(device: &Device, dtype: DType) -> Result<bool> {
-    // Widths that are more than a block's threads, and no multiples of them; more heads a group than
-    // a block attends with.
+    // Widths that are more than a block's threads, and no multiples of them; more heads a group
+    // than a block attends with.
     let config = serde_json::json!({
         "model_type": "Dream", "hidden_size": 600, "intermediate_size": 520, "head_dim": 16,
         "num_hidden_layers": 2, "num_attention_heads": 18, "num_key_value_heads": 2,
@@ -143,10 +143,8 @@ fn summaries_are_right(device: &Device, dtype: DType) -> bool {
         shaping: Shaping::temperature(0.5),
         beside: Some(1.0),
         orders_beside: true,
-        tokens: VOCABULARY,
-        mask_id: 0,
         barred: vec![None, largest.map(|(token, _)| token)],
-        isa: Isa::detect(),
+        ..Asked::greedy(VOCABULARY, 0, 2, Isa::detect())
     };
     let summaries = || {
         let rows = Tensor::from_slice(&rows, (2, VOCABULARY), device)?.to_dtype(dtype)?;
