@@ -62,18 +62,28 @@ impl Asked {
         (!draws_from_all && !orders_otherwise && !compares_all).then_some(asked)
     }
 
+    /// How probable the most probable tokens are at so many positions; ids from `tokens` on, and
+    /// the mask, cannot be chosen.
+    pub fn greedy(tokens: usize, mask_id: u32, positions: usize, isa: Isa) -> Self {
+        Self {
+            shaping: Shaping::temperature(0.0),
+            beside: None,
+            orders_beside: false,
+            tokens,
+            mask_id,
+            barred: vec![None; positions],
+            isa,
+        }
+    }
+
     fn can_be(&self, token: u32) -> bool {
         token != self.mask_id && (token as usize) < self.tokens
     }
 
     /// What logits are divided by: for the choice, and for how sure the model is of it.
     pub fn divisors(&self) -> [f32; 2] {
-        let divisor = self.shaping.divisor();
-        [
-            divisor,
-            self.beside
-                .map_or(divisor, |t| Shaping::temperature(t).divisor()),
-        ]
+        let beside = self.beside.map(Shaping::temperature);
+        [self.shaping, beside.unwrap_or(self.shaping)].map(|shaping| shaping.divisor())
     }
 }
 
@@ -254,12 +264,7 @@ mod tests {
     fn asked(shaping: Shaping) -> Asked {
         Asked {
             shaping,
-            beside: None,
-            orders_beside: false,
-            tokens: 5000,
-            mask_id: 4999,
-            barred: Vec::new(),
-            isa: Isa::detect(),
+            ..Asked::greedy(5000, 4999, 1, Isa::detect())
         }
     }
 

@@ -1,9 +1,9 @@
 //! How long a hole is, where nobody said so.
 //!
 //! A canvas has to have a length before the model writes on it, and a hole of the wrong length
-//! cannot be filled well. From a usual length the search climbs, token by token, to the one at which
-//! the model is surest of the masks, against how sure it is at that length of anything (CAL, arXiv
-//! 2602.00476, algorithm 1).
+//! cannot be filled well. From a usual length the search climbs, token by token, to the one at
+//! which the model is surest of the masks, against how sure it is at that length of anything (CAL,
+//! arXiv 2602.00476, algorithm 1).
 //!
 //! The texts round the hole are computed once. A longer or shorter hole computes its masks alone:
 //! keys and values of what follows move with it, and are as they were beside the first length.
@@ -11,7 +11,7 @@
 use super::hole::{Hole, canvas};
 use super::seam::{Seam, Seamed};
 use crate::diffusion::{
-    Asked, Attention, Denoiser, GenerateError, Kept, LengthBias, Pass, Predicted, Shaping,
+    Asked, Attention, Denoiser, GenerateError, Kept, LengthBias, Pass, Predicted,
 };
 use crate::kernels::Isa;
 
@@ -204,15 +204,7 @@ where
             predict: &masks,
             attention: model.attention(),
         };
-        let asked = Asked {
-            shaping: Shaping::temperature(0.0),
-            beside: None,
-            orders_beside: false,
-            tokens,
-            mask_id,
-            barred: vec![None; length],
-            isa,
-        };
+        let asked = Asked::greedy(tokens, mask_id, length, isa);
         let rows = model.forward_likely(&pass, Some(&asked), &mut self.predicted);
         self.chosen.rows += rows.map_err(GenerateError::Model)?;
         self.chosen.forwards += 1;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use candle_core::Device;
 use diffucoder::Error;
-use diffucoder::diffusion::{Asked, Attention, Denoiser, Mode, Pass, Predicted, Shaping};
+use diffucoder::diffusion::{Asked, Attention, Denoiser, Mode, Pass, Predicted};
 use diffucoder::kernels::Isa;
 use diffucoder::kernels::limits::{self, Meter};
 use diffucoder::model::config::Config;
@@ -225,15 +225,7 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
         predict: &all,
         attention: config.attention,
     };
-    let asked = Asked {
-        shaping: Shaping::temperature(0.0),
-        beside: None,
-        orders_beside: false,
-        tokens: config.vocab_size,
-        mask_id: 0,
-        barred: vec![None; rows],
-        isa: Isa::detect(),
-    };
+    let asked = Asked::greedy(config.vocab_size, 0, rows, Isa::detect());
     let mut predicted = Predicted::default();
     let (started, mut shortest, mut passes) = (Instant::now(), Duration::MAX, 0);
     while passes < 2 || started.elapsed() < SPAN {
