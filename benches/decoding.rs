@@ -2,13 +2,13 @@
 //! of functions from projects that the built-in model was not trained on) and on lines cut out of
 //! Python files. Each row differs from one above it in one thing.
 //!
-//! For each: tokens a forward, rows a token, seconds; how long the texts are, for a short one parses
-//! easily; the share that Python parses together with their prompt, of all and of those longer than
-//! 8 tokens; and the negative log-likelihood of the text when its tokens are revealed one by one,
-//! surest position first, with everything computed anew (nats a token: how likely the exact sampler
-//! finds what the mode wrote). A text that did not end counts up to its last whole line. With
-//! `--holes FOLDER`, also how many of the lines cut out of its files come back, in holes of the true
-//! length at temperature 0 and without remasking, and how similar the others are.
+//! For each: tokens a forward, rows a token, seconds; how long the texts are, for a short one
+//! parses easily; the share that Python parses together with their prompt, of all and of those
+//! longer than 8 tokens; and the negative log-likelihood of the text when its tokens are revealed
+//! one by one, surest position first, with everything computed anew (nats a token: how likely the
+//! exact sampler finds what the mode wrote). A text that did not end counts up to its last whole
+//! line. With `--holes FOLDER`, also how many of the lines cut out of its files come back, in holes
+//! of the true length at temperature 0 and without remasking, and how similar the others are.
 //!
 //! `cargo bench --bench decoding -- [--model NAME] [--prompts N] [--new-tokens N] [--only NAME]…
 //! [--holes FOLDER [--count N]] [--temperature T] [--no-nll] [--remask N]`

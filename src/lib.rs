@@ -22,11 +22,11 @@
 //! | [`hub`] | from a model's name to checked local files |
 //! | [`chat`] | the chat template; below it [`tokenizer`], text to token ids and back |
 //! | [`infill`] | a file with holes, and the same file without them |
-//! | [`model`] | the network: `config` and `arch` say what it is made of, `native` runs it on the CPU, `tensor` on GPUs |
-//! | [`diffusion`] | the sampler: the denoising loop, which knows a network as a trait and no tensors |
+//! | [`model`] | the network: `arch` says what it is made of, `native` and `tensor` run it |
+//! | [`diffusion`] | the denoising loop, which knows a network as a trait and no tensors |
 //! | [`weights`] | tensors in safetensors and GGUF files |
 //! | [`kernels`] | products of quantized weights, attention and softmax, for each instruction set |
-//! | [`text`], [`atomic`] | places in a text, its lines and language, whether it parses; files that are there whole or not at all |
+//! | [`text`], [`atomic`] | places in a text, its language, whether it parses; files whole or not |
 //!
 //! The command line is not part of the library: `src/cli` belongs to `src/main.rs`, turns flags
 //! into tasks and settings, and writes what comes back.

@@ -83,8 +83,8 @@ enum Command {
     Infill(Box<infill::Args>),
     /// Answer many prompts: JSON lines in, JSON lines out; an interrupted run goes on where it was
     Batch(Box<batch::Args>),
-    /// Answer editors over HTTP: infilling and completion for what speaks OpenAI's, llama-server's or
-    /// ollama's API
+    /// Answer editors over HTTP: infilling and completion for what speaks OpenAI's, llama-server's
+    /// or ollama's API
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
     /// Suggest code to editors over the Language Server Protocol, on stdin and stdout

@@ -46,8 +46,8 @@ impl Algorithm {
         }
     }
 
-    /// Confidence in the candidate whose probability is at `at`, given those of all tokens; higher is
-    /// surer. `origin` does not look at confidence for its order; the candidate's probability is
+    /// Confidence in the candidate whose probability is at `at`, given those of all tokens; higher
+    /// is surer. `origin` does not look at confidence for its order; the candidate's probability is
     /// reported.
     pub fn confidence(self, isa: Isa, probs: &[f32], at: usize) -> f32 {
         match self {

@@ -16,8 +16,8 @@ pub trait Denoiser {
     /// When the forward pass fails.
     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Self::Error>;
 
-    /// As [`Self::forward`], for a sampler that may need to know no more than `asked`: then a network
-    /// whose logits are far away can give what is likely in their place.
+    /// As [`Self::forward`], for a sampler that may need to know no more than `asked`: then a
+    /// network whose logits are far away can give what is likely in their place.
     ///
     /// # Errors
     /// When the forward pass fails.

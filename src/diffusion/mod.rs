@@ -14,9 +14,9 @@
 //! between two steps, and those with block-causal attention are given one block after the other.
 //!
 //! [`generate`] is the loop. What its next pass looks at is `run` and `window`; what the logits
-//! become is `shaped`, `sampling` and `confidence`, with `summary` where they stay on a device; which candidates are revealed is `reveal`, `schedule` and
-//! `stability`. A way of decoding is a [`Decoding`], and those that have a name are [`Mode`]s: none
-//! has a loop of its own.
+//! become is `shaped`, `sampling` and `confidence`, with `summary` where they stay on a device;
+//! which candidates are revealed is `reveal`, `schedule` and `stability`. A way of decoding is a
+//! [`Decoding`], and those that have a name are [`Mode`]s: none has a loop of its own.
 
 pub mod arness;
 mod bias;

@@ -61,8 +61,8 @@ impl Shaping {
         Some(())
     }
 
-    /// Which of these terms of a softmax are kept, where those of the whole vocabulary come to `sum`.
-    /// Terms below `negligible` are not looked at.
+    /// Which of these terms of a softmax are kept, where those of the whole vocabulary come to
+    /// `sum`. Terms below `negligible` are not looked at.
     pub(super) fn filter(&self, terms: &mut [f32], sum: f64, negligible: f32) -> Kept {
         let mut kept = Kept {
             least: 0.0,
@@ -100,9 +100,9 @@ pub(super) struct Kept {
 }
 
 /// Finds the largest terms, up to and including the one that takes their sum over `mass`, and gives
-/// their sum behind a bound: terms below it are to be removed. Of equals the first come first: those
-/// at the bound that are too many become zero. `None` if all of them that are not `negligible` are
-/// not more than the mass, which rounding can do to a whole vocabulary, too.
+/// their sum behind a bound: terms below it are to be removed. Of equals the first come first:
+/// those at the bound that are too many become zero. `None` if all of them that are not
+/// `negligible` are not more than the mass, which rounding can do to a whole vocabulary, too.
 fn remove_beyond_mass(terms: &mut [f32], mass: f64, negligible: f32) -> Option<(f32, f64)> {
     // Terms are from 0 to 1, where their bits are ordered as they are: 64 buckets an octave, so
     // that a few of them have to be sorted, and not the vocabulary.
@@ -166,8 +166,8 @@ pub(super) fn surest(probs: &[f32], can_be: impl Fn(usize) -> bool) -> usize {
     best.map_or(0, |(at, _)| at)
 }
 
-/// Draws one of those that can be chosen in proportion to `probs`, given a uniform draw from (0, 1),
-/// and gives where it is.
+/// Draws one of those that can be chosen in proportion to `probs`, and gives where it is, for a
+/// uniform draw from (0, 1).
 pub(super) fn draw(probs: &[f32], can_be: impl Fn(usize) -> bool, uniform: f64) -> usize {
     let kept = || {
         within(probs, f32::MIN_POSITIVE, f32::INFINITY)

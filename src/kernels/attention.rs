@@ -268,8 +268,8 @@ fn scores<const Q: usize>(
     }
 }
 
-/// Adds the weighted `values` of a block, `[lines, 128, 16]`, at its first `count` positions to each
-/// query's output.
+/// Adds the weighted `values` of a block, `[lines, 128, 16]`, at its first `count` positions to
+/// each query's output.
 #[inline(always)]
 fn add_values<const Q: usize>(
     values: &[Lanes],

@@ -182,8 +182,8 @@ fn product<T: Copy, U: Fn([T; PANEL]) -> Lanes>(
             isa::run(isa, product);
         }};
     }
-    // As many sums as stay in registers beside a line of weights and an input: 12 + 2 + 1 of 16 with
-    // AVX2, 24 + 4 + 1 of 32 with NEON. Wide ones take 8 at once, or wait for each other.
+    // As many sums as stay in registers beside a line of weights and an input: 12 + 2 + 1 of 16
+    // with AVX2, 24 + 4 + 1 of 32 with NEON. Wide ones take 8 at once, or wait for each other.
     match isa.has_wide_registers() {
         true => product!(8),
         false => product!(6),
@@ -230,8 +230,8 @@ fn tile<T: Copy, const R: usize>(
 }
 
 impl DenseMatrix {
-    /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them, those of
-    /// a column side by side. Zero behind the last input.
+    /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them, those
+    /// of a column side by side. Zero behind the last input.
     pub(super) fn bf16_pairs(
         &self,
         isa: Isa,

@@ -39,8 +39,8 @@ pub(super) enum Scaling {
     HalfWithMin,
     /// i8 for each part, times an f16 for 256 inputs.
     Signed,
-    /// Unsigned for each part, times an f16 for 256 inputs, and a minimum that is made of two numbers
-    /// in the same way and taken off.
+    /// Unsigned for each part, times an f16 for 256 inputs, and a minimum that is made of two
+    /// numbers in the same way and taken off.
     WithMin,
 }
 

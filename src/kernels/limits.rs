@@ -80,8 +80,8 @@ impl Meter {
         self.best
     }
 
-    /// How many times as fast the best run was as the middle one, if that tells of other work on the
-    /// machine: even the best may be too low then.
+    /// How many times as fast the best run was as the middle one, if that tells of other work on
+    /// the machine: even the best may be too low then.
     pub fn busy(&self) -> Option<f64> {
         let mut rates = self.rates.clone();
         rates.sort_by(f64::total_cmp);

@@ -10,8 +10,8 @@
 //! - [`PackedMatrix`] holds the weights as the kernels read them: panels of 16 columns, rearranged
 //!   once at load.
 //! - [`Activations`] holds the rows, quantized once and shared by every matrix that reads them.
-//! - [`TileRows`] holds the rows in bf16 instead, for [`matmul_tiles`]: the fastest way to many rows
-//!   where the CPU has tiles, for weights in any format, with sums that are its own.
+//! - [`TileRows`] holds the rows in bf16 instead, for [`matmul_tiles`]: the fastest way to many
+//!   rows where the CPU has tiles, for weights in any format, with sums that are its own.
 //! - [`Isa`] is a proof that this CPU has the instructions that a kernel uses.
 //! - [`matmul_panels`] computes a range of panels: the unit that a caller hands to its threads. Its
 //!   output is panel-major, `[panel, row, 16]`, so that a range of panels is one slice and threads

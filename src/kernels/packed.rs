@@ -7,8 +7,8 @@
 //! instead.
 //!
 //! Bits that are stored together stay together: of a quant's `b` low bits, then of its high bits,
-//! word `t` (inputs `4t..`) is in line `t % b`, `b * (t / b)` bits up. So nibbles take 4 lines, line
-//! `j` with inputs `4j..` low and `16+4j..` high, single bits one line and bytes 8.
+//! word `t` (inputs `4t..`) is in line `t % b`, `b * (t / b)` bits up. So nibbles take 4 lines,
+//! line `j` with inputs `4j..` low and `16+4j..` high, single bits one line and bytes 8.
 //!
 //! Sizes are those of the formats but for 0.5 bytes a column and 256 inputs where 6-bit scales are
 //! stored as bytes: a product with few rows is bound by reading them.

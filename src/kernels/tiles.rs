@@ -8,8 +8,9 @@
 //! definition, slow.
 //!
 //! Each number is rounded to bf16, to nearest. Of each block of 32 inputs the even and the odd ones
-//! are added up apart, in order, one fused product and sum an input; then the two together, and that
-//! to the total. So an output depends on its row and column alone, not on how the work is split.
+//! are added up apart, in order, one fused product and sum an input; then the two together, and
+//! that to the total. So an output depends on its row and column alone, not on how the work is
+//! split.
 
 use super::activations::Stored;
 use super::dense::{DenseMatrix, to_bf16};
@@ -261,8 +262,8 @@ fn rows_of_panels<const P: usize>(
     }
 }
 
-/// Some blocks of `P` panels and `R` tiles of rows: tiles 0 to 3 for the sums, 4 and 5 for the rows,
-/// 6 and 7 for the weights.
+/// Some blocks of `P` panels and `R` tiles of rows: tiles 0 to 3 for the sums, 4 and 5 for the
+/// rows, 6 and 7 for the weights.
 fn square<const P: usize, const R: usize>(
     tiles: &mut impl Tiles,
     w: [&[Tile; DEPTH]; P],

@@ -7,8 +7,9 @@
 //! are asked for, which is exact, because nothing after them mixes positions.
 //!
 //! There are two implementations: `native` for the CPU, with kernels of our own, and `tensor` on
-//! candle for GPUs, with a few of our own on NVIDIA's (`card`). Both are weights, which passes only read, and a state for each canvas: its keys
-//! and values, and room to compute in. What differs between models is a matter of [`arch`].
+//! candle for GPUs, with a few of our own on NVIDIA's (`card`). Both are weights, which passes only
+//! read, and a state for each canvas: its keys and values, and room to compute in. What differs
+//! between models is a matter of [`arch`].
 
 pub mod arch;
 #[cfg(feature = "cuda")]
@@ -204,8 +205,8 @@ impl Model {
         self.not_kept.as_ref()
     }
 
-    /// Whether kernels of our own compute rightly on the GPU, if there are any for it. Where they do
-    /// not, the tensor library does without them what it can, and all logits come to the host.
+    /// Whether kernels of our own compute rightly on the GPU, if there are any for it. Where they
+    /// do not, the tensor library does without them what it can, and all logits come to the host.
     pub fn own_kernels(&self) -> Option<bool> {
         match &self.network {
             Network::Native(_) => None,
@@ -254,7 +255,7 @@ impl Model {
             self.cached_with = pass.attention;
         }
         self.cached_ids.resize(pass.ids.len(), None); // what is behind was of another canvas
-        let mut cached_ids = std::mem::take(&mut self.cached_ids); // nothing, until the pass is done
+        let mut cached_ids = std::mem::take(&mut self.cached_ids); // none until it is done
         let indices = rows.indices.clone();
         match &mut self.network {
             Network::Native(canvas) => canvas.forward(pass.ids, rows, asked, predicted)?,

@@ -83,8 +83,8 @@ impl QuantizeError {
     }
 }
 
-/// What became of the tensors of each kind (`attn_q`, `ffn_down`, …) and type: a mixture stores some
-/// of a kind with more bits.
+/// What became of the tensors of each kind (`attn_q`, `ffn_down`, …) and type: a mixture stores
+/// some of a kind with more bits.
 pub type Report = BTreeMap<(String, GgmlType), KindReport>;
 
 /// What became of tensors that are stored alike.

@@ -81,8 +81,8 @@ impl Storage {
         }
     }
 
-    /// How to hold `parameters` weights on the CPU or a GPU, of whose memory `free_bytes` are free if
-    /// that is known.
+    /// How to hold `parameters` weights on the CPU or a GPU, of whose memory `free_bytes` are free
+    /// if that is known.
     ///
     /// On a GPU that is bf16, the type the models were trained in: Qwen2.5's activations overflow
     /// f16. On the CPU it is f32, exact. Where that does not fit, it is 8-bit or 4-bit blocks.

@@ -114,8 +114,8 @@ impl Package {
         Ok(adapter.base.as_deref())
     }
 
-    /// Memory of the CPU or a GPU that the weights take in the form they are stored in. They must be
-    /// local.
+    /// Memory of the CPU or a GPU that the weights take in the form they are stored in. They must
+    /// be local.
     ///
     /// # Errors
     /// When their headers are broken or contradict each other.

@@ -158,7 +158,8 @@ impl Session {
     }
 
     /// Another session over the same weights, with a canvas of its own: the two can run side by
-    /// side, each on its thread, and their forward passes are run as one. Before the weights are loaded there are none to share, and each loads its own.
+    /// side, each on its thread, and their forward passes are run as one. Before the weights are
+    /// loaded there are none to share, and each loads its own.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self {

@@ -50,7 +50,8 @@ pub struct Extent {
     pub stored: Stored,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Heads whose rows are in the order of a rotation that takes neighbours for pairs, if they are.
+    /// Heads whose rows are in the order of a rotation that takes neighbours for pairs, if they
+    /// are.
     pub paired_heads: Option<usize>,
 }
 
@@ -145,8 +146,8 @@ impl Checkpoint {
     }
 
     /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they
-    /// are, matrices of numbers become what `held` says of their type, vectors float32, and `table`,
-    /// of which a canvas needs a few rows, stays in the file unless it is also the head.
+    /// are, matrices of numbers become what `held` says of their type, vectors float32, and
+    /// `table`, of which a canvas needs a few rows, stays in the file unless it is also the head.
     pub fn bytes_as_stored(
         &self,
         (table, is_tied): (&str, bool),

@@ -34,8 +34,8 @@ fn expected(case: &Value) -> Vec<u32> {
     ids(&case["sequence"]).split_off(ids(&case["prompt_ids"]).len())
 }
 
-/// Forwards that predict, and rows of all forwards: keys and values are stored with the next block's
-/// first prediction, and so never those of the last block.
+/// Forwards that predict, and rows of all forwards: keys and values are stored with the next
+/// block's first prediction, and so never those of the last block.
 fn published_work(case: &Value) -> (usize, usize) {
     let history = case["history"].as_array().unwrap();
     let stores = |forward: &&Value| forward["stores"].as_bool().unwrap();

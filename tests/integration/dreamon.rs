@@ -1,5 +1,6 @@
 //! DreamOn, whose holes get longer and shorter: logits, and every generation step for step, against
-//! vectors that its own evaluation made on a small random checkpoint (`tests/fixtures/golden-dreamon`).
+//! vectors that its own evaluation made on a small random checkpoint
+//! (`tests/fixtures/golden-dreamon`).
 
 use assert_cmd::Command;
 use diffucoder::diffusion::{Cache, Decoding, Ending, Settings, Shaping, Step, Steps};

@@ -425,7 +425,8 @@ impl session::Observer for NewParts {
 }
 
 /// A family with norms of queries and keys and without biases: logits of both networks, and every
-/// generation, step for step. The vectors were made by CoDA's own code on a small random checkpoint.
+/// generation, step for step. The vectors were made by CoDA's own code on a small random
+/// checkpoint.
 #[test]
 fn coda_equals_its_reference() {
     let folder = fixture("golden-coda/model");

@@ -21,8 +21,8 @@ fn half(x: f32) -> f32 {
     half::bf16::from_f32(x).to_f32()
 }
 
-/// `[panel, row, 16]` by the definition, of `w`, `[n, k]`, and `x`, `[rows, k]`; and with it the sum
-/// of the sizes of the terms and their exact sum. Nothing here is subnormal.
+/// `[panel, row, 16]` by the definition, of `w`, `[n, k]`, and `x`, `[rows, k]`; and with it the
+/// sum of the sizes of the terms and their exact sum. Nothing here is subnormal.
 fn defined(w: &[f32], x: &[f32], n: usize, k: usize) -> Vec<(f32, f64, f64)> {
     let rows = x.len() / k;
     let mut out = vec![(0.0, 0.0, 0.0); n.div_ceil(PANEL) * rows * PANEL];
@@ -46,8 +46,8 @@ fn defined(w: &[f32], x: &[f32], n: usize, k: usize) -> Vec<(f32, f64, f64)> {
     out
 }
 
-/// Against the definition to the bit, and against arithmetic: each term is rounded up to 16 times in
-/// its block, once with the other half of it, and once for each block after it.
+/// Against the definition to the bit, and against arithmetic: each term is rounded up to 16 times
+/// in its block, once with the other half of it, and once for each block after it.
 #[track_caller]
 fn assert_defined(found: &[f32], expected: &[(f32, f64, f64)], k: usize, what: &str) {
     let roundings = 17.0 + k.div_ceil(BLOCK) as f64;

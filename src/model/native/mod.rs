@@ -171,8 +171,8 @@ impl Weights {
         Ok(())
     }
 
-    /// Takes the queries, keys and values of the rows of a canvas, from `first` on, out of `output`,
-    /// norms and rotates them, and stores the keys and values.
+    /// Takes the queries, keys and values of the rows of a canvas, from `first` on, out of
+    /// `output`, norms and rotates them, and stores the keys and values.
     fn store(
         &self,
         layer: &Layer,

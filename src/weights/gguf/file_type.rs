@@ -1,5 +1,5 @@
-//! What a file as a whole is stored in, and llama.cpp's mixtures: which of its tensors get more bits
-//! than the rest.
+//! What a file as a whole is stored in, and llama.cpp's mixtures: which of its tensors get more
+//! bits than the rest.
 //!
 //! Source: `llama_tensor_get_type_impl` in llama.cpp's `llama-quant.cpp`.
 

@@ -1,5 +1,5 @@
-//! Messages of JSON-RPC as the Language Server Protocol frames them: a head that says how many bytes
-//! follow, and these.
+//! Messages of JSON-RPC as the Language Server Protocol frames them: a head that says how many
+//! bytes follow, and these.
 
 use std::io::{BufRead, Read};
 

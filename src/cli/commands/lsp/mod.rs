@@ -2,9 +2,10 @@
 //! stdout.
 //!
 //! One thread reads ([`message`]), one denoises, which is a worker of `serve`, and this one has the
-//! documents ([`document`]), answers and writes ([`server`]). Requests wait in the queue of `serve`,
-//! in which the newest of a document takes the place of the one before. The types of the protocol
-//! that are needed fit on two pages; the crate that has all of them has ten thousand lines.
+//! documents ([`document`]), answers and writes ([`server`]). Requests wait in the queue of
+//! `serve`, in which the newest of a document takes the place of the one before. The types of the
+//! protocol that are needed fit on two pages; the crate that has all of them has ten thousand
+//! lines.
 
 mod document;
 mod message;

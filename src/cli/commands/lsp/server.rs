@@ -1,4 +1,5 @@
-//! What a client asks and what it gets: documents, suggestions, and the beginning and end of it all.
+//! What a client asks and what it gets: documents, suggestions, and the beginning and end of it
+//! all.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -29,8 +29,8 @@ pub struct Args {
     /// The trace, as `generate --trace` wrote it; `-` is stdin
     #[arg(value_name = "FILE.jsonl")]
     trace: PathBuf,
-    /// Where to write it; replaced if it exists. `-` is stdout. FILE.svg becomes an animated picture
-    /// of the canvas instead of a page
+    /// Where to write it; replaced if it exists. `-` is stdout. FILE.svg becomes an animated
+    /// picture of the canvas instead of a page
     #[arg(short, long, value_name = "FILE.html", default_value = "-")]
     output: PathBuf,
 }

@@ -1,4 +1,5 @@
-//! Who may ask: by the keys that they bring or, where there are none, by the name that they ask for.
+//! Who may ask: by the keys that they bring or, where there are none, by the name that they ask
+//! for.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,9 +1,9 @@
 //! `diffucoder serve`: the session over HTTP, for editors and for what speaks OpenAI's API.
 //!
-//! From the top: [`http`] has the connections, [`router`] what is at each path, [`access`] who is let
-//! in; [`api`] are the protocols, which read what is asked and say in their form ([`reply`]) what was
-//! written. All this is on one thread, which only waits. Behind a bounded queue others denoise: that
-//! is [`work`], which knows no HTTP.
+//! From the top: [`http`] has the connections, [`router`] what is at each path, [`access`] who is
+//! let in; [`api`] are the protocols, which read what is asked and say in their form ([`reply`])
+//! what was written. All this is on one thread, which only waits. Behind a bounded queue others
+//! denoise: that is [`work`], which knows no HTTP.
 
 mod access;
 mod api;

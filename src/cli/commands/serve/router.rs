@@ -1,5 +1,5 @@
-//! Which path is answered by what, behind one door: it asks for keys, writes refusals in the form of
-//! each protocol, counts, and logs a line. No text of a request is logged.
+//! Which path is answered by what, behind one door: it asks for keys, writes refusals in the form
+//! of each protocol, counts, and logs a line. No text of a request is logged.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

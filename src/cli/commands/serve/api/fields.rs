@@ -1,5 +1,5 @@
-//! Fields that the protocols share, under the names of OpenAI, Mistral, llama-server and ollama, and
-//! the [`Ask`] that they make. Fields that nobody here knows are skipped, as those servers do.
+//! Fields that the protocols share, under the names of OpenAI, Mistral, llama-server and ollama,
+//! and the [`Ask`] that they make. Fields that nobody here knows are skipped, as those servers do.
 
 use diffucoder::chat::Message;
 use diffucoder::session::Ends;

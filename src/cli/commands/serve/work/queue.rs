@@ -105,7 +105,7 @@ impl Queue {
             state.waiting.retain(|ticket| {
                 let is_older = is_older(&ticket.call);
                 if is_older {
-                    let _ = ticket.events.send(Event::Failed(Refusal::replaced())); // it may be gone
+                    let _ = ticket.events.send(Event::Failed(Refusal::replaced())); // may be gone
                 }
                 !is_older
             });
