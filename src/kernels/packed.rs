@@ -14,10 +14,11 @@
 //! stored as bytes: a product with few rows is bound by reading them.
 
 pub use super::format::BLOCK;
-use super::format::{BlockFormat, Format, Layout, with_format};
+use super::format::{BlockFormat, Format, with_format};
 use super::stored;
 use rayon::prelude::*;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -224,29 +225,49 @@ impl PackedMatrix {
                 actual_bytes: blocks.len(),
             });
         }
-        let columns = blocks.chunks(row_bytes * PANEL);
-        let columns: Vec<Columns<'_>> = columns.map(|bytes| Columns { bytes, row_bytes }).collect();
-        let row_blocks = k / format.block_inputs();
-        // `[panel, stored block]`: every one of them is packed by itself, whichever thread does it.
-        let count = columns.len() * row_blocks;
-        let each = (0..count).into_par_iter();
-        let each = each.map(|i| (columns[i / row_blocks], i % row_blocks));
-        Ok(with_format!(format, F => {
-            const LAYOUT: Layout = F::LAYOUT;
-            const ROWS: (usize, usize) = LAYOUT.scale_rows();
-            let pack = pack::<F, { LAYOUT.blocks() }, { LAYOUT.lines() }, { ROWS.0 }, { ROWS.1 }>;
-            let mut packed = (room(count), (room(count), room(count)));
-            packed.par_extend(each.map(pack));
-            let (lines, (scales, supers)) = packed;
-            Self {
-                format,
-                n,
-                k,
-                lines: Part::Owned(lines.into_flattened().into_flattened()),
-                scales: Part::Owned(scales.into_flattened().into_flattened()),
-                supers: Part::Owned(supers.into_flattened()),
-            }
-        }))
+        let (rows, super_rows) = format.layout().scale_rows();
+        // What a panel takes of lines, scales and super-block scales.
+        let [per_lines, per_scales, per_supers] = [
+            k / BLOCK * format.layout().lines(),
+            k / BLOCK * rows,
+            k / format.block_inputs() * super_rows,
+        ];
+        let panels = n.div_ceil(PANEL);
+        let mut lines: Vec<Line> = room(panels * per_lines);
+        let mut scales: Vec<Scales> = room(panels * per_scales);
+        let mut supers: Vec<Scales> = room(panels * per_supers);
+        let mut lines_left = lines.spare_capacity_mut();
+        let mut scales_left = scales.spare_capacity_mut();
+        let mut supers_left = supers.spare_capacity_mut();
+        let mut tasks = Vec::with_capacity(panels);
+        for columns in blocks.chunks(row_bytes * PANEL) {
+            let room = PanelRoom {
+                lines: first_of(&mut lines_left, per_lines),
+                scales: first_of(&mut scales_left, per_scales),
+                supers: first_of(&mut supers_left, per_supers),
+            };
+            tasks.push((columns, room));
+        }
+        // A pointer, so that rayon's loop is compiled once and not for every format.
+        let pack: fn(&[u8], usize, PanelRoom<'_>) = with_format!(format, F => pack::<F>);
+        tasks
+            .into_par_iter()
+            .for_each(|(columns, room)| pack(columns, row_bytes, room));
+        // SAFETY: as many as `pack` wrote, which is all of the room it was given.
+        #[allow(unsafe_code)]
+        unsafe {
+            lines.set_len(panels * per_lines);
+            scales.set_len(panels * per_scales);
+            supers.set_len(panels * per_supers);
+        }
+        Ok(Self {
+            format,
+            n,
+            k,
+            lines: Part::Owned(lines),
+            scales: Part::Owned(scales),
+            supers: Part::Owned(supers),
+        })
     }
 
     /// A matrix `[n, k]` out of the [`Self::parts`] of one like it, which `holder` has at these
@@ -324,6 +345,13 @@ fn room<T>(count: usize) -> Vec<T> {
     room
 }
 
+/// Takes the first `count` off.
+fn first_of<'a, T>(left: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+    let (first, rest) = std::mem::take(left).split_at_mut(count);
+    *left = rest;
+    first
+}
+
 /// Asks for pages of 2 MiB for a vector of weights that nothing has been written to: memory is had
 /// in a fraction of the time then, and fewer addresses are looked up while it is read.
 pub(super) fn ask_for_large_pages<T>(room: &Vec<T>) {
@@ -350,47 +378,61 @@ pub(super) fn ask_for_large_pages<T>(room: &Vec<T>) {
     let _ = room;
 }
 
-/// Stored rows of one panel: up to 16 columns of the product.
-#[derive(Clone, Copy)]
-struct Columns<'a> {
-    bytes: &'a [u8],
-    row_bytes: usize,
+/// Where the packed weights of some panels go.
+struct PanelRoom<'a> {
+    /// `[panel, block, line]`
+    lines: &'a mut [MaybeUninit<Line>],
+    /// `[panel, block, 1 or 2]`
+    scales: &'a mut [MaybeUninit<Scales>],
+    /// `[panel, super-block, 0 to 2]`
+    supers: &'a mut [MaybeUninit<Scales>],
 }
 
-/// What `S` blocks of 32 inputs take in a panel.
-type PackedBlocks<const S: usize, const L: usize, const R: usize, const U: usize> =
-    ([[Line; L]; S], ([[Scales; R]; S], [Scales; U]));
-
-/// Packs one stored block of each column: `S` blocks of `L` lines and `R` rows of scales, and `U`
-/// rows of super-block scales.
-fn pack<F: BlockFormat, const S: usize, const L: usize, const R: usize, const U: usize>(
-    (columns, block): (Columns<'_>, usize),
-) -> PackedBlocks<S, L, R, U> {
+/// Packs the stored rows of one panel, up to 16 of `row_bytes` each, and writes all of `room`.
+fn pack<F: BlockFormat>(columns: &[u8], row_bytes: usize, room: PanelRoom<'_>) {
+    let (rows, super_rows) = F::LAYOUT.scale_rows();
     let bytes = F::FORMAT.block_bytes();
-    let (mut lines, mut scales) = ([[Line([0; PANEL]); L]; S], [[Scales([0; PANEL]); R]; S]);
-    let mut supers = [Scales([0; PANEL]); U];
-    for (c, row) in columns.bytes.chunks_exact(columns.row_bytes).enumerate() {
-        let block = &row[block * bytes..][..bytes];
-        for (i, row) in supers.iter_mut().enumerate() {
-            row.0[c] = stored::super_scale::<F>(block, i);
-        }
-        for (s, (lines, scales)) in lines.iter_mut().zip(&mut scales).enumerate() {
-            for (row, scale) in scales.iter_mut().zip(stored::scales::<F>(block, s)) {
-                row.0[c] = scale;
+    for b in 0..row_bytes / bytes {
+        let stored = columns
+            .chunks_exact(row_bytes)
+            .map(|row| &row[b * bytes..][..bytes]);
+        let mut supers = [[0; PANEL]; 2];
+        for (c, block) in stored.clone().enumerate() {
+            for (i, row) in supers[..super_rows].iter_mut().enumerate() {
+                row[c] = stored::super_scale::<F>(block, i);
             }
-            let words: [u32; 8] = std::array::from_fn(|t| stored::word::<F>(block, s, t));
+        }
+        for (i, row) in supers[..super_rows].iter().enumerate() {
+            room.supers[b * super_rows + i].write(Scales(*row));
+        }
+        for s in 0..F::LAYOUT.blocks() {
+            let (mut words, mut scales) = ([[0; PANEL]; 8], [[0; PANEL]; 2]);
+            for (c, block) in stored.clone().enumerate() {
+                for (t, words) in words.iter_mut().enumerate() {
+                    words[c] = stored::word::<F>(block, s, t);
+                }
+                for (row, scale) in scales.iter_mut().zip(stored::scales::<F>(block, s)) {
+                    row[c] = scale;
+                }
+            }
+            let at = b * F::LAYOUT.blocks() + s;
+            for (i, row) in scales[..rows].iter().enumerate() {
+                room.scales[at * rows + i].write(Scales(*row));
+            }
+            let lines = &mut room.lines[at * F::LAYOUT.lines()..][..F::LAYOUT.lines()];
             let [low, high] = F::LAYOUT.bits;
             let (low_lines, high_lines) = lines.split_at_mut(low);
             for (lines, bits, below) in [(low_lines, low, 0), (high_lines, high, low)] {
                 let mask = 0x0101_0101 * ((1 << bits) - 1);
                 for (j, line) in lines.iter_mut().enumerate() {
                     let words = words[j..].iter().step_by(bits).enumerate();
-                    line.0[c] = words.fold(0, |line, (i, word)| {
-                        line | ((word >> below) & mask) << (bits * i)
-                    });
+                    line.write(Line(words.fold([0; PANEL], |line, (i, words)| {
+                        std::array::from_fn(|c| {
+                            line[c] | ((words[c] >> below) & mask) << (bits * i)
+                        })
+                    })));
                 }
             }
         }
     }
-    (lines, (scales, supers))
 }

@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -78,12 +78,7 @@ pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Pipeline, Vec<Added>)
         }
     })?;
     file.check_supported()?;
-    let json_error = |source| TokenizerError::Json {
-        file: TOKENIZER_JSON,
-        source,
-    };
-    let normalizer = serde_json::from_value(file.normalizer).map_err(json_error)?;
-    let pre_tokenizer = serde_json::from_value(file.pre_tokenizer).map_err(json_error)?;
+    let (normalizer, pre_tokenizer) = steps(&file.normalizer, &file.pre_tokenizer)?;
     let mut added = Vec::with_capacity(file.added_tokens.len());
     for value in &file.added_tokens {
         let token = files::added_token(TOKENIZER_JSON, value)?;
@@ -116,6 +111,33 @@ pub(super) fn from_tokenizer_json(bytes: &[u8]) -> Result<(Pipeline, Vec<Added>)
         decoder: ByteLevel::default().into(),
     };
     Ok((pipeline, added))
+}
+
+/// Normalizer and pre-tokenizer, as the library reads them in a whole file: that is compiled with
+/// the library, while a call for either by itself would compile each kind of step here as well.
+fn steps(
+    normalizer: &Value,
+    pre_tokenizer: &Value,
+) -> Result<(Option<NormalizerWrapper>, PreTokenizerWrapper), TokenizerError> {
+    let file = json!({
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    });
+    let library: tokenizers::Tokenizer = file.to_string().parse().map_err(json_or_library)?;
+    let pre_tokenizer = library.get_pre_tokenizer().cloned();
+    let pre_tokenizer = pre_tokenizer.ok_or_else(|| unsupported("a file without pre-tokenizer"))?;
+    Ok((library.get_normalizer().cloned(), pre_tokenizer))
+}
+
+fn json_or_library(error: tokenizers::Error) -> TokenizerError {
+    match error.downcast() {
+        Ok(source) => TokenizerError::Json {
+            file: TOKENIZER_JSON,
+            source: *source,
+        },
+        Err(other) => TokenizerError::Library(other),
+    }
 }
 
 /// The types in a step of `tokenizer.json`, a sequence taken apart. They are looked at before the
