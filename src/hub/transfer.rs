@@ -112,8 +112,7 @@ impl Transfer<'_> {
                 attempt,
                 reason,
             });
-            let backoff = patience.backoff.saturating_mul(1 << (attempt - 1).min(10));
-            thread::sleep(backoff.min(LONGEST_BACKOFF));
+            thread::sleep(pause(patience.backoff, attempt));
         }
     }
 
@@ -237,6 +236,12 @@ impl Transfer<'_> {
     }
 }
 
+/// Before the attempt after so many failures: `first` after one, and then twice as long each time.
+fn pause(first: Duration, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    first.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+}
+
 /// Compares a blob with what the Hub said of it: the size, and the checksum where the etag is one.
 fn verify(part: &Path, found: &RemoteFile) -> Result<(), String> {
     let size = file_bytes(part).unwrap_or(0);
@@ -279,4 +284,23 @@ fn hash<D: Digest>(path: &Path, hashers: impl IntoIterator<Item = D>) -> io::Res
             .collect()
     };
     Ok(hashers.into_iter().map(hex).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let seconds = |failures| pause(Duration::from_secs(1), failures).as_secs();
+        assert_eq!(
+            [1, 2, 3, 4, 5, 6, 1000].map(seconds),
+            [1, 2, 4, 8, 16, 20, 20]
+        );
+        assert_eq!(
+            pause(Duration::from_millis(1), 9),
+            Duration::from_millis(256)
+        );
+        assert_eq!(pause(Duration::ZERO, 40), Duration::ZERO);
+    }
 }

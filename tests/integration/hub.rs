@@ -337,7 +337,14 @@ fn a_connection_cut_too_often_is_an_error_and_the_next_run_resumes() {
         cut: Some((20_000, 1000)),
         ..Faults::default()
     });
-    let error = world.fetch(&mut ()).unwrap_err();
+    let mut record = Record::default();
+    let error = world.fetch(&mut record).unwrap_err();
+    let retries = record
+        .0
+        .iter()
+        .filter(|event| event.starts_with("Retrying"));
+    assert_eq!(retries.count(), 3, "{:?}", record.0);
+    assert_eq!(world.hub.transfers().len(), 4);
     assert!(matches!(error, HubError::BrokenTransfer { .. }), "{error}");
     assert!(
         error
@@ -360,6 +367,28 @@ fn a_connection_cut_too_often_is_an_error_and_the_next_run_resumes() {
         record.0[0]
     );
     assert!(world.hub.transfers().contains(&format!("bytes={arrived}-")));
+}
+
+#[test]
+fn a_cut_far_behind_the_last_one_does_not_count_as_a_further_failure() {
+    let megabytes = |count: usize| count << 20;
+    let large: Vec<u8> = (0..megabytes(40)).map(|i| (i / 251) as u8).collect();
+    for (cut, is_enough) in [(17, true), (15, false)] {
+        let mut world = World::with(HubServer::start(&[
+            ("config.json", CONFIG),
+            (SHARD, &large),
+        ]));
+        world.options.patience.retries = 1;
+        world.hub.set(Faults {
+            cut: Some((megabytes(cut), 2)),
+            ..Faults::default()
+        });
+        let fetched = world.fetch(&mut ());
+        assert_eq!(fetched.is_ok(), is_enough, "{fetched:?}");
+        if let Ok(file) = fetched {
+            assert!(fs::read(file).unwrap() == large);
+        }
+    }
 }
 
 #[test]
@@ -899,6 +928,72 @@ fn a_folder_is_a_model_if_it_has_a_config() {
 }
 
 #[test]
+fn a_folder_is_a_model_if_it_has_one_gguf_file() {
+    let world = World::new();
+    let folder = world.home.path().join("ggufs");
+    fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str| fs::write(folder.join(name), "x").unwrap();
+    let open = || Snapshot::open(&ModelSpec::Local(folder.clone()), &[], &world.options);
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|n| n.to_string()).collect() };
+
+    write("m-q8_0.gguf");
+    write("other.safetensors");
+    let chosen = open().unwrap().gguf(None).unwrap();
+    assert_eq!(
+        chosen,
+        Some(names(&["m-q8_0.gguf"])),
+        "no config.json: safetensors are no model"
+    );
+    write("m-q4_0.gguf");
+    write("a-q4_0.gguf");
+    let all = ["a-q4_0.gguf", "m-q4_0.gguf", "m-q8_0.gguf"];
+    assert_eq!(open().unwrap().folder_files(".gguf"), names(&all));
+    let error = open().unwrap().gguf(None).unwrap_err();
+    match &error {
+        HubError::ChooseInFolder { folder: of, files } => {
+            assert_eq!((of, files), (&folder, &names(&all)));
+        }
+        other => panic!("{other}"),
+    }
+    write("config.json");
+    assert_eq!(
+        open().unwrap().gguf(None).unwrap(),
+        None,
+        "safetensors before GGUF"
+    );
+    write("b-q6_k-00001-of-00002.gguf");
+    let error = open().unwrap().gguf(Some("q6_k")).unwrap_err();
+    assert!(matches!(error, HubError::PartsMissing { .. }), "{error}");
+    write("b-q6_k-00002-of-00002.gguf");
+    let parts = ["b-q6_k-00001-of-00002.gguf", "b-q6_k-00002-of-00002.gguf"];
+    assert_eq!(
+        open().unwrap().gguf(Some("q6_k")).unwrap(),
+        Some(names(&parts))
+    );
+}
+
+#[test]
+fn a_form_that_is_not_read_is_named_wherever_the_model_is() {
+    let hub = [("config.json", CONFIG), ("pytorch_model.bin", b"x")];
+    let world = World::with(HubServer::start(&hub));
+    let folder = world.home.path().join("pickled");
+    fs::create_dir_all(&folder).unwrap();
+    for (name, bytes) in hub {
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+    let local = Snapshot::open(&ModelSpec::Local(folder), &[], &world.options);
+    for snapshot in [world.open(), local] {
+        let snapshot = snapshot.unwrap();
+        let error = snapshot.required(SHARD, &mut ()).unwrap_err();
+        let explained = snapshot.explain(error);
+        assert!(matches!(explained, HubError::Foreign { .. }), "{explained}");
+        let other = HubError::NotAFolder { path: "x".into() };
+        let other = snapshot.explain(other);
+        assert!(matches!(other, HubError::NotAFolder { .. }), "{other}");
+    }
+}
+
+#[test]
 fn the_built_in_model_needs_neither_disk_nor_network() {
     let options = HubOptions::new("/dev/null/nowhere");
     let spec = ModelSpec::parse("tiny").unwrap();
@@ -1103,6 +1198,8 @@ fn text_files_are_checked_by_their_git_hash() {
         (git_hash(CONFIG), true),
         (git_hash(CONFIG).to_uppercase(), true),
         (git_hash(br#"{"model_type":"dream"}"#), false),
+        // SHA-1 of the bytes alone, as some mirrors have it.
+        ("bb12d206596aee73810a854277e2cdff89feb18c".to_owned(), true),
         // Not a hash: the length has to do.
         ("5e1a-22.gz".to_owned(), true),
     ];
