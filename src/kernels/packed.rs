@@ -225,13 +225,7 @@ impl PackedMatrix {
                 actual_bytes: blocks.len(),
             });
         }
-        let (rows, super_rows) = format.layout().scale_rows();
-        // What a panel takes of lines, scales and super-block scales.
-        let [per_lines, per_scales, per_supers] = [
-            k / BLOCK * format.layout().lines(),
-            k / BLOCK * rows,
-            k / format.block_inputs() * super_rows,
-        ];
+        let [per_lines, per_scales, per_supers] = per_panel(format, k);
         let panels = n.div_ceil(PANEL);
         let mut lines: Vec<Line> = room(panels * per_lines);
         let mut scales: Vec<Scales> = room(panels * per_scales);
@@ -281,17 +275,15 @@ impl PackedMatrix {
         if n == 0 || k == 0 || !k.is_multiple_of(format.block_inputs()) {
             return None;
         }
-        let blocks = n.div_ceil(PANEL).checked_mul(k / BLOCK)?;
-        let layout = format.layout();
-        let (rows, super_rows) = layout.scale_rows();
-        let supers_count = n.div_ceil(PANEL) * (k / BLOCK / 8 * super_rows);
+        let [per_lines, per_scales, per_supers] = per_panel(format, k);
+        let count = |per: usize| n.div_ceil(PANEL).checked_mul(per);
         Some(Self {
             format,
             n,
             k,
-            lines: Part::held(holder, lines, blocks.checked_mul(layout.lines())?)?,
-            scales: Part::held(holder, scales, blocks.checked_mul(rows)?)?,
-            supers: Part::held(holder, supers, supers_count)?,
+            lines: Part::held(holder, lines, count(per_lines)?)?,
+            scales: Part::held(holder, scales, count(per_scales)?)?,
+            supers: Part::held(holder, supers, count(per_supers)?)?,
         })
     }
 
@@ -326,16 +318,24 @@ impl PackedMatrix {
     }
 
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
-        let (blocks, layout) = (self.k / BLOCK, self.format.layout());
-        let (rows, supers) = layout.scale_rows();
-        let part = |per_block: usize| panel * blocks * per_block..(panel + 1) * blocks * per_block;
-        let supers_of = blocks / 8 * supers;
+        let [lines, scales, supers] = per_panel(self.format, self.k);
         Panel {
-            lines: &self.lines.values()[part(layout.lines())],
-            scales: &self.scales.values()[part(rows)],
-            supers: &self.supers.values()[panel * supers_of..][..supers_of],
+            lines: &self.lines.values()[panel * lines..][..lines],
+            scales: &self.scales.values()[panel * scales..][..scales],
+            supers: &self.supers.values()[panel * supers..][..supers],
         }
     }
+}
+
+/// Lines, scales and super-block scales of a panel with `k` inputs.
+fn per_panel(format: Format, k: usize) -> [usize; 3] {
+    let (layout, blocks) = (format.layout(), k / BLOCK);
+    let (rows, super_rows) = layout.scale_rows();
+    [
+        blocks * layout.lines(),
+        blocks * rows,
+        blocks / 8 * super_rows,
+    ]
 }
 
 /// Room for so many values.
