@@ -278,9 +278,11 @@ fn with_min<const MOST: usize, const N: usize>(group: &mut Group<N>) {
 fn symmetric<const MOST: usize, const N: usize>(numbers: &[Lanes; N]) -> Lanes {
     let inverses = largest(numbers).map(inverse);
     let (mut best, mut most) = ([0.0; LANES], [0.0; LANES]);
-    // The largest number at the end of the longer side, or a bit beside it.
+    // The largest number at the end of the longer side, or a bit beside it. With many quants it may
+    // be cut off by several, or leave as many free: llama.cpp tries 0.1 with all.
+    let apart = if MOST > 16 { 0.5 } else { 0.1 };
     for i in -9..=9 {
-        let steps = -(MOST as f32 + 0.1 * i as f32);
+        let steps = -(MOST as f32 + apart * i as f32);
         let (mut squares, mut products) = ([0.0; LANES], [0.0; LANES]);
         for x in numbers {
             for lane in 0..LANES {
@@ -327,11 +329,13 @@ fn asymmetric<const MOST: usize, const N: usize>(numbers: &[Lanes; N]) -> (Lanes
     for lane in 0..LANES {
         mins[lane] = -lowest[lane]; // if all are the same
     }
+    let apart = if MOST > 16 { 0.3 } else { 0.1 }; // as above
     for i in -10..=10 {
         let (mut sums, mut squares, mut products) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         let mut per_step = [0.0; LANES];
         for lane in 0..LANES {
-            per_step[lane] = (MOST as f32 + 0.1 * i as f32) * inverse(highest[lane] - lowest[lane]);
+            per_step[lane] =
+                (MOST as f32 + apart * i as f32) * inverse(highest[lane] - lowest[lane]);
         }
         for x in numbers {
             for lane in 0..LANES {
@@ -469,16 +473,17 @@ mod tests {
     }
 
     /// llama.cpp's quantizer without an importance matrix leaves 8.56, 7.09, 3.59, 1.76 and 0.533 %
-    /// of normal numbers; these have thinner tails, which makes all of it a little less.
+    /// of normal numbers; these have thinner tails, which makes all of it a little less. The bounds
+    /// are tight: without its last refinement a search of scales loses a thousandth more.
     #[test]
     fn little_is_lost() {
         let numbers = numbers(1 << 14);
         for (format, most) in [
-            (Format::Q4_0, 0.0806),
-            (Format::Q4K, 0.0698),
-            (Format::Q5K, 0.0345),
-            (Format::Q6K, 0.0172),
-            (Format::Q8_0, 0.00534),
+            (Format::Q4_0, 0.076_46),
+            (Format::Q4K, 0.067_58),
+            (Format::Q5K, 0.033_06),
+            (Format::Q6K, 0.015_78),
+            (Format::Q8_0, 0.005_073),
         ] {
             let change = change(format, &numbers);
             assert!((0.7 * most..most).contains(&change), "{format}: {change}");
