@@ -68,15 +68,9 @@ impl Mode {
         modes.find(|mode| mode.decoding(is_gpu) == decoding)
     }
 
-    /// Whether it reproduces a sampler as published, which looks at no token twice.
+    /// Whether it reproduces a sampler as published.
     pub fn is_published(self) -> bool {
         matches!(self, Self::Exact | Self::FastDllm | Self::D3llm)
-    }
-
-    /// How often each token is looked at again. Between texts the number of tokens is fixed and may
-    /// be wrong, so that the first ones revealed often do not fit the last.
-    pub fn remask(self, is_between: bool) -> usize {
-        usize::from(is_between && !self.is_published())
     }
 }
 

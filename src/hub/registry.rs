@@ -26,8 +26,12 @@ pub struct Recipe {
     pub prompt: PromptStyle,
     /// The sampling temperature.
     pub temperature: f64,
+    /// The nucleus.
+    pub top_p: f32,
     /// The mode that suits its weights, where that is not its family's.
     pub mode: Option<Mode>,
+    /// How often each token of a hole between texts is looked at again, but for published samplers.
+    pub remask: usize,
     /// How long holes are whose length nobody says.
     pub lengths: Lengths,
 }
@@ -119,7 +123,9 @@ pub(super) const fn chat(temperature: f64) -> Recipe {
     Recipe {
         prompt: PromptStyle::Chat,
         temperature,
+        top_p: 0.95,
         mode: None,
+        remask: 0,
         lengths: Lengths::PUBLISHED,
     }
 }
@@ -127,14 +133,15 @@ pub(super) const fn chat(temperature: f64) -> Recipe {
 pub(super) const fn raw(temperature: f64) -> Recipe {
     Recipe {
         prompt: PromptStyle::Raw,
-        temperature,
-        mode: None,
-        lengths: Lengths::PUBLISHED,
+        ..chat(temperature)
     }
 }
 
-/// DreamOn's, from its evaluation (`eval/`, temperature 0.2); there is no template for its prompts.
-pub(crate) const DREAMON: Recipe = raw(0.2);
+/// DreamOn's, from its evaluation (`eval/`); there is no template for its prompts.
+pub(crate) const DREAMON: Recipe = Recipe {
+    top_p: 0.9,
+    ..raw(0.2)
+};
 
 /// Every alias; the default comes first.
 pub const MODELS: [KnownModel; 20] = [
@@ -215,7 +222,10 @@ pub const MODELS: [KnownModel; 20] = [
         download_bytes: 1_000_000_000,
         licence: "apache-2.0",
         family: &DREAM,
-        recipe: raw(0.8),
+        recipe: Recipe {
+            mode: Some(Mode::Exact), // nobody has shown that its weights bear another
+            ..raw(0.8)
+        },
     },
     KnownModel {
         alias: "stable-diffcoder",
@@ -275,7 +285,10 @@ pub const MODELS: [KnownModel; 20] = [
         download_bytes: 8_140_000_000,
         licence: NON_COMMERCIAL,
         family: &CODA,
-        recipe: chat(0.1),
+        recipe: Recipe {
+            top_p: 0.9,
+            ..chat(0.1)
+        },
     },
     KnownModel {
         alias: "sdar-1.7b",
@@ -347,6 +360,7 @@ pub const MODELS: [KnownModel; 20] = [
         family: &DREAM,
         recipe: Recipe {
             mode: Some(Mode::Fast), // trained with texts that break off, as windows see them
+            remask: 1,              // more of its lines parse: benches/README.md
             // It does not know: `cargo bench --bench infill`.
             lengths: Lengths {
                 usual: Some(8),

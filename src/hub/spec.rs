@@ -288,6 +288,7 @@ mod tests {
                 "tiny",
                 Recipe {
                     mode: Some(Mode::Fast),
+                    remask: 1,
                     lengths: registry::by_alias("tiny").unwrap().recipe.lengths,
                     ..raw(0.2)
                 },

@@ -81,8 +81,8 @@ pub(super) fn settings(
         Mode::D3llm => (Steps::OfTokens(1), Shaping::temperature(0.0)),
         _ => {
             let temperature = package.recipe.temperature as f32;
-            let top_p = if is_resizing { 0.9 } else { 0.95 };
-            (Steps::OfTokens(1), Shaping::nucleus(temperature, top_p))
+            let shaping = Shaping::nucleus(temperature, package.recipe.top_p);
+            (Steps::OfTokens(1), shaping)
         }
     };
     Settings {
@@ -99,7 +99,12 @@ pub(super) fn settings(
             _ => Ending::AtStop(package.stop_ids.clone()),
         },
         decoding,
-        remask: mode.remask(is_between && !is_resizing),
+        // Between texts the number of tokens is fixed and may be wrong, so that the first ones
+        // revealed often do not fit the last. Published samplers look at no token twice.
+        remask: match is_between && !is_resizing && !mode.is_published() {
+            true => package.recipe.remask,
+            false => 0,
+        },
         deletes_rest: true,
         isa: target.isa,
     }

@@ -109,6 +109,23 @@ fn a_length_is_the_users_or_the_models() {
     assert!((1..=5).contains(&tokens(&["--length-by", "confidence", "-n", "5"])));
 }
 
+/// Nobody has measured that it helps any other weights, and it takes a forward a token.
+#[test]
+fn holes_of_other_models_are_not_remasked_unless_asked() {
+    let model = fixture("golden/model");
+    let rounds = |args: &[&str]| {
+        let base = ["infill", "--seed", "1", "-o", "json", "--model"];
+        let output = diffucoder(&[&base[..], &[model.to_str().unwrap()], args].concat())
+            .write_stdin("x = <FILL:4> + 1\n")
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(stdout(&output)).unwrap();
+        report["settings"]["remask"].as_u64().unwrap()
+    };
+    assert_eq!(rounds(&["--mode", "balanced"]), 0);
+    assert_eq!(rounds(&["--mode", "balanced", "--remask", "2"]), 2);
+}
+
 #[test]
 fn holes_are_remasked_but_in_reference_mode() {
     let forwards = |args: &[&str]| {

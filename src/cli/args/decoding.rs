@@ -49,7 +49,8 @@ pub(super) struct DecodingArgs {
     #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
     order_temperature: Option<OrderTemperature>,
     /// How many times each token is masked and predicted again once all are there, ending early
-    /// where nothing changes [default: 0; 1 in holes between text, unless --exact]
+    /// where nothing changes [default: 0; with the built-in model 1 in holes between text, unless
+    /// --exact]
     #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
     pub remask: Option<usize>,
     /// Where a model that makes holes longer and shorter (DreamOn) ends a hole, take that place out
