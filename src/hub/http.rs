@@ -300,4 +300,23 @@ mod tests {
         );
         assert!(!error.to_string().contains("abc"), "{error}");
     }
+
+    #[test]
+    fn a_mirror_leads_to_the_hub_and_to_itself() {
+        let mut options = HubOptions::new("cache");
+        options.endpoint = "https://mirror".into();
+        let http = Http::new(&options).expect("an address");
+        let is_hub = |here, target| {
+            let [here, target] = [here, target].map(|url| Origin::of(url).expect("an address"));
+            http.is_hub(&here, &target)
+        };
+        assert!(is_hub("https://mirror/a", "https://huggingface.co/a"));
+        assert!(is_hub("https://mirror/a", "https://mirror/b"));
+        assert!(is_hub("https://other/a", "https://other/b"));
+        assert!(is_hub("https://other/a", "https://mirror/b"));
+        assert!(!is_hub("https://mirror/a", "https://cdn/a"));
+        assert!(!is_hub("https://mirror/a", "http://huggingface.co/a"));
+        assert!(!is_hub("https://mirror/a", "https://huggingface.co:8443/a"));
+        assert!(!is_hub("https://mirror/a", "https://cdn.huggingface.co/a"));
+    }
 }
