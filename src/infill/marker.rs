@@ -21,10 +21,8 @@ pub struct MarkerError {
 pub fn find(bytes: &[u8]) -> Result<Vec<Hole>, MarkerError> {
     let mut holes = Vec::new();
     let mut at = 0;
-    while let Some(found) = bytes[at..]
-        .windows(OPEN.len())
-        .position(|window| window == OPEN)
-    {
+    let mut unclosed = 0; // up to here no marker closes
+    while let Some(found) = memchr::memmem::find(&bytes[at..], OPEN) {
         let start = at + found;
         let inside = start + OPEN.len();
         at = inside;
@@ -36,16 +34,14 @@ pub fn find(bytes: &[u8]) -> Result<Vec<Hole>, MarkerError> {
                     tokens: None,
                 });
             }
-            Some(b':') => {
-                let line = bytes[inside..].split(|&byte| byte == b'\n').next();
-                let Some(len) = line
-                    .unwrap_or_default()
-                    .iter()
-                    .position(|&byte| byte == b'>')
-                else {
+            Some(b':') if inside >= unclosed => {
+                let end = memchr::memchr2(b'\n', b'>', &bytes[inside..]);
+                let end = end.map_or(bytes.len(), |len| inside + len);
+                if bytes.get(end) != Some(&b'>') {
+                    unclosed = end;
                     continue;
-                };
-                at = inside + len + 1;
+                }
+                at = end + 1;
                 let tokens = std::str::from_utf8(&bytes[inside + 1..at - 1]).ok();
                 let tokens = tokens.and_then(|digits| digits.parse().ok());
                 if tokens.is_none_or(|tokens| tokens == 0 || tokens > MAX_TOKENS) {

@@ -22,6 +22,20 @@ fn markers_are_found_with_their_lengths() {
     assert_eq!(filled(&template, &["1", "2"]), b"a1b2<FILLER><FILL");
 }
 
+/// Each of them would search the rest of its line again.
+#[test]
+fn many_beginnings_of_markers_are_read_once() {
+    let open = "<FILL:".repeat(200_000);
+    let text = format!("{open}\n{open}<FILL>\n<FILL:3>");
+    let template = Template::with_markers(text.into_bytes());
+    let holes = template.map(|template| template.holes().len());
+    // The last beginning of the second line goes up to the marker's end, and has no length.
+    assert!(holes.is_err());
+    let text = format!("{open}\n<FILL:3>{open}");
+    let template = Template::with_markers(text.into_bytes()).expect("a length");
+    assert_eq!(template.holes().len(), 1);
+}
+
 #[test]
 fn a_marker_without_a_length_is_refused_with_its_place() {
     for marker in [

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 /// Whether lines end in CRLF, most of them.
 pub fn is_crlf(bytes: &[u8]) -> bool {
-    let count = |ending: &[u8]| {
-        let windows = bytes.windows(ending.len());
-        windows.filter(|window| *window == ending).count()
-    };
-    2 * count(b"\r\n") > count(b"\n")
+    let (mut lines, mut crlf) = (0, 0);
+    for end in memchr::memchr_iter(b'\n', bytes) {
+        lines += 1;
+        crlf += usize::from(bytes[..end].ends_with(b"\r"));
+    }
+    2 * crlf > lines
 }
 
 /// The text with LF for every CRLF, as a model reads it.

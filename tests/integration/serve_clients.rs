@@ -1,11 +1,11 @@
-//! The server beside its usual requests: what clients send first, what a model cannot do, and the
-//! requests of Tabby and minuet.
+//! The server beside its usual requests: what clients send first, what a model cannot do, what
+//! answers say of themselves, and the requests of Tabby, minuet and ollama's own client.
 #![cfg(feature = "serve")]
 
 use serde_json::{Value, json};
 
 use crate::fixture;
-use crate::serve::Server;
+use crate::serve::{Server, read_response};
 
 /// A model that sees nothing behind a hole says so, and of which field.
 #[test]
@@ -151,4 +151,138 @@ fn what_goes_on_behind_blanks_has_none_too_many() {
         let text: String = texts.collect();
         assert!(text.starts_with("urn"), "{text:?}");
     }
+}
+
+#[test]
+fn a_time_limit_does_not_wait_for_second_thoughts() {
+    let server = Server::start(&["--remask", "9"]);
+    let forwards = |limit: u32| {
+        let before = server.metric("diffucoder_forwards_total");
+        let request = json!({"input_prefix": "def f(x):\n", "prompt": "    ", "input_suffix": "\n",
+            "n_predict": 64, "t_max_predict_ms": limit, "temperature": 1.0, "seed": 5});
+        let reply = server.post("/infill", &request).json();
+        assert_ne!(reply["content"], "");
+        server.metric("diffucoder_forwards_total") - before
+    };
+    let (short, whole) = (forwards(1), forwards(0));
+    assert!(short < whole, "{short} of {whole} forwards");
+}
+
+#[test]
+fn a_number_of_steps_is_for_the_longest_text() {
+    for (flags, given) in [
+        (["--steps", "100", "--max-new-tokens", "256"], ["", "\n"]),
+        (["--steps", "400", "--max-new-tokens", "400"], ["", "\n"]),
+        (
+            ["--tokens-per-step", "8", "--max-new-tokens", "256"],
+            ["", "\n"],
+        ),
+    ] {
+        let server = Server::start(&flags);
+        for suffix in given {
+            let request = json!({"prompt": "def f(x):", "suffix": suffix, "max_tokens": 4});
+            let reply = server.post("/v1/completions", &request);
+            assert_eq!(reply.status, 200, "{}", reply.body);
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_read_keeps_its_place() {
+    use std::io::Read;
+    let server = Server::start(&["--queue", "0"]);
+    let long = json!({"prompt": "x = 1\n".repeat(1 << 20), "n_predict": 0, "n_cmpl": 8});
+    let mut unread = server.send("POST", "/completion", "", &long.to_string());
+    unread.read_exact(&mut [0; 15]).unwrap(); // it is written and on its way
+    let small = json!({"prompt": "x = ", "max_tokens": 0});
+    assert_eq!(server.post("/v1/completions", &small).status, 429);
+    drop(unread);
+    while server.post("/v1/completions", &small).status == 429 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(server.post("/v1/completions", &small).status, 200);
+}
+
+#[test]
+fn line_ends_are_the_file_s_and_not_those_of_other_files() {
+    let server = Server::start(&[]);
+    for (end, other) in [("\n", "\r\n"), ("\r\n", "\n")] {
+        let extra = format!("a = 1{other}").repeat(50);
+        let request = json!({"input_prefix": format!("def f(x):{end}"), "n_predict": 64,
+            "input_extra": [{"text": extra}], "temperature": 1, "seed": 5});
+        let reply = server.post("/infill", &request).json();
+        assert!(reply["tokens_evaluated"].as_u64().unwrap() > 100, "seen");
+        let content = reply["content"].as_str().unwrap();
+        assert!(content.contains('\n'), "{content:?}");
+        assert_eq!(content.replace("\r\n", "\n").replace('\n', end), content);
+    }
+}
+
+#[test]
+fn a_token_that_is_written_again_is_not_counted() {
+    let server = Server::start(&[]);
+    for most in [1, 3] {
+        let request = json!({"prompt": "return", "max_tokens": most, "temperature": 0});
+        let reply = server.post("/v1/completions", &request).json();
+        assert_ne!(reply["choices"][0]["text"], "");
+        let usage =
+            json!({"prompt_tokens": 1, "completion_tokens": most, "total_tokens": 1 + most});
+        assert_eq!(reply["usage"], usage);
+    }
+}
+
+/// Go's client sends every field, those that nobody set as empty.
+#[test]
+fn ollama_s_own_client_is_understood() {
+    let server = Server::start(&[]);
+    let load = |path, body: Value| {
+        let reply = server.post(path, &body).json();
+        assert_eq!(
+            [&reply["done"], &reply["done_reason"]],
+            [&json!(true), &json!("load")]
+        );
+        reply
+    };
+    let body = json!({"model": "tiny", "prompt": "", "suffix": "", "system": "", "options": null});
+    assert_eq!(load("/api/generate", body)["response"], "");
+    let body = json!({"model": "tiny", "messages": [], "options": null});
+    assert_eq!(load("/api/chat", body)["message"]["content"], "");
+    let mut body = json!({"prompt": "x = ", "suffix": "", "system": "", "stream": false,
+        "options": {"seed": 1, "num_predict": 8}});
+    let forward = server.post("/api/generate", &body).json();
+    assert_ne!(forward["response"], "");
+    body.as_object_mut().unwrap().remove("suffix");
+    body.as_object_mut().unwrap().remove("system");
+    let alone = server.post("/api/generate", &body).json();
+    assert_eq!(forward["response"], alone["response"]);
+    let model = &server.get("/api/tags").json()["models"][0];
+    assert_eq!(model["digest"].as_str().unwrap().len(), 64);
+    assert_eq!(model["details"]["parameter_size"], "6.3M");
+}
+
+#[test]
+fn each_chunk_of_a_stream_has_the_usage_that_was_asked_for() {
+    let server = Server::start(&[]);
+    let request = json!({"prompt": "x = ", "max_tokens": 4, "stream": true,
+        "stream_options": {"include_usage": true}});
+    let mut events = server.post("/v1/completions", &request).events();
+    assert_eq!(events.pop().unwrap()["usage"]["completion_tokens"], 4);
+    assert!(events.iter().all(|event| event["usage"] == Value::Null));
+    assert!(events[0].as_object().unwrap().contains_key("usage"));
+}
+
+#[test]
+fn as_many_slots_are_named_as_there_are() {
+    let server = Server::start(&["--parallel", "3"]);
+    assert_eq!(server.get("/props").json()["total_slots"], 3);
+}
+
+#[test]
+fn what_is_no_json_is_no_field_s_fault() {
+    let server = Server::start(&[]);
+    let broken = server.send("POST", "/v1/completions", "", "{\"prompt\": \"x\"");
+    let error = read_response(broken).json()["error"].clone();
+    assert_eq!(error["param"], Value::Null);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.starts_with("EOF while parsing"), "{message}");
 }

@@ -102,7 +102,7 @@ impl SamplingArgs {
     /// Wrong usage: more steps than new tokens, or a canvas that cannot grow.
     pub fn check(&self) -> Result<(), UsageError> {
         match self.max_new_tokens {
-            NewTokens::Most(n) => self.steps(n).map(drop),
+            NewTokens::Most(n) => self.check_steps(n),
             NewTokens::Auto if self.steps.is_some() => Err(UsageError::with_hint(
                 "--steps needs a number of new tokens, and -n is auto",
                 "--tokens-per-step K sets the pace of a canvas that grows",
@@ -184,20 +184,26 @@ impl SamplingArgs {
         }
     }
 
-    /// The number of denoising steps, for up to `n` new tokens.
+    /// The number of denoising steps, where one is asked for.
+    pub fn steps(&self) -> Option<Steps> {
+        let of_tokens = self.tokens_per_step.map(Steps::OfTokens);
+        self.steps.map(Steps::Count).or(of_tokens)
+    }
+
+    /// Checks the number of steps for up to `n` new tokens.
     ///
     /// # Errors
     /// Wrong usage when it is above the number of new tokens, but for the published samplers: these
     /// have steps that reveal nothing.
-    pub fn steps(&self, n: usize) -> Result<Steps, UsageError> {
-        let (flag, value, steps) = match (self.steps, self.tokens_per_step) {
-            (Some(steps), _) => ("steps", steps, Steps::Count(steps)),
-            (None, Some(tokens)) => ("tokens-per-step", tokens, Steps::OfTokens(tokens)),
-            (None, None) => return Ok(Steps::OfTokens(1)),
+    fn check_steps(&self, n: usize) -> Result<(), UsageError> {
+        let (flag, value) = match self.steps() {
+            Some(Steps::Count(steps)) => ("steps", steps),
+            Some(Steps::OfTokens(tokens)) => ("tokens-per-step", tokens),
+            None => return Ok(()),
         };
         let is_published = self.mode() == Some(Mode::Exact);
         match value <= n || is_published || self.algorithm == Some(Algorithm::P2) {
-            true => Ok(steps),
+            true => Ok(()),
             false => Err(UsageError::with_hint(
                 format!("--{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
                 "-n/--max-new-tokens sets the number of new tokens",
@@ -231,8 +237,25 @@ impl SamplingArgs {
     /// The settings for a job.
     ///
     /// # Errors
-    /// As [`Self::steps`], and for a threshold together with chance.
+    /// As [`Self::settings_of_any_length`], and for more steps than new tokens.
     pub fn settings(&self, session: &Session, job: &Job) -> Result<Settings, UsageError> {
+        let settings = self.settings_of_any_length(session, job)?;
+        if !job.is_resizing() && !settings.decoding.is_padded() {
+            self.check_steps(job.most_new_tokens())?;
+        }
+        Ok(settings)
+    }
+
+    /// The settings for a job whose length the user did not choose: a number of steps was meant for
+    /// the longest, and of those that are too many none reveals nothing.
+    ///
+    /// # Errors
+    /// For a threshold together with chance, and what else contradicts itself or the model.
+    pub fn settings_of_any_length(
+        &self,
+        session: &Session,
+        job: &Job,
+    ) -> Result<Settings, UsageError> {
         let mode = self.mode().unwrap_or(session.package().mode());
         let mut usual = session.settings(mode, job.is_between());
         let is_planned = self.algorithm == Some(Algorithm::P2);
@@ -305,11 +328,7 @@ impl SamplingArgs {
         }
         Ok(Settings {
             algorithm,
-            steps: match (self.steps, self.tokens_per_step) {
-                (None, None) => usual.steps,
-                _ if job.is_resizing() || decoding.is_padded() => self.steps(usize::MAX)?,
-                _ => self.steps(job.most_new_tokens())?,
-            },
+            steps: self.steps().unwrap_or(usual.steps),
             eps: self.eps,
             shaping: Shaping {
                 temperature: self.temperature.unwrap_or(usual.shaping.temperature),

@@ -73,7 +73,7 @@ pub fn offset(text: &str, place: Position, encoding: Encoding) -> usize {
     let mut start = 0;
     for _ in 0..place.line {
         let rest = &text.as_bytes()[start..];
-        match rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        match memchr::memchr2(b'\n', b'\r', rest) {
             None => return text.len(),
             Some(end) => start += end + 1 + usize::from(rest[end..].starts_with(b"\r\n")),
         }

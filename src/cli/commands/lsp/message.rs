@@ -84,8 +84,8 @@ impl Incoming {
     pub fn parse(body: &[u8]) -> Result<Self, Failure> {
         let value: Value = serde_json::from_slice(body)
             .map_err(|error| Failure::new(Code::Parse, error.to_string()))?;
-        serde_json::from_value(value)
-            .map_err(|error| Failure::new(Code::InvalidRequest, error.to_string()))
+        let wrong = "this is no request, notification or response";
+        serde_json::from_value(value).map_err(|_| Failure::new(Code::InvalidRequest, wrong))
     }
 }
 

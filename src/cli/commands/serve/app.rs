@@ -19,6 +19,8 @@ pub struct App {
     pub access: Access,
     pub model: ModelInfo,
     pub metrics: Arc<Metrics>,
+    /// Requests that are denoised at the same time.
+    pub parallel: usize,
 }
 
 /// What requests need to know of the model.

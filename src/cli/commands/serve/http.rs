@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::{Notify, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 
 use super::app::App;
 use super::router;
@@ -23,6 +24,8 @@ use crate::cli::terminal::signals;
 const MOST_CONNECTIONS: usize = 512;
 /// A request's head is there within this time, and a connection without requests is closed.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// A client that reads nothing of its answer for so long is gone.
+const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Most bytes of a head.
 const MOST_HEAD_BYTES: usize = 64 << 10;
 
@@ -64,6 +67,8 @@ async fn accept(listener: TcpListener, app: &Arc<App>) -> anyhow::Result<()> {
             }
         };
         let _ = stream.set_nodelay(true); // slower without, and that is all
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIME));
         let app = Arc::clone(app);
         let service = service_fn(move |request| {
             let app = Arc::clone(&app);
@@ -73,13 +78,14 @@ async fn accept(listener: TcpListener, app: &Arc<App>) -> anyhow::Result<()> {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
             .max_buf_size(MOST_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _ = connection.await; // whatever ends it, nobody is left to tell
             drop(place);
         });
     }
+    drop(listener);
     app.ui.log("ending: no new requests");
     graceful.shutdown().await;
     Ok(())

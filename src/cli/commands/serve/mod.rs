@@ -123,7 +123,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let cors = server.origin()?;
     let (listener, is_local) = server.listen(!keys.is_empty())?;
     let mut engine = args.compute.open(&args.model, ui)?;
-    let queue = Queue::new(server.parallel + server.queue);
+    let queue = Queue::new(server.parallel.saturating_add(server.queue));
     let metrics = Arc::default();
     let worker = Worker::new(
         &queue,
@@ -144,6 +144,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             cors,
         },
         model: ModelInfo::new(&args.model, &session, context),
+        parallel: server.parallel,
         metrics,
     };
     let app = Arc::new(app);
@@ -167,6 +168,7 @@ impl ServerArgs {
         let text = fs::read_to_string(file)
             .with_context(|| format!("cannot read the keys in {}", file.display()))?;
         let keys: Vec<_> = text
+            .trim_start_matches('\u{feff}') // a byte order mark
             .lines()
             .map(str::trim)
             .filter(|key| !key.is_empty())

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http_body_util::BodyExt;
-use hyper::body::{Body, Bytes, Frame};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use serde_json::Value;
 
@@ -40,8 +40,8 @@ pub fn event(data: &dyn Display) -> String {
     format!("data: {data}\n\n")
 }
 
-/// Everything that is written, once it is whole.
-pub async fn whole(mut running: Running) -> Result<Vec<Written>, Refusal> {
+/// An answer once everything is written.
+pub async fn whole(mut running: Running, reply: Box<dyn Reply>) -> Result<Response, Refusal> {
     let mut all = Vec::new();
     while let Some(event) = running.events.recv().await {
         match event {
@@ -50,10 +50,14 @@ pub async fn whole(mut running: Running) -> Result<Vec<Written>, Refusal> {
             Event::Failed(refusal) => return Err(refusal),
         }
     }
-    match all.is_empty() {
-        true => Err(Refusal::failed()),
-        false => Ok(all),
+    if all.is_empty() {
+        return Err(Refusal::failed());
     }
+    let body = Whole {
+        rest: reply.whole(&all).to_string().into(),
+        _running: running,
+    };
+    Ok(response("application/json", body))
 }
 
 /// An answer in pieces, once it is known that nothing is wrong with the request.
@@ -79,11 +83,50 @@ pub async fn pieces(
         all: Vec::new(),
         is_over: false,
     };
-    let mut response = Response::new(body.boxed_unsync());
+    let mut response = response(kind, body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
+}
+
+fn response(
+    kind: &'static str,
+    body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
+) -> Response {
+    let mut response = Response::new(body.boxed_unsync());
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// An answer that can repeat a long prompt. It goes out in parts, so that its request keeps its
+/// place until the client has read all but the last.
+struct Whole {
+    rest: Bytes,
+    _running: Running,
+}
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        const PART: usize = 64 << 10;
+        let len = self.rest.len().min(PART);
+        let part = self.rest.split_to(len);
+        Poll::Ready((len > 0).then(|| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
 }
 
 /// An answer as it comes. Dropped with its connection, it ends the run.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode};
@@ -17,9 +17,11 @@ use super::reply::{self, Asked};
 use super::response::{Request, Response, json, refused, text};
 use super::work::{Client, Refusal};
 
-/// Most bytes of a body. With as many of them as requests may be read, wait and run, this bounds
-/// what requests can make the server hold.
+/// Most bytes of a body. With as many of them as requests may be read, wait, run and be answered,
+/// this bounds what requests can make the server hold.
 const MOST_BODY_BYTES: usize = 8 << 20;
+/// Most characters of a path in the log.
+const MOST_SHOWN: usize = 100;
 /// A body is there within this time.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -61,6 +63,7 @@ pub async fn answer(app: &App, peer: SocketAddr, request: Request) -> Response {
     let asked = request.uri().path();
     let known = PATHS.iter().find(|(path, ..)| *path == asked);
     let path = known.map_or("other", |(path, ..)| path);
+    let shown: String = asked.chars().take(MOST_SHOWN).collect();
     let form = if asked.starts_with("/api/") {
         "/api/"
     } else {
@@ -95,7 +98,7 @@ pub async fn answer(app: &App, peer: SocketAddr, request: Request) -> Response {
     app.metrics.count(path, status, time);
     let millis = time.as_secs_f64() * 1e3;
     app.ui
-        .log(&format!("{method} {path} {status} {millis:.1} ms"));
+        .log(&format!("{method} {shown} {status} {millis:.1} ms"));
     response
 }
 
@@ -114,8 +117,7 @@ async fn write(
     if is_streamed {
         return reply::pieces(running, path, reply).await;
     }
-    let all = reply::whole(running).await?;
-    Ok(json(&reply.whole(&all)))
+    reply::whole(running, reply).await
 }
 
 /// Reads a request's body, within bounds of size and time.
@@ -124,9 +126,12 @@ async fn body(request: Request) -> Result<Bytes, Refusal> {
     let body = tokio::time::timeout(BODY_TIME, body).await;
     let body = body
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
-    let body = body.map_err(|_| {
-        let message = format!("the body has more than {MOST_BODY_BYTES} bytes, or broke off");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+        true => {
+            let message = format!("the body has more than {MOST_BODY_BYTES} bytes");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        }
+        false => Refusal::bad("the body broke off".to_string()),
     })?;
     Ok(body.to_bytes())
 }

@@ -191,7 +191,7 @@ pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         let path = error.path().to_string();
         let what = error.inner().to_string();
         match &*path {
-            "." => Refusal::bad(what),
+            "." | "?" => Refusal::bad(what), // nowhere, or in what is no JSON
             path => Refusal::field(path, &what),
         }
     })?;

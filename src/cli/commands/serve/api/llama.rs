@@ -76,7 +76,7 @@ impl Body {
 pub fn props(app: &App) -> Response {
     response::json(&json!({
         "default_generation_settings": {"n_ctx": app.model.context, "params": {}},
-        "total_slots": 1, "model_path": app.model.id, "model_alias": app.model.id,
+        "total_slots": app.parallel, "model_path": app.model.id, "model_alias": app.model.id,
         "chat_template": "", "modalities": {"vision": false, "audio": false},
         "build_info": concat!("diffucoder ", env!("CARGO_PKG_VERSION")),
     }))

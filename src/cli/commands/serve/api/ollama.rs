@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use diffucoder::chat::Message;
+use diffucoder::text::lines;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::fields::{self, Drawing, Said};
 use crate::cli::commands::serve::app::App;
@@ -22,43 +24,76 @@ struct Body {
     system: Option<String>,
     raw: Option<bool>,
     stream: Option<bool>,
-    #[serde(default)]
-    options: Drawing,
+    options: Option<Drawing>,
+}
+
+/// Go's client sends fields that nobody set as empty texts.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 pub fn generate(app: &App, body: &[u8]) -> Asked {
     let body: Body = fields::read(body)?;
-    let is_asked = app.model.is_chat && !body.raw.unwrap_or(false) && body.suffix.is_none();
+    let suffix = given(body.suffix);
+    let is_load = body.prompt.is_empty() && suffix.is_none();
+    let is_asked = app.model.is_chat && !body.raw.unwrap_or(false) && suffix.is_none();
     let form = match is_asked {
         true => {
-            let system = body.system.map(|system| Message::new("system", system));
-            let user = Message::new("user", body.prompt);
+            let message = |role, text: String| Message::new(role, lines::to_lf(&text));
+            let system = given(body.system).map(|system| message("system", system));
+            let user = message("user", body.prompt);
             Form::Chat(system.into_iter().chain([user]).collect())
         }
-        false => fields::hole(app, body.prompt, body.suffix)?,
+        false => fields::hole(app, body.prompt, suffix)?,
     };
-    asked(app, body.options.ask(form)?, body.stream, false)
+    asked(app, (form, body.options), body.stream, (false, is_load))
 }
 
 pub fn chat(app: &App, body: &[u8]) -> Asked {
     let body: Body = fields::read(body)?;
-    let form = Form::Chat(fields::conversation(body.messages.unwrap_or_default())?);
-    asked(app, body.options.ask(form)?, body.stream, true)
+    let said = body.messages.unwrap_or_default();
+    let is_load = said.is_empty();
+    let messages = match is_load {
+        true => Vec::new(),
+        false => fields::conversation(said)?,
+    };
+    asked(
+        app,
+        (Form::Chat(messages), body.options),
+        body.stream,
+        (true, is_load),
+    )
 }
 
-fn asked(app: &App, ask: Ask, stream: Option<bool>, is_chat: bool) -> Asked {
+/// `is_load`: a request without a text, by which clients have a model loaded. It is loaded.
+fn asked(
+    app: &App,
+    (form, options): (Form, Option<Drawing>),
+    stream: Option<bool>,
+    (is_chat, is_load): (bool, bool),
+) -> Asked {
+    let ask = options.unwrap_or_default().ask(form)?;
     let ask = Ask {
         count: 1, // an answer has one text
         is_streamed: stream.unwrap_or(true),
+        most: if is_load { Some(0) } else { ask.most },
         ..ask
     };
     let model = app.model.id.clone();
-    Ok((ask, Box::new(Lines { is_chat, model })))
+    Ok((
+        ask,
+        Box::new(Lines {
+            is_chat,
+            is_load,
+            model,
+        }),
+    ))
 }
 
 struct Lines {
     /// Whether they are of a conversation.
     is_chat: bool,
+    is_load: bool,
     model: String,
 }
 
@@ -77,7 +112,11 @@ impl Lines {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let [prompt, predicted] = written.times;
         let mut object = self.object(text, true);
-        object["done_reason"] = written.stop.finish_reason().into();
+        object["done_reason"] = match self.is_load {
+            true => "load",
+            false => written.stop.finish_reason(),
+        }
+        .into();
         object["total_duration"] = nanos(prompt + predicted).into();
         object["load_duration"] = 0.into();
         object["prompt_eval_count"] = written.given.into();
@@ -110,8 +149,11 @@ impl Reply for Lines {
 /// The only model.
 pub fn tags(app: &App) -> Response {
     let model = &app.model;
+    // Clients cut the digest of a file that is not here to 12 digits, and tell models by it.
+    let digest = Sha256::digest(&model.id);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let tag = json!({
-        "name": model.id, "model": model.id, "modified_at": model.opened.to_string(), "size": 0, "digest": "",
+        "name": model.id, "model": model.id, "modified_at": model.opened.to_string(), "size": 0, "digest": digest,
         "details": details(app),
     });
     response::json(&json!({"models": [tag]}))
@@ -141,7 +183,10 @@ pub fn version() -> Response {
 fn details(app: &App) -> Value {
     json!({
         "parent_model": "", "format": "", "family": "diffucoder", "families": ["diffucoder"],
-        "parameter_size": format!("{:.1}B", app.model.parameters as f64 / 1e9),
+        "parameter_size": match app.model.parameters as f64 {
+            many if many >= 1e9 => format!("{:.1}B", many / 1e9),
+            few => format!("{:.1}M", few / 1e6),
+        },
         "quantization_level": "",
     })
 }

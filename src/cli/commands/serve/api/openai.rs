@@ -94,10 +94,14 @@ impl Envelope {
             (true, false) => "chat.completion",
             (true, true) => "chat.completion.chunk",
         };
-        json!({
+        let mut object = json!({
             "id": self.id, "object": object, "created": self.created, "model": self.model,
             "choices": choices,
-        })
+        });
+        if is_chunk && self.has_usage {
+            object["usage"] = Value::Null; // until the last
+        }
+        object
     }
 
     /// A part of a text: of a conversation `delta`, else what `delta` has in `content`.

@@ -1,4 +1,5 @@
-//! Requests on their way to the sessions: so many and no more, the newest of a client first.
+//! Requests on their way to the sessions: so many and no more, in the order in which they come. A
+//! client's suggestion takes the place of its older ones.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use super::refusal::Refusal;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client(pub String);
 
-/// A place among those that are read, wait or run.
+/// A place among those that are read, wait, run or are answered.
 pub type Place = OwnedSemaphorePermit;
 
 /// Those that wait, and those that run.
@@ -51,7 +52,6 @@ pub struct Ticket {
     pub ask: Ask,
     pub events: UnboundedSender<Event>,
     pub call: Arc<Call>,
-    _place: Place,
 }
 
 impl Queue {
@@ -87,6 +87,7 @@ impl Queue {
                 call: Arc::clone(&call),
             },
             events: receiver,
+            _place: place,
         };
         if ask.most == Some(0) {
             let nothing = (0..ask.count as usize).map(|index| Written {
@@ -112,12 +113,7 @@ impl Queue {
             let older = state.running.iter().filter(|call| is_older(call));
             older.for_each(|call| call.is_cancelled.store(true, Ordering::Relaxed));
         }
-        state.waiting.push_back(Ticket {
-            ask,
-            events,
-            call,
-            _place: place,
-        });
+        state.waiting.push_back(Ticket { ask, events, call });
         self.arrived.notify_one();
         running
     }
@@ -184,6 +180,7 @@ impl Cancel {
 pub struct Running {
     pub cancel: Cancel,
     pub events: UnboundedReceiver<Event>,
+    _place: Place,
 }
 
 impl Drop for Running {

@@ -61,8 +61,9 @@ impl Refusal {
 
     /// A request that was sent to another name, or by a page of another site.
     pub fn elsewhere() -> Self {
-        let message = "this server answers as localhost, 127.0.0.1, [::1] and its --host alone, and \
-                       no pages of others but of --cors: give it keys, and any name will do";
+        let message = "without keys this server answers requests to localhost, 127.0.0.1, [::1] and \
+                       its --host, and no page of another site: start it with --cors ORIGIN for \
+                       such a page, or with --api-key-file to be asked by any name";
         Self::new(StatusCode::FORBIDDEN, message).with_code("invalid_host")
     }
 

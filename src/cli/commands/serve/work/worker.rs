@@ -1,6 +1,7 @@
 //! The threads that denoise: each has a session, takes a request at a time, and tells what comes
 //! out as it comes.
 
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use diffucoder::diffusion::{Attention, Canvas, Settings, Step};
 use diffucoder::infill::Template;
 use diffucoder::package::{Package, Prompt};
 use diffucoder::session::{Conditions, Finish, Hole, Job, Observer, Outcome, Session, Task};
+use diffucoder::text::lines;
 use diffucoder::tokenizer::Specials;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -45,7 +47,7 @@ impl<'a> Worker<'a> {
         reuses_context: bool,
     ) -> anyhow::Result<Self> {
         let task = Task::complete("\n").within(sampling.context());
-        let settings = sampling.settings(session, &session.prepare(&task)?)?;
+        let settings = sampling.settings_of_any_length(session, &session.prepare(&task)?)?;
         Ok(Self {
             queue: Arc::clone(queue),
             metrics: Arc::clone(metrics),
@@ -85,10 +87,18 @@ impl Worker<'_> {
         let _ = ticket.events.send(Event::Begun); // as all events: the client may be gone
         let package = Arc::clone(session.package());
         for index in 0..ask.count as usize {
-            let mut watcher = Watcher::new(index, ask, &given, &ticket.events);
-            if ask.is_shown {
-                watcher.canvas = Some((&package, job.given_bytes()));
-            }
+            let mut watcher = Watcher {
+                index,
+                ask,
+                given: &given,
+                events: &ticket.events,
+                package: &package,
+                given_bytes: job.given_bytes(),
+                held: String::new(),
+                started: Instant::now(),
+                first_step: None,
+                has_enough: false,
+            };
             let outcome = session.run_job(
                 &mut job,
                 &mut Conditions {
@@ -97,12 +107,12 @@ impl Worker<'_> {
                     cancel: Some(ticket.call.cancelled()),
                 },
             )?;
+            let written = watcher.written(&job, &outcome, session);
             self.metrics
-                .add(job.given_tokens(), outcome.tokens(), outcome.work);
-            if outcome.finish() == Finish::Cancelled && !watcher.is_late {
+                .add(written.given, written.tokens, outcome.work);
+            if outcome.finish() == Finish::Cancelled && !watcher.has_enough {
                 return Err(Refusal::replaced());
             }
-            let written = watcher.written(&job, &outcome, session);
             let _ = ticket.events.send(Event::Written(Box::new(written)));
             job.settings.seed = job.settings.seed.wrapping_add(1);
         }
@@ -117,13 +127,10 @@ impl Worker<'_> {
             Form::Chat(messages) => {
                 let said = messages.iter().filter(|message| message.role != "system");
                 let said: Vec<_> = said.map(|message| &*message.content).collect();
-                Given::code(&said.join("\n"), "")
+                Given::between(&said.join("\n"), "")
             }
-            Form::Holes(template) => Given::Code {
-                template: template.clone(),
-                is_last: false,
-            },
-            Form::Code { prefix, suffix, .. } => Given::code(prefix, suffix),
+            Form::Holes(template) => Given::code(template.clone(), false),
+            Form::Code { prefix, suffix, .. } => Given::between(prefix, suffix),
         };
         let mut job = self.job(&given, ask, session)?;
         if let Form::Code {
@@ -138,11 +145,12 @@ impl Worker<'_> {
             let room = shown.saturating_sub(job.given_tokens() + new);
             let others = context_of(extra, room, session);
             if !others.is_empty() {
-                given = Given::code(&(others + prefix), suffix);
+                let others = given.result(&lines::to_lf(&others)); // the file's line ends win
+                given = Given::between(&(others + prefix), suffix);
                 job = self.job(&given, ask, session)?;
             }
         }
-        let settings = self.sampling.settings(session, &job);
+        let settings = self.sampling.settings_of_any_length(session, &job);
         let mut settings = settings.map_err(|error| Refusal::bad(error.to_string()))?;
         let shaping = &mut settings.shaping;
         shaping.temperature = ask.temperature.unwrap_or(shaping.temperature);
@@ -181,6 +189,7 @@ impl Worker<'_> {
         if let Given::Code {
             template,
             is_last: false,
+            ..
         } = given
         {
             let up_to = up_to.min(session.usual_hole()).min(context / 2);
@@ -188,16 +197,22 @@ impl Worker<'_> {
             return Ok(session.prepare(&task.within(wanted))?);
         }
         let prepare = |hole| session.prepare(&task(hole).within(wanted));
+        let alone = prepare(Hole::Exactly(1))?;
+        let up_to = up_to.saturating_add(written_again(&alone));
         if self.grows {
             return Ok(prepare(Hole::Growing { up_to })?);
         }
-        let alone = prepare(Hole::Exactly(1))?;
         let room = match alone.left_out().is_nothing() {
             true => context.saturating_sub(alone.given_tokens()),
             false => context / 2,
         };
         Ok(prepare(Hole::Exactly(up_to.min(room).max(1)))?)
     }
+}
+
+/// Tokens of the given text that the model writes again, as the first of their holes.
+fn written_again(job: &Job) -> usize {
+    job.given_bytes().iter().filter(|&&bytes| bytes > 0).count()
 }
 
 /// Tokens that the model is shown, given and new.
@@ -233,34 +248,30 @@ enum Given<'a> {
         template: Template,
         /// Whether nothing follows its only hole.
         is_last: bool,
+        is_crlf: bool,
     },
     Chat(&'a [Message]),
 }
 
 impl Given<'_> {
-    fn code(prefix: &str, suffix: &str) -> Self {
-        Self::Code {
-            template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
-            is_last: suffix.is_empty(),
-        }
+    fn between(prefix: &str, suffix: &str) -> Self {
+        let template = Template::between(prefix.as_bytes(), suffix.as_bytes());
+        Self::code(template, suffix.is_empty())
     }
 
-    /// The same of all holes.
-    fn fillings(&self, outcome: &Outcome) -> Vec<String> {
-        let written: Vec<_> = outcome.holes.iter().map(|hole| &*hole.text).collect();
-        let Self::Code { template, .. } = self else {
-            return written.into_iter().map(str::to_string).collect();
-        };
-        let (bytes, places) = template.fill(&written);
-        let text = |place| String::from_utf8_lossy(&bytes[place]).into_owned();
-        places.into_iter().map(text).collect()
+    fn code(template: Template, is_last: bool) -> Self {
+        Self::Code {
+            is_crlf: lines::is_crlf(template.bytes()),
+            template,
+            is_last,
+        }
     }
 
     /// What the model wrote with the line ends of the text round it.
     fn result(&self, written: &str) -> String {
         match self {
-            Self::Code { template, .. } => template.fill_one(written),
-            Self::Chat(_) => written.to_string(),
+            Self::Code { is_crlf: true, .. } => lines::to_crlf(written).into_owned(),
+            Self::Code { .. } | Self::Chat(_) => written.to_string(),
         }
     }
 }
@@ -271,12 +282,14 @@ struct Watcher<'a> {
     ask: &'a Ask,
     given: &'a Given<'a>,
     events: &'a UnboundedSender<Event>,
-    /// What its canvas is shown with: bytes that stand before each hole already.
-    canvas: Option<(&'a Package, Vec<usize>)>,
+    package: &'a Package,
+    /// Bytes that stand before each hole already.
+    given_bytes: Vec<usize>,
+    /// Decided text that the end of the time can still cut off.
+    held: String,
     started: Instant,
     first_step: Option<Instant>,
-    has_line: bool,
-    is_late: bool,
+    has_enough: bool,
 }
 
 impl Observer for Watcher<'_> {
@@ -288,50 +301,63 @@ impl Observer for Watcher<'_> {
         self.show(step.canvas, Some(step));
         let now = Instant::now();
         let first = *self.first_step.get_or_insert(now);
-        self.is_late = self.ask.limit.is_some_and(|limit| now - first >= limit);
+        let is_late = self.ask.limit.is_some_and(|limit| now - first >= limit);
+        self.has_enough = is_late && self.is_usable(step.canvas);
     }
 
     fn on_text(&mut self, _hole: usize, text: &str) {
-        self.has_line |= text.contains('\n');
         if self.ask.is_streamed {
-            let text = self.given.result(text);
-            let _ = self.events.send(Event::Text(self.index, text)); // the client may be gone
+            self.held.push_str(text);
+            let sure = match self.ask.limit {
+                Some(_) => self.held.rfind('\n').unwrap_or(0),
+                None => self.held.len(),
+            };
+            self.send_held(sure);
         }
     }
 
     fn has_enough(&self) -> bool {
-        self.is_late && self.has_line
+        self.has_enough
     }
 }
 
-impl<'a> Watcher<'a> {
-    fn new(
-        index: usize,
-        ask: &'a Ask,
-        given: &'a Given<'a>,
-        events: &'a UnboundedSender<Event>,
-    ) -> Self {
-        Self {
-            index,
-            ask,
-            given,
-            events,
-            canvas: None,
-            started: Instant::now(),
-            first_step: None,
-            has_line: false,
-            is_late: false,
+impl Watcher<'_> {
+    /// Whether a canvas can be left as it is: there is a line, or nothing is missing. Tokens that
+    /// would be looked at again count, as they would not be better than none.
+    fn is_usable(&self, canvas: &Canvas) -> bool {
+        let stop_ids = &self.package.stop_ids;
+        let given = self.given_bytes.iter().copied().chain(iter::repeat(0));
+        let holes = canvas.holes().iter().zip(given).map(|(hole, given)| {
+            let decided = canvas.decided_in(hole, stop_ids);
+            let ids = &canvas.ids()[hole.start..hole.start + decided];
+            let bytes = ids
+                .iter()
+                .flat_map(|&id| self.package.tokenizer.token_bytes(id));
+            let has_line = bytes.skip(given).any(|byte| byte == b'\n');
+            let is_whole = decided == hole.len() || canvas.stop_in(hole, stop_ids).is_some();
+            (has_line, is_whole)
+        });
+        let all: Vec<_> = holes.collect();
+        all.iter().any(|&(has_line, _)| has_line) || all.iter().all(|&(_, is_whole)| is_whole)
+    }
+
+    /// Sends the first `bytes` of what was held back.
+    fn send_held(&mut self, bytes: usize) {
+        if bytes > 0 {
+            let text: String = self.held.drain(..bytes).collect();
+            let text = self.given.result(&text);
+            let _ = self.events.send(Event::Text(self.index, text)); // the client may be gone
         }
     }
 
     fn show(&self, canvas: &Canvas, step: Option<&Step<'_>>) {
-        if let Some((package, given)) = &self.canvas {
-            let shown = Shown::of(canvas, step, package, given);
+        if self.ask.is_shown {
+            let shown = Shown::of(canvas, step, self.package, &self.given_bytes);
             let _ = self.events.send(Event::Shown(Box::new(shown))); // the client may be gone
         }
     }
 
-    fn written(&self, job: &Job, outcome: &Outcome, session: &Session) -> Written {
+    fn written(&mut self, job: &Job, outcome: &Outcome, session: &Session) -> Written {
         let mut text = outcome.text();
         let stop = match outcome.finish() {
             Finish::Stop => self.stopping_word(&text, outcome, session),
@@ -340,18 +366,25 @@ impl<'a> Watcher<'a> {
                 // No half of a line where there is a whole one.
                 let lines = text.rfind('\n').unwrap_or(text.len());
                 text.truncate(lines);
+                self.held.clear();
                 Stop::Limit
             }
         };
+        self.send_held(self.held.len());
         let ended = Instant::now();
         let first = self.first_step.unwrap_or(ended);
+        let again = written_again(job);
         Written {
             index: self.index,
             text: self.given.result(&text),
-            fillings: self.given.fillings(outcome),
+            fillings: outcome
+                .holes
+                .iter()
+                .map(|hole| self.given.result(&hole.text))
+                .collect(),
             stop,
-            given: job.given_tokens(),
-            tokens: outcome.tokens(),
+            given: job.given_tokens() + again,
+            tokens: outcome.tokens().saturating_sub(again),
             is_cut: !job.left_out().is_nothing(),
             times: [first - self.started, ended - first],
             settings: Some(job.settings.clone()),
