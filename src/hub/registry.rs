@@ -222,10 +222,7 @@ pub const MODELS: [KnownModel; 20] = [
         download_bytes: 1_000_000_000,
         licence: "apache-2.0",
         family: &DREAM,
-        recipe: Recipe {
-            mode: Some(Mode::Exact), // nobody has shown that its weights bear another
-            ..raw(0.8)
-        },
+        recipe: raw(0.8),
     },
     KnownModel {
         alias: "stable-diffcoder",
