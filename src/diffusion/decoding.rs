@@ -328,6 +328,8 @@ impl Decoding {
         let (window, lookahead) = (self.window, self.lookahead);
         window
             .zip(lookahead)
-            .map_or(usize::MAX, |(window, lookahead)| window + lookahead)
+            .map_or(usize::MAX, |(window, lookahead)| {
+                window.saturating_add(lookahead)
+            })
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
+use super::blocks::Attention;
 use super::canvas::Canvas;
 use super::denoiser::Denoiser;
 
@@ -20,7 +21,10 @@ impl Kept {
     ///
     /// An editor asks again after every letter: what follows has moved then. In a long file the
     /// lines that are shown move with the cursor, so that the ends are others too.
-    pub fn of<D: Denoiser>(model: &mut D, canvas: &Canvas) -> Self {
+    ///
+    /// Where blocks see only what stands before them, what was computed behind a change is of no
+    /// use.
+    pub fn of<D: Denoiser>(model: &mut D, canvas: &Canvas, attention: Attention) -> Self {
         // No masks are the same, and nothing that is not kept.
         let mut ids: Vec<_> = canvas.ids().iter().map(|&id| Ok(id)).collect();
         for position in canvas.holes().iter().cloned().flatten() {
@@ -28,6 +32,10 @@ impl Kept {
         }
         let cached = model.cached_ids().iter();
         let cached: Vec<_> = cached.map(|id| id.ok_or("not kept")).collect();
+        if let Attention::BlockCausal(_) = attention {
+            let same = cached.iter().zip(&ids).take_while(|(old, new)| old == new);
+            return Self(vec![0..same.count()]);
+        }
         let (mut kept, mut moved) = (Vec::new(), 0);
         for op in capture_diff_slices(Algorithm::Myers, &cached, &ids) {
             let DiffOp::Equal {

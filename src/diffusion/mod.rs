@@ -56,7 +56,7 @@ use rayon::prelude::*;
 
 use random::Purpose;
 use run::{Frame, Run};
-use shaped::Shaped;
+use shaped::{Candidates, Shaped};
 use stability::{Memory, Stability};
 use summary::Row;
 
@@ -133,7 +133,7 @@ where
 {
     let attention = settings.decoding.attention(model.attention());
     let kept = match settings.decoding.reuses_context() {
-        true => Kept::of(model, &canvas),
+        true => Kept::of(model, &canvas, attention),
         false => Kept::default(),
     };
     let mut run = Run::new(&canvas, settings, attention, &kept);
@@ -195,25 +195,28 @@ fn propose<E: std::error::Error + 'static>(
     let asks_settled = decoding.threshold.is_some() && decoding.rule == Rule::Klass;
     let candidate = |room: &mut Vec<f32>, (row, memory): (Row<'_>, &mut Memory)| {
         let position = memory.position;
+        // Like the mask, ids without a token keep their probability and are no candidates.
+        let candidates = Candidates {
+            // Where a token stands already, P2 looks only at how sure the draw is, be it of the
+            // mask.
+            excluded: match canvas.is_revealed(position) {
+                true => NO_TOKEN,
+                false => canvas.mask_id(),
+            },
+            tokens: canvas.tokens(),
+        };
         let shaped = match row {
             Row::Likely(likely) => Shaped::of_likely(likely),
             Row::Logits(logits) => {
                 let barred = canvas.barred(position);
-                Shaped::of(logits, barred, settings, room).ok_or(position)?
+                Shaped::of(logits, barred, candidates, settings, room).ok_or(position)?
             }
-        };
-        // Where a token stands already, P2 looks only at how sure the draw is, be it of the mask.
-        let excluded = match canvas.is_revealed(position) {
-            true => NO_TOKEN,
-            false => canvas.mask_id(),
         };
         let is_drawn = settings.shaping.temperature > 0.0;
         let uniform = is_drawn.then(|| frame.draws.uniform(Purpose::Token, position));
-        // Like the mask, ids without a token keep their probability and are no candidates.
-        let tokens = (excluded, canvas.tokens());
         Ok(Candidate {
             is_settled: asks_settled && memory.see(shaped.sure()),
-            ..shaped.candidate(position, tokens, uniform, settings)
+            ..shaped.candidate(position, candidates, uniform, settings)
         })
     };
     let rows = predicted.rows(memories.len()).into_par_iter();

@@ -40,10 +40,12 @@ impl Shaping {
         self.top_p.is_some_and(|p| p < 1.0) || self.top_k.is_some()
     }
 
-    /// What logits are divided by.
+    /// What logits are divided by. What is so cold that they would become infinite is as warm as
+    /// takes the most probable token.
     pub(super) fn divisor(&self) -> f32 {
+        const COLDEST: f32 = 1e-30;
         if self.temperature > 0.0 {
-            self.temperature
+            self.temperature.max(COLDEST)
         } else {
             1.0
         }
@@ -209,6 +211,14 @@ mod tests {
     /// ln of the probabilities, so that the softmax gives them back.
     fn logits_of(probs: &[f32]) -> Vec<f32> {
         probs.iter().map(|p| p.ln()).collect()
+    }
+
+    #[test]
+    fn the_coldest_temperature_takes_the_most_probable() {
+        for temperature in [1e-20, 1e-30, 1e-38, f32::from_bits(1)] {
+            let probs = shaped(&[3.0, 5.0, 4.9, -2.0], temperature, Some(0.95), None);
+            assert_eq!(probs, [0.0, 1.0, 0.0, 0.0], "{temperature}");
+        }
     }
 
     #[test]

@@ -26,30 +26,41 @@ impl Steps {
 }
 
 /// The timesteps of one generation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    timesteps: Vec<f32>, // [steps + 1]
+    steps: usize,
+    eps: f32,
 }
 
 impl Schedule {
     /// `steps` denoising steps from t = 1 to t = `eps`; `steps` is at least 1, `eps` in (0, 1).
     pub fn new(steps: usize, eps: f32) -> Self {
-        Self {
-            timesteps: linspace(1.0, eps, steps + 1),
-        }
+        Self { steps, eps }
     }
 
     /// Number of steps.
     pub fn steps(&self) -> usize {
-        self.timesteps.len() - 1
+        self.steps
+    }
+
+    /// Timestep 0 to `steps`, by `torch.linspace` in float32: it counts up from the start in the
+    /// first half and down from the end in the second, so that both ends are exact. Product and sum
+    /// are fused, as in PyTorch's kernels on every processor that can; rounding in between changes
+    /// a count now and then.
+    fn timestep(&self, i: usize) -> f32 {
+        let apart = (self.eps - 1.0) / self.steps as f32;
+        match i < self.steps.div_ceil(2) {
+            true => apart.mul_add(i as f32, 1.0),
+            false => (-apart).mul_add((self.steps - i) as f32, self.eps),
+        }
     }
 
     /// Chance of each mask to be revealed at `step`: `1 - t_{step+1} / t_step`, and 1 at the last.
     pub fn reveal_share(&self, step: usize) -> f32 {
-        if step + 1 >= self.steps() {
+        if step + 1 >= self.steps {
             1.0
         } else {
-            1.0 - self.timesteps[step + 1] / self.timesteps[step]
+            1.0 - self.timestep(step + 1) / self.timestep(step)
         }
     }
 
@@ -59,22 +70,6 @@ impl Schedule {
     }
 }
 
-/// `torch.linspace` in float32: counts up from the start in the first half and down from the end in
-/// the second, so that both ends are exact. Product and sum are fused, as in PyTorch's kernels on
-/// every processor that can; rounding in between changes a count now and then.
-fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
-    let step = (end - start) / (count - 1) as f32;
-    (0..count)
-        .map(|i| {
-            if i < count / 2 {
-                step.mul_add(i as f32, start)
-            } else {
-                (-step).mul_add((count - 1 - i) as f32, end)
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,14 +77,21 @@ mod tests {
     #[test]
     fn ends_are_exact() {
         let schedule = Schedule::new(7, 1e-3);
-        assert_eq!(schedule.timesteps[0], 1.0);
-        assert_eq!(schedule.timesteps[7], 1e-3);
+        assert_eq!([schedule.timestep(0), schedule.timestep(7)], [1.0, 1e-3]);
+    }
+
+    #[test]
+    fn any_number_of_steps_takes_no_room() {
+        let schedule = Schedule::new(usize::MAX, 1e-3);
+        assert_eq!(schedule.reveal_count(0, 100), 0);
+        assert_eq!(schedule.reveal_count(usize::MAX - 1, 100), 100);
     }
 
     /// As PyTorch's: the first half from the start, the second from the end.
     #[test]
     fn each_half_is_counted_from_its_own_end() {
-        let timesteps = Schedule::new(3, 0.1).timesteps;
+        let schedule = Schedule::new(3, 0.1);
+        let timesteps = [0, 1, 2, 3].map(|i| schedule.timestep(i));
         assert_eq!(timesteps, [1.0, 0.700_000_05, 0.399_999_98, 0.1]);
     }
 

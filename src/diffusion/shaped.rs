@@ -19,20 +19,28 @@ pub(super) struct Shaped<'a> {
     beside: Option<&'a [f32]>,
     /// Negative entropy of those that the order goes by, where these are not all tokens.
     negative_entropy: Option<f32>,
+    /// The most probable candidate, where filters may have removed all of them.
+    unfiltered: Option<usize>,
 }
 
 impl<'a> Shaped<'a> {
-    /// Of all tokens `[V]`, but for one that cannot be; their logits are used up. `beside` is room
-    /// for the probabilities at another temperature. `None` if a logit is not finite.
+    /// Of all tokens `[V]`, but for one that cannot be; their logits are used up. Candidates are
+    /// those of `candidates`. `beside` is room for the probabilities at another temperature. `None`
+    /// if a logit is not finite.
     pub fn of(
         logits: &'a mut [f32],
         barred: Option<u32>,
+        candidates: Candidates,
         settings: &Settings,
         beside: &'a mut Vec<f32>,
     ) -> Option<Self> {
         if let Some(logit) = barred.and_then(|id| logits.get_mut(id as usize)) {
             *logit -= BARRED; // no probability is left of it, and temperatures leave it finite
         }
+        let unfiltered = match settings.shaping.filters() {
+            true => candidates.surest_of_few(logits),
+            false => None,
+        };
         let temperature = settings.decoding.beside();
         if let Some(temperature) = temperature {
             beside.clear();
@@ -45,6 +53,7 @@ impl<'a> Shaped<'a> {
             probs: logits,
             beside: temperature.map(|_| &**beside),
             negative_entropy: None,
+            unfiltered,
         })
     }
 
@@ -55,6 +64,7 @@ impl<'a> Shaped<'a> {
             probs: &likely.probs,
             beside: likely.beside.as_deref(),
             negative_entropy: Some(likely.negative_entropy),
+            unfiltered: None, // a candidate is among them
         }
     }
 
@@ -63,30 +73,35 @@ impl<'a> Shaped<'a> {
         self.beside.unwrap_or(self.probs)
     }
 
-    /// The candidate for a position: of the tokens below `tokens` but `excluded` the most probable,
-    /// or one that is drawn, given a uniform draw from (0, 1).
+    /// The candidate for a position: the most probable, or one that is drawn, given a uniform draw
+    /// from (0, 1).
     pub fn candidate(
         &self,
         position: usize,
-        (excluded, tokens): (u32, usize),
+        candidates: Candidates,
         uniform: Option<f64>,
         settings: &Settings,
     ) -> Candidate {
         let at = match self.ids {
             None => {
-                let probs = &self.probs[..tokens.min(self.probs.len())];
-                choose(probs, |token| token != excluded as usize, uniform)
+                let probs = candidates.of_all(self.probs);
+                choose(
+                    probs,
+                    |token| token != candidates.excluded as usize,
+                    uniform,
+                )
             }
-            Some(ids) => {
-                let can_be = |at: usize| ids[at] != excluded && (ids[at] as usize) < tokens;
-                choose(self.probs, can_be, uniform)
-            }
+            Some(ids) => choose(self.probs, |at| candidates.contain(ids[at]), uniform),
         };
+        let removed = self.unfiltered.filter(|_| self.probs[at] == 0.0);
+        let at = removed.unwrap_or(at);
         let order = match settings.decoding.order_temperature {
             Some(_) => self.sure(),
             None => self.probs,
         };
         let confidence = match (settings.algorithm, self.negative_entropy) {
+            // The reference leaves such a position masked, as sure as it is of the mask.
+            _ if order[at] == 0.0 && removed.is_some() => f32::MIN,
             (Algorithm::Entropy, Some(negative_entropy)) => negative_entropy,
             (algorithm, _) => algorithm.confidence(settings.isa, order, at),
         };
@@ -97,6 +112,36 @@ impl<'a> Shaped<'a> {
             probability: self.sure()[at],
             is_settled: false,
         }
+    }
+}
+
+/// The tokens that can be revealed: those below `tokens`, but for one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidates {
+    pub excluded: u32,
+    pub tokens: usize,
+}
+
+impl Candidates {
+    fn contain(self, token: u32) -> bool {
+        token != self.excluded && (token as usize) < self.tokens
+    }
+
+    /// Of what all tokens have, that of those below `tokens`.
+    fn of_all(self, row: &[f32]) -> &[f32] {
+        &row[..self.tokens.min(row.len())]
+    }
+
+    /// The one with the largest logit, unless one of the first is above all that are none: then
+    /// filters leave it.
+    fn surest_of_few(self, logits: &[f32]) -> Option<usize> {
+        let mine = self.of_all(logits);
+        let others = &logits[mine.len()..];
+        let excluded = logits.get(self.excluded as usize);
+        let most = others.iter().chain(excluded).copied().reduce(f32::max)?;
+        let is_mine = |token| self.contain(token as u32);
+        let is_left = mine.iter().any(|&logit| logit > most);
+        (!is_left).then(|| surest(mine, is_mine))
     }
 }
 

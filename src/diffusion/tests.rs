@@ -120,6 +120,70 @@ fn the_steps_of_all_windows_add_up() {
     }
 }
 
+/// Ends a run that goes round in a circle.
+struct AtMost(usize);
+
+impl Observer for AtMost {
+    fn on_step(&mut self, _: &Step<'_>) {}
+
+    fn goes_on(&mut self) -> bool {
+        self.0 = self.0.saturating_sub(1);
+        self.0 > 0
+    }
+}
+
+#[test]
+fn a_threshold_that_nothing_reaches_still_reveals() {
+    for (mode, rule) in Mode::ALL
+        .map(|mode| Rule::ALL.map(|rule| (mode, rule)))
+        .concat()
+    {
+        for ending in [Ending::FullCanvas, Ending::AtStop(vec![STOP])] {
+            let mut model = Scripted::new(&[1; 40], &[0.5; 40]);
+            let settings = Settings {
+                decoding: Decoding {
+                    rule,
+                    threshold: Some(if rule == Rule::Entropy { 0.0 } else { 1.0 }),
+                    ..mode.decoding(false)
+                },
+                algorithm: Algorithm::Entropy,
+                ending,
+                ..settings(39)
+            };
+            let canvas = Canvas::new(&[1], 39, MASK);
+            let done = generate(&mut model, canvas, &settings, &mut AtMost(200)).unwrap();
+            assert!(done.canvas.masked().is_empty(), "{mode:?} {rule:?}");
+        }
+    }
+}
+
+/// A nucleus of the mask alone leaves no token: then it is the most probable one of all others, not
+/// the first one, and it is the last to be revealed.
+#[test]
+fn behind_a_filtered_mask_is_the_most_probable_token() {
+    for algorithm in [
+        Algorithm::Entropy,
+        Algorithm::MaskgitPlus,
+        Algorithm::TopkMargin,
+    ] {
+        for temperature in [0.0, 0.5] {
+            let mut model = Scripted::new(&[1, MASK, 2, 1], &[9.0, 30.0, 3.0, 4.0]);
+            model.logits[1][3] = 5.0;
+            let settings = Settings {
+                algorithm,
+                shaping: Shaping::nucleus(temperature, 0.5),
+                ..settings(3)
+            };
+            let mut record = Record::default();
+            let canvas = Canvas::new(&[1], 3, MASK);
+            let done = generate(&mut model, canvas, &settings, &mut record).unwrap();
+            assert_eq!(done.canvas.generated(), [3, 2, 1], "{algorithm}");
+            let last = &record.0[record.0.len() - 1];
+            assert_eq!(last.2.last(), Some(&1), "{algorithm}");
+        }
+    }
+}
+
 #[test]
 fn a_certain_mask_is_still_not_committed() {
     for algorithm in Algorithm::ALL {

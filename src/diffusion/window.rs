@@ -39,7 +39,7 @@ pub(super) struct Window {
     pub begins_with: Option<usize>,
     /// Which positions attend to which.
     pub attention: Attention,
-    /// Where the first window with masks ends, if several are open.
+    /// Where the first window with masks ends, of those that are open.
     pub first_end: usize,
     start: usize,                     // of the window
     end: usize,                       // of the window
@@ -106,6 +106,7 @@ impl Window {
         self.masked.clear();
         self.masked
             .extend(open.iter().filter(|position| part.contains(position)));
+        self.first_end = self.end;
         // A fixed number of tokens is of one window.
         let opens_at = decoding.threshold.and(decoding.opens_at);
         if let (Attention::Full, Some(opens_at)) = (self.attention, opens_at) {

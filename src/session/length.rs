@@ -190,7 +190,8 @@ where
         let refresh = if is_computed {
             masks.clone()
         } else if reuses_context && self.model.attention() == Attention::Full {
-            let kept = Kept::of(self.model, &canvas);
+            let attention = self.model.attention();
+            let kept = Kept::of(self.model, &canvas, attention);
             let anew = all.iter().filter(|&&at| !kept.contains(at));
             anew.copied().collect()
         } else {

@@ -8,7 +8,7 @@ use diffucoder::{Error, RequestError};
 
 use crate::cli::args::decoding::DecodingArgs;
 use crate::cli::args::values::{
-    at_least_one, inside_unit, one_of, share, zero_or_above, zero_or_more,
+    at_least_one, inside_unit, one_of, share, steps, zero_or_above, zero_or_more,
 };
 use crate::cli::terminal::ui;
 use crate::cli::usage::UsageError;
@@ -30,7 +30,7 @@ pub struct SamplingArgs {
     context: Option<usize>,
     /// Number of denoising steps [default: as many as new tokens]; in fast-dllm without a cache
     /// what it reveals at most [default: half as many]; in DreamOn's holes the most
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = steps)]
     steps: Option<usize>,
     /// Tokens to reveal at each step, instead of --steps
     #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "steps")]

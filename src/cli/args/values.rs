@@ -25,6 +25,15 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of steps: no canvas has more tokens.
+pub fn steps(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 20;
+    match at_least_one(text)? {
+        n if n > MOST => Err(format!("must be at most {MOST}")),
+        n => Ok(n),
+    }
+}
+
 pub fn zero_or_above(text: &str) -> Result<usize, String> {
     text.parse()
         .map_err(|_| "must be a whole number, at least 0".into())
