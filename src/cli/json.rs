@@ -159,6 +159,8 @@ impl SettingsReport {
     /// Settings of a run that fills `masks` positions.
     pub fn new(asked: &Asked, settings: &Settings, masks: usize) -> Self {
         let (decoding, target) = (&settings.decoding, &asked.target);
+        let mode = mode_name(decoding, !target.device.is_cpu());
+        let is_exact = !matches!(settings.ending, Ending::AtStop(_));
         Self {
             max_new_tokens: asked.max_new_tokens,
             steps: settings.steps.count(masks),
@@ -169,8 +171,8 @@ impl SettingsReport {
             alg_temp: settings.alg_temp,
             eps: settings.eps,
             seed: settings.seed,
-            exact: !matches!(settings.ending, Ending::AtStop(_)),
-            mode: mode_name(decoding, !target.device.is_cpu()),
+            exact: is_exact && mode.is_some() && settings.remask == 0,
+            mode,
             window: decoding.window,
             lookahead: decoding.lookahead,
             far: decoding.far.name(),

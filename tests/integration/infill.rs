@@ -109,6 +109,51 @@ fn a_length_is_the_users_or_the_models() {
     assert!((1..=5).contains(&tokens(&["--length-by", "confidence", "-n", "5"])));
 }
 
+#[test]
+fn a_result_never_replaces_what_it_was_made_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (file, code) = (at("x.py"), "def f(x):\n    return <FILL:2>\n");
+    fs::write(&file, code).unwrap();
+    let other = format!("{}/./x.py", folder.path().display());
+    let [file, other, trace] = [&*file, &*other, &*at("t.jsonl")];
+    for args in [
+        &["generate", "-n", "2", "-f", file, "-o", other][..],
+        &["generate", "-n", "2", "x", "--trace", trace, "-o", trace],
+        &["generate", "-n", "2", "x", "--trace", "-"],
+        &["infill", "--only-holes", file, "-o", file],
+        &["infill", "--diff", file, "-o", file],
+        &["infill", "--json", file, "-o", other],
+        &["infill", file, "--trace", file],
+    ] {
+        let output = diffucoder(&[args, &["--model", "tiny"]].concat())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?} {stderr}");
+        assert!(stderr.contains("hint: "), "{stderr}");
+        assert_eq!(fs::read_to_string(file).unwrap(), code, "{args:?}");
+        assert!(!fs::exists(trace).unwrap());
+    }
+    #[cfg(unix)]
+    {
+        let output = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+            .args(["generate", "--model", "tiny", "-n", "2", "-o", file])
+            .stdin(fs::File::open(file).unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(fs::read_to_string(file).unwrap(), code);
+    }
+    // The whole file may take its own place.
+    let output = diffucoder(&["infill", "--model", "tiny", file, "-o", file])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let filled = fs::read_to_string(file).unwrap();
+    assert!(filled.starts_with("def f(x):\n    return ") && !filled.contains("<FILL"));
+}
+
 /// Nobody has measured that it helps any other weights, and it takes a forward a token.
 #[test]
 fn holes_of_other_models_are_not_remasked_unless_asked() {

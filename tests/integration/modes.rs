@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::command::run_json;
+use crate::binary::diffucoder;
+use crate::command::{refusal, run_json};
 use crate::fixture;
 use crate::golden_set::{generations, ids};
 
@@ -94,4 +95,55 @@ fn exact_through_the_program_is_the_published_sampler() {
         let new = sequence.len() - ids(&said["token_ids"]).len();
         assert_eq!(ids(&said["token_ids"]), sequence[new..], "{case}");
     }
+}
+
+/// What is said of a run is what it was.
+#[test]
+fn only_what_is_exact_says_so() {
+    let report = |args: &[&str]| -> Value {
+        let base = ["generate", "--model", "tiny", "x = ", "-n", "4", "--json"];
+        let output = diffucoder(&[&base, args].concat()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(report(&["--exact"])["settings"]["exact"], true);
+    for changed in [
+        &["--threshold", "0.9", "--window", "4"][..],
+        &["--cache", "dual"],
+        &["--remask", "1"],
+    ] {
+        let report = report(&[&["--exact"], changed].concat());
+        assert_eq!(report["settings"]["exact"], false, "{changed:?}");
+    }
+}
+
+#[test]
+fn a_fixed_number_of_tokens_and_a_threshold_exclude_each_other() {
+    for pace in [["--steps", "3"], ["--tokens-per-step", "2"]] {
+        let base = [
+            "generate",
+            "--model",
+            "tiny",
+            "x",
+            "-n",
+            "8",
+            "--threshold",
+            "0.9",
+        ];
+        let (code, stderr) = refusal(&[&base[..], &pace].concat());
+        assert_eq!(code, Some(2));
+        assert!(
+            stderr.contains("--threshold reveals what is sure") && stderr.contains("hint: "),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn no_canvas_takes_a_million_steps() {
+    let base = ["generate", "--model", "tiny", "x", "--exact", "--steps"];
+    let (code, stderr) = refusal(&[&base[..], &["10000000000000"]].concat());
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("must be at most 1048576"), "{stderr}");
 }

@@ -1,5 +1,6 @@
 //! The flags that several commands share, and what they become.
 
+pub mod apart;
 pub mod check;
 pub mod compute;
 pub mod decoding;

@@ -70,6 +70,12 @@ struct Text {
 }
 
 impl PromptArgs {
+    /// The files that it is read from; stdin can be one without being named.
+    pub fn files(&self) -> Vec<&Path> {
+        let files = self.prompt_file.iter().map(PathBuf::as_path);
+        files.chain([Path::new("-")]).collect()
+    }
+
     /// The prompt, and the texts that it is about.
     ///
     /// # Errors

@@ -219,9 +219,13 @@ impl SamplingArgs {
 
     /// How the canvas is taken in parts: as usual, with what the flags change.
     fn decoding(&self, usual: Decoding, is_gpu: bool) -> Decoding {
-        let has_steps = self.steps.is_some() || self.tokens_per_step.is_some();
-        let is_fixed = has_steps || self.is_random();
+        let is_fixed = self.has_steps() || self.is_random();
         self.decoding.decoding(usual, is_gpu, is_fixed)
+    }
+
+    /// Whether it is said how many tokens each step reveals.
+    fn has_steps(&self) -> bool {
+        self.steps().is_some()
     }
 
     /// Whether chance decides the order.
@@ -318,6 +322,14 @@ impl SamplingArgs {
                 "take --algorithm entropy, or another --rule",
             )
             .about(&["rule", "algorithm", "mode"]));
+        }
+        let has_own_pace = decoding.is_capped || decoding.blocks.is_some();
+        if self.has_steps() && decoding.threshold.is_some() && !has_own_pace {
+            return Err(UsageError::with_hint(
+                "--threshold reveals what is sure, and --steps or --tokens-per-step a fixed number",
+                "leave one of them out",
+            )
+            .about(&["threshold", "steps", "tokens-per-step"]));
         }
         if self.is_random() && decoding.threshold.is_some() {
             return Err(UsageError::with_hint(

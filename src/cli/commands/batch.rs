@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +14,7 @@ use clap::{ArgMatches, Args as _, Command};
 use diffucoder::session::{Conditions, Job, Observer, Outcome, Session};
 use serde_json::{Map, Value, json};
 
+use crate::cli::args::apart::check_apart;
 use crate::cli::args::compute::{ComputeArgs, Engine};
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
@@ -130,7 +131,7 @@ impl Shard {
 /// Runs the command. `matches` are those of `args`.
 pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
     args.sampling.check()?;
-    args.check_files()?;
+    check_apart(&[&args.input], &[&args.output])?;
     let source = Source::open(&args.input)?;
     let engine = args.compute.open(&args.model, ui)?;
     let mut lines = source.lines()?;
@@ -377,17 +378,6 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 impl Args {
-    /// Refuses to write into the file that is read.
-    fn check_files(&self) -> anyhow::Result<()> {
-        let file = |path: &Path| path.canonicalize().ok().filter(|path| path.is_file());
-        match (file(&self.input), file(&self.output)) {
-            (Some(input), Some(output)) if input == output => {
-                Err(UsageError::new("input and output are the same file").into())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The form that is asked for, or else that of the first line.
     fn format(&self, lines: &mut Lines, ui: &Ui) -> anyhow::Result<LineFormat> {
         if let Some(format) = self.format {

@@ -136,6 +136,8 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let language = args.check.language(given.file(), &whole);
     let is_one = args.num_samples == 1 && check.retries() == 0;
     args.shown.check(ui, is_one, &["num-samples", "retries"])?;
+    let read = args.prompt.files();
+    args.shown.check_apart(&read, args.output.file())?;
     if let Some(temperature) = sampling.wild_temperature() {
         ui.note(&format!(
             "at --temperature {temperature} tokens are nearly random (--threads counts threads)"

@@ -104,6 +104,13 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     }
     let check = args.check.check(args.named(), "")?;
     args.shown.check(ui, check.retries() == 0, &["retries"])?;
+    let read: Vec<_> = args.files().collect();
+    let result = args.output.file();
+    // The whole of what is read may take its own place.
+    let is_itself = show == Show::File && !args.output.is_json();
+    args.shown
+        .check_apart(&read, result.filter(|_| !is_itself))?;
+    args.shown.check_apart(&[], result)?;
     let template = args.template()?;
     let engine = args.compute.open(&args.model, ui)?;
     let said = args.sampling.max_new_tokens;
@@ -228,6 +235,13 @@ impl Args {
             Show::InPlace => {}
         }
         Ok(())
+    }
+
+    /// What the text is read from; stdin can be one without being named.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let named = [&self.file, &self.prefix_file, &self.suffix_file];
+        let named = named.into_iter().flatten().map(PathBuf::as_path);
+        named.chain([Path::new("-")])
     }
 
     /// The file that names the language, and the result in a diff.

@@ -13,10 +13,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::LOOK;
+use crate::cli::args::apart::check_apart;
 use crate::cli::terminal::cells::cells;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::trace::Trace;
-use crate::cli::usage::UsageError;
 use diffucoder::atomic::{AtomicError, write_atomically};
 use diffucoder::diffusion::arness;
 
@@ -91,11 +91,7 @@ struct ArnessRow {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
-    if let (Ok(trace), Ok(page)) = (args.trace.canonicalize(), args.output.canonicalize())
-        && trace == page
-    {
-        return Err(UsageError::new("the page would replace the trace").into());
-    }
+    check_apart(&[&args.trace], &[&args.output])?;
     let trace = Trace::read(&args.trace)?;
     if trace.end.is_none() {
         ui.note("the run was cut off: the page shows what there is of it");
