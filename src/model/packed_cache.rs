@@ -9,7 +9,7 @@
 //! start and length of the index                two u64, little-endian
 //! ```
 //!
-//! The key says what was packed, and by which version of this program. A file with another key is
+//! The key says what was packed, into which layout, and by which version of this program. A file with another key is
 //! written anew, and so is one that is not whole or not what it should be.
 
 use std::collections::HashMap;
@@ -37,6 +37,9 @@ const MAGIC: [u8; ALIGNMENT] = {
     magic
 };
 const ALIGNMENT: usize = 64;
+/// Raised with every change of what packing makes of a matrix, which need not come with another
+/// version of the program. A test tells when.
+const LAYOUT: u32 = 1;
 const TRAILER: usize = 16;
 
 /// Where the packed matrices of a checkpoint are, or would be.
@@ -50,7 +53,7 @@ impl Place {
     /// nothing.
     pub fn of(checkpoint: &Checkpoint, target: &Target, folder: &Path) -> Option<Self> {
         let files = checkpoint.files()?;
-        let version = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+        let version = (LAYOUT, env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         let key = format!("{version:?} {:?} {files:?}", target.storage);
         let paths: Vec<&Path> = files.iter().map(|file| &*file.path).collect();
         let name = Sha256::digest(format!("{:?} {paths:?}", target.storage));
@@ -253,6 +256,24 @@ mod tests {
             key: "other".into(),
         };
         assert!(other.open().is_none());
+    }
+
+    /// Where this fails the layout has changed: raise [`LAYOUT`], or files of the one before would
+    /// be read as this one.
+    #[test]
+    fn the_layout_is_the_one_that_its_number_says() {
+        let mut hash = Sha256::new();
+        for format in Format::ALL {
+            let len = 512 / format.block_inputs() * format.block_bytes() * 37;
+            let blocks: Vec<u8> = (0..len).map(|i| (i * i % 251) as u8).collect();
+            let matrix = PackedMatrix::pack(format, &blocks, 37, 512).unwrap();
+            hash.update(bytes_of(&matrix));
+        }
+        let hash: String = hash.finalize()[..8]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!((LAYOUT, &*hash), (1, "ee8321bd244bd695"));
     }
 
     /// Whatever the file holds, nothing is read from outside it, and no half of it is used.
