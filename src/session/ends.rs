@@ -47,17 +47,24 @@ impl Ends {
         self.texts.is_empty() && self.function.is_none() && self.least_indent == 0
     }
 
-    /// Where `text` ends, in bytes, if it does.
+    /// Where `text` ends, in bytes, if it does and nothing more comes.
     pub fn cut(&self, text: &str) -> Option<usize> {
-        match self.look(text) {
+        let ends = self.each(text).filter_map(|known| match known {
             Known::End(end) => Some(end),
             Known::Sure(_) => None,
-        }
+        });
+        ends.min()
     }
 
+    /// What is known of a text that begins with this one.
     pub(super) fn look(&self, text: &str) -> Known {
+        self.each(text).fold(Known::Sure(text.len()), Known::first)
+    }
+
+    /// What each of them knows.
+    fn each(&self, text: &str) -> impl Iterator<Item = Known> {
         let given = self.texts.iter().filter(|given| !given.is_empty());
-        let by_text = given.map(|given| match text.find(&**given) {
+        let by_text = given.map(move |given| match text.find(&**given) {
             Some(at) => Known::End(at),
             // Its beginning may stand at the end already.
             None => Known::Sure(
@@ -67,12 +74,12 @@ impl Ends {
                     .unwrap_or(text.len()),
             ),
         });
-        let by_function = self.function.iter().map(|function| function.look(text));
+        let by_function = self
+            .function
+            .iter()
+            .map(move |function| function.look(text));
         let by_indent = (self.least_indent > 0).then(|| look_at_indent(self.least_indent, text));
-        by_text
-            .chain(by_function)
-            .chain(by_indent)
-            .fold(Known::Sure(text.len()), Known::first)
+        by_text.chain(by_function).chain(by_indent)
     }
 }
 
@@ -94,13 +101,20 @@ fn look_at_indent(least: usize, text: &str) -> Known {
 }
 
 impl Known {
-    /// The end that comes first, or else what both are sure of. (One that is surely behind what the
-    /// other one still doubts is the end only once that doubt is gone.)
+    /// The end that comes first, or else what both are sure of. One behind what the other still
+    /// doubts is none until that doubt is gone: where a text ends must not depend on how much of it
+    /// comes at once.
     fn first(self, other: Self) -> Self {
         match (self, other) {
             (Self::End(a), Self::End(b)) => Self::End(a.min(b)),
             (Self::Sure(a), Self::Sure(b)) => Self::Sure(a.min(b)),
-            (Self::End(end), Self::Sure(_)) | (Self::Sure(_), Self::End(end)) => Self::End(end),
+            (Self::End(end), Self::Sure(sure)) | (Self::Sure(sure), Self::End(end)) => {
+                if end <= sure {
+                    Self::End(end)
+                } else {
+                    Self::Sure(sure)
+                }
+            }
         }
     }
 }
@@ -282,6 +296,35 @@ mod tests {
         assert_eq!(ends.cut("é!\n\n"), Some(0));
         assert_eq!(texts(&[""]).cut("a"), None);
         assert!(Ends::default().is_empty() && Ends::default().cut("a").is_none());
+    }
+
+    #[test]
+    fn an_end_behind_what_may_be_one_waits() {
+        for ends in [texts(&["b", "abc"]), texts(&["abc", "b"])] {
+            assert_eq!(ends.look("ab"), Known::Sure(0), "c may come");
+            assert_eq!(ends.cut("ab"), Some(1), "nothing came");
+            assert_eq!(ends.look("abd"), Known::End(1));
+            assert_eq!(ends.look("abc"), Known::End(0));
+        }
+    }
+
+    proptest::proptest! {
+        /// However much of a text comes at once, it ends where the whole of it does.
+        #[test]
+        fn where_a_text_ends_does_not_depend_on_how_it_comes(
+            given in proptest::collection::vec("[ab\n ]{1,3}", 0..3),
+            least_indent in 0..3usize,
+            text in "[ab\n ]{0,12}",
+        ) {
+            let ends = Ends { texts: given, least_indent, ..Ends::default() };
+            let end = ends.cut(&text);
+            for at in 0..text.len() {
+                match ends.look(&text[..at]) {
+                    Known::End(found) => proptest::prop_assert_eq!(Some(found), end),
+                    Known::Sure(sure) => proptest::prop_assert!(sure <= end.unwrap_or(text.len())),
+                }
+            }
+        }
     }
 
     #[test]
