@@ -216,7 +216,8 @@ impl Model {
 
     /// A place among the canvases over the same weights that are at work: a pass of one waits for
     /// one of every other, and all are run together, each as if it were alone. Who holds it must go
-    /// on to the next pass, or let it go; without one, passes do not wait.
+    /// on to the next pass, or let it go. A pass of a canvas without one is counted like theirs: it
+    /// waits until there are as many as seats, and is run with them.
     pub fn seat(&self) -> Seat {
         match &self.network {
             Network::Native(canvas) => Seat::at(&canvas.shared),

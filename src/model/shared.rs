@@ -1,8 +1,8 @@
 //! Weights that several canvases pass over, each on a thread of its own: where some of them run at
 //! the same time, their passes are run as one, so that the weights are read once for all of them.
 //!
-//! Who runs takes a [`Seat`]. A pass waits until everyone seated has one, and whoever brings the
-//! last of them runs all.
+//! Who runs takes a [`Seat`]. A pass waits until there are as many as seats, and whoever brings the
+//! last of them runs all. One of nobody seated is counted like the others: it goes along with them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
