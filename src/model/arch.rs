@@ -277,6 +277,11 @@ impl Family {
         names.collect::<Vec<_>>().join(", ")
     }
 
+    /// Whether its checkpoints, which look the same, can be trained for either attention.
+    pub fn can_be_block_causal(&self) -> bool {
+        [&A2D_QWEN3, &A2D_QWEN2].contains(&self)
+    }
+
     fn gguf_names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.gguf_architecture).chain(self.gguf_aliases.iter().copied())
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::{Package, Source, bytes};
+use super::{Package, Source, add_sampler, bytes, called};
 use crate::error::Error;
 use crate::hub::registry::Recipe;
 use crate::hub::{HubError, ModelFile, Progress, Snapshot};
@@ -136,9 +136,16 @@ fn blocks(parts: &[&GgufFile<'_>]) -> Option<GgmlType> {
 
 impl Package {
     pub(super) fn open_gguf(mut gguf: Gguf, recipe: Recipe) -> Result<Self, Error> {
-        let called = gguf.name.rsplit(['/', '\\']).next().unwrap_or_default();
+        let called = called(&gguf.name);
         let (config, tokenizer, blocks) = gguf.with_headers(|first, others| {
             let mut config = Config::from_gguf_parts(first, others, called)?;
+            for name in first
+                .str_if_any("general.name")?
+                .into_iter()
+                .chain([called])
+            {
+                add_sampler(&mut config, name);
+            }
             let tokenizer = GgufTokenizer::read(first, config.vocab_size)?;
             config.shift_logits = tokenizer.shift_logits.unwrap_or(config.shift_logits);
             config.mask_token_id = tokenizer.mask_token_id;

@@ -21,7 +21,7 @@ use crate::hub::registry::{BLOCK_CAUSAL, DREAMON, PromptStyle, Recipe};
 use crate::hub::{Foreign, HubError, HubOptions, ModelSpec, Progress, Snapshot};
 use crate::model::config::{Config, ConfigError};
 use crate::model::lora::Adapter;
-use crate::tokenizer::{TokenRole, Tokenizer, TokenizerFiles};
+use crate::tokenizer::{MASK_TOKENS, TokenRole, Tokenizer, TokenizerFiles};
 
 /// Tokens that end a text, by the names the models give them. Base models end in the first, chat
 /// models in the second (LLaDA in the fourth), and fill the rest of the canvas with the third.
@@ -29,9 +29,6 @@ const STOP_TOKENS: [&str; 4] = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>", "<
 
 /// Positions of a block in dllm's block-causal models.
 const BD3LM_BLOCK: usize = 32;
-
-/// Masks that no file says are one: Stable-DiffCoder's and Fast-dLLM v2's.
-const MASK_TOKENS: [&str; 2] = ["<[MASK\u{2581}TOKEN]>", "|<MASK>|"];
 
 /// The token by which a model makes a hole longer: DreamOn's.
 const EXPAND_TOKEN: &str = "<|expand|>";
@@ -102,6 +99,25 @@ impl Source {
     }
 }
 
+/// What a model is called, without where it lies. In the Hub's cache its folder is called by a
+/// version, and two above that by the model.
+fn called(name: &str) -> &str {
+    let mut parts = name.rsplit(['/', '\\']).filter(|part| !part.is_empty());
+    let last = parts.next().unwrap_or_default();
+    match parts.next() {
+        Some("snapshots") => parts.next().unwrap_or(last),
+        _ => last,
+    }
+}
+
+/// dllm's checkpoints say nowhere but in their names which sampler they were trained for.
+fn add_sampler(config: &mut Config, name: &str) {
+    let is_named = name.to_ascii_lowercase().contains(BLOCK_CAUSAL);
+    if is_named && config.family.can_be_block_causal() && config.attention == Attention::Full {
+        config.attention = Attention::BlockCausal(BD3LM_BLOCK);
+    }
+}
+
 impl Package {
     /// Finds the model and reads its small files, downloading them if need be.
     ///
@@ -142,6 +158,7 @@ impl Package {
             return Err(foreign(snapshot.describe(), form));
         }
         let mut config = Config::from_json(&json)?;
+        add_sampler(&mut config, called(&snapshot.describe()));
         if let Some(file) = snapshot.optional("generation_config.json", progress)? {
             config.add_generation_config(&read(&file)?)?;
         }
@@ -158,14 +175,9 @@ impl Package {
     fn new(
         source: Source,
         recipe: Recipe,
-        mut config: Config,
+        config: Config,
         files: &TokenizerFiles<'_>,
     ) -> Result<Self, Error> {
-        let name = source.name();
-        // dllm's checkpoints say nowhere else which sampler they were trained for.
-        if config.family.blocks.is_some() && name.to_ascii_lowercase().contains(BLOCK_CAUSAL) {
-            config.attention = Attention::BlockCausal(BD3LM_BLOCK);
-        }
         let tokenizer = Tokenizer::from_files(files)?;
         tokenizer.check_fits(config.vocab_size)?;
         let mask_id = config

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::files::{bytes, read};
 use super::gguf::Gguf;
-use super::{Package, Source, foreign};
+use super::{Package, Source, called, foreign};
 use crate::chat::ChatTemplate;
 use crate::error::Error;
 use crate::hub::{Foreign, HubOptions, ModelSpec, Progress, Snapshot};
@@ -13,6 +13,7 @@ use crate::model::lora::{Adapter, LoraError};
 use crate::model::quantize::{QuantizeError, Report, quantize};
 use crate::model::storage::Storage;
 use crate::model::{Model, OnLoad, Target};
+use crate::tokenizer::TokenRole;
 use crate::weights::gguf::FileType;
 use crate::weights::gguf::export::{Description, Vocabulary};
 use crate::weights::{Checkpoint, Index, WeightsError};
@@ -173,21 +174,26 @@ impl Package {
             let name = self.name();
             return Err(QuantizeError::Quantized { name, kind }.into());
         }
-        // Where the files lie is nobody's business.
+        // Roles are the tokenizer's, as templates and samplers ask it; an end of text that the
+        // configuration names besides is the file's second.
+        let role = |role| self.tokenizer.special_id(role);
+        let eos = role(TokenRole::Eos);
+        let mut ends = self.config.eos_token_ids.iter().copied();
+        let other_end = ends.find(|&id| Some(id) != eos);
+        let eos_token_id = eos.or(other_end);
+        let named = |token| self.tokenizer.token_to_id(token);
         let name = self.source.name();
-        let name = name
-            .trim_end_matches(['/', '\\'])
-            .rsplit(['/', '\\'])
-            .next();
         let description = Description {
-            name: name.unwrap_or_default(),
+            // Where the files lie is nobody's business.
+            name: called(&name),
             weights: to,
             vocabulary: &self.vocabulary()?,
-            bos_token_id: None,
-            eos_token_id: self.config.eos_token_ids.first().copied(),
-            eot_token_id: (self.tokenizer.token_to_id("<|im_end|>"))
-                .or_else(|| self.tokenizer.token_to_id("<|eot_id|>")),
-            pad_token_id: self.config.pad_token_id,
+            bos_token_id: role(TokenRole::Bos),
+            eos_token_id,
+            eot_token_id: (other_end.filter(|_| eos.is_some()))
+                .or_else(|| named("<|im_end|>"))
+                .or_else(|| named("<|eot_id|>")),
+            pad_token_id: role(TokenRole::Pad).or(self.config.pad_token_id),
             mask_token_id: self.mask_id,
             chat_template: self.chat_template.as_ref().map(ChatTemplate::source),
             shift_logits: self.config.shift_logits,

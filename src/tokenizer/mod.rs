@@ -134,6 +134,16 @@ pub(crate) struct Placed {
     pub word: Option<u32>,
 }
 
+/// Masks that no file may say are one: of Dream's family and dllm's, LLaDA, SDAR, Stable-DiffCoder
+/// and Fast-dLLM v2.
+pub(crate) const MASK_TOKENS: [&str; 5] = [
+    "<|mask|>",
+    "<|mdm_mask|>",
+    "<|MASK|>",
+    "<[MASK\u{2581}TOKEN]>",
+    "|<MASK>|",
+];
+
 /// Whether added tokens are found in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Added {

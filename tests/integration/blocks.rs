@@ -11,6 +11,7 @@ use diffucoder::model::config::Config;
 use diffucoder::package::Package;
 use diffucoder::session::{Conditions, Hole, Job, Session};
 use serde_json::Value;
+use std::path::Path;
 
 use crate::fixture;
 use crate::golden_set::{
@@ -288,7 +289,92 @@ fn every_generation_of_dllm_equals_the_reference() {
     }
 }
 
-/// The name of a folder says which sampler a model was trained for.
+fn copied(set: &str, model: &Path) {
+    std::fs::create_dir_all(model).unwrap();
+    for file in std::fs::read_dir(fixture(&format!("{set}/model"))).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+}
+
+/// The name of a model says which sampler dllm trained it for; not those of folders around it, nor
+/// that of another family's, and not against the configuration.
+#[test]
+fn only_dllm_s_models_are_block_causal_by_their_own_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path| {
+        let spec = ModelSpec::Local(path.into());
+        Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap()
+    };
+    for (set, name, expected) in [
+        (DLLM[0], "x-bd3lm", Attention::BlockCausal(32)),
+        (DLLM[1], "X-BD3LM-v0.1/", Attention::BlockCausal(32)),
+        (
+            DLLM[1],
+            "models--o--x-bd3lm/snapshots/0123",
+            Attention::BlockCausal(32),
+        ),
+        (DLLM[0], "bd3lm-tests/x-mdlm", Attention::Full),
+        ("golden-llada", "llada-not-bd3lm", Attention::Full),
+        (FAMILIES[0], "sdar-not-bd3lm", Attention::BlockCausal(4)),
+    ] {
+        let model = folder.path().join(name);
+        copied(set, &model);
+        assert_eq!(open(&model).config.attention, expected, "{name}");
+    }
+
+    // Its file says so itself; one that does not has two names.
+    let file = folder.path().join("x.gguf");
+    let quantize = |model: &str| {
+        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        command.args(["quantize", "--to=q8_0", "--force", "--model"]);
+        command.arg(folder.path().join(model));
+        command.arg("-o").arg(&file).assert().success();
+    };
+    quantize("x-bd3lm");
+    let (written, original) = (open(&file), open(&folder.path().join("x-bd3lm")));
+    assert_eq!(written.config.attention, Attention::BlockCausal(32));
+    let settings = |package: Package| {
+        let session = Session::new(package, Target::cpu(DType::F32));
+        session.settings(session.package().mode(), false)
+    };
+    assert_eq!(
+        settings(written),
+        settings(original),
+        "the same ends of text"
+    );
+    quantize("bd3lm-tests/x-mdlm");
+    assert_eq!(open(&file).config.attention, Attention::Full);
+    let bytes = std::fs::read(&file).unwrap();
+    let called = folder.path().join("y-bd3lm.gguf");
+    std::fs::write(&called, &bytes).unwrap();
+    assert_eq!(open(&called).config.attention, Attention::BlockCausal(32));
+    let (name, other) = (b"\x06\0\0\0\0\0\0\0x-mdlm", b"\x07\0\0\0\0\0\0\0x-bd3lm");
+    let at = bytes.windows(name.len()).position(|window| window == name);
+    let at = at.unwrap();
+    let bytes = [&bytes[..at], other, &bytes[at + name.len()..]].concat();
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(open(&file).config.attention, Attention::BlockCausal(32));
+
+    // What the configuration says goes before.
+    let json = folder.path().join("x-bd3lm/config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    for (size, expected) in [(8, Some(8)), (0, None), (100_000, None)] {
+        config["block_size"] = size.into();
+        std::fs::write(&json, config.to_string()).unwrap();
+        match expected {
+            Some(size) => {
+                let attention = open(json.parent().unwrap()).config.attention;
+                assert_eq!(attention, Attention::BlockCausal(size));
+            }
+            None => {
+                let error = Config::from_json(config.to_string().as_bytes()).unwrap_err();
+                assert!(error.to_string().contains("block_size is"), "{error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_program_prints_the_ids_of_dllm() {
     let folder = tempfile::tempdir().unwrap();
@@ -296,11 +382,7 @@ fn the_program_prints_the_ids_of_dllm() {
     let both = |set| ["mdlm", "bd3lm"].map(|sampler| (set, sampler));
     for (set, sampler) in DLLM.into_iter().flat_map(both) {
         let model = folder.path().join(format!("{set}-{sampler}-v0.1"));
-        std::fs::create_dir(&model).unwrap();
-        for file in std::fs::read_dir(fixture(&format!("{set}/model"))).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
-        }
+        copied(set, &model);
         for case in generations(set) {
             if case["sampler"] != sampler {
                 continue;

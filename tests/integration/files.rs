@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::quantize::quantize;
 use diffucoder::package::Package;
+use diffucoder::tokenizer::TokenRole;
 use diffucoder::weights::gguf::export::Description;
 use diffucoder::weights::gguf::{Array, FileType, GgufFile, GgufWriter, TensorDescription, Value};
 use safetensors::SafeTensors;
@@ -31,7 +32,7 @@ fn golden_floats(file: &Path) {
         name: "golden",
         weights: FileType::F32,
         vocabulary: &package.vocabulary().unwrap(),
-        bos_token_id: None,
+        bos_token_id: package.tokenizer.special_id(TokenRole::Bos),
         eos_token_id: package.config.eos_token_ids.first().copied(),
         eot_token_id: package.tokenizer.token_to_id("<|im_end|>"),
         pad_token_id: package.config.pad_token_id,
@@ -687,3 +688,24 @@ fn a_name_that_could_be_a_folder_is_said_to_be_none() {
         "{said}"
     );
 }
+/// Only its added tokens tell, as in a GGUF file without the key.
+#[test]
+fn a_mask_that_no_file_names_is_known_by_its_text() {
+    let folder = tempfile::tempdir().unwrap();
+    golden_copy(folder.path());
+    for (file, key) in [
+        ("config.json", "mask_token_id"),
+        ("generation_config.json", "mask_token_id"),
+        ("tokenizer_config.json", "mask_token"),
+    ] {
+        let path = folder.path().join(file);
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        json.as_object_mut().unwrap().remove(key);
+        fs::write(&path, json.to_string()).unwrap();
+    }
+    let spec = ModelSpec::Local(folder.path().into());
+    let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ()).unwrap();
+    assert_eq!(package.mask_id, golden().mask_id);
+}
+

@@ -3,10 +3,13 @@
 
 use assert_cmd::Command;
 use candle_core::DType;
+use diffucoder::chat::Message;
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::Target;
-use diffucoder::package::Package;
+use diffucoder::package::{Package, Prompt};
 use diffucoder::session::Session;
+use diffucoder::tokenizer::TokenRole;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::fixture;
@@ -93,6 +96,8 @@ fn each_family_is_known_from_its_quantized_file() {
         "golden-dllm-qwen2",
         "golden-dllm-qwen3",
         "golden-dreamon",
+        "golden-fast-dllm-v2",
+        "golden-llada",
         "golden-opendcoder",
         "golden-sdar",
         "golden-stable-diffcoder",
@@ -109,5 +114,20 @@ fn each_family_is_known_from_its_quantized_file() {
         assert_eq!(found.config.family, original.config.family, "{set}");
         assert_eq!(found.config.attention, original.config.attention, "{set}");
         assert_eq!(found.mask_id, original.mask_id, "{set}");
+        let sorted = |ids: &[u32]| BTreeSet::from_iter(ids.iter().copied());
+        assert_eq!(sorted(&found.stop_ids), sorted(&original.stop_ids), "{set}");
+        for role in [TokenRole::Bos, TokenRole::Eos, TokenRole::Pad] {
+            let [ours, theirs] =
+                [found, original].map(|package| package.tokenizer.special_id(role));
+            assert_eq!(ours, theirs, "{set} {role:?}");
+        }
+        let messages = ["system", "user"].map(|role| Message::new(role, "Add two numbers."));
+        let prompt = Prompt::Conversation {
+            messages: &messages,
+            answer: "def ",
+        };
+        let [ours, theirs] = [found, original].map(|package| package.encode(&prompt).unwrap());
+        assert_eq!(ours, theirs, "{set}");
+        assert_eq!(found.infilling, original.infilling, "{set}");
     }
 }

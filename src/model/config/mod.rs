@@ -187,22 +187,15 @@ impl Stated {
             theta >= 1.0 && theta.is_finite(),
             || "at least 1".into(),
         )?;
-        let attention = match (family.attention, self.block_size) {
-            (Attention::BlockCausal(usual), size) => {
-                let size = size.unwrap_or(usual);
-                check(
-                    name("block_size"),
-                    size,
-                    (1..=1 << 12).contains(&size),
-                    || "from 1 to 4096".into(),
-                )?;
-                Attention::BlockCausal(size)
-            }
-            (Attention::Full, Some(size)) if family.blocks.is_some() => {
-                Attention::BlockCausal(size.clamp(1, 1 << 12))
-            }
-            (Attention::Full, _) => Attention::Full,
+        let size = match family.attention {
+            Attention::BlockCausal(usual) => Some(self.block_size.unwrap_or(usual)),
+            Attention::Full => self.block_size.filter(|_| family.can_be_block_causal()),
         };
+        if let Some(size) = size {
+            let is_one = (1..=1 << 12).contains(&size);
+            check(name("block_size"), size, is_one, || "from 1 to 4096".into())?;
+        }
+        let attention = size.map_or(Attention::Full, Attention::BlockCausal);
         Ok(Config {
             family,
             attention,

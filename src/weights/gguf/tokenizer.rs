@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value as Json, json};
 
 use super::{GgufError, GgufFile};
-use crate::tokenizer::Split;
+use crate::tokenizer::{MASK_TOKENS, Split};
 
 pub(super) const MODEL: &str = "tokenizer.ggml.model";
 pub(super) const PRE: &str = "tokenizer.ggml.pre";
@@ -30,9 +30,6 @@ pub(super) const MASK: &str = "tokenizer.ggml.mask_token_id";
 pub(super) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 pub(super) const SHIFT_LOGITS: &str = "diffusion.shift_logits";
-
-/// Masks of Dream's family, LLaDA and SDAR, for files made before there was a key for it.
-const MASK_TOKENS: [&str; 3] = ["<|mask|>", "<|mdm_mask|>", "<|MASK|>"];
 
 /// What a row of the embedding table stands for; the numbers are those in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +211,7 @@ impl Roles {
             }
             Ok(id)
         };
+        // Files made before there was a key for it.
         let named_mask = || {
             let is_mask = |(token, kind): (&&str, &TokenType)| {
                 MASK_TOKENS.contains(token) && *kind != TokenType::Unused

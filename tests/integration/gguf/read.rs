@@ -138,6 +138,7 @@ fn a_mask_is_found_by_its_name() {
         ("<|mask|>", Some(2)),
         ("<|mdm_mask|>", Some(2)),
         ("<|MASK|>", Some(2)),
+        ("|<MASK>|", Some(2)),
         ("mask", None),
     ] {
         let bytes = with_keys(&[
