@@ -150,6 +150,7 @@ fn what_a_llada_can_have_and_this_one_does_not_is_refused() {
         ("block_type", "sequential".into()),
         ("alibi", true.into()),
         ("rope", false.into()),
+        ("clip_qkv", 0.01.into()),
     ] {
         let mut json = json.clone();
         json[key] = value;

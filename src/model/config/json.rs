@@ -87,6 +87,12 @@ impl Config {
         if let Some(kind) = kinds.find(|kind| *kind != "full_attention") {
             check("layer_types", kind, false, || "full_attention alone".into())?;
         }
+        let part = raw
+            .rest
+            .get("partial_rotary_factor")
+            .unwrap_or(&Value::Null);
+        let is_whole = part.is_null() || part.as_f64() == Some(1.0);
+        check("partial_rotary_factor", part, is_whole, || "1".into())?;
         let is_llada = *family == LLADA;
         for (key, expected) in LLADA_PARTS.into_iter().filter(|_| is_llada) {
             let found = raw.rest.get(key).unwrap_or(&Value::Null);
@@ -203,7 +209,7 @@ fn name_as_usual(keys: &mut Map<String, Value>) {
 }
 
 /// What a LLaDA can have besides and does not have here, with the values that change nothing.
-const LLADA_PARTS: [(&str, &str); 9] = [
+const LLADA_PARTS: [(&str, &str); 10] = [
     ("block_type", "llama"),
     ("layer_norm_type", "rms"),
     ("rope", "true"),
@@ -213,6 +219,7 @@ const LLADA_PARTS: [(&str, &str); 9] = [
     ("attention_layer_norm", "false"),
     ("input_emb_norm", "false"),
     ("scale_logits", "false"),
+    ("clip_qkv", "null"),
 ];
 
 /// Reads a file of keys and values as it is found in the world: a null is no value, 1.0 is 1, truth
@@ -314,6 +321,11 @@ mod tests {
                 "eos_token_id is 999999",
             ),
             ("head_dim", 127.into(), "head_dim is 127"),
+            (
+                "partial_rotary_factor",
+                0.5.into(),
+                "partial_rotary_factor is 0.5",
+            ),
             ("hidden_size", "wide".into(), "config.json"),
         ] {
             let mut json = diffucoder();
@@ -346,6 +358,7 @@ mod tests {
             ("sliding_window", Value::Null),
             ("hidden_size", 3584.0.into()),
             ("rope_theta", 1_000_000.into()),
+            ("partial_rotary_factor", 1.0.into()),
             ("layer_types", vec!["full_attention"; 28].into()),
             ("quantization_config", Value::Null),
         ] {

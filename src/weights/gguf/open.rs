@@ -1,12 +1,14 @@
 //! GGUF files as a checkpoint: their tensors under the names of the checkpoint they came from.
 
-use super::{GgufError, GgufFile, parse_parts};
+use super::{GgmlType, GgufError, GgufFile, parse_parts};
 use crate::weights::checkpoint::{Checkpoint, Extent};
 use crate::weights::{Bytes, WeightsError};
 
-/// Tables that some conversions carry and no network here needs: the rotary frequencies follow from
-/// rope_theta.
-const NOT_NEEDED: [&str; 2] = ["rope_freqs.weight", "attn_rot_embd.weight"];
+/// What rotary frequencies are divided by, where a conversion says so: a scaling such as Llama 3's.
+const ROPE_FREQS: &str = "rope_freqs.weight";
+/// A table that some conversions carry and no network here needs: the rotary frequencies follow
+/// from rope_theta.
+const NOT_NEEDED: &str = "attn_rot_embd.weight";
 
 impl Checkpoint {
     /// Opens the tensors of a GGUF file (name, bytes), or of all parts of one in order, under the
@@ -76,8 +78,19 @@ fn extents_of(
     let mut extents = Vec::new();
     for tensor in part.tensors() {
         // Behind the layer, in files that repeat a table in each.
-        if NOT_NEEDED.iter().any(|name| tensor.name.ends_with(name)) {
+        if tensor.name.ends_with(NOT_NEEDED) {
             continue;
+        }
+        if tensor.name.ends_with(ROPE_FREQS) {
+            let mut factors = part.data(tensor).chunks_exact(4);
+            let is_one = |factor: &[u8]| factor == 1f32.to_le_bytes();
+            if tensor.ggml_type == GgmlType::F32 && factors.all(is_one) {
+                continue; // nothing is scaled
+            }
+            let what = format!("scaling of the rotation (tensor {})", tensor.name);
+            let source = Box::new(GgufError::Unsupported { what });
+            let file = file.into();
+            return Err(WeightsError::Gguf { file, source });
         }
         let name = checkpoint_name(tensor.name).ok_or_else(|| WeightsError::Extra {
             file: file.into(),
@@ -92,4 +105,34 @@ fn extents_of(
         extents.push((name, extent));
     }
     Ok(extents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{GgufWriter, TensorDescription};
+    use super::*;
+
+    #[test]
+    fn a_rotation_that_is_scaled_by_a_tensor_is_refused() {
+        let open = |factors: [f32; 2]| {
+            let tensor = TensorDescription {
+                name: ROPE_FREQS.into(),
+                dims: vec![2],
+                ggml_type: GgmlType::F32,
+            };
+            let keys = [("general.architecture", "dream".into())];
+            let mut writer = GgufWriter::new(Vec::new(), &keys, &[tensor]).unwrap();
+            let data = factors.map(f32::to_le_bytes);
+            writer.append(ROPE_FREQS, data.as_flattened()).unwrap();
+            let file = ("f".into(), Bytes::Owned(writer.finish().unwrap()));
+            Checkpoint::open_gguf(vec![file], |_| None)
+        };
+        assert_eq!(open([1.0, 1.0]).unwrap().names().count(), 0);
+        let error = anyhow::Error::from(open([1.0, 8.0]).err().unwrap());
+        let said = format!("{error:#}");
+        assert!(
+            said.contains("rope_freqs.weight) is not supported"),
+            "{said}"
+        );
+    }
 }
