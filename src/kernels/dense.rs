@@ -62,7 +62,8 @@ impl DenseMatrix {
         Self { n, k, panels }
     }
 
-    /// Packs the bits of half-precision numbers of either kind, `[n, k]`.
+    /// Packs the bits of half-precision numbers of either kind, `[n, k]`; those of IEEE must be
+    /// finite.
     ///
     /// # Panics
     /// If they are not `n * k`, or the format is f32.

@@ -4,14 +4,16 @@
 use std::collections::HashMap;
 
 use candle_core::quantized::QMatMul;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Tensor};
 use candle_nn::RmsNorm;
+use half::f16;
 use rayon::prelude::*;
 
 use super::arch::{EMBED_TOKENS, LM_HEAD};
 use super::config::Config;
 use super::embedding::Embedding;
 use super::packed_cache::{Packed, Packing, Place};
+use super::quantize::finite;
 use super::storage::Storage;
 use super::weight::{Affine, Weight};
 use super::{OnLoad, Target};
@@ -164,7 +166,7 @@ impl<'a> Loader<'a> {
 
     fn load(&self, name: &str, stored: &StoredTensor) -> Result<Tensor> {
         let (dtype, device) = (self.target.storage.dtype(), &self.target.device);
-        let loaded = stored.load(dtype, device);
+        let loaded = dense(stored, dtype, device);
         stored.release();
         loaded.map_err(|source| self.checkpoint.failed(name, source))
     }
@@ -211,11 +213,9 @@ impl<'a> Loader<'a> {
             (Storage::AsStored, &Stored::Float(dtype)) => {
                 let device = &self.target.device;
                 let dtype = Storage::type_beside_blocks(dtype, !device.is_cpu());
-                stored.load(dtype, device).map(Weight::Dense)
+                dense(stored, dtype, device).map(Weight::Dense)
             }
-            _ => stored
-                .load(self.target.storage.dtype(), &self.target.device)
-                .map(Weight::Dense),
+            _ => dense(stored, self.target.storage.dtype(), &self.target.device).map(Weight::Dense),
         }
     }
 
@@ -244,12 +244,26 @@ impl<'a> Loader<'a> {
     }
 }
 
+/// Floating-point numbers of a type. Of float16 our kernels take all bits for a number, so there
+/// must be none that is not finite, be it for its size; in other types that shows in the logits.
+fn dense(stored: &StoredTensor, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    let numbers = stored.load(dtype, device)?;
+    // Without a way out of the loop it is one of vectors.
+    let has_none = |halves: &[f16]| halves.iter().fold(false, |has, x| has | !x.is_finite());
+    if let candle_core::Storage::Cpu(CpuStorage::F16(halves)) = &*numbers.storage_and_layout().0
+        && halves.par_chunks(1 << 16).any(has_none)
+    {
+        candle_core::bail!("it has a number that is not finite as float16, which ends at 65504");
+    }
+    Ok(numbers)
+}
+
 /// A few rows at a time on each thread, so that the tensor is never all there as float32.
 fn quantize(stored: &StoredTensor, format: Format, n: usize) -> candle_core::Result<Vec<u8>> {
     const ROWS: usize = 64;
     let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
         let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
-        match format.quantize(Isa::detect(), &rows.flatten_all()?.to_vec1()?) {
+        match format.quantize(Isa::detect(), &finite(&rows)?) {
             Some(blocks) => Ok(blocks),
             None => candle_core::bail!("{format} is only read"),
         }

@@ -254,7 +254,7 @@ fn pieces(
 
 /// The stored form, and the sums of squares of the change and of the numbers.
 fn convert(numbers: &Tensor, to: GgmlType) -> candle_core::Result<(Vec<u8>, f64, f64)> {
-    let before: Vec<f32> = numbers.flatten_all()?.to_vec1()?;
+    let before = finite(numbers)?;
     let power = before.iter().map(|&x| f64::from(x).powi(2)).sum();
     let mut after = before.clone();
     let bytes = match Stored::from(to) {
@@ -275,9 +275,22 @@ fn convert(numbers: &Tensor, to: GgmlType) -> candle_core::Result<(Vec<u8>, f64,
         }),
         Stored::Float(_) | Stored::Other(_) => rounded(&mut after, |x| (x.to_le_bytes(), x)),
     };
+    if !after.iter().all(|x| x.is_finite()) {
+        candle_core::bail!("it has a number that is too large for {to}");
+    }
     let change = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
     let error = before.iter().zip(&after).map(change).sum();
     Ok((bytes, error, power))
+}
+
+/// The numbers of a tensor, all of which must be some: blocks cannot hold what is none, and what
+/// they would have in its place looks like any other.
+pub(super) fn finite(numbers: &Tensor) -> candle_core::Result<Vec<f32>> {
+    let numbers: Vec<f32> = numbers.flatten_all()?.to_vec1()?;
+    if !numbers.iter().all(|x| x.is_finite()) {
+        candle_core::bail!("it has a number that is not finite");
+    }
+    Ok(numbers)
 }
 
 /// Each number's stored form; the numbers become what these stand for.

@@ -588,6 +588,67 @@ fn saved_buffers_are_passed_over_and_other_tensors_are_not() {
     assert!(said.contains("self_attn.o_proj.bias"), "{said}");
 }
 
+/// Where weights become another type than they are stored in, no number takes the place of one that
+/// this type cannot hold.
+#[test]
+fn numbers_that_a_type_cannot_hold_are_refused_by_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("made.gguf");
+    let quantize = |model: &Path, to: &str| {
+        let args = ["quantize", "--to", to, "-o", text(&made), "--model"];
+        run(&[&args[..], &[text(model)]].concat())
+    };
+    let with = |number: f32, name: &str| {
+        let model = folder.path().join(name);
+        fs::create_dir(&model).unwrap();
+        with_safetensors(&model, |tensors| {
+            let mut found = tensors.iter_mut();
+            let found = found.find(|(name, ..)| name == "model.layers.0.mlp.up_proj.weight");
+            found.unwrap().3[400..404].copy_from_slice(&number.to_le_bytes());
+        });
+        model
+    };
+    for (name, number) in [("nan", f32::NAN), ("infinite", f32::NEG_INFINITY)] {
+        let model = with(number, name);
+        for flags in [["--dtype", "f16"], ["--quant", "q8_0"], ["--quant", "q4_0"]] {
+            let (code, said) = refusal(&generate(text(&model), &flags));
+            assert_eq!(code, Some(1));
+            let tensor = "cannot load tensor model.layers.0.mlp.up_proj.weight";
+            assert!(
+                said.contains(tensor) && said.contains("not finite"),
+                "{flags:?}: {said}"
+            );
+        }
+        for to in ["f16", "bf16", "q8_0", "q4_k_m"] {
+            let output = quantize(&model, to);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                !output.status.success() && output.stdout.is_empty(),
+                "{to}: {said}"
+            );
+            let tensor = "cannot quantize tensor blk.0.ffn_up.weight";
+            assert!(
+                said.contains(tensor) && said.contains("not finite"),
+                "{to}: {said}"
+            );
+            assert!(!made.exists(), "{to}");
+        }
+    }
+    let large = with(1e6, "large");
+    let (_, said) = refusal(&generate(text(&large), &["--dtype", "f16"]));
+    assert!(
+        said.contains("up_proj.weight") && said.contains("65504"),
+        "{said}"
+    );
+    let said = String::from_utf8(quantize(&large, "f16").stderr).unwrap();
+    assert!(
+        said.contains("ffn_up.weight") && said.contains("too large for F16"),
+        "{said}"
+    );
+    stdout(&quantize(&large, "bf16"));
+    run_json(&generate(text(&large), &["--dtype", "bf16"]));
+}
+
 #[test]
 fn rows_that_no_token_has_are_drawn_in_published_modes_alone() {
     const TOKENS: u64 = 262; // of 272 rows
@@ -660,6 +721,27 @@ fn a_gguf_without_token_types_is_read_all_the_same() {
     assert_eq!(tokens(&all_normal), tokens(&typed));
 }
 
+/// Only its added tokens tell, as in a GGUF file without the key.
+#[test]
+fn a_mask_that_no_file_names_is_known_by_its_text() {
+    let folder = tempfile::tempdir().unwrap();
+    golden_copy(folder.path());
+    for (file, key) in [
+        ("config.json", "mask_token_id"),
+        ("generation_config.json", "mask_token_id"),
+        ("tokenizer_config.json", "mask_token"),
+    ] {
+        let path = folder.path().join(file);
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        json.as_object_mut().unwrap().remove(key);
+        fs::write(&path, json.to_string()).unwrap();
+    }
+    let spec = ModelSpec::Local(folder.path().into());
+    let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ()).unwrap();
+    assert_eq!(package.mask_id, golden().mask_id);
+}
+
 #[test]
 fn a_name_that_could_be_a_folder_is_said_to_be_none() {
     let home = tempfile::tempdir().unwrap();
@@ -688,24 +770,3 @@ fn a_name_that_could_be_a_folder_is_said_to_be_none() {
         "{said}"
     );
 }
-/// Only its added tokens tell, as in a GGUF file without the key.
-#[test]
-fn a_mask_that_no_file_names_is_known_by_its_text() {
-    let folder = tempfile::tempdir().unwrap();
-    golden_copy(folder.path());
-    for (file, key) in [
-        ("config.json", "mask_token_id"),
-        ("generation_config.json", "mask_token_id"),
-        ("tokenizer_config.json", "mask_token"),
-    ] {
-        let path = folder.path().join(file);
-        let mut json: serde_json::Value =
-            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        json.as_object_mut().unwrap().remove(key);
-        fs::write(&path, json.to_string()).unwrap();
-    }
-    let spec = ModelSpec::Local(folder.path().into());
-    let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ()).unwrap();
-    assert_eq!(package.mask_id, golden().mask_id);
-}
-
