@@ -411,6 +411,18 @@ pub fn name_of_llada(name: &str) -> Option<String> {
     })
 }
 
+/// LLaDA's name of a tensor of the table: the inverse of [`name_of_llada`].
+pub(super) fn llada_name(ours: &str) -> Option<String> {
+    let of_layer = ours.strip_prefix(CHECKPOINT_LAYER);
+    let of_layer = of_layer.and_then(|rest| rest.split_once('.'));
+    let name = of_layer.map_or(ours, |(_, name)| name);
+    let (theirs, _) = LLADA_NAMES.iter().find(|(_, ours)| *ours == name)?;
+    Some(match of_layer {
+        Some((layer, _)) => format!("{LLADA_LAYER}{layer}.{theirs}"),
+        None => (*theirs).into(),
+    })
+}
+
 /// The checkpoint's name of a GGUF tensor: `blk.3.attn_q.weight` is
 /// `model.layers.3.self_attn.q_proj.weight`. `None` for a tensor that no network here has.
 pub fn checkpoint_name(gguf: &str) -> Option<String> {
@@ -485,6 +497,13 @@ mod tests {
             "model.layers.31.mlp.gate_proj.weight"
         );
         assert_eq!(name("model.transformer.ff_out.weight"), LM_HEAD);
+        for theirs in [
+            "model.transformer.wte.weight",
+            "model.transformer.ff_out.weight",
+            "model.transformer.blocks.3.ff_out.weight",
+        ] {
+            assert_eq!(llada_name(&name(theirs)).as_deref(), Some(theirs));
+        }
         assert_eq!(name("model.transformer.blocks.0.ff_out.bias"), "");
         let architectures = ["StableDiffcoderForCausalLM".to_string()];
         let found = Family::of_model_type("llama", &architectures);

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use regex::Regex;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::arch::EMBED_TOKENS;
+use super::arch::{EMBED_TOKENS, LLADA, llada_name, name_of_llada};
 use super::config::Config;
 use crate::weights::{Change, Checkpoint, Delta, WeightsError};
 
@@ -101,12 +102,48 @@ struct AdapterConfig {
     r: usize,
     lora_alpha: f64,
     use_rslora: Option<bool>,
-    rank_pattern: Option<BTreeMap<String, usize>>,
-    alpha_pattern: Option<BTreeMap<String, f64>>,
+    rank_pattern: Option<Patterns<usize>>,
+    alpha_pattern: Option<Patterns<f64>>,
     target_modules: Option<Targets>,
     base_model_name_or_path: Option<String>,
     #[serde(flatten)]
     others: Map<String, Value>,
+}
+
+/// What modules have of their own, by patterns of their names. The first that matches counts, so
+/// they stay in the order of the file.
+#[derive(Deserialize)]
+#[serde(
+    try_from = "Map<String, Value>",
+    bound(deserialize = "T: DeserializeOwned")
+)]
+struct Patterns<T>(Vec<(String, T)>);
+
+impl<T: DeserializeOwned> TryFrom<Map<String, Value>> for Patterns<T> {
+    type Error = serde_json::Error;
+
+    fn try_from(map: Map<String, Value>) -> std::result::Result<Self, Self::Error> {
+        let each = map.into_iter();
+        let read = each.map(|(key, value)| Ok((key, serde_json::from_value(value)?)));
+        read.collect::<std::result::Result<_, _>>().map(Self)
+    }
+}
+
+impl<T: Copy> Patterns<T> {
+    fn values(&self) -> impl Iterator<Item = T> {
+        self.0.iter().map(|(_, value)| *value)
+    }
+
+    /// What a module has: that of the first key that the end of its name is a match of.
+    fn of(&self, module: &str) -> Option<T> {
+        let matches = |key: &str| match Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")) {
+            Ok(pattern) => pattern.is_match(module),
+            Err(_) => has_end(module, key),
+        };
+        let mut patterns = self.0.iter();
+        let found = patterns.find(|(key, _)| matches(key));
+        found.map(|(_, value)| *value)
+    }
 }
 
 /// Modules, by the ends of their names or by a pattern for the whole of them.
@@ -170,7 +207,17 @@ impl Adapter {
                 None => whole.push((plain_name(key), name)),
             }
         }
-        config.check_targets(&shapes, &pairs)?;
+        let is_llada = *network.family == LLADA;
+        let ours = |name: &str| {
+            let named = is_llada.then(|| name_of_llada(name)).flatten();
+            named.unwrap_or_else(|| name.into())
+        };
+        let theirs = shapes
+            .keys()
+            .filter(|_| is_llada)
+            .filter_map(|name| llada_name(name));
+        let known: Vec<String> = shapes.keys().cloned().chain(theirs).collect();
+        config.check_targets(&known, &pairs)?;
         let is_tied = |tensor: &str| network.tie_word_embeddings && tensor == EMBED_TOKENS;
         let shape_of = |tensor: &str| match shapes.get(tensor) {
             _ if is_tied(tensor) => Err(LoraError::Tied {
@@ -183,15 +230,16 @@ impl Adapter {
         };
         let mut changes = HashMap::new();
         for (module, pair) in &pairs {
-            let tensor = format!("{module}.weight");
+            let tensor = ours(&format!("{module}.weight"));
             let delta = config.delta(module, pair, &shape_of(&tensor)?, &mut file)?;
-            changes.insert(tensor, Change::Add(delta));
+            add(&mut changes, tensor, Change::Add(delta))?;
         }
         for (tensor, name) in whole {
+            let tensor = ours(&tensor);
             let shape = shape_of(&tensor)?;
             check_shape(&file, name, &shape)?;
             let stored = file.take_stored(name, &shape)?;
-            changes.insert(tensor, Change::Replace(stored));
+            add(&mut changes, tensor, Change::Replace(stored))?;
         }
         Ok(Self {
             base: config.base_model_name_or_path,
@@ -210,9 +258,9 @@ impl Pair {
         let part = part.strip_suffix(".weight").unwrap_or(part);
         let part = part.strip_suffix(".default").unwrap_or(part);
         self.is_embedding = part.starts_with("embedding_");
-        match part.trim_start_matches("embedding_") {
-            "A" => self.a = Some(name.into()),
-            "B" => self.b = Some(name.into()),
+        let place = match part.trim_start_matches("embedding_") {
+            "A" => &mut self.a,
+            "B" => &mut self.b,
             _ => {
                 return Err(LoraError::Unsupported {
                     key: "peft_type",
@@ -220,8 +268,23 @@ impl Pair {
                     expected: "LORA of matrices A and B",
                 });
             }
+        };
+        match place.replace(name.into()) {
+            Some(other) => Err(LoraError::Incomplete(format!(
+                "{other} and {name} are one matrix"
+            ))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// Each tensor is changed once: of two changes one would be lost.
+fn add(changes: &mut HashMap<String, Change>, tensor: String, change: Change) -> Result<()> {
+    match changes.insert(tensor.clone(), change) {
+        Some(_) => Err(LoraError::Incomplete(format!(
+            "it changes {tensor} in two ways"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -265,13 +328,13 @@ impl AdapterConfig {
                 "one that leaves the model as it is",
             );
         }
-        let ranks = self.rank_pattern.iter().flat_map(BTreeMap::values);
-        if ranks.chain([&self.r]).any(|&r| r == 0) {
+        let ranks = self.rank_pattern.iter().flat_map(Patterns::values);
+        if ranks.chain([self.r]).any(|r| r == 0) {
             return refuse("r", "0".into(), "1 or more");
         }
-        let alphas = self.alpha_pattern.iter().flat_map(BTreeMap::values);
+        let alphas = self.alpha_pattern.iter().flat_map(Patterns::values);
         match alphas
-            .chain([&self.lora_alpha])
+            .chain([self.lora_alpha])
             .find(|alpha| !alpha.is_finite())
         {
             Some(alpha) => refuse("lora_alpha", alpha.to_string(), "a number"),
@@ -279,15 +342,11 @@ impl AdapterConfig {
         }
     }
 
-    /// Every target must be of this network, and have its matrices in the file; and no others may.
-    fn check_targets(
-        &self,
-        shapes: &HashMap<String, Vec<usize>>,
-        pairs: &BTreeMap<&str, Pair>,
-    ) -> Result<()> {
+    /// Every target must be one of the network's `tensors`, and have its matrices in the file; and no others may.
+    fn check_targets(&self, tensors: &[String], pairs: &BTreeMap<&str, Pair>) -> Result<()> {
         let modules = || {
-            shapes
-                .keys()
+            tensors
+                .iter()
                 .filter_map(|name| name.strip_suffix(".weight"))
         };
         let unnamed = match &self.target_modules {
@@ -341,8 +400,16 @@ impl AdapterConfig {
             let reason = format!("{module} needs both A and B, and to be a matrix");
             return Err(LoraError::Incomplete(reason));
         };
-        let rank = by_pattern(&self.rank_pattern, module).unwrap_or(self.r);
-        let alpha = by_pattern(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
+        let rank = self
+            .rank_pattern
+            .as_ref()
+            .and_then(|ranks| ranks.of(module));
+        let rank = rank.unwrap_or(self.r);
+        let alpha = self
+            .alpha_pattern
+            .as_ref()
+            .and_then(|alphas| alphas.of(module));
+        let alpha = alpha.unwrap_or(self.lora_alpha);
         let divisor = match self.use_rslora {
             Some(true) => (rank as f64).sqrt(),
             _ => rank as f64,
@@ -379,14 +446,18 @@ fn has_end(module: &str, end: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// What a module has of its own: the first key that the end of its name is a match of.
-fn by_pattern<T: Copy>(patterns: &Option<BTreeMap<String, T>>, module: &str) -> Option<T> {
-    let matches = |key: &str| match Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")) {
-        Ok(pattern) => pattern.is_match(module),
-        Err(_) => has_end(module, key),
-    };
-    let mut patterns = patterns.iter().flatten();
-    patterns
-        .find(|(key, _)| matches(key))
-        .map(|(_, value)| *value)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_pattern_of_the_file_counts() {
+        let read = |json: &str| serde_json::from_str::<Patterns<f64>>(json);
+        let patterns = read(r#"{"v_proj": 3, "layers.1.self_attn.v_proj": 5, "q_proj": 7}"#);
+        let patterns = patterns.unwrap();
+        assert_eq!(patterns.of("model.layers.1.self_attn.v_proj"), Some(3.0));
+        assert_eq!(patterns.of("model.layers.1.self_attn.q_proj"), Some(7.0));
+        assert_eq!(patterns.of("model.layers.1.self_attn.k_proj"), None);
+        assert!(read(r#"{"v_proj": "three"}"#).is_err());
+    }
 }

@@ -70,7 +70,7 @@ impl Package {
         let checkpoint = Checkpoint::open(files, index.as_ref())?;
         match Foreign::of_tensors(checkpoint.names()) {
             Some(form) => Err(foreign(snapshot.describe(), form)),
-            None if *self.config.family == LLADA => Ok(checkpoint.renamed(name_of_llada)),
+            None if *self.config.family == LLADA => Ok(checkpoint.renamed(name_of_llada)?),
             None => Ok(checkpoint),
         }
     }

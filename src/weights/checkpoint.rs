@@ -108,13 +108,29 @@ impl Checkpoint {
     }
 
     /// The checkpoint with the names that `name` has for its tensors; where it has none they stay.
-    #[must_use]
-    pub fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> Self {
-        let old = std::mem::take(&mut self.extents).into_iter();
-        self.extents = old
-            .map(|(old, extent)| (name(&old).unwrap_or(old), extent))
-            .collect();
-        self
+    ///
+    /// # Errors
+    /// [`WeightsError::Duplicate`] when two tensors get the same name.
+    pub fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> Result<Self, WeightsError> {
+        let mut old_names = HashMap::new();
+        for (old, extent) in std::mem::take(&mut self.extents) {
+            let tensor = name(&old).unwrap_or_else(|| old.clone());
+            let place = format!("{} ({old})", self.files[extent.0].0);
+            if let Some(other) = old_names.insert(tensor.clone(), place.clone()) {
+                let [first, second] = if other < place {
+                    [other, place]
+                } else {
+                    [place, other]
+                };
+                return Err(WeightsError::Duplicate {
+                    tensor,
+                    first,
+                    second,
+                });
+            }
+            self.extents.insert(tensor, extent);
+        }
+        Ok(self)
     }
 
     /// Which files it is made of, in the order of their paths. `None` where there is more to it.

@@ -2,7 +2,7 @@
 //! checkpoint (`tests/fixtures/golden-llada/make_golden.py`).
 
 use assert_cmd::Command;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use diffucoder::diffusion::{Decoding, Settings, Steps};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::Target;
@@ -156,4 +156,31 @@ fn what_a_llada_can_have_and_this_one_does_not_is_refused() {
         json[key] = value;
         assert!(read(&json).is_err(), "{key}");
     }
+    // Another family's key.
+    let mut with_block_size = json.clone();
+    with_block_size["block_size"] = 32.into();
+    assert_eq!(read(&with_block_size).unwrap(), config);
+}
+
+/// None of the two is taken for the other.
+#[test]
+fn a_tensor_under_both_of_its_names_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture(&format!("{SET}/model"));
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(model.join(file), folder.path().join(file)).unwrap();
+    }
+    let name = "model.safetensors";
+    let mut tensors = candle_core::safetensors::load(model.join(name), &Device::Cpu).unwrap();
+    let head = tensors["model.transformer.ff_out.weight"].clone();
+    tensors.insert("lm_head.weight".into(), (head * 2.0).unwrap());
+    candle_core::safetensors::save(&tensors, folder.path().join(name)).unwrap();
+    let spec = ModelSpec::Local(folder.path().into());
+    let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
+    let error = package.fetch_weights(&mut ()).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "tensor lm_head.weight is in both model.safetensors (lm_head.weight) and \
+         model.safetensors (model.transformer.ff_out.weight)"
+    );
 }

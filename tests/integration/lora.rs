@@ -1,11 +1,12 @@
 //! An adapter merged while a model is loaded: logits against PEFT's own merge, and what is refused
 //! (`tests/fixtures/golden-lora`, over the checkpoint of `golden`).
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use diffucoder::Error;
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::{Model, Target};
@@ -153,12 +154,111 @@ fn what_is_no_adapter_of_this_model_is_refused_with_its_reason() {
     assert!(error.contains("adapter_config.json"), "{error}");
 }
 
+/// LLaDA's modules have names of their own, by which the adapter, its targets and its patterns call
+/// them.
+#[test]
+fn an_adapter_of_llada_has_llada_s_names() {
+    let model = fixture("golden-llada/model");
+    let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu);
+    let (mut merged, mut adapter) = (weights.unwrap(), HashMap::new());
+    let scales = [
+        ("blocks.0.q_proj", 2.0),
+        ("blocks.2.ff_out", 3.0),
+        ("ff_out", 2.0),
+    ];
+    for (module, scale) in scales {
+        let module = format!("model.transformer.{module}");
+        let weight = merged.get_mut(&format!("{module}.weight")).unwrap();
+        let (n, k) = weight.dims2().unwrap();
+        let random = |shape| Tensor::randn(0f32, 0.1, shape, &Device::Cpu).unwrap();
+        let (a, b) = (random((2, k)), random((n, 2)));
+        *weight = (&*weight + (b.matmul(&a).unwrap() * scale).unwrap()).unwrap();
+        adapter.insert(format!("base_model.model.{module}.lora_A.weight"), a);
+        adapter.insert(format!("base_model.model.{module}.lora_B.weight"), b);
+    }
+    let norm = "model.transformer.ln_f.weight";
+    let louder = (&merged[norm] * 1.5).unwrap();
+    adapter.insert(format!("base_model.model.{norm}"), louder.clone());
+    merged.insert(norm.into(), louder);
+
+    let folder = tempfile::tempdir().unwrap();
+    let lora = folder.path().join("lora");
+    let whole = folder.path().join("merged");
+    for path in [&lora, &whole] {
+        fs::create_dir(path).unwrap();
+    }
+    let save = |tensors, path| candle_core::safetensors::save(tensors, path).unwrap();
+    save(&adapter, lora.join("adapter_model.safetensors"));
+    save(&merged, whole.join("model.safetensors"));
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(model.join(file), whole.join(file)).unwrap();
+    }
+    let mut config = json!({
+        "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "ff_out"],
+        "alpha_pattern": {"blocks.2.ff_out": 6, "ff_out": 4},
+    });
+    let write = |config: &Value| {
+        fs::write(lora.join("adapter_config.json"), config.to_string()).unwrap();
+        adapted(&model, &lora)
+    };
+    let target = Target::cpu(DType::F32);
+    let logits = |package: Package| {
+        let weights = package.fetch_weights(&mut ()).unwrap();
+        let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
+        model.head_output(&[5; 20]).unwrap()
+    };
+    let options = HubOptions::new("no-such-cache");
+    let expected = Package::open(&ModelSpec::Local(whole), &options, &mut ()).unwrap();
+    assert_close(&logits(write(&config).unwrap()), &logits(expected), "llada");
+
+    for (targets, says) in [
+        (json!(["q_proj", "c_attn"]), "changes c_attn"),
+        (json!(["q_proj", "ff_out", "wte"]), "no matrices for wte"),
+        (json!(["q_proj"]), "does not name"),
+    ] {
+        config["target_modules"] = targets;
+        let error = write(&config).err().unwrap().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+/// Of two changes one would be lost.
+#[test]
+fn a_tensor_is_changed_in_one_way() {
+    let name = "base_model.model.lm_head.lora_A.weight";
+    for (other, says) in [
+        (
+            "base_model.model.lm_head.lora_A.default.weight",
+            "are one matrix",
+        ),
+        (
+            "base_model.model.lm_head.weight",
+            "changes lm_head.weight in two ways",
+        ),
+    ] {
+        let folder = adapter("r", json!(4));
+        let file = folder.path().join("adapter_model.safetensors");
+        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+        let mut copy = tensors[name].clone();
+        if !other.contains("lora") {
+            let b = &tensors["base_model.model.lm_head.lora_B.weight"];
+            copy = b.matmul(&copy).unwrap();
+        }
+        tensors.insert(other.into(), copy);
+        candle_core::safetensors::save(&tensors, &file).unwrap();
+        let error = adapted(&fixture("golden/model"), folder.path())
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains(says), "{other}: {error}");
+    }
+}
+
 /// Names as trainers write them that save the adapter themselves.
 #[test]
 fn names_with_the_adapter_s_own_name_are_read() {
     let folder = adapter("modules_to_save", json!(["norm"]));
     let file = folder.path().join("adapter_model.safetensors");
-    let tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).unwrap();
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
     let renamed = tensors.into_iter().map(|(name, tensor)| {
         let name = name.replace(".lora_A.", ".lora_A.default.");
         let name = name.replace(".lora_B.", ".lora_B.default.");
