@@ -5,8 +5,9 @@
 //! product and sum an input, in the order of the inputs.
 
 use super::isa::{self, Isa, Portable};
-use super::packed::{LANES, PANEL, ask_for_large_pages};
+use super::packed::{LANES, PANEL, room};
 use super::portable::Lanes;
+use rayon::prelude::*;
 use std::fmt;
 use std::ops::Range;
 
@@ -102,17 +103,28 @@ impl DenseMatrix {
     }
 }
 
-/// `[n, k]` to `[panel, input, 16]`
-fn pack<T: Copy + Default>(values: &[T], n: usize, k: usize) -> Vec<Line<T>> {
+/// `[n, k]` to `[panel, input, 16]`, on all threads.
+fn pack<T: Copy + Default + Send + Sync>(values: &[T], n: usize, k: usize) -> Vec<Line<T>> {
     assert_eq!(values.len(), n * k, "the weights have the wrong length");
-    let mut packed = vec![Line::default(); n.div_ceil(PANEL) * k]; // zeros, not touched yet
-    ask_for_large_pages(&packed);
-    for (columns, panel) in values.chunks(PANEL * k).zip(packed.chunks_exact_mut(k)) {
-        for (column, values) in columns.chunks_exact(k).enumerate() {
-            for (line, value) in panel.iter_mut().zip(values) {
-                line.0[column] = *value;
+    let count = n.div_ceil(PANEL) * k;
+    let mut packed: Vec<Line<T>> = room(count);
+    let panels = packed.spare_capacity_mut()[..count].par_chunks_exact_mut(k);
+    panels
+        .zip(values.par_chunks(PANEL * k))
+        .for_each(|(panel, columns)| {
+            let columns: Vec<&[T]> = columns.chunks_exact(k).collect();
+            for (i, line) in panel.iter_mut().enumerate() {
+                let mut lanes = [T::default(); PANEL];
+                for (lane, column) in lanes.iter_mut().zip(&columns) {
+                    *lane = column[i];
+                }
+                line.write(Line(lanes));
             }
-        }
+        });
+    // SAFETY: there are as many panels as chunks of 16 columns, and every line of them was written.
+    #[allow(unsafe_code)]
+    unsafe {
+        packed.set_len(count);
     }
     packed
 }

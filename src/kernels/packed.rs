@@ -339,7 +339,7 @@ fn per_panel(format: Format, k: usize) -> [usize; 3] {
 }
 
 /// Room for so many values.
-fn room<T>(count: usize) -> Vec<T> {
+pub(super) fn room<T>(count: usize) -> Vec<T> {
     let room = Vec::with_capacity(count);
     ask_for_large_pages(&room);
     room
@@ -354,7 +354,7 @@ fn first_of<'a, T>(left: &mut &'a mut [T], count: usize) -> &'a mut [T] {
 
 /// Asks for pages of 2 MiB for a vector of weights that nothing has been written to: memory is had
 /// in a fraction of the time then, and fewer addresses are looked up while it is read.
-pub(super) fn ask_for_large_pages<T>(room: &Vec<T>) {
+fn ask_for_large_pages<T>(room: &Vec<T>) {
     #[cfg(target_os = "linux")]
     #[allow(unsafe_code)]
     {

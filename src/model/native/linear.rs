@@ -6,7 +6,7 @@
 //! write it, and is read from there.
 
 use candle_core::quantized::QMatMul;
-use candle_core::{DType, Device, Result};
+use candle_core::{CpuStorage, DType, Device, Result, Storage};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -178,17 +178,24 @@ impl Matrix {
             Weight::Dense(tensor) => tensor,
         };
         let (n, k) = tensor.dims2()?;
-        let values = tensor.flatten_all()?;
-        Ok(Self::Dense(match values.dtype() {
-            DType::BF16 => {
-                let values = values.to_vec1::<half::bf16>()?;
-                DenseMatrix::from_halves(FloatFormat::Bf16, values.reinterpret_cast(), n, k)
+        let values = match tensor.dtype() {
+            DType::F32 | DType::F16 | DType::BF16 => tensor.flatten_all()?,
+            _ => tensor.flatten_all()?.to_dtype(DType::F32)?,
+        };
+        // As they lie, where `to_vec1` would copy them.
+        let (storage, layout) = values.storage_and_layout();
+        let numbers = layout.start_offset()..layout.start_offset() + n * k;
+        Ok(Self::Dense(match &*storage {
+            Storage::Cpu(CpuStorage::F32(values)) => DenseMatrix::from_f32(&values[numbers], n, k),
+            Storage::Cpu(CpuStorage::F16(values)) => {
+                let bits = values[numbers].reinterpret_cast();
+                DenseMatrix::from_halves(FloatFormat::F16, bits, n, k)
             }
-            DType::F16 => {
-                let values = values.to_vec1::<half::f16>()?;
-                DenseMatrix::from_halves(FloatFormat::F16, values.reinterpret_cast(), n, k)
+            Storage::Cpu(CpuStorage::BF16(values)) => {
+                let bits = values[numbers].reinterpret_cast();
+                DenseMatrix::from_halves(FloatFormat::Bf16, bits, n, k)
             }
-            _ => DenseMatrix::from_f32(&values.to_dtype(DType::F32)?.to_vec1()?, n, k),
+            _ => candle_core::bail!("the weights are not on the CPU"),
         }))
     }
 
