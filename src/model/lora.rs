@@ -342,7 +342,8 @@ impl AdapterConfig {
         }
     }
 
-    /// Every target must be one of the network's `tensors`, and have its matrices in the file; and no others may.
+    /// Every target must be one of the network's `tensors`, and have its matrices in the file; and
+    /// no others may.
     fn check_targets(&self, tensors: &[String], pairs: &BTreeMap<&str, Pair>) -> Result<()> {
         let modules = || {
             tensors

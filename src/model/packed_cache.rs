@@ -9,8 +9,8 @@
 //! start and length of the index                two u64, little-endian
 //! ```
 //!
-//! The key says what was packed, into which layout, and by which version of this program. A file with another key is
-//! written anew, and so is one that is not whole or not what it should be.
+//! The key says what was packed, into which layout, and by which version of this program. A file
+//! with another key is written anew, and so is one that is not whole or not what it should be.
 
 use std::collections::HashMap;
 use std::fs;
