@@ -107,6 +107,16 @@ pub fn write_atomically<T, E: From<AtomicError>>(
     Ok(result)
 }
 
+/// The same of bytes that are there.
+///
+/// # Errors
+/// [`AtomicError`].
+pub fn write(path: &Path, force: bool, bytes: &[u8]) -> Result<(), AtomicError> {
+    write_atomically(path, force, |out| {
+        out.write_all(bytes).map_err(AtomicError::io(path))
+    })
+}
+
 /// Whether [`write_atomically`] could write this file, as far as that is known before the work.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! The file that is written before it gets its name, and what becomes of it however a run ends.
 //!
-//! It is called `.NAME.xxxxxx.part` and is locked while its process lives. That tells it from what
+//! It is called `.NAME.xxxxxx.diffucoder` and is locked while its process lives. That tells it from what
 //! a killed run left, which the next one for the same file removes. A run that a signal ends
 //! removes its own: see [`abandon`].
 
@@ -13,6 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempPath;
 
 const RANDOM_LETTERS: usize = 6;
+/// What no other program calls its files.
+const SUFFIX: &str = ".diffucoder";
+/// Bytes of NAME, so that the whole is no longer than file systems take.
+const MOST_BYTES_OF_NAME: usize = 200;
 
 /// Those of this process. Whoever makes, names or removes one holds the lock.
 static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -80,15 +84,30 @@ impl Temporary {
         let name = target
             .file_name()
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+        // Of a name that is too long this one is shorter.
+        if let Err(error) = target.symlink_metadata()
+            && error.kind() == io::ErrorKind::InvalidFilename
+        {
+            return Err(error);
+        }
         let mut prefix = OsString::from(".");
-        prefix.push(name);
+        match name.to_str() {
+            Some(name) => {
+                let mut end = name.len().min(MOST_BYTES_OF_NAME);
+                while !name.is_char_boundary(end) {
+                    end -= 1;
+                }
+                prefix.push(&name[..end]);
+            }
+            None => prefix.push(name),
+        }
         prefix.push(".");
         let directory = directory_of(target);
         remove_dead(directory, &prefix);
         let mut temporaries = temporaries();
         let (file, path) = tempfile::Builder::new()
             .prefix(&prefix)
-            .suffix(".part")
+            .suffix(SUFFIX)
             .rand_bytes(RANDOM_LETTERS)
             .make_in(directory, |path| create(path, is_private))?
             .into_parts();
@@ -193,7 +212,7 @@ fn remove_dead(directory: &Path, prefix: &OsStr) {
     let is_temporary = |name: &OsStr| {
         let random = name.as_encoded_bytes();
         let random = random.strip_prefix(prefix.as_encoded_bytes());
-        let random = random.and_then(|random| random.strip_suffix(b".part"));
+        let random = random.and_then(|random| random.strip_suffix(SUFFIX.as_bytes()));
         random.is_some_and(|random| random.len() == RANDOM_LETTERS)
     };
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {

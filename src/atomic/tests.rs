@@ -49,6 +49,18 @@ fn a_replaced_file_keeps_what_it_is() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
+#[test]
+fn the_longest_names_can_be_written() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["x".repeat(255), "é".repeat(127)] {
+        let path = directory.path().join(name);
+        write(&path, false, "text").unwrap();
+        replace(&path, b"text", b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+}
+
 /// A process id names the temporary of a killed run for ever where every run has the same one.
 #[test]
 fn what_a_killed_run_left_is_removed_and_a_running_one_is_not_disturbed() {
@@ -56,10 +68,13 @@ fn what_a_killed_run_left_is_removed_and_a_running_one_is_not_disturbed() {
     let path = directory.path().join("model.gguf");
     let part = |name: &str| directory.path().join(name);
     let (dead, running) = (
-        part(".model.gguf.aaaaaa.part"),
-        part(".model.gguf.bbbbbb.part"),
+        part(".model.gguf.aaaaaa.diffucoder"),
+        part(".model.gguf.bbbbbb.diffucoder"),
     );
-    let strangers = [part(".model.gguf.part"), part(".other.cccccc.part")];
+    let strangers = [
+        part(".model.gguf.backup.part"),
+        part(".other.cccccc.diffucoder"),
+    ];
     for file in strangers.iter().chain([&dead]) {
         fs::write(file, "half").unwrap();
     }

@@ -75,9 +75,33 @@ pub(super) fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }
 
+/// An address as it may be shown: without the name and password of a mirror too.
+pub(super) fn shown(url: &str) -> String {
+    let url = without_query(url);
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit('@').next().unwrap_or(host);
+    format!("{scheme}{host}{path}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neither_passwords_nor_signatures_are_shown() {
+        for (url, wanted) in [
+            ("https://a:b@host:8/x?sig=1", "https://host:8/x"),
+            ("http://a:b@c@host", "http://host"),
+            ("https://host/a@b", "https://host/a@b"),
+            ("a:b@host", "host"),
+        ] {
+            assert_eq!(shown(url), wanted);
+        }
+    }
 
     #[test]
     fn addresses_are_joined_as_browsers_do() {

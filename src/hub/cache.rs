@@ -162,9 +162,12 @@ impl RepoCache {
         part.filter(|bytes| *bytes <= size_bytes).unwrap_or(0)
     }
 
-    /// Gives a verified part its name as a blob.
+    /// Gives a verified part its name as a blob, once it is on the disk: a blob is not verified
+    /// again.
     pub(super) fn complete(&self, etag: &str) -> Result<(), HubError> {
         let blob = self.blob(etag);
+        let part = File::options().append(true).open(self.part(etag));
+        part.and_then(|part| part.sync_all()).map_err(at(&blob))?;
         fs::rename(self.part(etag), &blob).map_err(at(&blob))
     }
 

@@ -3,7 +3,7 @@
 //! Redirects are followed one by one, because each step decides anew whether the token goes along.
 //! Source: huggingface_hub, `_httpx2_follow_hub_redirects_with_backoff` and `_is_same_or_hub_host`.
 
-use super::address::{Origin, join, without_query};
+use super::address::{Origin, join, shown};
 use super::certificates::roots;
 use super::error::HubError;
 use super::options::{CaSource, HubOptions, Patience, Token};
@@ -62,6 +62,7 @@ impl Http {
     pub(super) fn new(options: &HubOptions) -> Result<Self, HubError> {
         let endpoint = options.endpoint.clone();
         let Some(origin) = Origin::of(&endpoint) else {
+            let endpoint = shown(&endpoint);
             return Err(HubError::BadEndpoint { endpoint });
         };
         Ok(Self {
@@ -246,6 +247,7 @@ fn redirect(url: &str, response: &Response<Body>) -> Result<Option<(String, Orig
 /// A request that got no answer, or none that is HTTP.
 fn request_error(url: &str, error: ureq::Error) -> HubError {
     use ureq::Error as E;
+    let url = &*shown(url);
     let host = url.split('/').nth(2).unwrap_or(url).to_owned();
     let tls = match &error {
         E::Rustls(error) => Some(error),
@@ -274,15 +276,15 @@ fn request_error(url: &str, error: ureq::Error) -> HubError {
 
 pub(super) fn bad_answer(url: &str, what: impl ToString) -> HubError {
     HubError::BadAnswer {
-        url: without_query(url).to_owned(),
+        url: shown(url),
         what: what.to_string(),
     }
 }
 
 pub(super) fn redirected(url: &str, to: &str, how: &'static str) -> HubError {
     HubError::Redirected {
-        url: without_query(url).to_owned(),
-        to: without_query(to).to_owned(),
+        url: shown(url),
+        to: shown(to),
         how,
     }
 }

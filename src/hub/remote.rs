@@ -3,7 +3,7 @@
 //! Whatever a header says may end up in a path, so it is checked here.
 //! Source: huggingface_hub's `get_hf_file_metadata`, `http_get` and `hf_raise_for_status`.
 
-use super::address::without_query;
+use super::address::shown;
 use super::error::HubError;
 use super::http::{Answer, Http, Question, bad_answer, redirected};
 use super::options::HubOptions;
@@ -223,7 +223,7 @@ impl Remote {
 
     /// The Hub names its reason in a header: it answers 401 for repositories that do not exist.
     fn refusal(&self, answer: &Answer, revision: &str, file: Option<&str>) -> HubError {
-        let (endpoint, repo) = (self.http.endpoint.clone(), self.repo.to_string());
+        let (endpoint, repo) = (shown(&self.http.endpoint), self.repo.to_string());
         let (revision, status) = (revision.to_owned(), answer.status());
         let is_hub = self.http.is_endpoint(&answer.url);
         match (status, answer.header("x-error-code"), file) {
@@ -235,15 +235,16 @@ impl Remote {
                 status,
                 had_token: self.http.token.is_some(),
             },
-            (404, _, Some(file)) => HubError::FileNotFound {
+            (404, code, Some(file)) => HubError::FileNotFound {
                 repo,
                 revision,
                 file: file.to_owned(),
+                by_hub: code == Some("EntryNotFound"),
             },
             (404, _, None) if revision == "main" => HubError::RepoNotFound { endpoint, repo },
             (404, _, None) if !revision.is_empty() => HubError::RevisionNotFound { repo, revision },
             _ => HubError::ServerStatus {
-                url: without_query(&answer.url).to_owned(),
+                url: shown(&answer.url),
                 status,
             },
         }

@@ -111,8 +111,10 @@ impl HubRepo {
             return Ok(None);
         }
         match self.download(file, progress) {
-            Err(HubError::FileNotFound { .. }) => {
-                self.cache.mark_absent(&self.commit, file);
+            Err(HubError::FileNotFound { by_hub, .. }) => {
+                if by_hub {
+                    self.cache.mark_absent(&self.commit, file); // for good, and for Python
+                }
                 Ok(None)
             }
             path => path.map(Some),
@@ -183,6 +185,7 @@ impl HubRepo {
             repo,
             revision,
             file: file.to_owned(),
+            by_hub: false,
         }
     }
 

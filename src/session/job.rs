@@ -33,8 +33,8 @@ pub struct Job {
     tokens: usize, // ids below it are drawn
     resizing: Option<Resizing>,
     length_bias: LengthBias,
-    /// Work that went into choosing lengths; `None` before it is done.
-    chosen_in: Option<Work>,
+    /// Whether it is chosen how long its holes are.
+    has_lengths: bool,
 }
 
 /// What a run took.
@@ -53,7 +53,7 @@ pub struct Work {
 pub struct Filling {
     /// The canvas at the end.
     pub canvas: Canvas,
-    /// What it took, the choice of lengths included.
+    /// What it took; in a job's first run that includes the choice of lengths.
     pub work: Work,
     pub(super) ended: Ended,
 }
@@ -78,7 +78,7 @@ impl Job {
             tokens: usize::MAX,
             resizing: None,
             length_bias: LengthBias::PUBLISHED,
-            chosen_in: None,
+            has_lengths: false,
         }
     }
 
@@ -190,9 +190,9 @@ impl Job {
     where
         D::Error: std::error::Error + 'static,
     {
-        let chosen_in = match self.chosen_in {
-            Some(work) => work,
-            None => self.choose_lengths(model, conditions)?,
+        let chosen_in = match self.has_lengths {
+            true => Work::default(),
+            false => self.choose_lengths(model, conditions)?,
         };
         let started = Instant::now();
         let canvas = self.canvas(model.attention());
@@ -252,13 +252,12 @@ impl Job {
             Steps::Count(steps) if chosen.forwards > 0 => *steps = (*steps).min(masks),
             Steps::Count(_) | Steps::OfTokens(_) => {}
         }
-        let work = Work {
+        self.has_lengths = true;
+        Ok(Work {
             forwards: chosen.forwards,
             rows: chosen.rows,
             time: started.elapsed(),
-        };
-        self.chosen_in = Some(work);
-        Ok(work)
+        })
     }
 
     /// A prompt and the rest of the block that it ends in, to grow by whole blocks. `None` where

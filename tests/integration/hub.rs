@@ -669,6 +669,26 @@ fn absent_repositories_and_files_are_told_apart() {
     assert!(matches!(error, HubError::FileNotFound { .. }), "{error}");
 }
 
+/// A proxy that knows no such address says nothing of the repository.
+#[test]
+fn only_the_hub_makes_a_file_absent_for_good() {
+    let world = World::with(HubServer::start(&[
+        ("config.json", CONFIG),
+        ("vocab.json", b"{}"),
+        (SHARD, &weights()),
+    ]));
+    let snapshot = world.open().unwrap();
+    world.hub.set(Faults {
+        failing: Some((404, 99)),
+        ..Faults::default()
+    });
+    let error = snapshot.required("vocab.json", &mut ()).unwrap_err();
+    assert!(matches!(error, HubError::FileNotFound { .. }), "{error}");
+    assert!(!world.folder().join(".no_exist").exists());
+    world.hub.set(Faults::default());
+    snapshot.required("vocab.json", &mut ()).unwrap();
+}
+
 #[test]
 fn names_with_spaces_and_folders_are_found() {
     let world = World::new();

@@ -122,6 +122,26 @@ fn a_gated_model_names_the_licence_page_and_the_token() {
     );
 }
 
+/// A mirror can want a name and a password in its address.
+#[test]
+fn a_mirror_s_password_is_not_shown() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    let real = hub.endpoint.replace("http://", "http://alice:s3cret@");
+    for (endpoint, model) in [
+        ("http://alice:s3cret@127.0.0.1:9", REPO),
+        ("ftp://alice:s3cret@127.0.0.1:9", REPO),
+        (&*real, "no/where"),
+    ] {
+        let refused = generate(endpoint, home.path(), &["--model", model]);
+        let said = text(&refused.stderr);
+        assert!(!refused.status.success());
+        assert!(
+            !said.contains("s3cret") && said.contains("127.0.0.1"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn without_a_network_the_hint_is_the_built_in_model() {
     let home = tempfile::tempdir().unwrap();

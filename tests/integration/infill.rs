@@ -109,6 +109,23 @@ fn a_length_is_the_users_or_the_models() {
     assert!((1..=5).contains(&tokens(&["--length-by", "confidence", "-n", "5"])));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn where_nothing_can_be_written_nothing_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.jsonl").display().to_string();
+    let long = folder.path().join("x".repeat(256)).display().to_string();
+    for place in ["/proc/out", &long] {
+        let base = ["generate", "--model", "tiny", "-n", "2", "x", "-o", place];
+        let output = diffucoder(&[&base[..], &["--trace", &trace]].concat())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write"));
+        assert!(!fs::exists(&trace).unwrap());
+    }
+}
+
 #[test]
 fn a_result_never_replaces_what_it_was_made_from() {
     let folder = tempfile::tempdir().unwrap();

@@ -312,3 +312,18 @@ fn what_cannot_be_done_is_known_before_the_weights_are() {
     );
     assert_eq!(session.load_time(), Duration::ZERO);
 }
+
+#[test]
+fn what_choosing_a_length_took_is_of_the_first_run() {
+    let mut session = session();
+    let template = Template::between(b"def f(x):\n    return ", b"\n\nprint(f(1))\n");
+    let task = session.fill(&template, Hole::Chosen { up_to: 12 });
+    let mut job = session.prepare(&task).unwrap();
+    let mut forwards = || {
+        let outcome = session.run_job(&mut job, &mut Conditions::default());
+        outcome.unwrap().work.forwards
+    };
+    let (first, second, third) = (forwards(), forwards(), forwards());
+    assert_eq!(second, third);
+    assert!(second < first, "{second} {first}");
+}

@@ -1,11 +1,9 @@
 //! What a command prints, and where to.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use diffucoder::Error;
-use diffucoder::atomic::{AtomicError, write_atomically};
+use diffucoder::atomic;
 use serde::Serialize;
 
 use crate::cli::terminal::ui::Ui;
@@ -42,7 +40,7 @@ impl OutputArgs {
     /// Finds out before the work whether the result can be written.
     ///
     /// # Errors
-    /// When there is no such folder, or stdout is closed.
+    /// When the file cannot be made, or stdout is closed.
     pub fn check(&self, ui: &Ui) -> anyhow::Result<()> {
         let Some(path) = self.file() else {
             return Ok(ui.check_stdout()?);
@@ -51,13 +49,7 @@ impl OutputArgs {
             let message = format!("--output {} is a folder", path.display());
             return Err(UsageError::new(message).about(&["output"]).into());
         }
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let about = folder.metadata();
-        about.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(())
+        Ok(atomic::check(path, true).map_err(Error::from)?)
     }
 
     /// Writes the JSON of `report`, or what people are told instead.
@@ -84,15 +76,7 @@ impl OutputArgs {
     pub fn write(&self, bytes: &[u8], ui: &Ui) -> anyhow::Result<()> {
         match self.file() {
             None => Ok(ui.result_bytes(bytes)?),
-            Some(path) => {
-                let written: Result<(), AtomicError> = write_atomically(path, true, |out| {
-                    out.write_all(bytes).map_err(|source| AtomicError::Io {
-                        path: path.to_path_buf(),
-                        source,
-                    })
-                });
-                Ok(written.map_err(Error::from)?)
-            }
+            Some(path) => Ok(atomic::write(path, true, bytes).map_err(Error::from)?),
         }
     }
 }

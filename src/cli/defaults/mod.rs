@@ -11,7 +11,6 @@
 pub mod layers;
 mod save;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs, io};
 
@@ -24,7 +23,7 @@ use toml::de::{DeTable, DeValue};
 use self::layers::{Values, find, is_switch};
 use crate::cli::hints::hint;
 use crate::cli::usage::UsageError;
-use diffucoder::atomic::{AtomicError, write_atomically};
+use diffucoder::atomic;
 use diffucoder::hub::ModelSpec;
 
 /// Flags outside the headings that can have defaults too.
@@ -195,14 +194,7 @@ impl Defaults {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).with_context(cannot)?;
         }
-        let written: Result<(), AtomicError> = write_atomically(path, true, |out| {
-            out.write_all(text.as_bytes())
-                .map_err(|source| AtomicError::Io {
-                    path: path.to_path_buf(),
-                    source,
-                })
-        });
-        written.with_context(cannot)?;
+        atomic::write(path, true, text.as_bytes()).with_context(cannot)?;
         Ok(path)
     }
 

@@ -11,6 +11,7 @@ use std::{fs, io};
 use anyhow::Context;
 use clap::{ArgMatches, Command};
 use diffucoder::session::Session;
+use diffucoder::{Error, atomic};
 
 use super::format::LineFormat;
 use crate::cli::args::compute::device_name;
@@ -104,7 +105,7 @@ impl Kept {
     pub fn write(&self, output: &Path) -> anyhow::Result<()> {
         let path = beside(output);
         let text = serde_json::to_string_pretty(&self.0)? + "\n";
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        Ok(atomic::write(&path, true, text.as_bytes()).map_err(Error::from)?)
     }
 
     /// What is not as it was, for a person.
@@ -126,10 +127,20 @@ impl Kept {
     }
 }
 
-/// Whether two values mean the same; numbers can be spelled in many ways.
+/// Whether two values mean the same: fractions can be spelled in many ways. Whole numbers are
+/// compared as they are, since a seed can have more digits than a fraction keeps.
 fn same(one: Option<&String>, other: Option<&String>) -> bool {
-    let number = |text: Option<&String>| text.and_then(|text| text.parse::<f64>().ok());
-    one == other || number(one).is_some_and(|one| number(other) == Some(one))
+    let number = |text: Option<&String>| {
+        let text = text.filter(|text| text.parse::<u64>().is_err())?;
+        text.parse::<f64>().ok()
+    };
+    let whole = |text: Option<&String>| text.and_then(|text| text.parse::<u64>().ok());
+    match (whole(one), whole(other)) {
+        (None, None) => one == other || number(one).is_some_and(|one| number(other) == Some(one)),
+        (Some(one), Some(other)) => one == other,
+        (Some(whole), None) => number(other) == Some(whole as f64),
+        (None, Some(whole)) => number(one) == Some(whole as f64),
+    }
 }
 
 #[cfg(test)]
@@ -157,5 +168,9 @@ mod tests {
             ]
         );
         assert!(now.differences(&now).is_empty());
+        let seed = |text| kept(&[("seed", text)]);
+        let [one, other] = ["9007199254740993", "9007199254740992"].map(seed);
+        assert_eq!(one.differences(&other).len(), 1);
+        assert!(seed("2").differences(&seed("2.0")).is_empty());
     }
 }

@@ -128,7 +128,8 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
                 }
                 return Ok(Next::Event(number, event));
             }
-            let has_room = self.running < self.most && self.begun.len() < self.most * AHEAD;
+            let has_room =
+                self.running < self.most && self.begun.len() < self.most.saturating_mul(AHEAD);
             if has_room && !self.is_wanted && !self.is_read {
                 self.is_wanted = self.want.send(()).is_ok();
                 self.is_read = !self.is_wanted; // whoever reads is gone

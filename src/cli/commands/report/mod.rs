@@ -6,7 +6,6 @@
 
 mod picture;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,7 +16,7 @@ use crate::cli::args::apart::check_apart;
 use crate::cli::terminal::cells::cells;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::trace::Trace;
-use diffucoder::atomic::{AtomicError, write_atomically};
+use diffucoder::atomic;
 use diffucoder::diffusion::arness;
 
 /// The page; `LOOK` stands where the style of all pages goes, and `DATA` where the run's data does.
@@ -104,14 +103,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     if args.output == Path::new("-") {
         return Ok(ui.result(&page)?);
     }
-    let written = write_atomically(&args.output, true, |out| {
-        out.write_all(page.as_bytes())
-            .map_err(|source| AtomicError::Io {
-                path: args.output.clone(),
-                source,
-            })
-    });
-    Ok(written?)
+    Ok(atomic::write(&args.output, true, page.as_bytes())?)
 }
 
 fn page(trace: &Trace) -> anyhow::Result<String> {
