@@ -34,7 +34,7 @@ impl Kept {
         let cached: Vec<_> = cached.map(|id| id.ok_or("not kept")).collect();
         if let Attention::BlockCausal(_) = attention {
             let same = cached.iter().zip(&ids).take_while(|(old, new)| old == new);
-            return Self(vec![0..same.count()]);
+            return Self(std::iter::once(0..same.count()).collect());
         }
         let (mut kept, mut moved) = (Vec::new(), 0);
         for op in capture_diff_slices(Algorithm::Myers, &cached, &ids) {

@@ -437,6 +437,10 @@ mod tests {
             ("DiffuCoder-7B-Base", Some("diffucoder-base")),
             ("dreamcoder", Some("dream-coder")),
             ("tinny", Some("tiny")),
+            ("diffcder", Some("diffucoder")), // two of eight letters
+            ("diffudee", None),               // three of eight
+            ("tny", Some("tiny")),
+            ("tn", None),
             ("gpt2", None),
             ("x", None),
         ] {

@@ -236,6 +236,22 @@ mod tests {
     use crate::diffusion::Mode;
 
     #[test]
+    fn commits_drives_and_long_ids_are_known_by_their_letters() {
+        assert!(is_commit(&"0a".repeat(20)) && is_commit(&"f9".repeat(32)));
+        for no in [
+            "0A".repeat(20),
+            "main".into(),
+            "0a".repeat(19),
+            "g0".repeat(32),
+        ] {
+            assert!(!is_commit(&no), "{no}");
+        }
+        assert!(looks_like_path("c:") && !looks_like_path("c") && !looks_like_path("1:"));
+        let id = |letters| RepoId::parse(&format!("a/{}", "b".repeat(letters)));
+        assert!(id(94).is_ok() && id(95).is_err());
+    }
+
+    #[test]
     fn what_the_user_types_is_told_apart() {
         let gguf = |id: &str, gguf: Option<&str>| {
             ModelSpec::Hub(HubModel {
