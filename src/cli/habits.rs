@@ -6,6 +6,9 @@ use std::path::Path;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, Command};
+
+use crate::cli::usage::UsageError;
 
 /// Arguments as clap takes them: `diffucoder "…"` and `diffucoder --prompt …` are `generate`.
 ///
@@ -27,6 +30,37 @@ pub fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
         args.insert(1, "generate".into());
     }
     args
+}
+
+/// Of a prompt without a command: refuses the name of a command in its place, which came behind a
+/// flag.
+///
+/// # Errors
+/// Wrong usage.
+pub fn check_order(
+    cli: &Command,
+    matches: &ArgMatches,
+    given: &[OsString],
+) -> Result<(), UsageError> {
+    let prompt = |(_, matches): (&str, &ArgMatches)| matches.get_one("prompt_words").cloned();
+    let prompt: Option<String> = matches.subcommand().and_then(prompt);
+    let is_explicit = given.iter().any(|arg| arg == "--");
+    let Some(word) = prompt.filter(|_| !is_explicit) else {
+        return Ok(());
+    };
+    let is_meant = |name: &str| name == word || (word.len() > 4 && is_near(&word, name));
+    let mut commands = cli.get_subcommands();
+    let meant =
+        commands.find(|known| is_meant(known.get_name()) || known.get_all_aliases().any(is_meant));
+    match meant.map(Command::get_name) {
+        Some(name) => Err(UsageError::with_hint(
+            format!("`{word}` is no prompt: a command comes first"),
+            format!(
+                "diffucoder {name} with the flags behind it; that prompt is diffucoder generate {word}"
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Flags of other programs, without their dashes, and what serves the purpose here.
@@ -102,10 +136,16 @@ pub fn suggest(error: &mut clap::Error) {
         return;
     }
     error.remove(suggested);
-    error.remove(ContextKind::Usage); // it repeats what was suggested
+    // It repeats what was suggested.
+    let usage = error.remove(ContextKind::Usage);
+    let takes_prompt = match usage {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string().contains("diffucoder generate"),
+        _ => false,
+    };
     let tip = match known {
         Some((_, tip)) => tip.to_string(),
-        None if name.starts_with('-') => return,
+        None if name.starts_with('-') || name.is_empty() => return,
+        None if error.kind() == ErrorKind::UnknownArgument && !takes_prompt => return,
         None if error.kind() == ErrorKind::UnknownArgument => {
             "a prompt of several words needs quotes".into()
         }

@@ -152,8 +152,12 @@ fn explain(error: anyhow::Error) -> Exit {
 fn run() -> anyhow::Result<()> {
     signals::listen()?;
     let command = Cli::command();
-    let args = habits::with_command(std::env::args_os().collect());
+    let given: Vec<_> = std::env::args_os().collect();
+    let args = habits::with_command(given.clone());
     let typed = command.clone().try_get_matches_from(&args)?;
+    if args != given {
+        habits::check_order(&command, &typed, &given)?;
+    }
     let mut defaults = Defaults::load(&command, &typed)?;
     loop {
         // The arguments say where defaults are and which of them step back, and only clap can tell

@@ -686,3 +686,25 @@ fn save_negated(folder: &Path) {
     }
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
 }
+
+#[test]
+fn a_command_behind_a_flag_is_no_prompt() {
+    for (word, command) in [("serve", "serve"), ("genrate", "generate"), ("ls", "list")] {
+        let (code, stderr) = refusal(&["--model", "tiny", word, "-q"]);
+        assert_eq!(code, Some(2));
+        let says = format!(
+            "error: `{word}` is no prompt: a command comes first\nhint: diffucoder {command} "
+        );
+        assert!(stderr.starts_with(&says), "{stderr}");
+    }
+    for args in [
+        &["--model", "tiny", "-n", "2", "-p", "serve"][..],
+        &["--model", "tiny", "-n", "2", "--", "serve"],
+        &["generate", "--model", "tiny", "-n", "2", "serve"],
+        &["--model", "tiny", "-n", "2", "main"],
+    ] {
+        assert!(run(args).status.success(), "{args:?}");
+    }
+    let (_, stderr) = refusal(&["pull", "a", "b"]);
+    assert!(!stderr.contains("quotes"), "{stderr}");
+}

@@ -110,6 +110,10 @@ fn mistakes_are_named_with_file_and_line() {
             "c.toml:2: no model is called `tinny`\nhint: did you mean `tiny`?",
         ),
         ("= 3", "c.toml:2: "),
+        (
+            "model = tiny",
+            "hint: a text needs quotes: model = \"tiny\"",
+        ),
     ] {
         fs::write(&file, format!("# first\n{line}\n")).unwrap();
         for command in [

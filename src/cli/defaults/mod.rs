@@ -145,7 +145,20 @@ impl Defaults {
         };
         let table = DeTable::parse(toml).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            UsageError::new(format!("{}: {}", place(at), error.message()))
+            let message = format!("{}: {}", place(at), error.message());
+            let before = toml.get(..at).unwrap_or_default();
+            let line = before.rfind('\n').map_or(0, |end| end + 1);
+            let line = toml.get(line..).and_then(|rest| rest.lines().next());
+            let value = line.and_then(|line| line.split_once('='));
+            match value.map(|(key, value)| (key.trim(), value.trim())) {
+                Some((key, value))
+                    if value.starts_with(|c: char| c.is_alphabetic() || c == '/') =>
+                {
+                    let hint = format!("a text needs quotes: {key} = \"{value}\"");
+                    UsageError::with_hint(message, hint)
+                }
+                _ => UsageError::new(message),
+            }
         })?;
         for (key, value) in table.get_ref() {
             let (name, source) = (key.get_ref().to_string(), place(key.span().start));
