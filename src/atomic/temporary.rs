@@ -1,7 +1,7 @@
 //! The file that is written before it gets its name, and what becomes of it however a run ends.
 //!
-//! It is called `.NAME.xxxxxx.diffucoder` and is locked while its process lives. That tells it from what
-//! a killed run left, which the next one for the same file removes. A run that a signal ends
+//! It is called `.NAME.xxxxxx.diffucoder` and is locked while its process lives. That tells it from
+//! what a killed run left, which the next one for the same file removes. A run that a signal ends
 //! removes its own: see [`abandon`].
 
 use std::ffi::{OsStr, OsString};
