@@ -84,7 +84,7 @@ class Campaign:
 
     def no_parts(self, folder):
         """A run to the end has removed what the killed ones left."""
-        parts = [p.name for p in Path(folder).rglob("*.part")]
+        parts = [p.name for p in Path(folder).rglob("*.diffucoder")]
         if parts:
             self.fault(f"left behind: {parts}")
 

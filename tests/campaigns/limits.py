@@ -108,7 +108,7 @@ def writing(p, kind, folder, limit=None, prepare=lambda: None):
         after = whole.read_bytes() if whole and whole.exists() else None
         if done.returncode != 0 and after != before:
             outcomes.append(("FAULT: half a file", str(whole)))
-        parts = [part.name for part in folder.rglob("*.part")]
+        parts = [part.name for part in folder.rglob("*.diffucoder")]
         if parts:
             outcomes.append(("FAULT: left behind", str(parts)))
     report(kind, outcomes)
