@@ -38,7 +38,7 @@ impl<'a> Shaped<'a> {
             *logit -= BARRED; // no probability is left of it, and temperatures leave it finite
         }
         let unfiltered = match settings.shaping.filters() {
-            true => candidates.surest_of_few(logits),
+            true => candidates.surest_unless_kept(logits),
             false => None,
         };
         let temperature = settings.decoding.beside();
@@ -132,16 +132,14 @@ impl Candidates {
         &row[..self.tokens.min(row.len())]
     }
 
-    /// The one with the largest logit, unless one of the first is above all that are none: then
-    /// filters leave it.
-    fn surest_of_few(self, logits: &[f32]) -> Option<usize> {
+    /// The one with the largest logit, unless that is the largest of all: then no filter removes it.
+    fn surest_unless_kept(self, logits: &[f32]) -> Option<usize> {
         let mine = self.of_all(logits);
         let others = &logits[mine.len()..];
         let excluded = logits.get(self.excluded as usize);
         let most = others.iter().chain(excluded).copied().reduce(f32::max)?;
-        let is_mine = |token| self.contain(token as u32);
-        let is_left = mine.iter().any(|&logit| logit > most);
-        (!is_left).then(|| surest(mine, is_mine))
+        let is_kept = mine.iter().any(|&logit| logit > most);
+        (!is_kept).then(|| surest(mine, |token| self.contain(token as u32)))
     }
 }
 

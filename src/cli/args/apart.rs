@@ -1,6 +1,5 @@
 //! Files that have to be apart: nothing that is read is written over, and nothing written twice.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::usage::UsageError;
@@ -25,11 +24,9 @@ pub fn check_apart(read: &[&Path], written: &[&Path]) -> Result<(), UsageError> 
 
 /// Whether both name one file, however they are spelt; pipes and devices are none.
 fn is_same(file: &Path, other: &Path) -> bool {
-    let both = |same: &dyn Fn(&Path) -> Option<bool>| same(other).unwrap_or(false);
     match identity(file) {
-        Some(found) => both(&|other| Some(identity(other)? == found)),
-        None if !file.exists() => both(&|other| Some(place(other)? == place(file)?)),
-        None => false,
+        Some(found) => identity(other) == Some(found),
+        None => !file.exists() && place(file).is_some_and(|found| place(other) == Some(found)),
     }
 }
 
@@ -45,20 +42,20 @@ fn place(file: &Path) -> Option<PathBuf> {
 /// What a file is known by, without opening it: that would take what is in a pipe.
 #[cfg(unix)]
 fn identity(file: &Path) -> Option<(u64, u64)> {
-    use std::fs::{File, metadata};
+    use std::fs::{File, Metadata, metadata};
+    use std::io;
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
     let about = match file == Path::new("-") {
         true => File::from(io::stdin().as_fd().try_clone_to_owned().ok()?).metadata(),
         false => metadata(file),
     };
-    let about = about.ok().filter(std::fs::Metadata::is_file)?;
+    let about = about.ok().filter(Metadata::is_file)?;
     Some((about.dev(), about.ino()))
 }
 
 #[cfg(not(unix))]
 fn identity(file: &Path) -> Option<PathBuf> {
-    let _ = io::stdin; // has no name
     file.canonicalize().ok().filter(|file| file.is_file())
 }
 

@@ -130,16 +130,11 @@ impl Kept {
 /// Whether two values mean the same: fractions can be spelled in many ways. Whole numbers are
 /// compared as they are, since a seed can have more digits than a fraction keeps.
 fn same(one: Option<&String>, other: Option<&String>) -> bool {
-    let number = |text: Option<&String>| {
-        let text = text.filter(|text| text.parse::<u64>().is_err())?;
-        text.parse::<f64>().ok()
-    };
     let whole = |text: Option<&String>| text.and_then(|text| text.parse::<u64>().ok());
+    let number = |text: Option<&String>| text.and_then(|text| text.parse::<f64>().ok());
     match (whole(one), whole(other)) {
-        (None, None) => one == other || number(one).is_some_and(|one| number(other) == Some(one)),
         (Some(one), Some(other)) => one == other,
-        (Some(whole), None) => number(other) == Some(whole as f64),
-        (None, Some(whole)) => number(one) == Some(whole as f64),
+        _ => one == other || number(one).is_some_and(|one| number(other) == Some(one)),
     }
 }
 
