@@ -3,13 +3,17 @@
 mod kept;
 mod temporary;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kept::Kept;
 pub use temporary::{Abandoned, Folder, abandon};
 use temporary::{Temporary, directory_of};
+
+/// For the lock of a file that is replaced.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
@@ -280,7 +284,7 @@ pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> Result<(), AtomicError> {
     let failed = AtomicError::io(path);
     let target = path.canonicalize().map_err(failed)?;
     // Runs wait for one another here, so that each sees what the one before it wrote.
-    let _locked = lock(&target).map_err(failed)?;
+    let _locked = lock(&target, LONGEST_WAIT).map_err(failed)?;
     check_file(path)?;
     let NewFile {
         mut temporary,
@@ -325,13 +329,19 @@ fn check_file(path: &Path) -> Result<(), AtomicError> {
 }
 
 /// Locks the file that has this name once the lock is there: whoever had it before may have put
-/// another in its place. File systems without locks have none here either.
+/// another in its place. File systems without locks have none here either, and another program's
+/// lock is not waited for without end: only runs of this one need it.
 #[cfg(unix)]
-fn lock(path: &Path) -> io::Result<File> {
+fn lock(path: &Path, longest: Duration) -> io::Result<File> {
     use std::os::unix::fs::MetadataExt;
+    let end = Instant::now() + longest;
     loop {
         let file = File::open(path)?;
-        let _ = file.lock();
+        while let Err(TryLockError::WouldBlock) = file.try_lock()
+            && Instant::now() < end
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let (locked, named) = (file.metadata()?, path.metadata()?);
         if (locked.dev(), locked.ino()) == (named.dev(), named.ino()) {
             return Ok(file);
@@ -341,7 +351,7 @@ fn lock(path: &Path) -> io::Result<File> {
 
 /// A lock on Windows keeps its owner from reading the file too.
 #[cfg(not(unix))]
-fn lock(_: &Path) -> io::Result<()> {
+fn lock(_: &Path, _: Duration) -> io::Result<()> {
     Ok(())
 }
 

@@ -15,6 +15,8 @@ use tempfile::TempPath;
 const RANDOM_LETTERS: usize = 6;
 /// What no other program calls its files.
 const SUFFIX: &str = ".diffucoder";
+/// Behind the name of what must not be tidied away: a text that something else wrote meanwhile.
+const KEPT_SUFFIX: &str = ".orig";
 /// Bytes of NAME, so that the whole is no longer than file systems take.
 const MOST_BYTES_OF_NAME: usize = 200;
 
@@ -155,12 +157,30 @@ impl Temporary {
             path.persist(target)?;
             return Ok(true);
         }
-        if fs::read(&path)? != old {
-            swap(&path, target)?;
-            return Ok(false);
-        }
-        Ok(true)
+        settle(path, target, old)
     }
+}
+
+/// What had the name `target` until now is at `path`: if that is not `old`, it gets its name back.
+/// Where it cannot, it is kept under another one.
+fn settle(path: TempPath, target: &Path, old: &[u8]) -> io::Result<bool> {
+    let found = fs::read(&path);
+    if found.as_ref().is_ok_and(|found| found == old) {
+        return Ok(true);
+    }
+    let Err(error) = swap(&path, target) else {
+        return found.map(|_| false);
+    };
+    let mut name = path.as_os_str().to_owned();
+    name.push(KEPT_SUFFIX);
+    let kept = match path.persist_noclobber(&name) {
+        Ok(()) => PathBuf::from(name),
+        Err(error) => error.path.keep()?,
+    };
+    let kept = kept.display();
+    Err(io::Error::other(format!(
+        "{error}; what it held meanwhile is in {kept}"
+    )))
 }
 
 impl Drop for Temporary {
@@ -262,5 +282,19 @@ mod tests {
         assert_eq!(listed(), (name, 0));
         second.persist(&other, false).unwrap();
         assert_eq!(listed(), (None, 0));
+    }
+
+    /// A text of somebody else's that cannot get its name back is not lost.
+    #[test]
+    fn what_has_no_name_any_more_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("part.py");
+        let path = Temporary::beside(&target, false).unwrap().path.take();
+        let path = path.unwrap();
+        fs::write(&path, "newer").unwrap();
+        let error = settle(path, &target, b"old").unwrap_err().to_string();
+        Temporary::beside(&target, false).unwrap(); // removes what is dead
+        let kept = error.split(" is in ").last().unwrap();
+        assert_eq!(fs::read_to_string(kept).unwrap(), "newer");
     }
 }

@@ -122,6 +122,17 @@ fn of_many_that_replace_a_file_at_once_one_does() {
     }
 }
 
+/// What another program locks, for however long, is replaced all the same.
+#[test]
+fn another_programs_lock_is_not_waited_for_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("part.py");
+    fs::write(&path, "old").unwrap();
+    let other = File::open(&path).unwrap();
+    other.lock().unwrap();
+    lock(&path, Duration::from_millis(20)).unwrap();
+}
+
 /// An editor takes no locks.
 #[test]
 fn what_an_editor_saves_meanwhile_stays() {
