@@ -52,8 +52,6 @@ pub enum HubError {
         repo: String,
         revision: String,
         file: String,
-        /// Whether the Hub says so, and not only somebody who has nothing at this address.
-        by_hub: bool,
     },
     #[error("no GGUF files of {alias} are known")]
     NoConversion { alias: &'static str },

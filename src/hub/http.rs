@@ -9,6 +9,7 @@ use super::error::HubError;
 use super::options::{CaSource, HubOptions, Patience, Token};
 use flate2::read::MultiGzDecoder;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use std::fmt;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 use ureq::http::{Method, Request, Response};
@@ -22,7 +23,6 @@ const HUB_HOSTS: [&str; 3] = ["huggingface.co", "hf.co", "hub-ci.huggingface.co"
 const RAW: &AsciiSet = &CONTROLS.add(b' ');
 
 /// A client of one endpoint. The network is first touched by `request`.
-#[derive(Debug)]
 pub(super) struct Http {
     /// Without a slash at its end.
     pub(super) endpoint: String,
@@ -31,6 +31,12 @@ pub(super) struct Http {
     patience: Patience,
     ca_sources: Vec<CaSource>,
     agent: OnceLock<Agent>,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Http({})", shown(&self.endpoint))
+    }
 }
 
 /// One question.

@@ -4,6 +4,7 @@
 //! Source: huggingface_hub, "Environment variables". Tests build `HubOptions` without any
 //! environment.
 
+use super::address::shown;
 use super::spec::expand_home;
 use std::ffi::OsString;
 use std::fmt;
@@ -67,7 +68,7 @@ pub struct CaSource {
 }
 
 /// Everything that opening a model depends on besides its name.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HubOptions {
     /// The folder that holds `models--owner--name`.
     pub cache_dir: PathBuf,
@@ -83,6 +84,18 @@ pub struct HubOptions {
     pub patience: Patience,
     /// For networks whose proxy opens TLS, and for hubs with a certificate of their own.
     pub ca_sources: Vec<CaSource>,
+}
+
+/// Without what an endpoint may hold beside the host: a mirror's password.
+impl fmt::Debug for HubOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubOptions")
+            .field("cache_dir", &self.cache_dir)
+            .field("endpoint", &shown(&self.endpoint))
+            .field("offline", &self.offline)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HubOptions {
@@ -319,9 +332,10 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_never_shown() {
+    fn tokens_and_passwords_are_never_shown() {
         let mut options = HubOptions::new("/nowhere");
         options.token = Token::new("hf_secret");
+        options.endpoint = "https://me:secret@mirror.local".into();
         assert!(!format!("{options:?}").contains("secret"));
         assert!(Token::new("hf\nInjected: header").is_none());
     }

@@ -235,11 +235,10 @@ impl Remote {
                 status,
                 had_token: self.http.token.is_some(),
             },
-            (404, code, Some(file)) => HubError::FileNotFound {
+            (404, Some("EntryNotFound"), Some(file)) => HubError::FileNotFound {
                 repo,
                 revision,
                 file: file.to_owned(),
-                by_hub: code == Some("EntryNotFound"),
             },
             (404, _, None) if revision == "main" => HubError::RepoNotFound { endpoint, repo },
             (404, _, None) if !revision.is_empty() => HubError::RevisionNotFound { repo, revision },

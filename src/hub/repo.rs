@@ -97,6 +97,10 @@ impl HubRepo {
         }
     }
 
+    fn is_listed(&self, file: &str) -> bool {
+        self.listed().iter().any(|listed| listed == file)
+    }
+
     /// A file that the repository may lack.
     pub(super) fn optional(
         &self,
@@ -111,12 +115,12 @@ impl HubRepo {
             return Ok(None);
         }
         match self.download(file, progress) {
-            Err(HubError::FileNotFound { by_hub, .. }) => {
-                if by_hub {
-                    self.cache.mark_absent(&self.commit, file); // for good, and for Python
-                }
+            Err(HubError::FileNotFound { .. }) => {
+                self.cache.mark_absent(&self.commit, file); // for good, and for Python
                 Ok(None)
             }
+            // Somebody has nothing at this address, which is not to say that the Hub has not.
+            Err(HubError::ServerStatus { status: 404, .. }) if !self.is_listed(file) => Ok(None),
             path => path.map(Some),
         }
     }
@@ -185,7 +189,6 @@ impl HubRepo {
             repo,
             revision,
             file: file.to_owned(),
-            by_hub: false,
         }
     }
 
