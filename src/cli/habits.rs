@@ -32,6 +32,16 @@ pub fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
+/// Has every flag take a number below zero as its value, to say itself what it wants instead.
+pub fn taking_numbers(cli: Command) -> Command {
+    cli.mut_subcommands(|command| {
+        command.mut_args(|arg| {
+            let takes = arg.get_action().takes_values() && !arg.is_positional();
+            arg.allow_negative_numbers(takes)
+        })
+    })
+}
+
 /// Of a prompt without a command: refuses the name of a command in its place, which came behind a
 /// flag.
 ///
@@ -64,7 +74,8 @@ pub fn check_order(
 }
 
 /// Flags of other programs, without their dashes, and what serves the purpose here.
-const FLAGS: [(&[&str], &str); 8] = [
+const FLAGS: [(&[&str], &str); 9] = [
+    (&["modle"], "a similar argument exists: '--model'"), // as near to --mode, which is rarer
     (
         &["s"],
         "it is --seed in llama-cli and --system in llm: write out which one",

@@ -151,7 +151,7 @@ fn explain(error: anyhow::Error) -> Exit {
 
 fn run() -> anyhow::Result<()> {
     signals::listen()?;
-    let command = Cli::command();
+    let command = habits::taking_numbers(Cli::command());
     let given: Vec<_> = std::env::args_os().collect();
     let args = habits::with_command(given.clone());
     let typed = command.clone().try_get_matches_from(&args)?;

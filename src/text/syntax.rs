@@ -55,7 +55,7 @@ impl Language {
 
     /// The language of a file, by its name's ending.
     pub fn of_file(path: &Path) -> Option<Self> {
-        Self::by_ending(path.extension()?.to_str()?)
+        Self::by_ending(&path.extension()?.to_str()?.to_ascii_lowercase())
     }
 
     fn by_ending(ending: &str) -> Option<Self> {
@@ -158,6 +158,7 @@ mod tests {
         assert_eq!(Language::named("Py"), Some(Language::Python));
         assert_eq!(Language::named("cobol"), None);
         assert_eq!(Language::of_file(Path::new("a/b.tsx")), Some(Language::Tsx));
+        assert_eq!(Language::of_file(Path::new("A.PY")), Some(Language::Python));
         assert_eq!(Language::of_file(Path::new("Makefile")), None);
     }
 }

@@ -329,6 +329,22 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
             "--max-new-tokens <N>': must be at least 1",
         ),
         (
+            &["-p", "x", "-n", "-3"],
+            "--max-new-tokens <N>': must be a whole number",
+        ),
+        (
+            &["-p", "x", "--seed", "-1"],
+            "--seed <N>': must be a whole number, at least 0",
+        ),
+        (
+            &["-p", "x", "--seed", "18446744073709551616"],
+            "--seed <N>': is too large",
+        ),
+        (
+            &["-p", "x", "--modle", "tiny"],
+            "a similar argument exists: '--model'",
+        ),
+        (
             &["-p", "x", "--steps", "0"],
             "--steps <N>': must be at least 1",
         ),

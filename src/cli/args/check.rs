@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use crate::cli::args::values::zero_or_above;
 use crate::cli::usage::UsageError;
 use diffucoder::diffusion::{Algorithm, Settings};
 use diffucoder::text::guess;
@@ -22,7 +23,8 @@ pub struct CheckArgs {
     #[arg(long)]
     check: bool,
     /// Draw again, with the next seed, up to this many times until the result parses
-    #[arg(long, value_name = "N", requires = "check", default_value_t = 0)]
+    #[arg(long, value_name = "N", requires = "check", default_value_t = 0,
+          value_parser = zero_or_above::<u64>)]
     retries: u64,
 }
 
@@ -70,7 +72,7 @@ impl CheckArgs {
         if !cfg!(feature = "check") {
             return Err(UsageError::with_hint(
                 "this build of diffucoder has no parsers for --check",
-                "build it with them: `cargo install --path . --features check` (needs a C compiler)",
+                "build it with `cargo install --locked --path . --features check` (needs a C compiler)",
             )
             .about(&["check"]));
         }

@@ -39,19 +39,19 @@ pub(super) struct DecodingArgs {
     first_token: Option<FirstToken>,
     /// Reveal all tokens at least this probable at once, and the surest if there are none; off
     /// reveals a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
-    #[arg(long, value_name = "P", value_parser = threshold, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = threshold)]
     threshold: Option<Threshold>,
     /// What the threshold is held against
     #[arg(long, value_parser = one_of(&Rule::ALL, Rule::name, about_rule))]
     rule: Option<Rule>,
     /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
     /// that tokens are drawn from
-    #[arg(long, value_name = "T", value_parser = order_temperature, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", value_parser = order_temperature)]
     order_temperature: Option<OrderTemperature>,
     /// How many times each token is masked and predicted again once all are there, ending early
     /// where nothing changes [default: 0; with the built-in model 1 in holes between text, unless
     /// --exact]
-    #[arg(long, value_name = "N", value_parser = zero_or_above, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = zero_or_above::<usize>)]
     pub remask: Option<usize>,
     /// Where a model that makes holes longer and shorter (DreamOn) ends a hole, take that place out
     /// and not all masks of the hole behind it too: what its code on the Hub does unless told

@@ -41,25 +41,23 @@ pub struct SamplingArgs {
     algorithm: Option<Algorithm>,
     /// Randomness of the tokens, and through them of the order; 0 takes the most probable
     /// [default: the authors' for the model, 0.2 to 0.4; 0 in fast-dllm]
-    #[arg(short, long, value_name = "T", value_parser = zero_or_more, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "T", value_parser = zero_or_more)]
     #[arg(visible_alias = "temp")]
     temperature: Option<f32>,
     /// Keep the most probable tokens up to this mass; 1 keeps all [default: 0.95; 1 in fast-dllm]
-    #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f32>,
     /// Keep this many of the most probable tokens; 0 keeps all [default: 0; 50 in fast-dllm]
-    #[arg(long, value_name = "K", value_parser = zero_or_above, allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", value_parser = zero_or_above::<usize>)]
     top_k: Option<usize>,
     /// Randomness of the order; 0 reveals the surest first
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = zero_or_more)]
-    #[arg(allow_negative_numbers = true)]
     alg_temp: f32,
     /// Last timestep of the schedule
     #[arg(long, value_name = "E", default_value_t = 1e-3, value_parser = inside_unit)]
-    #[arg(allow_negative_numbers = true)]
     eps: f32,
     /// Seed of all randomness; the same seed gives the same text [default: a new one each time]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = zero_or_above::<u64>)]
     seed: Option<u64>,
     /// Reference mode, the same as --mode exact
     #[arg(long, conflicts_with = "mode")]

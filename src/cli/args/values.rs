@@ -1,5 +1,8 @@
 //! Values of flags that several commands share, and what they accept.
 
+use std::num::{IntErrorKind, ParseIntError};
+use std::str::FromStr;
+
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 /// Takes one of `all` by its name; each has a line for the help.
@@ -18,10 +21,9 @@ pub fn one_of<T: Copy + Send + Sync + 'static>(
 }
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("must be a whole number, at least 1".into()),
+    match whole(text, "must be a whole number, at least 1")? {
+        0 => Err("must be at least 1".into()),
+        n => Ok(n),
     }
 }
 
@@ -34,9 +36,21 @@ pub fn steps(text: &str) -> Result<usize, String> {
     }
 }
 
-pub fn zero_or_above(text: &str) -> Result<usize, String> {
+pub fn zero_or_above<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, String> {
+    whole(text, "must be a whole number, at least 0")
+}
+
+pub fn port(text: &str) -> Result<u16, String> {
     text.parse()
-        .map_err(|_| "must be a whole number, at least 0".into())
+        .map_err(|_| format!("must be a whole number, at most {}", u16::MAX))
+}
+
+fn whole<N: FromStr<Err = ParseIntError>>(text: &str, expected: &str) -> Result<N, String> {
+    text.parse()
+        .map_err(|error: ParseIntError| match error.kind() {
+            IntErrorKind::PosOverflow => "is too large".into(),
+            _ => expected.into(),
+        })
 }
 
 pub fn zero_or_more(text: &str) -> Result<f32, String> {

@@ -3,13 +3,14 @@
 //! A batch goes on where it was. With other settings that would make a file of two kinds of
 //! results, or, where all lines are done, do nothing and say nothing.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::Context;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use diffucoder::session::Session;
 use diffucoder::{Error, atomic};
 
@@ -69,9 +70,9 @@ impl Kept {
             if matches!(arg.get_help_heading(), Some("Model" | "Computing")) {
                 return None;
             }
-            let value = layers::values_of(arg, matches)?.join(", ");
-            let built_in = layers::built_in(arg).join(", ");
-            (!same(Some(&value), Some(&built_in))).then(|| (name.to_string(), value))
+            let value = spelled(arg, layers::values_of(arg, matches)?.join(", "));
+            let built_in = spelled(arg, layers::built_in(arg).join(", "));
+            (value != built_in).then(|| (name.to_string(), value))
         });
         Self(named.chain(flags).collect())
     }
@@ -121,21 +122,22 @@ impl Kept {
         let differs = |name: &String| {
             let (was, is) = (before.0.get(name), self.0.get(name));
             let changed = format!("{name} was {} and is {}", says(was), says(is));
-            (!same(was, is)).then_some(changed)
+            (was != is).then_some(changed)
         };
         names.into_keys().filter_map(differs).collect()
     }
 }
 
-/// Whether two values mean the same: fractions can be spelled in many ways. Whole numbers are
-/// compared as they are, since a seed can have more digits than a fraction keeps.
-fn same(one: Option<&String>, other: Option<&String>) -> bool {
-    let whole = |text: Option<&String>| text.and_then(|text| text.parse::<u64>().ok());
-    let number = |text: Option<&String>| text.and_then(|text| text.parse::<f64>().ok());
-    match (whole(one), whole(other)) {
-        (Some(one), Some(other)) => one == other,
-        _ => one == other || number(one).is_some_and(|one| number(other) == Some(one)),
+/// A value in one spelling, where it is a number and not a text that looks like one. Whole numbers
+/// are not read as fractions, since a seed can have more digits than those keep.
+fn spelled(arg: &Arg, value: String) -> String {
+    let kind = arg.get_value_parser().type_id();
+    if kind == TypeId::of::<String>() || kind == TypeId::of::<PathBuf>() {
+        return value;
     }
+    let whole = value.parse().map(|number: u64| number.to_string());
+    let number = || value.parse().map(|number: f64| number.to_string());
+    whole.or_else(|_| number()).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -152,8 +154,8 @@ mod tests {
                     .collect(),
             )
         };
-        let before = kept(&[("model", "a"), ("seed", "1"), ("temperature", "0.20")]);
-        let now = kept(&[("model", "b"), ("temperature", ".2"), ("top-k", "5")]);
+        let before = kept(&[("model", "a"), ("seed", "1"), ("temperature", "0.2")]);
+        let now = kept(&[("model", "b"), ("temperature", "0.2"), ("top-k", "5")]);
         assert_eq!(
             now.differences(&before),
             [
@@ -163,9 +165,20 @@ mod tests {
             ]
         );
         assert!(now.differences(&now).is_empty());
-        let seed = |text| kept(&[("seed", text)]);
-        let [one, other] = ["9007199254740993", "9007199254740992"].map(seed);
-        assert_eq!(one.differences(&other).len(), 1);
-        assert!(seed("2").differences(&seed("2.0")).is_empty());
+    }
+
+    #[test]
+    fn numbers_are_the_same_however_they_are_spelled() {
+        let number = Arg::new("seed").value_parser(clap::value_parser!(u64));
+        for (one, other, are_same) in [
+            (".20", "0.2", true),
+            ("2", "2.0", true),
+            ("9007199254740993", "9007199254740992", false),
+        ] {
+            let [one, other] = [one, other].map(|text| spelled(&number, text.into()));
+            assert_eq!(one == other, are_same, "{one} {other}");
+        }
+        let text = Arg::new("system").value_parser(clap::value_parser!(String));
+        assert_eq!(spelled(&text, "1e3".into()), "1e3");
     }
 }

@@ -94,7 +94,7 @@ pub struct Args {
     time_limit: usize,
     /// How many texts of each mode to score under exact decoding, which takes a forward pass for
     /// each token
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above::<usize>)]
     nll: usize,
     /// Length of the canvas: the most tokens that can be written. A hole between
     /// texts has as many as infill gives it at most
@@ -102,10 +102,9 @@ pub struct Args {
     max_new_tokens: NewTokens,
     /// Randomness of the tokens; 0 takes the most probable [default: as in generate]
     #[arg(short, long, value_name = "T", value_parser = zero_or_more)]
-    #[arg(allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Seed of all randomness
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = zero_or_above::<u64>)]
     seed: u64,
     /// Keep what is written of each problem in this file, and go on where it ends
     #[arg(short, long, value_name = "FILE.jsonl")]

@@ -26,7 +26,7 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::decoding::ReuseArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
-use crate::cli::args::values::{at_least_one, zero_or_above};
+use crate::cli::args::values::{at_least_one, port, zero_or_above};
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 use access::{Access, Key};
@@ -96,7 +96,7 @@ struct ServerArgs {
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     host: String,
     /// Port to listen at; 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = 8012)]
+    #[arg(long, value_name = "PORT", default_value_t = 8012, value_parser = port)]
     port: u16,
     /// Keys, one a line, of which every request has to bring one (`Authorization: Bearer KEY`)
     #[arg(long, value_name = "FILE")]
@@ -108,7 +108,7 @@ struct ServerArgs {
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     parallel: usize,
     /// Requests that may wait; to more of them the answer is 429
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = zero_or_above::<usize>)]
     queue: usize,
     /// Let pages of this origin (https://example.org) ask, and read the answers
     #[arg(long, value_name = "ORIGIN")]
