@@ -12,7 +12,6 @@ use crate::hub::{HubError, ModelFile, Progress, Snapshot};
 use crate::model::arch;
 use crate::model::config::Config;
 use crate::tokenizer::TokenizerFiles;
-use crate::weights::gguf::export::Vocabulary;
 use crate::weights::gguf::{GgmlType, GgufError, GgufFile, GgufTokenizer, PartName, parse_parts};
 use crate::weights::{Bytes, Checkpoint, Stored, WeightsError};
 
@@ -115,11 +114,6 @@ impl Gguf {
     pub fn checkpoint(&self) -> Result<Checkpoint, WeightsError> {
         Checkpoint::open_gguf(self.bytes()?, arch::checkpoint_name)
     }
-
-    /// The tokens and merges, for a model with `rows` embedding rows.
-    pub fn vocabulary(&self, rows: usize) -> Result<Vocabulary, WeightsError> {
-        self.with_headers(|first, _| Vocabulary::from_gguf(rows, first))
-    }
 }
 
 /// The block type that most numbers are in.
@@ -158,7 +152,6 @@ impl Package {
         let files = TokenizerFiles {
             vocab_json: Some(&tokenizer.vocab_json),
             merges_txt: Some(&tokenizer.merges_txt),
-            added_tokens_json: Some(&tokenizer.added_tokens_json),
             tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
             split: tokenizer.split,
             ..TokenizerFiles::default()

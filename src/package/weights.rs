@@ -127,33 +127,6 @@ impl Package {
         Ok(weights.bytes_as_stored(table, held))
     }
 
-    /// The tokenizer's tokens and merges, in the form that a GGUF file has.
-    ///
-    /// # Errors
-    /// When the files cannot be read, or the tokenizer is of a kind that GGUF has no word for.
-    pub fn vocabulary(&self) -> Result<Vocabulary, Error> {
-        let rows = self.config.vocab_size;
-        let snapshot = match &self.source {
-            Source::Snapshot(snapshot) => snapshot,
-            Source::Gguf(gguf) => return Ok(gguf.vocabulary(rows)?),
-        };
-        let contents = |name: &str| match snapshot.optional(name, &mut ())? {
-            Some(file) => Ok::<_, Error>(Some(read(&file)?)),
-            None => Ok(None),
-        };
-        let vocabulary = match contents("tokenizer.json")? {
-            Some(json) => Vocabulary::from_tokenizer_json(rows, &json),
-            None => Vocabulary::from_vocab_and_merges(
-                rows,
-                &contents("vocab.json")?.unwrap_or_default(),
-                &contents("merges.txt")?.unwrap_or_default(),
-                contents("added_tokens.json")?.as_deref(),
-                contents("tokenizer_config.json")?.as_deref(),
-            ),
-        };
-        Ok(vocabulary.map_err(QuantizeError::from)?)
-    }
-
     /// Writes the model, whose weights are `weights`, as `to` into a GGUF file, and says what
     /// became of each kind of tensor. `on_tensor` is told the bytes read so far and in all.
     ///
@@ -183,11 +156,12 @@ impl Package {
         let eos_token_id = eos.or(other_end);
         let named = |token| self.tokenizer.token_to_id(token);
         let name = self.source.name();
+        let vocabulary = Vocabulary::of(self.config.vocab_size, &self.tokenizer);
         let description = Description {
             // Where the files lie is nobody's business.
             name: called(&name),
             weights: to,
-            vocabulary: &self.vocabulary()?,
+            vocabulary: &vocabulary.map_err(QuantizeError::from)?,
             bos_token_id: role(TokenRole::Bos),
             eos_token_id,
             eot_token_id: (other_end.filter(|_| eos.is_some()))

@@ -25,6 +25,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 use std::thread;
 
+use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
     AddedToken, AddedVocabulary, Decoder, DecoderWrapper, Encoding, Model, Normalizer,
@@ -434,6 +435,29 @@ impl Tokenizer {
     #[must_use]
     pub fn is_spelt_in(&self, text: &str) -> bool {
         self.added_tokens().any(|token| text.contains(token))
+    }
+
+    /// Every token with its id; of those that are found in a text as a whole, whether it is special.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = (usize, String, Option<bool>)> {
+        let added = self.added.get_added_tokens_decoder();
+        (0..self.vocab_size as u32).filter_map(move |id| {
+            let special = added.get(&id).map(|token| token.special);
+            Some((id as usize, self.id_to_token(id)?, special))
+        })
+    }
+
+    /// The merges, first things first: two tokens with a space between them.
+    pub(crate) fn merges(&self) -> Vec<String> {
+        // The library shows them in no other way.
+        let model = serde_json::to_value(&self.model).unwrap_or_default();
+        let merges = model["merges"].as_array().into_iter().flatten();
+        let pair = |merge: &Value| Some(format!("{} {}", merge[0].as_str()?, merge[1].as_str()?));
+        merges.filter_map(pair).collect()
+    }
+
+    /// How text is cut into words, if that is a way with a name.
+    pub(crate) fn split(&self) -> Option<Split> {
+        pipeline::split_of(&self.pre_tokenizer, self.model.ignore_merges)
     }
 
     /// Every added token.

@@ -42,9 +42,7 @@ pub(super) fn from_vocab_and_merges(
         source,
     })?;
     let merges = merge_lines(files::text(MERGES, merges)?)?;
-    let split = SplitPattern::Regex(words.expression().to_owned());
-    let split = Split::new(split, SplitDelimiterBehavior::Isolated, false)
-        .map_err(TokenizerError::Library)?;
+    let split = splitter(words).map_err(TokenizerError::Library)?;
     Ok(Pipeline {
         normalizer: words.is_normalized().then(|| NFC.into()),
         pre_tokenizer: Sequence::new(vec![
@@ -59,6 +57,30 @@ pub(super) fn from_vocab_and_merges(
         .build(vocab, merges, words.ignores_merges())?,
         decoder: ByteLevel::default().into(),
     })
+}
+
+fn splitter(words: Words) -> Result<Split, tokenizers::Error> {
+    let expression = SplitPattern::Regex(words.expression().to_owned());
+    Split::new(expression, SplitDelimiterBehavior::Isolated, false)
+}
+
+/// The way of cutting text that these steps are, beside what only their offsets depend on.
+pub(super) fn split_of(pre_tokenizer: &PreTokenizerWrapper, ignores_merges: bool) -> Option<Words> {
+    let PreTokenizerWrapper::Sequence(steps) = pre_tokenizer else {
+        return None;
+    };
+    let [
+        PreTokenizerWrapper::Split(split),
+        PreTokenizerWrapper::ByteLevel(bytes),
+    ] = steps.as_ref()
+    else {
+        return None;
+    };
+    let is_bytes = !bytes.use_regex && !bytes.add_prefix_space;
+    let is_it = |words: &Words| {
+        words.ignores_merges() == ignores_merges && splitter(*words).is_ok_and(|own| own == *split)
+    };
+    Words::ALL.into_iter().find(is_it).filter(|_| is_bytes)
 }
 
 /// From `tokenizer.json`, with the added tokens it lists.

@@ -8,7 +8,7 @@ use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::quantize::quantize;
 use diffucoder::package::Package;
 use diffucoder::tokenizer::TokenRole;
-use diffucoder::weights::gguf::export::Description;
+use diffucoder::weights::gguf::export::{Description, Vocabulary};
 use diffucoder::weights::gguf::{Array, FileType, GgufFile, GgufWriter, TensorDescription, Value};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -31,7 +31,7 @@ fn golden_floats(file: &Path) {
     let description = Description {
         name: "golden",
         weights: FileType::F32,
-        vocabulary: &package.vocabulary().unwrap(),
+        vocabulary: &Vocabulary::of(package.config.vocab_size, &package.tokenizer).unwrap(),
         bos_token_id: package.tokenizer.special_id(TokenRole::Bos),
         eos_token_id: package.config.eos_token_ids.first().copied(),
         eot_token_id: package.tokenizer.token_to_id("<|im_end|>"),

@@ -8,65 +8,39 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value as Json};
-
 use super::tokenizer::{
-    ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, Rows, SHIFT_LOGITS, TEMPLATE,
-    TOKEN_TYPE, TOKENS, TokenType, filler, merges,
+    ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, SHIFT_LOGITS, TEMPLATE, TOKEN_TYPE,
+    TOKENS, TokenType, filler,
 };
-use super::{Array, FileType, GgufError, GgufFile, Value};
-use crate::tokenizer::Split;
+use super::{Array, FileType, Value};
+use crate::tokenizer::{Split, Tokenizer, TokenizerError};
 
-/// Why a checkpoint's tokenizer cannot be put into a GGUF file.
+/// Why a tokenizer cannot be put into a GGUF file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// A file is not the JSON or the text it should be.
-    #[error("cannot read {file}: {reason}")]
-    Malformed {
-        /// The file.
-        file: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-    /// GGUF has no word for this tokenizer.
-    #[error("the tokenizer {what}, which a GGUF file cannot express")]
-    Unsupported {
-        /// What it does.
-        what: String,
-    },
-    /// A token's id is not a row of its own.
-    #[error("token {token:?} has the id {id}, but {reason}")]
-    Id {
-        /// The token.
-        token: String,
-        /// Its id.
-        id: u64,
-        /// Why that cannot be.
-        reason: String,
-    },
+    /// It has more tokens than the model has rows.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// GGUF has no word for how it cuts text.
+    #[error(
+        "the tokenizer cuts text into words in a way that has no name, which a GGUF file cannot \
+         express"
+    )]
+    Split,
 }
 
 impl ExportError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Unsupported { .. } => {
+            Self::Tokenizer(error) => error.hint(),
+            Self::Split => {
                 Some("run the model from its own files: they are quantized when loaded".into())
             }
-            Self::Malformed { .. } | Self::Id { .. } => Some(
-                "the tokenizer's files are damaged, or of another model: download them again"
-                    .into(),
-            ),
         }
     }
 }
-
-const VOCAB_JSON: &str = "vocab.json";
-const MERGES_TXT: &str = "merges.txt";
-const ADDED_TOKENS_JSON: &str = "added_tokens.json";
-const TOKENIZER_CONFIG_JSON: &str = "tokenizer_config.json";
-const TOKENIZER_JSON: &str = "tokenizer.json";
 
 /// A token for each row of the embedding table, and the merges.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,158 +51,34 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// From `vocab.json`, `merges.txt` and, where there are such files, `added_tokens.json` and
-    /// `tokenizer_config.json`, for a model with `rows` embedding rows.
+    /// That of a tokenizer, for a model with `rows` embedding rows.
     ///
     /// # Errors
-    /// [`ExportError::Malformed`], [`ExportError::Id`].
-    pub fn from_vocab_and_merges(
-        rows: usize,
-        vocab_json: &[u8],
-        merges_txt: &[u8],
-        added_tokens_json: Option<&[u8]>,
-        tokenizer_config_json: Option<&[u8]>,
-    ) -> Result<Self, ExportError> {
-        let mut vocabulary = Self::empty(rows);
-        for (token, id) in &object(VOCAB_JSON, vocab_json)? {
-            vocabulary.add(VOCAB_JSON, token, id.as_u64(), TokenType::Normal)?;
-        }
-        // Without flags a token is taken for special, as transformers takes those of this family.
-        let added = added_tokens_json.map(|json| object(ADDED_TOKENS_JSON, json));
-        for (token, id) in &added.transpose()?.unwrap_or_default() {
-            vocabulary.add(ADDED_TOKENS_JSON, token, id.as_u64(), TokenType::Control)?;
-        }
-        let config = tokenizer_config_json.map(|json| object(TOKENIZER_CONFIG_JSON, json));
-        let config = config.transpose()?.unwrap_or_default();
-        let decoder = config.get("added_tokens_decoder").and_then(Json::as_object);
-        for (id, token) in decoder.into_iter().flatten() {
-            vocabulary.add_flagged(TOKENIZER_CONFIG_JSON, id.parse().ok(), token)?;
-        }
-        let merges = std::str::from_utf8(merges_txt)
-            .map_err(|error| malformed(MERGES_TXT, error.to_string()))?;
-        let merges = merges.trim_end_matches(['\r', '\n']).lines().enumerate();
-        for (index, line) in merges {
-            // Only a first line can be a comment: merges contain `#` too.
-            if index > 0 || !(line.is_empty() || line.starts_with("#version")) {
-                vocabulary.merges.push(line.into());
-            }
-        }
-        Ok(vocabulary)
-    }
-
-    /// From `tokenizer.json`, for a model with `rows` embedding rows.
-    ///
-    /// # Errors
-    /// [`ExportError::Malformed`], [`ExportError::Id`], and [`ExportError::Unsupported`] when text
-    /// is cut into words as by no [`Split`].
-    pub fn from_tokenizer_json(rows: usize, tokenizer_json: &[u8]) -> Result<Self, ExportError> {
-        let file = Json::from(object(TOKENIZER_JSON, tokenizer_json)?);
-        let mut vocabulary = Self::empty(rows);
-        let section = |pointer: &str| {
-            let missing = || malformed(TOKENIZER_JSON, format!("it has no {pointer}"));
-            file.pointer(pointer).ok_or_else(missing)
-        };
-        let vocab = section("/model/vocab")?.as_object();
-        for (token, id) in vocab.into_iter().flatten() {
-            vocabulary.add(TOKENIZER_JSON, token, id.as_u64(), TokenType::Normal)?;
-        }
-        let added = file.get("added_tokens").and_then(Json::as_array);
-        for token in added.into_iter().flatten() {
-            let id = token.get("id").and_then(Json::as_u64);
-            vocabulary.add_flagged(TOKENIZER_JSON, id, token)?;
-        }
-        let merges = section("/model/merges")?.as_array();
-        for merge in merges.into_iter().flatten() {
-            let pair = match merge {
-                Json::String(pair) => Some(pair.clone()),
-                Json::Array(pair) => match &pair[..] {
-                    [Json::String(left), Json::String(right)] => Some(format!("{left} {right}")),
-                    _ => None,
-                },
-                _ => None,
+    /// [`ExportError`].
+    pub fn of(rows: usize, tokenizer: &Tokenizer) -> Result<Self, ExportError> {
+        tokenizer.check_fits(rows)?;
+        let mut listed = vec![None; rows];
+        for (id, token, is_special) in tokenizer.tokens() {
+            let kind = match is_special {
+                None => TokenType::Normal,
+                Some(true) => TokenType::Control,
+                Some(false) => TokenType::UserDefined,
             };
-            let no_pair = || malformed(TOKENIZER_JSON, format!("the merge {merge} is no pair"));
-            vocabulary.merges.push(pair.ok_or_else(no_pair)?);
-        }
-        // Without merges every byte is a token, however text is split.
-        match named_split(&file) {
-            Some(split) => vocabulary.split = split,
-            None if vocabulary.merges.is_empty() => {}
-            None => {
-                let what = "cuts text into words in a way that has no name".into();
-                return Err(ExportError::Unsupported { what });
+            if token != filler(id) {
+                listed[id] = Some((token, kind));
             }
         }
-        Ok(vocabulary)
-    }
-
-    /// From the metadata of a GGUF file, for a model with `rows` embedding rows.
-    ///
-    /// # Errors
-    /// What [`GgufTokenizer::read`](super::GgufTokenizer::read) returns.
-    pub fn from_gguf(rows: usize, file: &GgufFile<'_>) -> Result<Self, GgufError> {
-        let mut vocabulary = Self::empty(rows);
-        let listed = Rows::read(file, rows)?;
-        let tokens = listed.tokens.into_iter().zip(listed.types);
-        for (row, (token, kind)) in vocabulary.rows.iter_mut().zip(tokens) {
-            *row = (kind != TokenType::Unused).then(|| (token.to_owned(), kind));
-        }
-        vocabulary.merges = merges(file)?.map(str::to_owned).collect();
-        vocabulary.split = listed.split;
-        Ok(vocabulary)
-    }
-
-    fn empty(rows: usize) -> Self {
-        Self {
-            rows: vec![None; rows],
-            merges: Vec::new(),
-            split: Split::default(),
-        }
-    }
-
-    fn add(
-        &mut self,
-        file: &'static str,
-        token: &str,
-        id: Option<u64>,
-        kind: TokenType,
-    ) -> Result<(), ExportError> {
-        let id = id.ok_or_else(|| malformed(file, format!("{token:?} has no id")))?;
-        let rows = self.rows.len();
-        let row = usize::try_from(id)
-            .ok()
-            .and_then(|id| self.rows.get_mut(id));
-        let reason = match row {
-            Some(row) => match row {
-                Some((other, _)) if other != token => format!("so has {other:?}"),
-                _ => {
-                    // The last file to name a token knows best what it is.
-                    *row = Some((token.into(), kind));
-                    return Ok(());
-                }
-            },
-            None => format!("the model has {rows} rows"),
+        let merges = tokenizer.merges();
+        // Without merges every byte is a token, however text is split.
+        let split = match tokenizer.split() {
+            None if merges.is_empty() => Split::default(),
+            split => split.ok_or(ExportError::Split)?,
         };
-        let token = token.into();
-        Err(ExportError::Id { token, id, reason })
-    }
-
-    /// Adds a token that is an object with `content` and flags.
-    fn add_flagged(
-        &mut self,
-        file: &'static str,
-        id: Option<u64>,
-        token: &Json,
-    ) -> Result<(), ExportError> {
-        let content = token.get("content").and_then(Json::as_str);
-        let content = content
-            .ok_or_else(|| malformed(file, format!("the added token {token} has no text")))?;
-        let special = token.get("special").and_then(Json::as_bool);
-        let kind = match special.unwrap_or(false) {
-            true => TokenType::Control,
-            false => TokenType::UserDefined,
-        };
-        self.add(file, content, id, kind)
+        Ok(Self {
+            rows: listed,
+            merges,
+            split,
+        })
     }
 
     fn tokens(&self) -> impl Iterator<Item = Cow<'_, str>> {
@@ -321,33 +171,4 @@ impl<'a> Description<'a> {
         keys.push((SHIFT_LOGITS.into(), Value::Bool(self.shift_logits)));
         keys
     }
-}
-
-/// The way in which a `tokenizer.json` cuts text, if it has a name.
-fn named_split(tokenizer_json: &Json) -> Option<Split> {
-    let at = |pointer: &str| tokenizer_json.pointer(pointer);
-    let parts = at("/pre_tokenizer/pretokenizers")?.as_array()?;
-    let [split, byte_level] = &parts[..] else {
-        return None;
-    };
-    let is_isolated = split.get("behavior")? == "Isolated"
-        && split.get("invert").is_none_or(|invert| invert == false);
-    let is_bytes = byte_level.get("type")? == "ByteLevel"
-        && byte_level.get("use_regex")? == false
-        && byte_level.get("add_prefix_space")? == false;
-    let expression = split.pointer("/pattern/Regex")?.as_str()?;
-    let ignores_merges = at("/model/ignore_merges").is_some_and(|ignored| ignored == true);
-    let is_it = |split: &Split| {
-        split.expression() == expression && split.ignores_merges() == ignores_merges
-    };
-    let named = Split::ALL.into_iter().find(is_it);
-    named.filter(|_| is_isolated && is_bytes)
-}
-
-fn object(file: &'static str, json: &[u8]) -> Result<Map<String, Json>, ExportError> {
-    serde_json::from_slice(json).map_err(|error| malformed(file, error.to_string()))
-}
-
-fn malformed(file: &'static str, reason: String) -> ExportError {
-    ExportError::Malformed { file, reason }
 }

@@ -135,6 +135,35 @@ mod tests {
         }
     }
 
+    /// An eighth that is no multiple of three.
+    #[test]
+    fn every_third_layer_is_counted_behind_the_first_eighth() {
+        let more: Vec<usize> = (0..32).filter(|&layer| gets_more_bits(layer, 32)).collect();
+        let third = [6, 9, 12, 15, 18, 21, 24, 27];
+        assert_eq!(
+            more,
+            [&[0, 1, 2, 3], &third[..], &[28, 29, 30, 31]].concat()
+        );
+    }
+
+    /// `llama_ftype` in `include/llama.h`.
+    #[test]
+    fn numbers_are_those_of_llama_cpp() {
+        let numbers = FileType::ALL.map(|each| (each.name(), each.number()));
+        let expected = [
+            ("f32", 0),
+            ("f16", 1),
+            ("bf16", 32),
+            ("q8_0", 7),
+            ("q6_k", 18),
+            ("q5_k_m", 17),
+            ("q4_k_m", 15),
+            ("q4_k", 14),
+            ("q4_0", 2),
+        ];
+        assert_eq!(numbers, expected);
+    }
+
     #[test]
     fn heads_vectors_and_odd_rows_have_types_of_their_own() {
         let of = |file: FileType, is_head, shape: &[usize]| file.of_tensor("x", is_head, shape, 28);

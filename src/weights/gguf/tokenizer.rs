@@ -75,8 +75,6 @@ pub struct GgufTokenizer {
     pub merges_txt: Vec<u8>,
     /// How text is cut into words.
     pub split: Split,
-    /// `added_tokens.json`.
-    pub added_tokens_json: Vec<u8>,
     /// `tokenizer_config.json`: roles, added tokens with their flags, chat template.
     pub tokenizer_config_json: Vec<u8>,
     /// Number of tokens, spare rows left out.
@@ -110,7 +108,6 @@ impl GgufTokenizer {
             vocab_json: vocab_json(tokens, types),
             merges_txt: merges_txt(file)?,
             split: *split,
-            added_tokens_json: added_tokens_json(tokens, types),
             tokenizer_config_json: tokenizer_config_json(file, tokens, types, roles)?,
             tokens: tokens.len(),
             bos_token_id: roles.bos,
@@ -124,15 +121,15 @@ impl GgufTokenizer {
 
 /// A token and its type for each row of the embedding table, spare ones at the end left out;
 /// checked.
-pub(super) struct Rows<'f> {
-    pub(super) tokens: Vec<&'f str>,
-    pub(super) types: Vec<TokenType>,
-    pub(super) split: Split,
+struct Rows<'f> {
+    tokens: Vec<&'f str>,
+    types: Vec<TokenType>,
+    split: Split,
     roles: Roles,
 }
 
 impl<'f> Rows<'f> {
-    pub(super) fn read(file: &'f GgufFile<'_>, rows: usize) -> Result<Self, GgufError> {
+    fn read(file: &'f GgufFile<'_>, rows: usize) -> Result<Self, GgufError> {
         let model = file.str(MODEL)?;
         check(MODEL, model, model == "gpt2", || {
             "\"gpt2\" (byte-level BPE)".into()
@@ -309,9 +306,7 @@ fn vocab_json(tokens: &[&str], types: &[TokenType]) -> Vec<u8> {
 }
 
 /// The merges; a tokenizer without any has no key for them.
-pub(super) fn merges<'f>(
-    file: &'f GgufFile<'_>,
-) -> Result<impl Iterator<Item = &'f str>, GgufError> {
+fn merges<'f>(file: &'f GgufFile<'_>) -> Result<impl Iterator<Item = &'f str>, GgufError> {
     let merges = file.get(MERGES).map(|_| file.strings(MERGES));
     Ok(merges.transpose()?.into_iter().flatten())
 }
@@ -339,13 +334,6 @@ fn added<'t>(
     let rows = tokens.iter().zip(types).enumerate();
     rows.map(|(id, (token, kind))| (id, *token, *kind))
         .filter(|(_, _, kind)| kind.is_added())
-}
-
-fn added_tokens_json(tokens: &[&str], types: &[TokenType]) -> Vec<u8> {
-    let added = added(tokens, types).map(|(id, token, _)| (token.to_owned(), json!(id)));
-    Json::from(added.collect::<Map<_, _>>())
-        .to_string()
-        .into_bytes()
 }
 
 fn tokenizer_config_json(

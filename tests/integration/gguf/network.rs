@@ -58,8 +58,7 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 fn golden_as_gguf(format: Option<Format>, file: &std::path::Path) {
     let package = open(&fixture("golden/model"));
     let config = &package.config;
-    let tokenizer = std::fs::read(fixture("golden/model/tokenizer.json")).unwrap();
-    let vocabulary = Vocabulary::from_tokenizer_json(config.vocab_size, &tokenizer).unwrap();
+    let vocabulary = Vocabulary::of(config.vocab_size, &package.tokenizer).unwrap();
     let keys = metadata(
         config,
         &Description {
@@ -173,8 +172,7 @@ fn packed_kernels_compute_what_the_blocks_say() {
 /// A file with matrices of every format, as published mixtures have several.
 fn mixed_file(package: &Package, file: &std::path::Path) {
     let config = &package.config;
-    let tokenizer = include_bytes!("../../../models/tiny/tokenizer.json");
-    let vocabulary = Vocabulary::from_tokenizer_json(config.vocab_size, tokenizer).unwrap();
+    let vocabulary = Vocabulary::of(config.vocab_size, &package.tokenizer).unwrap();
     let description = Description {
         name: "mixed",
         weights: FileType::Q4_K_M,

@@ -40,11 +40,10 @@ fn of_checkpoint(json: &[u8]) -> Tokenizer {
     Tokenizer::from_files(&files).unwrap()
 }
 
-fn of_gguf(tokenizer: &GgufTokenizer, split: Split) -> Tokenizer {
+pub fn of_gguf(tokenizer: &GgufTokenizer, split: Split) -> Tokenizer {
     let files = TokenizerFiles {
         vocab_json: Some(&tokenizer.vocab_json),
         merges_txt: Some(&tokenizer.merges_txt),
-        added_tokens_json: Some(&tokenizer.added_tokens_json),
         tokenizer_config_json: Some(&tokenizer.tokenizer_config_json),
         split,
         ..TokenizerFiles::default()
@@ -85,8 +84,9 @@ fn it_is_written_by_the_name_that_it_was_read_by() {
     for (name, _) in FAMILIES {
         let json = read(&format!("gguf-tokenizers/{name}.json"));
         let bytes = read(&format!("gguf-tokenizers/{name}.gguf"));
-        let stored = Vocabulary::from_gguf(ROWS, &GgufFile::parse(&bytes).unwrap()).unwrap();
-        let vocabulary = Vocabulary::from_tokenizer_json(ROWS, &json).unwrap();
+        let stored = GgufTokenizer::read(&GgufFile::parse(&bytes).unwrap(), ROWS).unwrap();
+        let stored = Vocabulary::of(ROWS, &of_gguf(&stored, stored.split)).unwrap();
+        let vocabulary = Vocabulary::of(ROWS, &of_checkpoint(&json)).unwrap();
         assert_eq!(vocabulary, stored);
         let description = Description {
             name,
@@ -104,8 +104,33 @@ fn it_is_written_by_the_name_that_it_was_read_by() {
         let pre = metadata.iter().find(|(key, _)| key == "tokenizer.ggml.pre");
         assert_eq!(pre.unwrap().1, Value::from(name));
     }
-    let mut json = parse_json(&read("gguf-tokenizers/llama-bpe.json"));
+}
+
+#[test]
+fn what_a_file_cannot_say_is_not_written() {
+    let original = parse_json(&read("gguf-tokenizers/llama-bpe.json"));
+    let of = |json: &Json, rows| {
+        let vocabulary = Vocabulary::of(rows, &of_checkpoint(json.to_string().as_bytes()));
+        vocabulary.map_err(|error| error.to_string())
+    };
+    assert!(of(&original, 800).unwrap_err().contains("800"));
+    for (at, to) in [
+        ("/model/ignore_merges", Json::from(false)),
+        ("/pre_tokenizer/pretokenizers/0/pattern/Regex", "x".into()),
+        ("/pre_tokenizer/pretokenizers/0/behavior", "Removed".into()),
+        ("/pre_tokenizer/pretokenizers/0/invert", true.into()),
+        ("/pre_tokenizer/pretokenizers/1/use_regex", true.into()),
+    ] {
+        let mut json = original.clone();
+        *json.pointer_mut(at).expect(at) = to;
+        assert!(
+            of(&json, ROWS).unwrap_err().contains("that has no name"),
+            "{at}"
+        );
+    }
+    // Where every byte is a token it does not matter.
+    let mut json = original;
+    json["model"]["merges"] = Json::Array(Vec::new());
     json["model"]["ignore_merges"] = false.into();
-    let error = Vocabulary::from_tokenizer_json(ROWS, json.to_string().as_bytes()).unwrap_err();
-    assert!(error.to_string().contains("that has no name"), "{error}");
+    of(&json, ROWS).unwrap();
 }

@@ -6,8 +6,8 @@ use diffucoder::weights::gguf::{
     FileType, GgmlType, GgufFile, GgufTokenizer, GgufWriteError, GgufWriter, TensorDescription,
     Value,
 };
-use serde_json::{Value as Json, json};
 
+use super::tokenizers::of_gguf;
 use super::{parse_json, tiny};
 
 /// A small model written with [`metadata`], read back.
@@ -57,14 +57,7 @@ fn what_is_written_reads_back() {
     let source = tiny();
     let shape = Config::from_gguf(&source).unwrap();
     let files = GgufTokenizer::read(&source, 280).unwrap();
-    let vocabulary = Vocabulary::from_vocab_and_merges(
-        280,
-        &files.vocab_json,
-        &files.merges_txt,
-        Some(&files.added_tokens_json),
-        Some(&files.tokenizer_config_json),
-    )
-    .unwrap();
+    let vocabulary = Vocabulary::of(280, &of_gguf(&files, files.split)).unwrap();
     let bytes = our_file(&shape, &vocabulary);
     // For `make.py FILE.gguf`, which shows it as the Python package reads it.
     if let Some(path) = std::env::var_os("GGUF_TEST_KEEP") {
@@ -79,7 +72,6 @@ fn what_is_written_reads_back() {
     let back = GgufTokenizer::read(&file, 280).unwrap();
     assert_eq!(back.vocab_json, files.vocab_json);
     assert_eq!(back.merges_txt, files.merges_txt);
-    assert_eq!(back.added_tokens_json, files.added_tokens_json);
     assert_eq!(
         (back.mask_token_id, back.eos_token_ids),
         (Some(266), vec![261, 263])
@@ -90,41 +82,6 @@ fn what_is_written_reads_back() {
         config["added_tokens_decoder"],
         parse_json(&files.tokenizer_config_json)["added_tokens_decoder"]
     );
-}
-
-#[test]
-fn vocabularies_from_tokenizer_json() {
-    let qwen2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    let mut file = json!({
-        "model": {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
-        "added_tokens": [{"id": 3, "content": "<|mask|>", "special": true}],
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": qwen2}, "behavior": "Isolated", "invert": false},
-            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
-        ]},
-    });
-    let read = |file: &Json, rows| {
-        Vocabulary::from_tokenizer_json(rows, file.to_string().as_bytes())
-            .map_err(|error| error.to_string())
-    };
-    let files = Vocabulary::from_vocab_and_merges(
-        6,
-        br#"{"a": 0, "b": 1, "ab": 2}"#,
-        b"#version: 0.2\na b\n",
-        Some(br#"{"<|mask|>": 3}"#),
-        None,
-    );
-    assert_eq!(read(&file, 6).unwrap(), files.unwrap());
-    assert!(read(&file, 3).unwrap_err().contains("the model has 3 rows"));
-    file["model"]["vocab"]["c"] = 3.into();
-    assert!(read(&file, 6).unwrap_err().contains("so has \"c\""));
-    file["model"]["vocab"]["c"] = 4.into();
-    file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "x".into();
-    assert!(read(&file, 6).unwrap_err().contains("that has no name"));
-    file["model"]["merges"] = json!([]);
-    read(&file, 6).unwrap();
-    file["model"] = json!({});
-    assert!(read(&file, 6).unwrap_err().contains("it has no /model"));
 }
 
 #[test]
