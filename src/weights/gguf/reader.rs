@@ -351,7 +351,7 @@ impl<'a> GgufFile<'a> {
     pub fn integers_if_any(
         &self,
         key: &str,
-    ) -> Result<Option<impl Iterator<Item = i64>>, GgufError> {
+    ) -> Result<Option<impl Iterator<Item = i128>>, GgufError> {
         self.convert(key, "an array of integers", |value| {
             as_array(value).and_then(Array::integers)
         })

@@ -43,7 +43,7 @@ pub(super) enum TokenType {
 }
 
 impl TokenType {
-    fn from_number(number: i64) -> Option<Self> {
+    fn from_number(number: i128) -> Option<Self> {
         Some(match number {
             1 => Self::Normal,
             2 => Self::Unknown,

@@ -97,6 +97,10 @@ impl<'a> Value<'a> {
     /// Reads a type and its value.
     pub(super) fn read(cursor: &mut Cursor<'a>, part: &str) -> Result<Self, GgufError> {
         let value_type = ValueType::read(cursor, part)?;
+        Self::of(value_type, cursor, part)
+    }
+
+    fn of(value_type: ValueType, cursor: &mut Cursor<'a>, part: &str) -> Result<Self, GgufError> {
         let start = cursor.offset;
         Ok(match value_type {
             ValueType::U8 => Self::U8(u8::from_le_bytes(cursor.array(part)?)),
@@ -280,28 +284,80 @@ impl<'a> Array<'a> {
     }
 
     /// The integers; `None` if the elements are something else.
-    pub fn integers(&self) -> Option<impl Iterator<Item = i64>> {
-        let (width, signed) = match self.element {
-            ValueType::U8 => (1, false),
-            ValueType::I8 => (1, true),
-            ValueType::U16 => (2, false),
-            ValueType::I16 => (2, true),
-            ValueType::U32 => (4, false),
-            ValueType::I32 => (4, true),
-            ValueType::I64 => (8, true),
-            _ => return None,
-        };
-        Some(self.bytes.chunks_exact(width).map(move |bytes| {
-            let negative = signed && bytes[width - 1] >= 0x80;
-            let mut wide = [if negative { 0xff } else { 0 }; 8];
-            wide[..width].copy_from_slice(bytes);
-            i64::from_le_bytes(wide)
-        }))
+    pub fn integers(&self) -> Option<impl Iterator<Item = i128>> {
+        let (mut cursor, element) = (Cursor::new(&self.bytes), self.element);
+        let is_integer = !matches!(
+            element,
+            ValueType::F32
+                | ValueType::F64
+                | ValueType::Bool
+                | ValueType::String
+                | ValueType::Array
+        );
+        let mut next = move || Value::of(element, &mut cursor, "").ok()?.as_integer();
+        is_integer.then(|| (0..self.len).map_while(move |_| next()))
     }
 }
 
 impl fmt::Debug for Array<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}; {}]", self.element, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(element: ValueType, bytes: &[u8], len: usize) -> Array<'_> {
+        let bytes = bytes.into();
+        Array {
+            element,
+            len,
+            bytes,
+        }
+    }
+
+    #[test]
+    fn integers_of_every_width_keep_their_sign() {
+        let bytes = [0xff, 0x80, 0, 0, 0, 0, 0, 0x80];
+        for (element, expected) in [
+            (ValueType::U8, [0xff, 0x80].to_vec()),
+            (ValueType::I8, vec![-1, -128]),
+            (ValueType::U16, vec![0x80ff]),
+            (ValueType::I16, vec![-0x7f01]),
+            (ValueType::U32, vec![0x80ff]),
+            (ValueType::I32, vec![0x80ff]),
+            (ValueType::U64, vec![0x8000_0000_0000_80ff]),
+            (ValueType::I64, vec![0x8000_0000_0000_80ff - (1 << 64)]),
+        ] {
+            let array = array(element, &bytes, expected.len());
+            assert_eq!(array.integers().unwrap().collect::<Vec<_>>(), expected);
+            assert!(array.strings().is_none());
+        }
+        for element in [ValueType::Bool, ValueType::F32, ValueType::String] {
+            assert!(array(element, &bytes, 1).integers().is_none());
+        }
+    }
+
+    #[test]
+    fn arrays_nest_as_deep_as_is_allowed() {
+        let nested = |depth: usize| {
+            let mut value = Value::Array(array(ValueType::U8, &[7], 1));
+            for _ in 1..depth {
+                let mut bytes = Vec::new();
+                value.write(&mut bytes);
+                value = Value::Array(Array {
+                    element: ValueType::Array,
+                    len: 1,
+                    bytes: bytes[4..].to_vec().into(), // the type stands with the count
+                });
+            }
+            let mut bytes = Vec::new();
+            value.write(&mut bytes);
+            Value::read(&mut Cursor::new(&bytes), "key").is_ok()
+        };
+        assert!(nested(MAX_DEPTH));
+        assert!(!nested(MAX_DEPTH + 1));
     }
 }
