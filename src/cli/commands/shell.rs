@@ -53,5 +53,32 @@ pub fn man(args: &ManArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
         .to_string();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone().name(name)).render(&mut page)?;
-    Ok(ui.result(&String::from_utf8_lossy(&page))?)
+    Ok(ui.result(&with_lines_kept(&String::from_utf8_lossy(&page)))?)
+}
+
+/// A page whose examples and tables, which are the indented lines, stay lines when `man` fills the
+/// paragraphs.
+fn with_lines_kept(page: &str) -> String {
+    let (mut kept, mut is_kept) = (String::with_capacity(page.len()), false);
+    for line in page.replace(".SH EXTRA", ".SH NOTES").lines() {
+        if line.starts_with(' ') != is_kept {
+            is_kept = !is_kept;
+            kept += if is_kept { ".nf\n" } else { ".fi\n" };
+        }
+        kept += line;
+        kept.push('\n');
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_of_a_page_stay_lines() {
+        let page = ".SH EXTRA\nExamples:\n  a b\n  c\n\nText\nfilled.\n.SH VERSION\n";
+        let kept = ".SH NOTES\nExamples:\n.nf\n  a b\n  c\n.fi\n\nText\nfilled.\n.SH VERSION\n";
+        assert_eq!(with_lines_kept(page), kept);
+    }
 }
