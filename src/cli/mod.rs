@@ -5,6 +5,7 @@ mod commands;
 mod defaults;
 mod exit;
 mod habits;
+mod help;
 mod hints;
 mod json;
 mod lines;
@@ -151,7 +152,8 @@ fn explain(error: anyhow::Error) -> Exit {
 
 fn run() -> anyhow::Result<()> {
     signals::listen()?;
-    let command = habits::taking_numbers(Cli::command());
+    let command = habits::taking_numbers(help::flowing(Cli::command()));
+    let command = command.mut_subcommands(help::flowing);
     let given: Vec<_> = std::env::args_os().collect();
     let args = habits::with_command(given.clone());
     let typed = command.clone().try_get_matches_from(&args)?;

@@ -38,11 +38,13 @@ use crate::cli::usage::UsageError;
 #[command(after_long_help = "Input, a JSON object a line:
   {\"id\": \"a\", \"prompt\": \"def add(a, b):\"}
   {\"id\": \"b\", \"prefix\": \"def add(a, b):\\n    return \", \"suffix\": \"\\n\", \"length\": 3}
+
 Between prefix and suffix lies a hole of `length` tokens, or of as many as the model chooses, up to
 max_new_tokens (32 if nothing is said); \"auto\" as the one or the other has it choose, also one that
 is given a fixed length else (tiny). Every sampling flag can be a key (temperature, seed …).
 An id is a text or a whole number, and the line's number where there is none; system is the chat
 template's, meta is copied to the result. Other keys are refused.
+
 Results have the keys of `generate --output json`, and the id. A line whose id has its results in
 the output file already is not done again, and half a line that a killed run left is cut off. A
 line that fails has no result, and makes the exit code 1; the next run does it once it is mended.
@@ -52,8 +54,8 @@ Examples:
   diffucoder batch in.jsonl -o out.jsonl --model tiny
   seq 4 | parallel diffucoder batch in.jsonl -o out.{}.jsonl --shard {}/4 --model tiny
   diffucoder batch in.jsonl -o out.$I.jsonl --shard $I/$N --model tiny
-    (I is $SLURM_ARRAY_TASK_ID of an array from 1, or $((JOB_COMPLETION_INDEX + 1)) of an indexed
-    Kubernetes job)
+    (I is $SLURM_ARRAY_TASK_ID of an array from 1, or in an indexed Kubernetes
+    job $((JOB_COMPLETION_INDEX + 1)))
   diffucoder batch HumanEval.jsonl -o samples.jsonl --format human-eval --num-samples 10")]
 pub struct Args {
     /// The prompts, as JSON lines, gzipped or not; `-` is stdin

@@ -30,7 +30,7 @@ use crate::cli::usage::UsageError;
   diffucoder generate --model tiny \"def is_valid(value):\" --stop-after function
   cat start.py | diffucoder generate --model diffucoder-base >> start.py
   cat f.py | diffucoder generate \"Explain this\"
-  diffucoder generate -f f.py -f test_f.py \"Why does the test fail?\" -o answer.md
+  diffucoder generate -f f.py -f test_f.py \"Why does it fail?\" -o answer.md
   diffucoder generate --model tiny \"def area(r):\" --suffix \"print(area(2))\"
   diffucoder generate --model tiny --prompt \"def f(x):\" --json | jq .usage
   diffucoder generate --model tiny --prompt \"class Stack:\" --watch
@@ -46,9 +46,10 @@ Keys of --json, one object a line:
   text           up to the first stop token
   token_ids      all of the canvas; the mask's id where nothing was revealed
   reveal_step    the step that revealed each of them, from 0, or null
-  finish_reason  stop (the model's, or --stop), or length where the canvas was too short
-  usage          prompt_tokens, completion_tokens, canvas_tokens, forwards, rows (positions
-                 that went through the network: the measure of work), tokens_per_forward
+  finish_reason  stop (the model's, or --stop), or length: the canvas was full
+  usage          prompt_tokens, completion_tokens, canvas_tokens, forwards, rows
+                 (positions that went through the network: the measure of work),
+                 tokens_per_forward
   timing         load_s, generate_s, tokens_per_s
   parses         with --check: whether it does
   model          what was run

@@ -27,7 +27,7 @@ fn a_file_of_the_python_package() {
     let sums = file.integers_if_any("test.byte_sums").unwrap().unwrap();
     let ours = file.tensors().iter().map(|tensor| {
         let bytes = file.data(tensor).iter();
-        bytes.map(|&byte| i64::from(byte)).sum::<i64>()
+        bytes.map(|&byte| i128::from(byte)).sum::<i128>()
     });
     assert!(ours.eq(sums));
 }

@@ -130,7 +130,7 @@ fn the_writer_refuses_what_is_not_a_file() {
     let file = GgufFile::parse(&bytes).unwrap();
     assert_eq!((file.alignment(), bytes.len() % 64), (64, 0));
     assert!(file.tensors().iter().all(|x| x.range.start % 64 == 0));
-    let full = GgufWriteError::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
+    let full = GgufWriteError::Io(std::io::ErrorKind::StorageFull.into());
     assert!(full.hint().unwrap().contains("disk"));
     let unfinished = new(&[], &both).unwrap().finish();
     assert!(matches!(unfinished, Err(GgufWriteError::Unfinished { tensor }) if tensor == "x"));

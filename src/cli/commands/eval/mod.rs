@@ -47,11 +47,11 @@ Columns, of each mode:
   LONGER      the same among texts longer than 8 tokens: short ones parse easily
   ENDED       share that the model ended before the canvas was full
   TOKENS      mean length of the texts
-  EXACT       share of the holes filled as they were, where they are as long as that
+  EXACT       share of the holes filled as they were, where they are that long
   EDIT        similarity of these to what was there: 1 is the same
-  NLL         nats a token of the texts when exact decoding is made to write them: low is likely
+  NLL         nats a token when exact decoding writes them: low is likely
   TOKENS/FW   tokens of text for each forward pass
-  ROWS/TOKEN  canvas positions that went through the network, for each token of text
+  ROWS/TOKEN  canvas positions that went through the network, a token of text
   TOKENS/S    tokens of text a second, on this machine
   FAILED      problems that could not be tried";
 

@@ -40,18 +40,20 @@ use work::{Queue, Worker};
      many as the context holds"
 )))]
 #[command(after_long_help = "Endpoints:
-  POST /infill                what llama-server has, for llama.vim and llama.vscode
-  POST /completion            its plain one, with markers as /v1/completions has them
-  POST /v1/completions        with `suffix`, or with fill-in-the-middle markers in `prompt`
+  POST /infill                llama-server's, for llama.vim and llama.vscode
+  POST /completion            its plain one, with markers as /v1/completions
+  POST /v1/completions        with `suffix`, or markers of holes in `prompt`
   POST /v1/fim/completions    the same in Mistral's form
   POST /v1/chat/completions   a conversation
-  POST /api/generate          ollama's; also /api/chat, /api/tags, /api/show, /api/version
+  POST /api/generate          ollama's, as are /api/chat, tags, show and version
   GET  /v1/models, /props, /metrics (Prometheus); /health (needs no key)
-  GET  /                      a page to type code on, and watch its holes fill (no key either)
+  GET  /                      a page to try it on, with holes (no key either)
+
 All of the first six stream. The most tokens of a text are `max_tokens`, `n_predict` or
 `num_predict`, below 0 as many as the context holds; a request without them gets what -n
 says (OpenAI's API has 16 there, llama-server no bound). A text between two others has up
 to 32 tokens all the same (64 with DreamOn).
+
 When `t_max_predict_ms` is over, the whole lines that are decided are the answer.
 
 Editors, with `diffucoder serve` at its usual port:
