@@ -160,6 +160,9 @@ pub fn suggest(error: &mut clap::Error) {
         None if error.kind() == ErrorKind::UnknownArgument => {
             "a prompt of several words needs quotes".into()
         }
+        None if std::env::args().nth(1).is_some_and(|first| first == "help") => {
+            "`diffucoder help` lists the commands".into()
+        }
         None if Path::new(name).is_file() => {
             format!("`diffucoder generate -f {name}` continues that file")
         }

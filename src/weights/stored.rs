@@ -173,3 +173,31 @@ pub(crate) fn blocks_on(
         .map(|kind| qtensor_from_ggml(kind, blocks, shape.to_vec(), device))
         .transpose()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_each_head_come_in_halves() {
+        let rows: Vec<u8> = (0..8).collect();
+        let stored = StoredTensor {
+            stored: Stored::Float(DType::U8),
+            shape: vec![8, 1],
+            range: 0..rows.len(),
+            bytes: Arc::new(Bytes::Owned(rows)),
+            added: None,
+        };
+        let halves = |heads| {
+            stored
+                .with_halves(heads)
+                .map(|turned| turned.bytes().to_vec())
+        };
+        assert_eq!(halves(1).unwrap(), [0, 2, 4, 6, 1, 3, 5, 7]);
+        assert_eq!(halves(2).unwrap(), [0, 2, 1, 3, 4, 6, 5, 7]);
+        assert_eq!(halves(4).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        for no_heads in [0, 3, 8, 16] {
+            assert!(halves(no_heads).is_err());
+        }
+    }
+}

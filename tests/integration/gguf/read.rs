@@ -174,6 +174,46 @@ fn a_mask_is_found_by_its_name() {
     }
 }
 
+/// What is searched in the text as a whole: what the types say, what has a role, and of a file
+/// without types whatever no merge makes.
+#[test]
+fn added_tokens_are_told_by_type_role_and_merges() {
+    let added = |types: Option<Value<'static>>, end: u32| {
+        let strings = |texts: &[&str]| Some(Value::Array(Array::of_strings(texts)));
+        let bytes = with_keys(&[
+            ("tokenizer.ggml.mask_token_id", None),
+            ("tokenizer.ggml.bos_token_id", None),
+            ("tokenizer.ggml.padding_token_id", None),
+            ("tokenizer.ggml.eos_token_id", Some(Value::U32(end))),
+            ("tokenizer.ggml.merges", strings(&["a b"])),
+            (
+                "tokenizer.ggml.tokens",
+                strings(&["a", "b", "ab", "<|x|>", "yz"]),
+            ),
+            ("tokenizer.ggml.token_type", types),
+        ]);
+        let file = GgufFile::parse(&bytes).unwrap();
+        let tokenizer = GgufTokenizer::read(&file, 280).unwrap();
+        let config = parse_json(&tokenizer.tokenizer_config_json);
+        let added = config["added_tokens_decoder"].as_object().unwrap().iter();
+        let added = added.map(|(id, token)| (id.clone(), token["special"] == true));
+        (added.collect::<Vec<_>>(), config.get("eos_token").cloned())
+    };
+    let types = |types: [i32; 5]| Some(Value::Array(Array::of_i32(types)));
+    let of = |ids: &[(&str, bool)]| ids.iter().map(|&(id, kind)| (id.into(), kind)).collect();
+    for (types, end, expected) in [
+        (types([1, 1, 1, 3, 4]), 3, of(&[("3", true), ("4", false)])),
+        (types([1, 1, 1, 1, 4]), 3, of(&[("3", true), ("4", false)])),
+        (types([1, 1, 1, 1, 1]), 3, of(&[("3", true), ("4", false)])),
+        (None, 3, of(&[("3", true), ("4", false)])),
+        (None, 4, of(&[("3", true), ("4", false)])),
+    ] {
+        let (added, named) = added(types, end);
+        let text = ["<|x|>", "yz"][end as usize - 3];
+        assert_eq!((added, named), (expected, Some(text.into())));
+    }
+}
+
 #[test]
 fn metadata_that_makes_no_sense_is_refused_by_key() {
     let text = |text: &'static str| Some(Value::from(text));
