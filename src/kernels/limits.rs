@@ -56,7 +56,9 @@ impl Meter {
             rates: Vec::new(),
             best: Limits::default(),
         };
-        while meter.multiply() < SHORTEST_RUN && meter.rounds < 1 << 40 {
+        // A short run can take long where it waits for other work: it is as long as its best.
+        let is_short = |meter: &Self| (0..RUNS).any(|_| meter.multiply() < SHORTEST_RUN);
+        while meter.rounds < 1 << 40 && is_short(&meter) {
             meter.rounds *= 2;
         }
         meter
