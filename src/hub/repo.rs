@@ -14,6 +14,8 @@ use super::spec::{RepoId, check_name};
 use super::transfer::{Event, Progress, Transfer};
 use std::path::PathBuf;
 
+const SAFETENSORS: &str = "model.safetensors";
+
 /// See the header of this file.
 #[derive(Debug)]
 pub(super) struct HubRepo {
@@ -39,6 +41,10 @@ impl HubRepo {
             None if options.offline => return Err(not_cached(id, options, "config.json")),
             None => {
                 let (commit, files) = remote.resolve(revision)?;
+                // Files that came by another name of the commit are found by this one from now on.
+                if !cache.files(&commit).is_empty() {
+                    let _ = cache.remember(revision, &commit); // or it is asked again
+                }
                 (commit, Some(files))
             }
         };
@@ -61,7 +67,11 @@ impl HubRepo {
         let is_weights = |file: &String| file.contains(".gguf") || file.contains(".safetensors");
         let has_weights = cached.iter().any(is_weights);
         match gguf::choose(id, &cached, wanted) {
-            Ok(chosen) if has_weights => return Ok(chosen),
+            Ok(None) if has_weights => return Ok(None),
+            // A conversion that was asked for by its name is not what the model's own name means.
+            Ok(chosen) if has_weights && (wanted.is_some() || !self.has_safetensors()) => {
+                return Ok(chosen);
+            }
             Ok(_) if self.options.offline => return Ok(None),
             Err(HubError::NoSuchGguf { wanted, .. }) if self.options.offline => {
                 return Err(not_cached(&self.id, &self.options, &wanted));
@@ -86,6 +96,21 @@ impl HubRepo {
                 Ok(described.map_err(|error| self.explain(error))?.1)
             }
         }
+    }
+
+    /// Whether the repository is known to hold safetensors.
+    fn has_safetensors(&self) -> bool {
+        if self.options.offline || self.cache.is_known_absent(&self.commit, SAFETENSORS) {
+            return false;
+        }
+        let Ok(files) = self.list() else {
+            return false;
+        };
+        let has = files.iter().any(|file| file.ends_with(".safetensors"));
+        if !has {
+            self.cache.mark_absent(&self.commit, SAFETENSORS); // the next run need not ask
+        }
+        has
     }
 
     /// Names of the files that can be told without failing: all, or those in the cache.

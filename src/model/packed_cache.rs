@@ -41,11 +41,13 @@ const ALIGNMENT: usize = 64;
 /// version of the program. A test tells when.
 const LAYOUT: u32 = 1;
 const TRAILER: usize = 16;
+const ENDING: &str = "packed";
 
 /// Where the packed matrices of a checkpoint are, or would be.
 pub(super) struct Place {
     pub path: PathBuf,
     key: String,
+    sources: Vec<PathBuf>,
 }
 
 impl Place {
@@ -55,14 +57,17 @@ impl Place {
         let files = checkpoint.files()?;
         let version = (LAYOUT, env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         let key = format!("{version:?} {:?} {files:?}", target.storage);
-        let paths: Vec<&Path> = files.iter().map(|file| &*file.path).collect();
-        let name = Sha256::digest(format!("{:?} {paths:?}", target.storage));
+        let sources: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+        let name = Sha256::digest(format!("{:?} {sources:?}", target.storage));
         let name: String = name[..16]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let path = folder.join(format!("{name}.packed"));
-        target.device.is_cpu().then_some(Self { path, key })
+        let path = folder.join(format!("{name}.{ENDING}"));
+        target
+            .device
+            .is_cpu()
+            .then_some(Self { path, key, sources })
     }
 
     /// What is there, if it is whole and of this key.
@@ -89,12 +94,14 @@ impl Place {
                 path: folder.into(),
                 source,
             })?;
+            remove_orphans(folder);
         }
         let mut packing = Packing {
             file: NewFile::begin(&self.path, true)?,
             written: 0,
             index: Index {
                 key: self.key.clone(),
+                sources: self.sources.clone(),
                 matrices: HashMap::new(),
             },
             failed: None,
@@ -107,6 +114,8 @@ impl Place {
 #[derive(Serialize, Deserialize)]
 struct Index {
     key: String,
+    /// The files that were packed.
+    sources: Vec<PathBuf>,
     matrices: HashMap<String, Entry>,
 }
 
@@ -116,6 +125,24 @@ struct Entry {
     n: usize,
     k: usize,
     parts: [Range<usize>; 3],
+}
+
+/// Removes what was made of files that are gone: nobody else would, and it is as large as they
+/// were. As far as it goes, since nothing depends on it.
+fn remove_orphans(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_packed = path.extension().is_some_and(|ending| ending == ENDING);
+        let Some(bytes) = is_packed.then(|| Bytes::map(&path).ok()).flatten() else {
+            continue;
+        };
+        if index(bytes.as_ref())
+            .is_some_and(|index| !index.sources.iter().all(|file| file.exists()))
+        {
+            drop(bytes);
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 fn index(file: &[u8]) -> Option<Index> {
@@ -212,7 +239,9 @@ impl Packing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Isa;
     use crate::model::config::Config;
+    use crate::model::storage::Quantization;
 
     fn bytes_of(matrix: &PackedMatrix) -> Vec<u8> {
         matrix.parts().concat()
@@ -225,6 +254,7 @@ mod tests {
         let place = Place {
             path: folder.path().join("below").join("it"),
             key: "key".into(),
+            sources: Vec::new(),
         };
         let matrices: Vec<(String, PackedMatrix)> = Format::ALL
             .into_iter()
@@ -254,12 +284,34 @@ mod tests {
         let other = Place {
             path: place.path.clone(),
             key: "other".into(),
+            sources: Vec::new(),
         };
         assert!(other.open().is_none());
     }
 
-    /// Where this fails the layout has changed: raise [`LAYOUT`], or files of the one before would
-    /// be read as this one.
+    #[test]
+    fn what_was_made_of_files_that_are_gone_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        fs::write(&one, "").unwrap();
+        fs::write(&other, "").unwrap();
+        let place = |name: &str, sources: &[&PathBuf]| Place {
+            path: folder.path().join(name).with_extension(ENDING),
+            key: "key".into(),
+            sources: sources.iter().map(|&file| file.clone()).collect(),
+        };
+        let [a, b] = [place("a", &[&one]), place("b", &[&one, &other])];
+        for place in [&a, &b] {
+            place.begin().unwrap().finish().unwrap();
+        }
+        assert!(a.open().is_some() && b.open().is_some());
+        fs::remove_file(&other).unwrap();
+        place("c", &[&one]).begin().unwrap().finish().unwrap();
+        assert!(a.open().is_some() && b.open().is_none() && !b.path.exists());
+    }
+
+    /// Where this fails the layout has changed, or what the weights are quantized to: raise
+    /// [`LAYOUT`], or files of the one before would be read as this one.
     #[test]
     fn the_layout_is_the_one_that_its_number_says() {
         let mut hash = Sha256::new();
@@ -269,11 +321,17 @@ mod tests {
             let matrix = PackedMatrix::pack(format, &blocks, 37, 512).unwrap();
             hash.update(bytes_of(&matrix));
         }
+        let numbers: Vec<f32> = (0..512)
+            .map(|i| ((i * i % 251) as f32 - 125.0) / 64.0)
+            .collect();
+        for format in Quantization::FORMATS {
+            hash.update(format.quantize(Isa::SCALAR, &numbers).unwrap());
+        }
         let hash: String = hash.finalize()[..8]
             .iter()
             .map(|b| format!("{b:02x}"))
             .collect();
-        assert_eq!((LAYOUT, &*hash), (1, "ee8321bd244bd695"));
+        assert_eq!((LAYOUT, &*hash), (1, "8b35670df2cc8cbf"));
     }
 
     /// Whatever the file holds, nothing is read from outside it, and no half of it is used.
@@ -283,6 +341,7 @@ mod tests {
         let place = Place {
             path: folder.path().join("it"),
             key: "key".into(),
+            sources: Vec::new(),
         };
         let blocks = vec![1; 18 * 16];
         let matrix = PackedMatrix::pack(Format::Q4_0, &blocks, 16, 32).unwrap();

@@ -6,7 +6,7 @@ pub mod gguf;
 mod safetensors;
 mod stored;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,20 @@ pub struct FileIdentity {
     pub len: u64,
     /// When it was written to last, where the system knows.
     pub modified: Option<SystemTime>,
+    /// Its inode and when that changed last (seconds, nanoseconds), on Unix: what copies a file
+    /// with its time of writing cannot set these.
+    pub inode: Option<(u64, i64, i64)>,
+}
+
+#[cfg(unix)]
+fn inode(file: &Metadata) -> Option<(u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    Some((file.ino(), file.ctime(), file.ctime_nsec()))
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Metadata) -> Option<(u64, i64, i64)> {
+    None
 }
 
 impl Bytes {
@@ -62,6 +76,7 @@ impl Bytes {
             path: path.canonicalize().map_err(open)?,
             len: metadata.len(),
             modified: metadata.modified().ok(),
+            inode: inode(&metadata),
         };
         Ok(Self::Mapped(map, identity))
     }

@@ -115,6 +115,44 @@ fn a_lone_gguf_file_needs_no_name() {
     assert!(fetched.filter(|path| path.contains("config.json")).count() == 0);
 }
 
+/// A conversion that somebody asked for by its name is not what the repository's own name means.
+#[test]
+fn a_pulled_conversion_does_not_stand_for_the_safetensors_beside_it() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[
+        ("config.json", b"{}"),
+        ("model.safetensors", b""),
+        ("m-q8_0.gguf", &gguf(home.path())),
+    ]);
+    let named = generate(&hub, home.path(), &["some-one/Model-7B:q8_0"]);
+    assert!(named.status.success(), "{}", text(&named.stderr));
+    let said = refusal(&generate(&hub, home.path(), &[REPO]));
+    assert!(said.contains("config.json"), "{said}");
+    let offline = generate(&hub, home.path(), &[REPO, "--offline"]);
+    assert_eq!(offline.stdout, named.stdout, "{}", text(&offline.stderr));
+}
+
+/// Also what came by a commit's number.
+#[test]
+fn what_is_here_is_found_offline_by_every_revision_that_was_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[("m.gguf", &gguf(home.path()))]);
+    for (flags, works) in [
+        (&["--revision", COMMIT][..], true),
+        (&["--offline"], false),
+        (&[], true),
+        (&["--offline"], true),
+    ] {
+        let output = generate(&hub, home.path(), &[&[REPO], flags].concat());
+        assert_eq!(
+            output.status.success(),
+            works,
+            "{flags:?} {}",
+            text(&output.stderr)
+        );
+    }
+}
+
 #[test]
 fn what_there_is_to_choose_from_is_listed() {
     let home = tempfile::tempdir().unwrap();
