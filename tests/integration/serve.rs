@@ -254,6 +254,24 @@ fn llama_vscode_gets_nested_json_and_several_texts() {
     );
 }
 
+/// Of an empty line there is nothing to wait for, and nothing to answer with.
+#[test]
+fn a_time_limit_at_a_line_s_end_leaves_more_than_an_empty_line() {
+    let server = Server::start(&[]);
+    for stream in [false, true] {
+        let request = json!({"input_prefix": "def is_valid(value):", "input_suffix": "",
+            "n_predict": 64, "t_max_predict_ms": 1, "seed": 1, "stream": stream});
+        let body = server.post("/infill", &request).body;
+        let content = body.split_terminator("\n\n").map(|piece| {
+            let piece = piece.strip_prefix("data: ").unwrap_or(piece);
+            let piece: Value = serde_json::from_str(piece).unwrap();
+            piece["content"].as_str().unwrap().to_string()
+        });
+        let content: String = content.collect();
+        assert!(!content.trim().is_empty(), "{content:?}");
+    }
+}
+
 #[test]
 fn a_time_limit_leaves_whole_lines() {
     let server = Server::start(&[]);
@@ -636,7 +654,7 @@ fn clients_learn_what_they_look_for_at_the_start() {
     assert!(show["template"].as_str().unwrap().contains(".Suffix"));
     assert_eq!(show["model_info"]["diffucoder.context_length"], 512);
     let version = server.get("/api/version").json();
-    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(version["version"], "0.6.4", "of ollama's API");
     let props = server.get("/props").json();
     assert_eq!(props["default_generation_settings"]["n_ctx"], 512);
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "tiny");

@@ -322,6 +322,9 @@ fn every_step_of_a_canvas_is_told() {
         assert_eq!(*filling, text.replace('\n', "\r\n"), "hole {number}");
     }
     assert_eq!(fillings[1], "f");
+    // A hole that also writes the blanks before it again.
+    let behind_blanks = json!({"text": "def f(x):\n    <FILL>", "seed": 1});
+    assert_eq!(server.post("/canvas", &behind_blanks).status, 200);
     let refused = |text: &str| server.post("/canvas", &json!({"text": text}));
     for (text, why) in [
         ("x = 1\n", "it has no hole"),

@@ -80,7 +80,7 @@ impl Access {
         let is_it = |key: &Key| key.0.ct_eq(&brought.0).into();
         let found = self.keys.iter().position(is_it);
         let found = found.filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
-        Some(Client(format!("key {found}")))
+        Some(Client(format!("key {found} of {}", peer.ip()))) // a team can share one
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::{fs, thread};
 
 use anyhow::Context;
+use diffucoder::session::Session;
 use hyper::header::HeaderValue;
 
 use crate::cli::args::compute::ComputeArgs;
@@ -151,13 +152,15 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     };
     let app = Arc::new(app);
     thread::scope(|scope| {
-        for _ in 1..server.parallel {
-            let (worker, session) = (worker.clone(), session.beside());
-            scope.spawn(move || worker.run(session));
-        }
-        scope.spawn(move || worker.run(session));
-        let ended = http::serve(listener, &app);
-        queue.close();
+        let begin = |session: Session| {
+            let worker = worker.clone();
+            let begun = thread::Builder::new().spawn_scoped(scope, move || worker.run(session));
+            begun.context("cannot begin a thread")
+        };
+        let others = (1..server.parallel).try_for_each(|_| begin(session.beside()).map(drop));
+        let all = others.and_then(|()| begin(session));
+        let ended = all.and_then(|_| http::serve(listener, &app));
+        queue.close(); // or those that have begun would wait for ever
         ended
     })
 }
@@ -220,7 +223,11 @@ impl ServerArgs {
     /// this machine can reach it.
     fn listen(&self, has_keys: bool) -> anyhow::Result<(TcpListener, bool)> {
         let named = || format!("{}:{}", self.host, self.port);
-        let addresses = (&*self.host, self.port)
+        let host = &*self.host;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']')); // of IPv6
+        let addresses = (bare.unwrap_or(host), self.port)
             .to_socket_addrs()
             .with_context(|| format!("cannot find the address of --host {}", self.host))?;
         let addresses: Vec<_> = addresses.collect();

@@ -80,7 +80,7 @@ impl Worker<'_> {
     fn answer(&self, ticket: &Ticket, session: &mut Session) -> Result<(), Refusal> {
         let ask = &ticket.ask;
         let (given, mut job) = self.prepare(ask, session)?;
-        if ask.is_shown && job.most_new_tokens() > MOST_SHOWN {
+        if ask.is_shown && job.most_new_tokens() - written_again(&job) > MOST_SHOWN {
             let what = format!("its holes have more than {MOST_SHOWN} tokens");
             return Err(Refusal::field("text", &what));
         }
@@ -215,6 +215,13 @@ fn written_again(job: &Job) -> usize {
     job.given_bytes().iter().filter(|&&bytes| bytes > 0).count()
 }
 
+/// Bytes of the whole lines of an unfinished text, without the end of the last. None where they are
+/// blank: there is nothing in them to wait for.
+fn whole_lines(text: &[u8]) -> Option<usize> {
+    let end = text.iter().rposition(|&byte| byte == b'\n')?;
+    (!text[..end].trim_ascii().is_empty()).then_some(end)
+}
+
 /// Tokens that the model is shown, given and new.
 pub fn context(sampling: &SamplingArgs, session: &Session) -> usize {
     let longest = session.longest_context();
@@ -333,7 +340,7 @@ impl Watcher<'_> {
             let bytes = ids
                 .iter()
                 .flat_map(|&id| self.package.tokenizer.token_bytes(id));
-            let has_line = bytes.skip(given).any(|byte| byte == b'\n');
+            let has_line = whole_lines(&bytes.skip(given).collect::<Vec<_>>()).is_some();
             let is_whole = decided == hole.len() || canvas.stop_in(hole, stop_ids).is_some();
             (has_line, is_whole)
         });
@@ -364,9 +371,10 @@ impl Watcher<'_> {
             Finish::Length | Finish::Deadline => Stop::Limit,
             Finish::Cancelled => {
                 // No half of a line where there is a whole one.
-                let lines = text.rfind('\n').unwrap_or(text.len());
-                text.truncate(lines);
-                self.held.clear();
+                if let Some(lines) = whole_lines(text.as_bytes()) {
+                    text.truncate(lines);
+                    self.held.clear();
+                }
                 Stop::Limit
             }
         };
