@@ -266,6 +266,33 @@ fn an_interrupted_run_goes_on_where_it_was() {
     assert!(String::from_utf8_lossy(&other.stderr).contains("seed was 0 and is 5"));
 }
 
+/// A pipe has no results to go on from.
+#[test]
+fn results_go_into_a_pipe_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let problems = file(folder.path(), "problems.jsonl", FUNCTIONS);
+    let output = stdout(&run(&args(&problems, &["-o", "/dev/stdout"])));
+    let results = output.lines().filter(|line| line.contains("\"id\""));
+    assert_eq!(results.count(), 4, "{output}");
+}
+
+/// What is executed later is kept.
+#[test]
+fn a_later_execution_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let problems = file(folder.path(), "problems.jsonl", FUNCTIONS);
+    let output = folder.path().join("out.jsonl");
+    results(&problems, &output, &["    return 1\n", "    return 1\n"]);
+    let more = ["-o", output.to_str().unwrap(), "--execute"];
+    let executed = report(&problems, &more);
+    let text = fs::read_to_string(&output).unwrap();
+    let passed = |line: &str| serde_json::from_str::<Value>(line).unwrap()["passed"].clone();
+    let passed: Vec<_> = text.lines().skip(4).map(passed).collect();
+    assert_eq!(passed, [true, false, true, false]);
+    assert_eq!(report(&problems, &more), executed);
+    assert_eq!(fs::read_to_string(&output).unwrap(), text);
+}
+
 #[test]
 fn problems_that_fail_are_counted_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -178,7 +178,7 @@ struct Batch<'a> {
     /// The line that has an id, by its JSON.
     seen: HashMap<String, usize>,
     tally: Tally<'a>,
-    /// When work began, or the last result came.
+    /// When work began, or the last result came; `None` while there is nothing to do.
     since: Option<Instant>,
 }
 
@@ -218,8 +218,14 @@ impl<'a> Batch<'a> {
                     let time = since.map_or(Duration::ZERO, |since| since.elapsed());
                     self.tally.add(sample.tokens, time);
                 }
-                Next::Event(_, Event::Ended(Ok(()))) => self.tally.done += 1,
-                Next::Event(number, Event::Ended(Err(error))) => self.tally.fail(number, &error),
+                Next::Event(number, Event::Ended(ended)) => {
+                    match ended {
+                        Ok(()) => self.tally.done += 1,
+                        Err(error) => self.tally.fail(number, &error),
+                    }
+                    // To wait for a line is no work.
+                    self.since = self.since.filter(|_| !workers.is_idle());
+                }
                 Next::Nothing => return Ok(()),
             }
         }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -87,13 +87,16 @@ impl<'a> Sink<'a> {
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(path).with_context(cannot)?;
         lock(&file, path)?;
-        let (results, bytes) = results(&mut file, path, format)?;
+        let (results, bytes, is_ended) = results(&mut file, path, format)?;
         let restarts = others == Others::Restart;
         let before = match restarts || results.is_empty() {
             true => None,
             false => check_settings(path, &settings, others, ui)?,
         };
         cut(&mut file, path, bytes, ui)?;
+        if !is_ended {
+            file.write_all(b"\n").with_context(cannot)?; // an editor took it
+        }
         let done = if restarts { HashMap::new() } else { results };
         let first = Some(First {
             restarts,
@@ -102,6 +105,24 @@ impl<'a> Sink<'a> {
         let path = path.to_path_buf();
         let out = Out::File { file, path, first };
         Ok(Self { ui, out, done })
+    }
+
+    /// The results that were there before, one a line.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn before(&mut self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        if let Out::File {
+            file,
+            path,
+            first: Some(_), // else it is a stream
+        } = &mut self.out
+        {
+            let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+            read.with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        Ok(text)
     }
 
     /// How many results of this id were there before.
@@ -156,7 +177,8 @@ fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Counts the results by their ids, and the bytes that they take.
+/// Counts the results by their ids, and the bytes that they take; says whether the last line has
+/// its end.
 ///
 /// # Errors
 /// When the file holds something else.
@@ -164,7 +186,7 @@ fn results(
     file: &mut File,
     path: &Path,
     format: LineFormat,
-) -> anyhow::Result<(HashMap<String, usize>, u64)> {
+) -> anyhow::Result<(HashMap<String, usize>, u64, bool)> {
     let name = path.display();
     let mut done = HashMap::new();
     let (mut whole_bytes, mut line) = (0, Vec::new());
@@ -174,22 +196,25 @@ fn results(
         reader
             .read_until(b'\n', &mut line)
             .with_context(|| format!("cannot read {name}"))?;
-        if line.last() != Some(&b'\n') {
-            break;
-        }
         let result: Value = serde_json::from_slice(&line).unwrap_or_default();
+        if line.last() != Some(&b'\n') && result.is_null() {
+            break; // the end, or half a line
+        }
         match (result.get(format.id_key()), result.get(format.text_key())) {
             (Some(id), Some(_)) => *done.entry(id.to_string()).or_default() += 1,
             _ => bail!("{name} holds something else than results (line {number})"),
         }
         whole_bytes += line.len() as u64;
+        if line.last() != Some(&b'\n') {
+            return Ok((done, whole_bytes, false));
+        }
     }
     let start = format!("{{\"{}\":", format.id_key());
     let common = line.len().min(start.len());
     if line[..common] != start.as_bytes()[..common] {
         bail!("{name} holds something else than results (at its end)");
     }
-    Ok((done, whole_bytes))
+    Ok((done, whole_bytes, true))
 }
 
 /// Leaves this many bytes, and goes to their end.

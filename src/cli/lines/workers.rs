@@ -112,6 +112,11 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
         self.cancelled
     }
 
+    /// Whether none is working.
+    pub fn is_idle(&self) -> bool {
+        self.running == 0
+    }
+
     /// Waits for what is to be done next.
     ///
     /// # Errors

@@ -137,6 +137,9 @@ pub fn choose(rows: &[Row]) -> Result<Choice, String> {
     let of = |i: usize| percent(right(i) as f64 / rights[i].len() as f64);
     let beside = match chosen == best {
         _ if rows.len() == 1 => "and no other mode was tried".to_string(),
+        true if (0..rows.len()).any(|i| right(i) > right(best)) => {
+            "and in no other mode more whose text is as likely".to_string()
+        }
         true => "and in no other mode more".to_string(),
         false => format!(
             "not worse than the {} of {}",

@@ -62,7 +62,7 @@ system allows that. That keeps off accidents and nobody who means harm: run it a
 to lose, or in a container.
 
 A run with -o that is interrupted goes on where it was. Results that were not executed are executed
-when a later run has --execute.
+when a later run has --execute, and written again: the last of an id counts.
 
 Examples:
   diffucoder eval --model tiny
@@ -263,12 +263,10 @@ impl Args {
             (false, false) => Others::Refuse,
         };
         let kept = self.kept(problems, &first.session);
-        let sink = Sink::open(path, LineFormat::Json, (kept, others), ui)?;
+        let mut sink = Sink::open(path, LineFormat::Json, (kept, others), ui)?;
         let mut records = HashMap::new();
         if !self.restart {
-            let text = fs::read_to_string(path);
-            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-            for (number, line) in text.lines().enumerate() {
+            for (number, line) in sink.before()?.lines().enumerate() {
                 let record: Record = serde_json::from_str(line).with_context(|| {
                     let number = number + 1;
                     format!(
@@ -286,8 +284,11 @@ impl Args {
     fn kept(&self, problems: &Problems, session: &Session) -> Kept {
         let target = session.target();
         let temperature = self.temperature.map_or("usual".into(), |t| t.to_string());
+        let tiles = target.cpu_isa().filter(|isa| isa.has_tiles());
         let values = [
             ("problems", problems.name.clone()),
+            ("nll", self.nll.to_string()),
+            ("isa", tiles.map_or("any", |isa| isa.name()).to_string()), // tiles give other text
             ("max-new-tokens", self.canvas().to_string()),
             ("temperature", temperature),
             ("seed", self.seed.to_string()),

@@ -85,13 +85,14 @@ impl Eval<'_, '_> {
                         solved.map(|(record, outcome)| {
                             tally.done += 1;
                             tally.add(outcome.tokens(), outcome.work.time);
-                            record
+                            (record, true)
                         })
                     }
                 },
                 Err(error) => Err(anyhow::anyhow!("{error}")),
             };
-            let is_new = solved.as_ref().is_ok_and(|record| record.id != id);
+            let is_new = solved.as_ref().is_ok_and(|(_, is_new)| *is_new);
+            let solved = solved.map(|(record, _)| record);
             let record = match solved {
                 Ok(record) => Record { id, ..record },
                 Err(error) => {
@@ -117,14 +118,19 @@ impl Eval<'_, '_> {
         Ok(records)
     }
 
-    /// A result that was there, executed if it is to be and was not.
-    fn tried(&self, problem: &Problem, record: Record, engine: &Engine) -> anyhow::Result<Record> {
+    /// A result that was there, executed if it is to be and was not; and whether it was now.
+    fn tried(
+        &self,
+        problem: &Problem,
+        record: Record,
+        engine: &Engine,
+    ) -> anyhow::Result<(Record, bool)> {
         if record.passed.is_some() {
-            return Ok(record);
+            return Ok((record, false));
         }
         let form = problem.form(self.problems.format, engine.session.package());
         let passed = self.passes(problem, &form, &record)?;
-        Ok(Record { passed, ..record })
+        Ok((Record { passed, ..record }, passed.is_some()))
     }
 
     /// Solves a problem: the record lacks its id alone.
