@@ -12,6 +12,8 @@ use kept::Kept;
 pub use temporary::{Abandoned, Folder, abandon};
 use temporary::{Temporary, directory_of};
 
+/// As a path.
+const STDOUT: &str = "-";
 /// For the lock of a file that is replaced.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -89,7 +91,7 @@ impl AtomicError {
 /// Without `force` an existing file is refused, before the work and again after it; with it, the
 /// new file has the owner, the permissions and the attributes of the old one. A symbolic link stays
 /// one: what it points to is written. A device, a pipe or an open file, by a name such as
-/// `/dev/stdout`, is written into as it is.
+/// `/dev/stdout`, is written into as it is, and so is stdout as `-`.
 ///
 /// # Errors
 /// [`AtomicError`], and whatever `write` returns.
@@ -230,6 +232,9 @@ fn sync(directory: &Path) {
 /// # Errors
 /// When it cannot be written to.
 pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
+    if path == Path::new(STDOUT) {
+        return stdout().map(Some);
+    }
     if !is_stream(path) {
         return Ok(None);
     }
@@ -239,9 +244,21 @@ pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
     options.open(path).map(Some)
 }
 
+#[cfg(unix)]
+fn stdout() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+fn stdout() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
 fn is_stream(path: &Path) -> bool {
     let other = |found: fs::Metadata| !found.is_file() && !found.is_dir();
-    path.metadata().is_ok_and(other) || is_descriptor(path)
+    path == Path::new(STDOUT) || path.metadata().is_ok_and(other) || is_descriptor(path)
 }
 
 /// Whether this is a name of a file that this process has open: `/dev/stdout`, `/dev/fd/3`.

@@ -444,6 +444,7 @@ fn what_cannot_be_written_is_a_failure() {
         ("$DC --help >&-", "it is closed"),
         ("$DC models >&-", "it is closed"),
         ("$DC generate -m tiny -p x -n 2 >&-", "it is closed"),
+        ("$DC quantize -m tiny --to q8_0 -o - >&-", "it is closed"),
     ] {
         let output = shell(script);
         let said = stderr(&output);

@@ -19,7 +19,7 @@ fn configured(text: &str) -> tempfile::TempDir {
 #[test]
 fn a_flag_wins_over_a_variable_over_the_file() {
     let folder = configured(
-        "model = \"tiny\"\nmax-new-tokens = 6\ntemperature = 0.5\ntop-k = 7\nexact = true\n",
+        "model = \"tiny\"\nmax-new-tokens = 6\ntemperature = 0.5\ntop-k = 0x7\nexact = true\n",
     );
     let settings = |args: &[&str], variables: &[(&str, &str)]| -> Value {
         let mut command = diffucoder(&["generate", "-p", "x", "--output", "json"]);

@@ -160,7 +160,14 @@ fn a_killed_run_leaves_whole_lines_and_a_page() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(lines(&path).len() >= 4);
-    // Even half a line does no harm.
+    // Even half a line does no harm, nor one whose end an editor took.
+    let whole = fs::read(&path).unwrap();
+    let steps = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let output = run(&["report", path.to_str().unwrap()]);
+        stdout(&output).matches("\"confidence\"").count()
+    };
+    assert_eq!(steps(whole.trim_ascii_end()), steps(&whole));
     let mut torn = fs::read(&path).unwrap();
     torn.extend_from_slice(b"{\"type\":\"st");
     fs::write(&path, torn).unwrap();

@@ -54,11 +54,10 @@ fn about(to: FileType) -> &'static str {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
-    let is_stdout = args.output == Path::new("-");
-    let file = match is_stdout {
-        true => Path::new("/dev/stdout"),
-        false => args.output.as_path(),
-    };
+    let (file, is_stdout) = (&*args.output, args.output == Path::new("-"));
+    if is_stdout {
+        ui.check_stdout()?;
+    }
     atomic::check(file, args.force).map_err(Error::from)?;
     let (spec, lora) = (args.model.spec()?, args.model.lora()?);
     let package = args.model.package(&spec, lora.as_ref(), ui)?;

@@ -18,7 +18,7 @@ pub struct Trace {
 }
 
 /// More positions than any model has.
-const MOST_TOKENS: usize = 1 << 24;
+const MOST_TOKENS: usize = 1 << 18;
 
 impl Trace {
     /// Length of the canvas: at the end, or as far as it is known to have come.
@@ -53,11 +53,12 @@ impl Trace {
         for number in 1.. {
             line.clear();
             reader.read_until(b'\n', &mut line).with_context(cannot)?;
-            if line.last() != Some(&b'\n') {
-                break;
-            }
-            let parsed: Line = serde_json::from_slice(&line)
-                .with_context(|| format!("{name} is not a trace: line {number}"))?;
+            let parsed: Line = match serde_json::from_slice(&line) {
+                Err(_) if line.last() != Some(&b'\n') => break, // the end, or what a kill left
+                parsed => {
+                    parsed.with_context(|| format!("{name} is not a trace: line {number}"))?
+                }
+            };
             match (parsed, &header) {
                 (Line::Header(new), None) if new.version != VERSION => {
                     bail!("{name} has version {} of the format", new.version)

@@ -117,7 +117,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let mut passes = Vec::new();
     for &rows in &args.rows {
         ui.status(&format!("measuring {rows} rows"));
-        let time = shortest_pass(&mut model, &config, rows).context("a forward pass failed")?;
+        let time =
+            shortest_pass(&mut model, &config, rows, isa).context("a forward pass failed")?;
         passes.push((rows, time));
     }
     let mut generated = None;
@@ -215,7 +216,12 @@ impl Subject {
 
 /// A canvas of `rows` positions through all layers, and all of it through the head, up to what the
 /// sampler gets of it.
-fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core::Result<Duration> {
+fn shortest_pass(
+    model: &mut Model,
+    config: &Config,
+    rows: usize,
+    isa: Isa,
+) -> candle_core::Result<Duration> {
     let ids = token_ids(rows, config);
     let all: Vec<usize> = (0..rows).collect();
     let pass = Pass {
@@ -225,7 +231,7 @@ fn shortest_pass(model: &mut Model, config: &Config, rows: usize) -> candle_core
         predict: &all,
         attention: config.attention,
     };
-    let asked = Asked::greedy(config.vocab_size, 0, rows, Isa::detect());
+    let asked = Asked::greedy(config.vocab_size, 0, rows, isa);
     let mut predicted = Predicted::default();
     let (started, mut shortest, mut passes) = (Instant::now(), Duration::MAX, 0);
     while passes < 2 || started.elapsed() < SPAN {
