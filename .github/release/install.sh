@@ -55,16 +55,15 @@ fetch() {
 sha256() {
     if has sha256sum; then
         sha256sum "$1"
-    elif has shasum; then
-        shasum -a 256 "$1"
     else
-        fail "neither sha256sum nor shasum is here: the download cannot be checked"
+        shasum -a 256 "$1"
     fi | cut -d ' ' -f 1
 }
 
 main() {
     [ -n "$releases" ] || fail "this copy does not know where releases are" "set DIFFUCODER_RELEASES, or take the install.sh of a release"
     [ "$bin" != /.local/bin ] || fail "HOME is not set" "set DIFFUCODER_BIN"
+    has sha256sum || has shasum || fail "neither sha256sum nor shasum is here: the download could not be checked"
     target=$(target)
     archive=diffucoder-$target.tar.gz
     case $version in
