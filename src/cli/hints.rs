@@ -52,7 +52,10 @@ fn hub(error: &HubError) -> Option<String> {
         HubError::ChooseGguf { files, .. } => {
             format!("choose one with --file: {}", files.join(", "))
         }
-        HubError::NoSuchGguf { files, .. } if files.is_empty() => "leave --file out".into(),
+        HubError::NoSuchGguf { wanted, files, .. } if files.is_empty() => format!(
+            "it has other weights: leave out what names a file (:{wanted} or --file); --quant \
+             quantizes them while they are loaded"
+        ),
         HubError::NoSuchGguf { files, .. } => {
             let files = files.join(", ");
             format!("it has {files}: give one whole name with --file")

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::arch::{EMBED_TOKENS, LLADA, llada_name, name_of_llada};
+use super::arch::{EMBED_TOKENS, LLADA, LM_HEAD, llada_name, name_of_llada};
 use super::config::Config;
 use crate::weights::{Change, Checkpoint, Delta, WeightsError};
 
@@ -172,6 +172,9 @@ const MORE_THAN_LORA: [&str; 10] = [
 /// Beginnings of ways to initialize an adapter that change the weights it stands beside.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
+/// In the name of a tensor of the model itself.
+const BASE_LAYER: &str = ".base_layer.";
+
 /// What an adapter makes of the tensors of a network.
 pub struct Adapter {
     /// The model that it was trained on, as its authors call it.
@@ -216,9 +219,11 @@ impl Adapter {
             .keys()
             .filter(|_| is_llada)
             .filter_map(|name| llada_name(name));
-        let known: Vec<String> = shapes.keys().cloned().chain(theirs).collect();
+        let is_one = network.tie_word_embeddings;
+        let head = is_one.then(|| LM_HEAD.to_string()); // which the table is
+        let known: Vec<String> = shapes.keys().cloned().chain(theirs).chain(head).collect();
         config.check_targets(&known, &pairs)?;
-        let is_tied = |tensor: &str| network.tie_word_embeddings && tensor == EMBED_TOKENS;
+        let is_tied = |tensor: &str| is_one && [EMBED_TOKENS, LM_HEAD].contains(&tensor);
         let shape_of = |tensor: &str| match shapes.get(tensor) {
             _ if is_tied(tensor) => Err(LoraError::Tied {
                 tensor: tensor.into(),
@@ -228,18 +233,22 @@ impl Adapter {
                 part: tensor.into(),
             }),
         };
-        let mut changes = HashMap::new();
+        let mut changes = HashMap::<String, Change>::new();
         for (module, pair) in &pairs {
             let tensor = ours(&format!("{module}.weight"));
             let delta = config.delta(module, pair, &shape_of(&tensor)?, &mut file)?;
-            add(&mut changes, tensor, Change::Add(delta))?;
+            let change = changes.entry(tensor.clone()).or_default();
+            once(change.delta.replace(delta).is_none(), &tensor)?;
         }
         for (tensor, name) in whole {
             let tensor = ours(&tensor);
             let shape = shape_of(&tensor)?;
             check_shape(&file, name, &shape)?;
             let stored = file.take_stored(name, &shape)?;
-            add(&mut changes, tensor, Change::Replace(stored))?;
+            let change = changes.entry(tensor.clone()).or_default();
+            // PEFT saves a table and a head of their own with the matrices that are added to them.
+            let is_base = name.contains(BASE_LAYER) || change.delta.is_none();
+            once(is_base && change.other.replace(stored).is_none(), &tensor)?;
         }
         Ok(Self {
             base: config.base_model_name_or_path,
@@ -278,19 +287,15 @@ impl Pair {
     }
 }
 
-/// Each tensor is changed once: of two changes one would be lost.
-fn add(changes: &mut HashMap<String, Change>, tensor: String, change: Change) -> Result<()> {
-    match changes.insert(tensor.clone(), change) {
-        Some(_) => Err(LoraError::Incomplete(format!(
-            "it changes {tensor} in two ways"
-        ))),
-        None => Ok(()),
-    }
+/// Each tensor is changed in one way: of two one would be lost.
+fn once(is_it: bool, tensor: &str) -> Result<()> {
+    let twice = || LoraError::Incomplete(format!("it changes {tensor} in two ways"));
+    is_it.then_some(()).ok_or_else(twice)
 }
 
 /// The model's own name of a tensor that stands in an adapter whole.
 fn plain_name(key: &str) -> String {
-    key.replace(".base_layer.", ".")
+    key.replace(BASE_LAYER, ".")
         .replace(".modules_to_save.default.", ".")
         .replace(".modules_to_save.", ".")
 }

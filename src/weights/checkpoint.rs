@@ -21,12 +21,12 @@ pub struct Checkpoint {
 }
 
 /// What becomes of a tensor on its way out of a checkpoint.
-#[derive(Clone)]
-pub enum Change {
-    /// The product of two thin matrices is added to it.
-    Add(Delta),
-    /// Another one takes its place.
-    Replace(StoredTensor),
+#[derive(Clone, Default)]
+pub struct Change {
+    /// What takes its place.
+    pub other: Option<StoredTensor>,
+    /// The product of two thin matrices that is then added.
+    pub delta: Option<Delta>,
 }
 
 /// What a low-rank adapter adds to a matrix `[n, k]`: scale · B · A, of rank r.
@@ -238,14 +238,11 @@ impl Checkpoint {
                 .with_halves(heads)
                 .map_err(|source| self.failed(&tensor, source))?;
         }
-        match self.changes.get(&tensor) {
-            Some(Change::Replace(other)) => found = other.clone(),
-            Some(Change::Add(delta)) => {
-                let factors = delta.factors();
-                let factors = factors.map_err(|source| self.failed(&tensor, source))?;
-                found.added = Some(Arc::new(factors));
-            }
-            None => {}
+        if let Some(Change { other, delta }) = self.changes.get(&tensor) {
+            found = other.clone().unwrap_or(found);
+            let factors = delta.as_ref().map(Delta::factors).transpose();
+            let factors = factors.map_err(|source| self.failed(&tensor, source))?;
+            found.added = factors.map(Arc::new);
         }
         self.taken.insert(tensor);
         Ok(found)

@@ -204,8 +204,11 @@ pub enum WeightsError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor's shape is not what config.json says.
-    #[error("{file}: tensor {tensor} has shape {found:?}, but config.json makes it {expected:?}")]
+    /// A tensor's shape is not what the configuration says.
+    #[error(
+        "{file}: tensor {tensor} has shape {found:?}, but {} makes it {expected:?}",
+        if is_gguf(file) { "the file's metadata" } else { "config.json" }
+    )]
     Shape {
         /// The file.
         file: String,
@@ -213,7 +216,7 @@ pub enum WeightsError {
         tensor: String,
         /// Shape in the file.
         found: Vec<usize>,
-        /// Shape by config.json.
+        /// Shape by the configuration.
         expected: Vec<usize>,
     },
     /// A tensor is stored in a type that weights are not stored in.
@@ -241,6 +244,11 @@ pub enum WeightsError {
     },
 }
 
+/// By its ending.
+fn is_gguf(file: &str) -> bool {
+    file.to_ascii_lowercase().ends_with(".gguf")
+}
+
 impl WeightsError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
@@ -254,11 +262,14 @@ impl WeightsError {
                 "the files do not belong together: download all of them, of one revision, again"
                     .into(),
             ),
-            Self::Missing { .. } | Self::Extra { .. } | Self::Shape { .. } => {
-                Some("the weights and config.json do not belong to the same model".into())
-            }
+            Self::Missing { files: file, .. }
+            | Self::Extra { file, .. }
+            | Self::Shape { file, .. } => Some(match is_gguf(file) {
+                true => "the file is damaged or badly converted: take another".into(),
+                false => "the weights and config.json do not belong to the same model".into(),
+            }),
             Self::Gguf { source, .. } => source.hint(),
-            Self::Dtype { file, .. } if file.to_ascii_lowercase().ends_with(".gguf") => {
+            Self::Dtype { file, .. } if is_gguf(file) => {
                 Some("take another quantization of the model, such as Q4_K_M or Q8_0".into())
             }
             Self::Dtype { .. } => Some("convert the checkpoint to bfloat16".into()),

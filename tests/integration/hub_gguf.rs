@@ -180,7 +180,8 @@ fn what_there_is_to_choose_from_is_listed() {
     ));
     assert_eq!(
         said,
-        "error: some-one/Model-7B has no GGUF file\nhint: leave --file out\n"
+        "error: some-one/Model-7B has no GGUF file\nhint: it has other weights: leave out what names a file (:q8_0 or --file); --quant \
+         quantizes them while they are loaded\n"
     );
 }
 

@@ -253,6 +253,39 @@ fn a_tensor_is_changed_in_one_way() {
     }
 }
 
+/// What PEFT saves of a head beside the matrices that are added to it.
+#[test]
+fn a_head_of_its_own_is_what_the_matrices_are_added_to() {
+    let folder = adapter("r", json!(4));
+    let file = folder.path().join("adapter_model.safetensors");
+    let load = |file: &Path| candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+    let mut tensors = load(&file);
+    let shards = [1, 2].map(|n| format!("golden/model/model-0000{n}-of-00002.safetensors"));
+    let mut shards = shards.iter().map(|shard| load(&fixture(shard)));
+    let head = shards
+        .find_map(|mut shard| shard.remove("lm_head.weight"))
+        .unwrap();
+    let name = "base_model.model.lm_head.base_layer.weight";
+    let mut logits = |head: Tensor| {
+        tensors.insert(name.into(), head);
+        candle_core::safetensors::save(&tensors, &file).unwrap();
+        let package = adapted(&fixture("golden/model"), folder.path()).unwrap();
+        let weights = package.fetch_weights(&mut ()).unwrap();
+        let target = Target::cpu(DType::F32);
+        let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
+        model.head_output(&forwards(SET)[0].0).unwrap()
+    };
+    let expected = &forwards(SET)[0].1;
+    assert_close(&logits(head.clone()), expected, SET);
+    let of_half = logits((head * 0.5).unwrap());
+    assert!(
+        of_half
+            .iter()
+            .zip(expected)
+            .any(|(a, b)| (a - b).abs() > 0.1)
+    );
+}
+
 /// Names as trainers write them that save the adapter themselves.
 #[test]
 fn names_with_the_adapter_s_own_name_are_read() {

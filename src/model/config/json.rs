@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Config, ConfigError, Stated, check};
+use super::{Config, ConfigError, Refusal, Stated, check};
 use crate::model::arch::{Family, LLADA};
 
 #[derive(Deserialize)]
@@ -112,10 +112,12 @@ impl Config {
     /// # Errors
     /// When the JSON is malformed or an id is not below `vocab_size`.
     pub fn add_generation_config(&mut self, json: &[u8]) -> Result<(), ConfigError> {
-        self.add_token_ids(parse("generation_config.json", json)?)
+        const FILE: &str = "generation_config.json";
+        let added = self.add_token_ids(parse(FILE, json)?);
+        added.map_err(|refusal| refusal.of(FILE))
     }
 
-    fn add_token_ids(&mut self, ids: TokenIds) -> Result<(), ConfigError> {
+    fn add_token_ids(&mut self, ids: TokenIds) -> Result<(), Refusal> {
         self.mask_token_id = self.mask_token_id.or(ids.mask_token_id);
         self.pad_token_id = self.pad_token_id.or(ids.pad_token_id);
         for id in ids
@@ -130,7 +132,7 @@ impl Config {
         self.check_token_ids()
     }
 
-    fn check_token_ids(&self) -> Result<(), ConfigError> {
+    fn check_token_ids(&self) -> Result<(), Refusal> {
         let eos = self.eos_token_ids.iter().map(|&id| ("eos_token_id", id));
         let mask = self.mask_token_id.map(|id| ("mask_token_id", id));
         let pad = self.pad_token_id.map(|id| ("pad_token_id", id));
@@ -435,10 +437,16 @@ mod tests {
         assert_eq!(config.mask_token_id, Some(9));
         assert_eq!(config.pad_token_id, Some(151643));
         assert_eq!(config.eos_token_ids, [151643, 7]);
-        assert!(
-            config
-                .add_generation_config(br#"{"mask_token_id": -1}"#)
-                .is_err()
-        );
+        for (json, says) in [
+            (r#"{"mask_token_id": -1}"#, "generation_config.json"),
+            (
+                r#"{"eos_token_id": [7, 999999]}"#,
+                "generation_config.json: eos_token_id is 999999",
+            ),
+        ] {
+            let error = config.clone().add_generation_config(json.as_bytes());
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

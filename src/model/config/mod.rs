@@ -30,9 +30,11 @@ pub enum ConfigError {
         found: String,
     },
     /// A value that makes no sense, or asks for something this program does not do.
-    #[error("config.json: {key} is {found}, but must be {expected}")]
+    #[error("{file}: {key} is {found}, but must be {expected}")]
     Unsupported {
-        /// Key in config.json.
+        /// File name.
+        file: &'static str,
+        /// Key in it.
         key: &'static str,
         /// The value found.
         found: String,
@@ -227,18 +229,25 @@ struct Refusal {
     expected: String,
 }
 
-impl From<Refusal> for ConfigError {
-    fn from(refusal: Refusal) -> Self {
-        let Refusal {
+impl Refusal {
+    fn of(self, file: &'static str) -> ConfigError {
+        let Self {
             key,
             found,
             expected,
-        } = refusal;
-        Self::Unsupported {
+        } = self;
+        ConfigError::Unsupported {
+            file,
             key,
             found,
             expected,
         }
+    }
+}
+
+impl From<Refusal> for ConfigError {
+    fn from(refusal: Refusal) -> Self {
+        refusal.of("config.json")
     }
 }
 
