@@ -22,7 +22,10 @@ pub struct Ends {
 /// This holds for code that is indented, in a language that has a word for a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
+    /// The line that the text goes on with.
     before: String,
+    /// Where that line begins.
+    place: Place,
     /// Comments begin with it.
     comment: &'static str,
     /// Literals between two of these can go over several lines.
@@ -30,6 +33,8 @@ pub struct Function {
     /// Whether a line goes on until its brackets are closed. Elsewhere they are not counted: `'a`
     /// of Rust looks like a literal that has no end.
     counts_brackets: bool,
+    /// Words that begin a function.
+    words: &'static [&'static str],
 }
 
 /// What is known of a text that goes on.
@@ -144,54 +149,93 @@ impl Function {
     /// For a text in this language that begins behind `before`, in which lines end in LF. `None`
     /// for a language in which no word such as `def`, `fn` or `function` begins a function.
     pub fn of_language(language: &str, before: &str) -> Option<Self> {
-        let (comment, long_quotes): (_, &[_]) = match &*language.to_ascii_lowercase() {
-            "python" | "py" | "pyi" | "python3" => ("#", &["\"\"\"", "'''"]),
-            "ruby" | "rb" => ("#", &[]),
-            "lua" => ("--", &[]),
-            "rust" | "rs" | "go" | "golang" | "kotlin" | "kt" | "swift" | "php" | "javascript"
-            | "js" | "mjs" | "cjs" | "jsx" | "typescript" | "ts" | "tsx" => ("//", &["`"]),
-            _ => return None,
-        };
-        Some(Self {
-            before: before.to_string(),
+        type Texts = &'static [&'static str];
+        let (comment, long_quotes, words): (_, Texts, Texts) =
+            match &*language.to_ascii_lowercase() {
+                "python" | "py" | "pyi" | "python3" => ("#", &["\"\"\"", "'''"], &["def"]),
+                "ruby" | "rb" => ("#", &[], &["def"]),
+                "lua" => ("--", &[], &["function"]),
+                "rust" | "rs" => ("//", &["`"], &["fn"]),
+                "go" | "golang" | "swift" => ("//", &["`"], &["func"]),
+                "kotlin" | "kt" => ("//", &["`"], &["fun"]),
+                "php" | "javascript" | "js" | "mjs" | "cjs" | "jsx" | "typescript" | "ts"
+                | "tsx" => ("//", &["`"], &["function"]),
+                _ => return None,
+            };
+        let mut function = Self {
+            before: String::new(),
+            place: Place::default(),
             comment,
             counts_brackets: long_quotes.len() == 2,
             long_quotes,
-        })
+            words,
+        };
+        let (lines, rest) = before.split_at(before.rfind('\n').map_or(0, |at| at + 1));
+        let mut place = Place::default();
+        for line in lines.split_inclusive('\n') {
+            function.read(line, false, &mut place);
+        }
+        (function.before, function.place) = (rest.to_string(), place);
+        Some(function)
     }
 
     fn look(&self, text: &str) -> Known {
         let whole = format!("{}{text}", self.before);
         let start = self.before.len();
-        let mut inside = Inside::default();
-        let mut around: Vec<usize> = Vec::new(); // indentations of the functions that a line is in
+        let mut place = self.place.clone();
         let (mut at, mut end) = (0, start); // `end` of the last line that is not blank
         for line in whole.split_inclusive('\n') {
-            let (is_written, code) = (at >= start, line.trim_start());
+            let is_written = at >= start;
             at += line.len();
-            if code.is_empty() {
-                continue;
+            match self.read(line, is_written, &mut place) {
+                Line::Blank => {}
+                Line::Inside => end = at.max(start),
+                Line::MayEnd => break,
+                Line::Ends => return Known::End(end - start),
             }
-            if inside == Inside::default() {
-                let indentation = line.len() - code.len();
-                let is_left = around.last().is_some_and(|&other| indentation <= other);
-                if is_left && is_written && "end".starts_with(code) {
-                    break; // it may become that, or another word
-                }
-                if is_left && !closes_block(code) {
-                    match is_written {
-                        true => return Known::End(end - start),
-                        false => around.retain(|&other| other < indentation),
-                    }
-                }
-                if begins_function(code) && (!is_written || around.is_empty()) {
-                    around.push(indentation);
-                }
-            }
-            self.pass(line, &mut inside);
-            end = at.max(start);
         }
         Known::Sure(end - start)
+    }
+
+    fn read(&self, line: &str, is_written: bool, place: &mut Place) -> Line {
+        let (code, around) = (line.trim_start(), &mut place.around);
+        if code.is_empty() {
+            return Line::Blank;
+        }
+        if place.inside == Inside::default() {
+            let indentation = line.len() - code.len();
+            let is_left = around.last().is_some_and(|&other| indentation <= other);
+            if is_left && is_written && "end".starts_with(code) {
+                return Line::MayEnd; // it may become that, or another word
+            }
+            if is_left && !closes_block(code) {
+                if is_written {
+                    return Line::Ends;
+                }
+                around.retain(|&other| other < indentation);
+            }
+            if self.begins_function(code) && (!is_written || around.is_empty()) {
+                around.push(indentation);
+            }
+        }
+        self.pass(line, &mut place.inside);
+        Line::Inside
+    }
+
+    fn begins_function(&self, code: &str) -> bool {
+        let mut rest = code;
+        loop {
+            let (word, behind) = rest.split_at(rest.find(is_no_letter).unwrap_or(rest.len()));
+            if self.words.contains(&word) {
+                // Without a blank only a function that has no name.
+                return behind.starts_with([' ', '\t'])
+                    || word == "function" && behind.starts_with(['(', '*']);
+            }
+            if !MODIFIERS.contains(&word) {
+                return false;
+            }
+            rest = behind.trim_start_matches(is_no_letter);
+        }
     }
 
     /// What the next line is inside of.
@@ -228,25 +272,39 @@ impl Function {
     }
 }
 
+/// Where a line begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Place {
+    inside: Inside,
+    /// Indentations of the functions that it is in.
+    around: Vec<usize>,
+}
+
 /// What a line begins inside of; by default between two statements.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Inside {
     quote: Option<&'static str>,
     brackets: usize,
     is_continued: bool,
 }
 
+/// What a line is to a function.
+enum Line {
+    Blank,
+    Inside,
+    /// Once more of it is there.
+    MayEnd,
+    Ends,
+}
+
 fn closes_block(code: &str) -> bool {
-    let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    let is_end = |rest: &str| rest.is_empty() || rest.starts_with(is_no_letter);
     // An opening brace on a line of its own belongs to what stands above it.
     code.starts_with([')', ']', '}', '{']) || code.strip_prefix("end").is_some_and(is_end)
 }
 
-fn begins_function(code: &str) -> bool {
-    let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
-    let mut words = words.filter(|word| !MODIFIERS.contains(word) && !word.is_empty());
-    let first = words.next().unwrap_or_default();
-    matches!(first, "def" | "fn" | "func" | "fun" | "function")
+fn is_no_letter(c: char) -> bool {
+    !c.is_alphanumeric() && c != '_'
 }
 
 #[cfg(test)]
@@ -465,5 +523,38 @@ mod tests {
             body,
         );
         assert_eq!(Function::of_language("java", ""), None);
+    }
+
+    #[test]
+    fn only_the_word_of_the_language_begins_a_function() {
+        let body = "    return 1\n";
+        for line in [
+            "func(*args)",
+            "func = 3",
+            "# def of it",
+            "\"\"\"function to add two numbers\"\"\"",
+            "define(a)",
+            "[def_ for def_ in a]",
+        ] {
+            let before = format!("def f(a):\n    {line}\n");
+            function("python", &before, &format!("{body}x = 1\n"), body);
+        }
+        let before = "function f(a, b) {\n  // function to add\n";
+        function(
+            "javascript",
+            before,
+            "  return a\n}\nf()\n",
+            "  return a\n}\n",
+        );
+        for (language, line) in [
+            ("go", "func (a *A) f() {"),
+            ("javascript", "export default function(a) {"),
+            ("javascript", "function* f() {"),
+            ("rust", "pub(crate) fn f() {"),
+            ("php", "public static function f() {"),
+        ] {
+            let text = "\n  x\n}\n";
+            function(language, line, &format!("{text}y\n"), text);
+        }
     }
 }
