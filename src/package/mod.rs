@@ -239,7 +239,8 @@ impl Package {
         self.recipe.prompt == PromptStyle::Chat && self.chat_template.is_some()
     }
 
-    /// Token ids of a prompt.
+    /// Token ids of a prompt. Without a template a chat is the user's text, and a conversation what
+    /// was said in it but for the system message, a line each.
     ///
     /// # Errors
     /// When the template fails, or the prompt contains the mask token.
@@ -259,8 +260,11 @@ impl Package {
             (Prompt::Conversation { messages, answer }, Some(template)) => {
                 Ok(template.encode(&self.tokenizer, messages, true, answer)?)
             }
-            (Prompt::Conversation { .. }, None) => {
-                Ok(self.tokenizer.encode_plain(prompt.longest_text())?)
+            (Prompt::Conversation { messages, answer }, None) => {
+                let said = messages.iter().filter(|message| message.role != "system");
+                let said = said.map(|message| &*message.content).chain([*answer]);
+                let said: Vec<_> = said.filter(|text| !text.is_empty()).collect();
+                Ok(self.tokenizer.encode_plain(&said.join("\n"))?)
             }
             (Prompt::Text(text), _) => Ok(self.tokenizer.encode_plain(text)?),
             (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {

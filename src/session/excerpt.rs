@@ -227,12 +227,18 @@ impl<'t> Stretch<'t> {
         most: usize,
     ) -> Result<Self, TokenizerError> {
         let text = source.text;
-        let mut size = (most + 1).saturating_mul(BYTES_A_TOKEN);
+        let (mut size, mut before) = ((most + 1).saturating_mul(BYTES_A_TOKEN), None);
         loop {
-            let bytes = match end {
+            let window = |boundary: fn(&str, usize, End) -> usize| match end {
                 _ if size >= text.len() => 0..text.len(),
-                End::First => 0..boundary(text, size, End::First),
-                End::Last => boundary(text, text.len() - size, End::Last)..text.len(),
+                End::First => 0..boundary(text, size, end),
+                End::Last => boundary(text, text.len() - size, end)..text.len(),
+            };
+            let lines = window(boundary);
+            // A line that is longer than the window keeps it from growing line by line.
+            let bytes = match before.replace(lines.len()) == Some(lines.len()) {
+                true => window(character),
+                false => lines,
             };
             let mut tokens = tokenizer.encode_placed(&text[bytes.clone()], source.added)?;
             if tokens.len() > most || bytes.len() == text.len() {
@@ -312,12 +318,17 @@ fn boundary(text: &str, byte: usize, end: End) -> usize {
         End::First => (1..=byte).rev().find(is_boundary),
         End::Last => (byte.max(1)..text.len()).find(is_boundary),
     };
-    let is_character = |at: &usize| text.is_char_boundary(*at);
-    let character = || match end {
-        End::First => (0..=byte).rev().find(is_character),
-        End::Last => (byte..text.len()).find(is_character),
+    found.unwrap_or_else(|| character(text, byte, end))
+}
+
+/// `byte` itself, or the next place towards this end that is in no character.
+fn character(text: &str, byte: usize, end: End) -> usize {
+    let is_between = |at: &usize| text.is_char_boundary(*at);
+    let found = match end {
+        End::First => (0..=byte).rev().find(is_between),
+        End::Last => (byte..text.len()).find(is_between),
     };
-    found.or_else(character).unwrap_or(byte)
+    found.unwrap_or(byte)
 }
 
 #[cfg(test)]
@@ -333,6 +344,23 @@ mod tests {
 
     static TINY: LazyLock<Arc<Package>> =
         LazyLock::new(|| Arc::clone(Session::open("tiny").unwrap().package()));
+
+    /// Nor where a line is longer than all that is shown.
+    #[test]
+    fn no_more_is_tokenized_than_can_be_shown() {
+        let line = format!("x = 1\n{}\ny = 2\n", "ab".repeat(500_000));
+        for end in [End::First, End::Last] {
+            let source = Source {
+                text: &line,
+                added: Added::Plain,
+                follows: false,
+                precedes: false,
+            };
+            let stretch = Stretch::new(&TINY.tokenizer, source, end, 20).unwrap();
+            assert!(stretch.bytes.len() < 2000, "{:?}", stretch.bytes);
+            assert!(stretch.tokens.len() > 20);
+        }
+    }
 
     /// What is shown of two texts round a hole, as text, and what is left out.
     fn shown(before: &str, after: &str, room: usize) -> ([String; 2], [Vec<u32>; 2], LeftOut) {

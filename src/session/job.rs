@@ -223,6 +223,9 @@ impl Job {
     where
         D::Error: std::error::Error + 'static,
     {
+        if conditions.is_over().is_some() {
+            return Ok(Work::default());
+        }
         let started = Instant::now();
         let goes_on = &mut |done| {
             conditions.tell(|observer| observer.on_trial(done));

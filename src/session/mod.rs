@@ -250,7 +250,7 @@ impl Session {
                     given,
                     new,
                     context,
-                })) if tokens > 1 => (given + new).saturating_sub(context),
+                })) if tokens > 1 => given.saturating_add(new).saturating_sub(context),
                 Err(error) => return Err(error),
             };
             // The text may stand there twice: half of the excess is enough to take away, and is

@@ -33,10 +33,11 @@ pub struct Task<'a> {
 pub enum Segment<'a> {
     /// Text in which nothing but characters is meant: the names of special tokens are text too.
     /// Its end and the hole behind it are fitted together: the hole's first token can be one that
-    /// begins with the space or the part of a word before it.
+    /// begins with the space or the part of a word before it. Two in a row are not, and are shown
+    /// whole.
     Text(Cow<'a, str>),
-    /// A prompt, raw or in the model's chat template; special tokens count by their names. One in
-    /// the template is shown whole or not at all ([`super::Session::fit`]).
+    /// A prompt, as it is or in the model's chat template; special tokens count by their names in
+    /// [`Prompt::Raw`] alone. One in the template is shown whole or not at all ([`super::Session::fit`]).
     Prompt(Prompt<'a>),
     /// To be filled.
     Hole(Hole),
@@ -161,12 +162,15 @@ impl<'a> Task<'a> {
         let settings = self.settings.clone();
         let settings = settings.unwrap_or_else(|| usual(is_between(&texts)));
         let last = holes.len().saturating_sub(1);
+        let others = holes.iter().take(last);
+        let others = others.fold(0, |sum: usize, hole| sum.saturating_add(hole.most()));
+        let room = context.saturating_sub(given).saturating_sub(others);
         for (number, hole) in holes.iter_mut().enumerate() {
             if let Hole::Growing { up_to } = hole {
                 if number != last || !is_last_open {
                     return Err(RequestError::GrowsBetween.into());
                 }
-                *up_to = (*up_to).min(context.saturating_sub(given)).max(1);
+                *up_to = (*up_to).min(room.max(1)); // of no room the check below tells
             }
         }
         let special = (package.mask_id, &*package.stop_ids);

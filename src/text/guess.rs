@@ -26,16 +26,25 @@ pub fn fence_word(file: Option<&Path>, text: &str) -> Option<Cow<'static, str>> 
 /// The language that the first line names, or the one whose habits most lines have.
 fn of_text(text: &str) -> Option<&'static str> {
     let first = text.lines().next().unwrap_or_default();
-    if let Some(program) = first.strip_prefix("#!") {
-        let program = program.trim_end().rsplit(['/', ' ']).next()?;
-        return match program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') {
+    let named = first.strip_prefix("#!").and_then(|program| {
+        let name = |word: &'_ str| word.rsplit('/').next().unwrap_or_default().to_string();
+        let mut words = program.split_whitespace().map(name);
+        // Behind `env`, its own flags and variables come first.
+        let program = match words.next()?.as_str() {
+            "env" => words.find(|word| !word.starts_with('-') && !word.contains('='))?,
+            program => program.to_string(),
+        };
+        match program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') {
             "python" => Some("python"),
             "sh" | "bash" | "dash" | "zsh" => Some("bash"),
             "node" => Some("javascript"),
             "ruby" => Some("ruby"),
             "perl" => Some("perl"),
             _ => None,
-        };
+        }
+    });
+    if named.is_some() {
+        return named;
     }
     let start = text.trim_start();
     if start.starts_with(['{', '[']) && serde_json::from_str::<serde_json::Value>(text).is_ok() {
@@ -190,6 +199,24 @@ mod tests {
             Some("python")
         );
         assert_eq!(word("run.x-y", "").as_deref(), None, "no word of a fence");
+    }
+
+    #[test]
+    fn a_program_is_named_before_its_flags() {
+        for (first, word) in [
+            ("#!/usr/bin/perl -w", Some("perl")),
+            ("#!/bin/bash -e", Some("bash")),
+            (
+                "#! /usr/bin/env -S X=1 node --no-warnings",
+                Some("javascript"),
+            ),
+            ("#!/usr/bin/env", None),
+            ("#!/usr/bin/awk -f", None),
+            ("#![no_std]\nuse core::fmt;\npub fn f() {}", Some("rust")),
+        ] {
+            let text = format!("{first}\n");
+            assert_eq!(fence_word(None, &text).as_deref(), word, "{first}");
+        }
     }
 
     #[test]

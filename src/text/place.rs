@@ -1,5 +1,5 @@
 //! Places in a file as editors show them, to bytes and back. Columns count characters, and a byte
-//! that is not UTF-8 as one.
+//! that is not UTF-8 as one. A byte order mark is no character of the first line.
 
 /// A place in a text as people count: both from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -33,16 +33,26 @@ pub enum NoSuchPlace {
     },
 }
 
+/// Bytes of the byte order mark that a file begins with.
+fn mark_bytes(bytes: &[u8]) -> usize {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if bytes.starts_with(MARK) {
+        MARK.len()
+    } else {
+        0
+    }
+}
+
 /// The place of a byte.
 pub fn place(bytes: &[u8], offset: usize) -> Place {
     let before = &bytes[..offset.min(bytes.len())];
     let line_start = before
         .iter()
         .rposition(|&byte| byte == b'\n')
-        .map_or(0, |at| at + 1);
+        .map_or(mark_bytes(bytes), |at| at + 1);
     Place {
         line: before.iter().filter(|&&byte| byte == b'\n').count() + 1,
-        column: String::from_utf8_lossy(&before[line_start..])
+        column: String::from_utf8_lossy(before.get(line_start..).unwrap_or_default())
             .chars()
             .count()
             + 1,
@@ -61,8 +71,14 @@ pub fn offset(bytes: &[u8], line: usize, column: Option<usize>) -> Result<usize,
     if line == 0 || line > last {
         return Err(NoSuchPlace::Line { line, last });
     }
-    let start: usize = lines.by_ref().take(line - 1).map(<[u8]>::len).sum();
-    let content = lines.next().unwrap_or_default();
+    let mark = if line == 1 { mark_bytes(bytes) } else { 0 };
+    let start = mark
+        + lines
+            .by_ref()
+            .take(line - 1)
+            .map(<[u8]>::len)
+            .sum::<usize>();
+    let content = &lines.next().unwrap_or_default()[mark..];
     let content = content.strip_suffix(b"\n").unwrap_or(content);
     let content = content.strip_suffix(b"\r").unwrap_or(content);
     let Some(column) = column else {
@@ -90,6 +106,19 @@ pub fn offset(bytes: &[u8], line: usize, column: Option<usize>) -> Result<usize,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_column() {
+        let text = "\u{feff}ab\nc".as_bytes();
+        for (column, at) in [(1, 3), (2, 4), (3, 5)] {
+            assert_eq!(offset(text, 1, Some(column)), Ok(at));
+            assert_eq!(place(text, at), Place { line: 1, column });
+        }
+        assert_eq!(offset(text, 1, None), Ok(5));
+        assert_eq!(place(text, 0), Place { line: 1, column: 1 });
+        assert_eq!(offset(text, 2, Some(1)), Ok(6));
+        assert_eq!(offset("\u{feff}".as_bytes(), 1, None), Ok(3));
+    }
 
     #[test]
     fn places_count_lines_and_characters_from_one() {

@@ -22,7 +22,7 @@ mod split;
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 use std::thread;
 
 use serde_json::Value;
@@ -165,6 +165,8 @@ pub struct Tokenizer {
     no_added: AddedVocabulary,
     specials: SpecialTokens,
     vocab_size: usize,
+    /// Ids of the vocabulary in the order of their tokens, once they are needed.
+    sorted: OnceLock<Vec<u32>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -229,6 +231,7 @@ impl Tokenizer {
             decoder: pipeline.decoder,
             specials,
             vocab_size: next as usize,
+            sorted: OnceLock::new(),
         })
     }
 
@@ -382,13 +385,21 @@ impl Tokenizer {
     pub(crate) fn tokens_from(&self, text: &str) -> Vec<u32> {
         let symbols = pipeline::symbols_of(text.as_bytes());
         let added = self.added.get_added_tokens_decoder();
-        let begins = |id: &u32| {
-            let token = self.model.id_to_token(*id);
-            token.is_some_and(|token| token.starts_with(&symbols)) && !added.contains_key(id)
-        };
-        (0..self.model.get_vocab_size() as u32)
-            .filter(begins)
-            .collect()
+        let token = |id: &u32| self.model.id_to_token(*id).unwrap_or_default();
+        let sorted = self.sorted.get_or_init(|| {
+            let mut ids: Vec<u32> = (0..self.model.get_vocab_size() as u32).collect();
+            ids.sort_by_cached_key(token);
+            ids
+        });
+        let first = sorted.partition_point(|id| token(id) < symbols);
+        let begins = sorted[first..].iter();
+        let begins = begins.take_while(|id| token(id).starts_with(&symbols));
+        let mut ids: Vec<u32> = begins
+            .copied()
+            .filter(|id| !added.contains_key(id))
+            .collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Whether the files call this token special, like `<|im_end|>`.
