@@ -65,11 +65,11 @@ __device__ T reduce(T value, T* room, Join join) {
 // SwiGLU of rows that hold gate and up side by side, `[rows, 2 width]`: silu(gate) up.
 template <class T>
 __device__ void swiglu(const T* both, unsigned width, T* out) {
-    const unsigned at = blockIdx.x * THREADS + threadIdx.x;
+    const unsigned at = blockIdx.y * THREADS + threadIdx.x;
     if (at < width) {
-        both += 2 * size_t(blockIdx.y) * width;
+        both += 2 * size_t(blockIdx.x) * width;
         const float gate = widen(both[at]), up = widen(both[width + at]);
-        out[size_t(blockIdx.y) * width + at] = narrow<T>(gate / (1 + expf(-gate)) * up);
+        out[size_t(blockIdx.x) * width + at] = narrow<T>(gate / (1 + expf(-gate)) * up);
     }
 }
 

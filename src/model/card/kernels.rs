@@ -112,7 +112,7 @@ where
     builder.arg(&both).arg(&per_row).arg(&out);
     // SAFETY: the arguments are those of the kernel: `rows` rows of twice the width, and room for as
     // many of the width.
-    unsafe { builder.launch(blocks(width.div_ceil(THREADS as usize), rows)) }.w()?;
+    unsafe { builder.launch(blocks(rows, width.div_ceil(THREADS as usize))) }.w()?;
     let out = CudaStorage::wrap_cuda_slice(out, card.clone());
     Ok((out, Shape::from((rows, width))))
 }
