@@ -5,8 +5,7 @@
 //! Matrices that share an input are one product. Its result is `[panel, row, 16]`, as the kernels
 //! write it, and is read from there.
 
-use candle_core::quantized::QMatMul;
-use candle_core::{CpuStorage, DType, Device, Result, Storage};
+use candle_core::{CpuStorage, DType, Result, Storage};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -173,15 +172,11 @@ impl Matrix {
     fn new(weight: Weight) -> Result<Self> {
         let tensor = match weight {
             Weight::Packed(matrix) => return Ok(Self::Packed(matrix)),
-            Weight::Blocks(QMatMul::QTensor(tensor)) => tensor.dequantize(&Device::Cpu)?,
-            Weight::Blocks(QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor)) => tensor,
+            Weight::Blocks(_) => candle_core::bail!("blocks are packed on the CPU"),
             Weight::Dense(tensor) => tensor,
         };
         let (n, k) = tensor.dims2()?;
-        let values = match tensor.dtype() {
-            DType::F32 | DType::F16 | DType::BF16 => tensor.flatten_all()?,
-            _ => tensor.flatten_all()?.to_dtype(DType::F32)?,
-        };
+        let values = tensor.flatten_all()?;
         // As they lie, where `to_vec1` would copy them.
         let (storage, layout) = values.storage_and_layout();
         let numbers = layout.start_offset()..layout.start_offset() + n * k;
@@ -195,7 +190,7 @@ impl Matrix {
                 let bits = values[numbers].reinterpret_cast();
                 DenseMatrix::from_halves(FloatFormat::Bf16, bits, n, k)
             }
-            _ => candle_core::bail!("the weights are not on the CPU"),
+            _ => candle_core::bail!("the weights are not floating-point numbers on the CPU"),
         }))
     }
 
