@@ -296,14 +296,6 @@ fn what_cannot_be_done_is_known_before_the_weights_are() {
     let empty = Segment::Hole(Hole::Exactly(0));
     assert_eq!(refused(vec![text(), empty]), RequestError::NothingToFill);
     let growing = Segment::Hole(Hole::Growing { up_to: 9 });
-    // It takes what the others leave.
-    let [text, hole] = [Segment::Text("a".into()), Segment::Hole(Hole::Exactly(4))];
-    let longest = Segment::Hole(Hole::Growing { up_to: usize::MAX });
-    let mut task = Task::complete("");
-    task.segments = vec![text.clone(), hole, text, longest];
-    let job = session.prepare(&task).unwrap();
-    let context = session.longest_context();
-    assert_eq!(job.given_tokens() + job.most_new_tokens(), context);
     assert_eq!(
         refused(vec![text(), growing, text()]),
         RequestError::GrowsBetween
@@ -319,6 +311,21 @@ fn what_cannot_be_done_is_known_before_the_weights_are() {
         }
     );
     assert_eq!(session.load_time(), Duration::ZERO);
+}
+
+#[test]
+fn a_hole_that_grows_takes_what_the_others_leave() {
+    let session = Session::open("tiny").unwrap();
+    let text = || Segment::Text("x\n".into());
+    let growing = Hole::Growing { up_to: usize::MAX };
+    let mut task = Task::complete("");
+    task.segments = [Hole::Exactly(4), growing]
+        .into_iter()
+        .flat_map(|hole| [text(), Segment::Hole(hole)])
+        .collect();
+    let job = session.prepare(&task).unwrap();
+    let context = session.longest_context();
+    assert_eq!(job.given_tokens() + job.most_new_tokens(), context);
 }
 
 #[test]
