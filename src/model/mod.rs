@@ -38,6 +38,7 @@ use candle_core::{DType, Device, Result};
 
 use self::config::Config;
 use self::loader::{Loader, PackedMatrices};
+pub use self::packed_cache::tidy_packed;
 use self::rows::Rows;
 pub use self::shared::Seat;
 use self::shared::{CanvasPass, Shared};

@@ -94,7 +94,7 @@ impl Place {
                 path: folder.into(),
                 source,
             })?;
-            remove_orphans(folder);
+            tidy_packed(folder);
         }
         let mut packing = Packing {
             file: NewFile::begin(&self.path, true)?,
@@ -127,22 +127,24 @@ struct Entry {
     parts: [Range<usize>; 3],
 }
 
-/// Removes what was made of files that are gone: nobody else would, and it is as large as they
-/// were. As far as it goes, since nothing depends on it.
-fn remove_orphans(folder: &Path) {
+/// Removes the packed weights in a folder whose files are gone: nobody else would, and they are as
+/// large as those were. Gives the bytes that this frees.
+pub fn tidy_packed(folder: &Path) -> u64 {
+    let mut freed = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_packed = path.extension().is_some_and(|ending| ending == ENDING);
         let Some(bytes) = is_packed.then(|| Bytes::map(&path).ok()).flatten() else {
             continue;
         };
-        if index(bytes.as_ref())
-            .is_some_and(|index| !index.sources.iter().all(|file| file.exists()))
-        {
+        let is_orphan = |index: Index| !index.sources.iter().all(|file| file.exists());
+        if index(bytes.as_ref()).is_some_and(is_orphan) {
+            let len = bytes.as_ref().len() as u64;
             drop(bytes);
-            let _ = fs::remove_file(path);
+            freed += fs::remove_file(path).map_or(0, |()| len); // nothing depends on it
         }
     }
+    freed
 }
 
 fn index(file: &[u8]) -> Option<Index> {

@@ -132,6 +132,37 @@ fn a_pulled_conversion_does_not_stand_for_the_safetensors_beside_it() {
     assert_eq!(offline.stdout, named.stdout, "{}", text(&offline.stderr));
 }
 
+#[test]
+fn what_is_packed_of_a_model_goes_with_it() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = HubServer::start(&[("m.gguf", &gguf(home.path()))]);
+    let run = |args: &[&str]| {
+        let mut command = diffucoder(args);
+        command.env("HF_ENDPOINT", &hub.endpoint);
+        command.env("HF_HOME", home.path());
+        command.env("XDG_CACHE_HOME", home.path());
+        command.env_remove("HF_HUB_OFFLINE");
+        command.output().unwrap()
+    };
+    let packed = home.path().join("diffucoder/packed");
+    let files = || std::fs::read_dir(&packed).map_or(0, Iterator::count);
+    let made = run(&[
+        "generate",
+        "--model",
+        REPO,
+        "--cache-packed",
+        "-p",
+        "x",
+        "-n",
+        "1",
+    ]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert_eq!(files(), 1);
+    let said = text(&run(&["rm", REPO]).stderr);
+    assert!(said.contains("removed what --cache-packed kept"), "{said}");
+    assert_eq!(files(), 0);
+}
+
 /// Also what came by a commit's number.
 #[test]
 fn what_is_here_is_found_offline_by_every_revision_that_was_asked_for() {

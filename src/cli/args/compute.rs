@@ -182,7 +182,7 @@ impl ComputeArgs {
 }
 
 /// Where packed weights are kept.
-fn packed_folder() -> Result<PathBuf, UsageError> {
+pub fn packed_folder() -> Result<PathBuf, UsageError> {
     let folders = etcetera::choose_base_strategy();
     let folders = folders.map_err(|_| {
         let message = "--cache-packed: this user has no folder of their own";

@@ -5,8 +5,10 @@ use std::ffi::OsString;
 use diffucoder::Error;
 use diffucoder::hub::registry::{by_hub_id, in_repo};
 use diffucoder::hub::{CachedFile, CachedModel, HubModel, HubOptions, ModelSpec, cached, remove};
+use diffucoder::model::tidy_packed;
 use serde::Serialize;
 
+use crate::cli::args::compute::packed_folder;
 use crate::cli::args::model::{self, ModelArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::terminal::download::Download;
@@ -95,6 +97,13 @@ pub fn rm(args: &RmArgs, ui: &Ui) -> anyhow::Result<()> {
         let freed = remove(&model, &HubOptions::from_env()).map_err(Error::from)?;
         let (name, freed) = (name_of(&model), human_bytes(freed));
         ui.note(&format!("removed {name}, which frees {freed}"));
+    }
+    let packed = packed_folder().map_or(0, |folder| tidy_packed(&folder));
+    if packed > 0 {
+        let freed = human_bytes(packed);
+        ui.note(&format!(
+            "removed what --cache-packed kept of it, which frees {freed}"
+        ));
     }
     Ok(())
 }
