@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Output;
 
+use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
@@ -47,6 +48,23 @@ fn question(args: &[&str], stdin: Option<&str>) -> String {
     let (prompt, _) = prompt(&[&["--model", &model], args].concat(), stdin);
     let (_, question) = prompt.split_once("<|im_start|>user\n").unwrap();
     question.split("<|im_end|>").next().unwrap().to_string()
+}
+
+/// An answer is a text of its own.
+#[test]
+fn an_answer_has_no_line_ends_of_its_question() {
+    let model = Session::open(fixture("golden/model").to_str().unwrap()).unwrap();
+    let question = || "def f(x):\r\n    # what is it?\r\n".to_string();
+    for (wish, ends, is_continued) in [
+        (Wish::Answer, "a\nb", false),
+        (Wish::Code, "a\nb", false),
+        (Wish::Continuation, "a\r\nb", true),
+        (Wish::Raw, "a\r\nb", false),
+    ] {
+        let asking = Asking::new(model.package(), question(), wish, "python");
+        assert_eq!(asking.result("a\nb"), ends, "{wish:?}");
+        assert_eq!(asking.is_continued_in_chat(), is_continued, "{wish:?}");
+    }
 }
 
 #[test]
