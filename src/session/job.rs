@@ -33,8 +33,6 @@ pub struct Job {
     tokens: usize, // ids below it are drawn
     resizing: Option<Resizing>,
     length_bias: LengthBias,
-    /// Whether it is chosen how long its holes are.
-    has_lengths: bool,
 }
 
 /// What a run took.
@@ -78,7 +76,6 @@ impl Job {
             tokens: usize::MAX,
             resizing: None,
             length_bias: LengthBias::PUBLISHED,
-            has_lengths: false,
         }
     }
 
@@ -190,10 +187,7 @@ impl Job {
     where
         D::Error: std::error::Error + 'static,
     {
-        let chosen_in = match self.has_lengths {
-            true => Work::default(),
-            false => self.choose_lengths(model, conditions)?,
-        };
+        let chosen_in = self.choose_lengths(model, conditions)?;
         let started = Instant::now();
         let canvas = self.canvas(model.attention());
         let settings = &self.settings;
@@ -223,7 +217,9 @@ impl Job {
     where
         D::Error: std::error::Error + 'static,
     {
-        if conditions.is_over().is_some() {
+        let mut holes = self.holes.iter();
+        let is_open = holes.any(|hole| matches!(hole, Hole::Chosen { .. }));
+        if !is_open || conditions.is_over().is_some() {
             return Ok(Work::default());
         }
         let started = Instant::now();
@@ -251,11 +247,9 @@ impl Job {
         }
         // A number of steps was meant for the longest that the holes could become.
         let masks = self.most_new_tokens();
-        match &mut self.settings.steps {
-            Steps::Count(steps) if chosen.forwards > 0 => *steps = (*steps).min(masks),
-            Steps::Count(_) | Steps::OfTokens(_) => {}
+        if let Steps::Count(steps) = &mut self.settings.steps {
+            *steps = (*steps).min(masks);
         }
-        self.has_lengths = true;
         Ok(Work {
             forwards: chosen.forwards,
             rows: chosen.rows,
