@@ -43,6 +43,9 @@ pub struct Blocks {
     pub threshold: Option<f32>,
     /// Whether a probability has to be above the threshold and not only reach it.
     pub is_strict: bool,
+    /// Temperature of the confidence that orders the reveals, and of what the threshold is held
+    /// against; `None` is that of the draws.
+    pub order_temperature: Option<f32>,
     /// Where the canvas ends.
     pub extent: Extent,
     /// Positions of a block that are filled before those behind them are; `None` is all. With full
@@ -178,6 +181,7 @@ mod tests {
             share,
             threshold: Some(0.9),
             is_strict: false,
+            order_temperature: None,
             extent: Extent::Tokens,
             sub_block: None,
             is_padded: false,

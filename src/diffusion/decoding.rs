@@ -211,6 +211,17 @@ impl Decoding {
         }
     }
 
+    /// Fast-dLLM as published for LLaDA (`llada/generate.py`): what reaches the threshold of a whole
+    /// block from its first pass on, by probabilities of temperature 1.
+    pub fn fast_dllm_of_llada() -> Self {
+        Self {
+            first_token: FirstToken::Predicted,
+            is_capped: false,
+            order_temperature: Some(1.0),
+            ..Self::fast_dllm()
+        }
+    }
+
     /// d3LLM as published for Dream-Coder (`_sample_multi_block` in hao-ai-lab/d3LLM, with the
     /// values of its evaluation; arXiv 2601.07568). There a block becomes "fully active" when 95 %
     /// of the one before it are there, which changes nothing: the first unfinished one always is.
@@ -235,6 +246,7 @@ impl Decoding {
             cache: Cache::Prefix,
             refresh: Refresh::Never,
             threshold: blocks.threshold,
+            order_temperature: blocks.order_temperature,
             blocks: Some(blocks),
             ..Self::default()
         }

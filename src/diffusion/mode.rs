@@ -64,6 +64,9 @@ impl Mode {
             reuse_context: false, // is nobody's
             ..*decoding
         };
+        if decoding == Decoding::fast_dllm_of_llada() {
+            return Some(Self::FastDllm);
+        }
         let mut modes = Self::ALL.into_iter();
         modes.find(|mode| mode.decoding(is_gpu) == decoding)
     }

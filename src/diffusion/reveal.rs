@@ -385,6 +385,7 @@ mod tests {
             share: Share::Masks,
             threshold: None,
             is_strict: false,
+            order_temperature: None,
             extent: Extent::Tokens,
             sub_block: None,
             is_padded: false,

@@ -205,9 +205,12 @@ impl Pace {
 
     fn amount(&self, step: usize, masked: usize) -> Amount {
         if !self.counts.is_empty() {
-            let count = self.counts.get(step - self.start).copied().unwrap_or(1);
+            let counted = self.counts.get(step - self.start).copied();
+            let count = counted.unwrap_or(1);
             return Amount {
                 count: count.max(1),
+                // Behind the counted steps all that is left.
+                share: counted.map_or(1.0, |count| count.max(1) as f32 / masked.max(1) as f32),
                 least: count,
                 most: usize::MAX,
                 ..Amount::default()

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use super::ends::Known;
 use crate::package::{Package, Prompt};
 use crate::text::lines;
 
@@ -40,8 +41,8 @@ pub enum Wish {
 }
 
 /// A row of backticks that the text inside does not contain.
-#[derive(Debug)]
-struct Fence {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
     ticks: String,
     /// Whether the result begins a line.
     at_line_start: bool,
@@ -98,6 +99,17 @@ impl Asking {
             fence: Some(fence),
             ..self
         }
+    }
+
+    /// Takes this for the text that the result continues, of which the model may be shown a part.
+    pub fn stands_behind(&mut self, whole: &str) {
+        self.before = whole.to_string();
+        self.is_crlf = lines::is_crlf(whole.as_bytes());
+    }
+
+    /// The fence that the model writes in, which ends its text.
+    pub fn fence(&self) -> Option<&Fence> {
+        self.fence.as_ref()
     }
 
     /// Whether the model gets it in its chat template.
@@ -203,6 +215,14 @@ impl Fence {
         written
     }
 
+    /// What is known of the end of a text that begins with this one.
+    pub(super) fn look(&self, written: &str) -> Known {
+        match self.cut(written).len() {
+            end if end < written.len() => Known::End(end),
+            _ => Known::Sure(self.settled(written)),
+        }
+    }
+
     /// Bytes of what [`Asking::settled`] gives.
     fn settled(&self, written: &str) -> usize {
         let cut = self.cut(written);
@@ -224,6 +244,8 @@ mod tests {
     fn an_answer_ends_with_its_fence() {
         let fence = Fence::around("");
         assert_eq!(fence.cut("x = 1\n```\nThis sets x."), "x = 1\n");
+        assert_eq!(fence.look("x = 1\n```\nThis"), Known::End(6));
+        assert_eq!(fence.look("x = 1\n``"), Known::Sure(6));
         assert_eq!(fence.cut("x = 1\n  ```"), "x = 1\n");
         assert_eq!(fence.cut("```"), "");
         assert_eq!(

@@ -3,6 +3,8 @@
 //!
 //! Both are looked for in the text and not in its tokens, which need not begin or end with them.
 
+use super::asking::Fence;
+
 /// What ends a text; by default nothing does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ends {
@@ -13,6 +15,8 @@ pub struct Ends {
     /// It ends before a line, behind its first, that is indented by fewer blanks than these and is
     /// not blank; 0 ends nothing.
     pub least_indent: usize,
+    /// The fence of Markdown that it stands in, which ends it.
+    pub fence: Option<Fence>,
 }
 
 /// The function that a text is in or, where it is in none, the first that it has.
@@ -49,7 +53,10 @@ pub(super) enum Known {
 impl Ends {
     /// Whether nothing ends a text.
     pub fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.function.is_none() && self.least_indent == 0
+        self.texts.is_empty()
+            && self.function.is_none()
+            && self.least_indent == 0
+            && self.fence.is_none()
     }
 
     /// Where `text` ends, in bytes, if it does and nothing more comes.
@@ -84,7 +91,8 @@ impl Ends {
             .iter()
             .map(move |function| function.look(text));
         let by_indent = (self.least_indent > 0).then(|| look_at_indent(self.least_indent, text));
-        by_text.chain(by_function).chain(by_indent)
+        let by_fence = self.fence.iter().map(move |fence| fence.look(text));
+        by_text.chain(by_function).chain(by_indent).chain(by_fence)
     }
 }
 

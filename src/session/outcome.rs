@@ -125,16 +125,11 @@ impl Outcome {
     }
 }
 
-/// How many of `ids` it takes for this many bytes of text.
+/// How many of `ids` it takes for this many bytes of their text.
 fn tokens_of(ids: &[u32], bytes: usize, tokenizer: &Tokenizer) -> usize {
-    let mut ends = ids.iter().scan(0, |end, &id| {
-        *end += tokenizer.token_bytes(id).len();
-        Some(*end)
-    });
-    match bytes {
-        0 => 0,
-        _ => ends
-            .position(|end| end >= bytes)
-            .map_or(ids.len(), |at| at + 1),
-    }
+    let text = |count: usize| tokenizer.decode(&ids[..count], Specials::Keep);
+    let whole = text(ids.len());
+    let wanted = whole.get(..bytes).unwrap_or(&whole);
+    let counts: Vec<usize> = (0..ids.len()).collect();
+    counts.partition_point(|&count| !text(count).starts_with(wanted))
 }

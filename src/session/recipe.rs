@@ -9,8 +9,8 @@ use crate::tokenizer::TokenRole;
 
 /// The settings for a model on a device: temperature and nucleus of its authors, everything else of
 /// the mode, and seed 0. d3LLM takes the most probable tokens. Fast-dLLM has its own: temperature
-/// 0, and the 50 most probable tokens, to which transformers' `GenerationConfig` cuts where nobody
-/// says otherwise. In holes that get longer and shorter every mode but the published ones is
+/// 0 and, for Dream, the 50 most probable tokens, to which transformers' `GenerationConfig` cuts
+/// where nobody says otherwise. In holes that get longer and shorter every mode but the published ones is
 /// [`Decoding::resizing`]: one token a forward, since two at once fill 87 % of single lines instead
 /// of 92 %. A block-causal model has its authors' sampler in every mode: there is no published
 /// figure on another.
@@ -27,6 +27,7 @@ pub(super) fn settings(
             steps: Steps::OfTokens(1),
             decoding: Decoding {
                 window: blocks.sub_block,
+                order_temperature: blocks.order_temperature,
                 blocks: Some(blocks),
                 ..Decoding::default()
             },
@@ -66,15 +67,17 @@ pub(super) fn settings(
         };
     }
     let is_resizing = is_between && package.infilling.is_some();
+    let is_for_llada = mode == Mode::FastDllm && !package.config.shift_logits;
     let decoding = match is_resizing && !mode.is_published() {
         true => Decoding::resizing(),
+        false if is_for_llada => Decoding::fast_dllm_of_llada(),
         false => mode.decoding(!target.device.is_cpu()),
     };
     let (steps, shaping) = match mode {
         Mode::FastDllm => (
             Steps::OfTokens(2),
             Shaping {
-                top_k: Some(50),
+                top_k: (!is_for_llada).then_some(50),
                 ..Shaping::temperature(0.0)
             },
         ),

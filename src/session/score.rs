@@ -19,7 +19,8 @@ const LEAST: f32 = 1e-9;
 impl Session {
     /// The negative log-likelihood of what stands in the holes, each with the token that ends it,
     /// when it is revealed one by one, least entropy first, with everything computed anew: as many
-    /// forward passes as there are tokens. What a canvas has behind the end of a text is left out.
+    /// forward passes as there are tokens: the reference's sampler, also for models whose authors
+    /// fill blocks. What a canvas has behind the end of a text is left out.
     ///
     /// # Errors
     /// When the network fails, or yields infinities or NaN; those of [`Self::load`].

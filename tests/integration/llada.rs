@@ -3,12 +3,12 @@
 
 use assert_cmd::Command;
 use candle_core::{DType, Device};
-use diffucoder::diffusion::{Decoding, Settings, Steps};
+use diffucoder::diffusion::{Algorithm, Decoding, FirstToken, Settings, Steps};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::model::Target;
 use diffucoder::model::config::Config;
-use diffucoder::package::Package;
-use diffucoder::session::{Conditions, Hole, Job, Mode, Session};
+use diffucoder::package::{Package, Prompt};
+use diffucoder::session::{Conditions, Hole, Job, Mode, Session, Task};
 use diffucoder::weights::gguf::GgufFile;
 use half::f16;
 use safetensors::SafeTensors;
@@ -44,6 +44,45 @@ fn job(case: &Value, session: &Session) -> Job {
 #[test]
 fn logits_equal_the_reference() {
     assert_logits(SET);
+}
+
+/// In every family whose authors fill blocks.
+#[test]
+fn an_order_by_chance_comes_to_an_end() {
+    for (set, order_temperature) in [
+        (SET, Some(1.0)),
+        ("golden-stable-diffcoder", Some(1.0)),
+        ("golden-dllm-qwen3", Some(1.0)),
+        ("golden-sdar", None),
+        ("golden-fast-dllm-v2", None),
+    ] {
+        let mut session = session(set);
+        let settings = Settings {
+            algorithm: Algorithm::Origin,
+            seed: 3,
+            ..session.settings(Mode::Exact, false)
+        };
+        assert_eq!(
+            settings.decoding.order_temperature, order_temperature,
+            "{set}"
+        );
+        let task = Task::answer(Prompt::Raw("x"), Hole::Exactly(40)).with(settings);
+        let outcome = session.run(&task).unwrap();
+        assert!(outcome.canvas.masked().is_empty(), "{set}");
+    }
+}
+
+/// It is published for two families, and is not the same for both.
+#[test]
+fn fast_dllm_for_llada_is_its_own() {
+    let settings = session(SET).settings(Mode::FastDllm, false);
+    let decoding = settings.decoding;
+    assert_eq!(decoding.first_token, FirstToken::Predicted);
+    assert_eq!((settings.shaping.top_k, decoding.is_capped), (None, false));
+    assert_eq!(Mode::of(&decoding, false), Some(Mode::FastDllm));
+    let of_dream = session("golden").settings(Mode::FastDllm, false);
+    assert_eq!(of_dream.decoding, Mode::FastDllm.decoding(false));
+    assert_eq!(of_dream.shaping.top_k, Some(50));
 }
 
 #[test]
