@@ -156,6 +156,25 @@ fn filled(text: &str) -> String {
     hole.strip_suffix(after).unwrap().to_string()
 }
 
+/// Behind the end of a line is its end.
+#[test]
+fn a_suggestion_stands_where_the_cursor_can_be() {
+    let mut editor = Editor::inline("tiny");
+    editor.open(URI, "def load(path):\r\n    return open(");
+    for (line, character) in [(1, 99), (7, 0)] {
+        let asked = at(URI, line, character);
+        let response = editor.ask("textDocument/inlineCompletion", asked);
+        let item = &response["result"]["items"][0];
+        let end = json!({"line": 1, "character": 16});
+        assert_eq!(
+            item["range"],
+            json!({"start": end, "end": end}),
+            "{response}"
+        );
+        assert!(!item["insertText"].as_str().unwrap().contains('\r'));
+    }
+}
+
 #[test]
 fn an_editor_gets_what_the_model_writes_at_its_cursor() {
     let mut editor = Editor::inline("tiny");

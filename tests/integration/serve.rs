@@ -254,6 +254,15 @@ fn llama_vscode_gets_nested_json_and_several_texts() {
     );
 }
 
+/// A plugin may start it with a pipe that it does not read.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let server = Server::start(&[]);
+    for _ in 0..4000 {
+        assert_eq!(server.get("/health").status, 200);
+    }
+}
+
 /// Of an empty line there is nothing to wait for, and nothing to answer with.
 #[test]
 fn a_time_limit_at_a_line_s_end_leaves_more_than_an_empty_line() {

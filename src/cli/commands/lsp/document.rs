@@ -91,6 +91,17 @@ pub fn offset(text: &str, place: Position, encoding: Encoding) -> usize {
     at
 }
 
+/// The place behind a text.
+pub fn end(text: &str, encoding: Encoding) -> Position {
+    let (mut line, mut start) = (0, 0);
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', &text.as_bytes()[start..]) {
+        start += at + 1 + usize::from(text[start + at..].starts_with("\r\n"));
+        line += 1;
+    }
+    let character = encoding.count(&text[start..]);
+    Position { line, character }
+}
+
 /// Changes a text, one change after the other.
 pub fn change(text: &mut String, changes: Vec<Change>, encoding: Encoding) {
     for change in changes {
@@ -162,6 +173,7 @@ mod tests {
                 at(before.matches('\n').count(), encoding.count(&line))
             };
             let range = Range { start: place(a.min(b)), end: place(a.max(b)) };
+            proptest::prop_assert_eq!(end(&text[..a.min(b)], encoding), range.start);
             let mut changed = text.clone();
             let one = Change { range: Some(range), text: new.clone() };
             change(&mut changed, vec![one], encoding);

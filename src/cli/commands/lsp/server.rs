@@ -277,9 +277,11 @@ impl Server {
         };
         let cursor = document::offset(text, asked.position, self.encoding);
         let (before, after) = text.split_at(cursor);
+        // Where it really is: a place behind a line is its end.
+        let cursor = document::end(before, self.encoding);
         let place = match is_inline {
-            true => Place::Inline(asked.position),
-            false => Place::listed(before, asked.position, self.encoding),
+            true => Place::Inline(cursor),
+            false => Place::listed(before, cursor, self.encoding),
         };
         let suffix = if self.fills { after } else { "" };
         let is_last = suffix.trim().is_empty();
@@ -379,6 +381,8 @@ impl Place {
                     start: *cursor,
                     end: *cursor,
                 };
+                // Neovim would keep the CR of a CRLF as a character; others write what a file has.
+                let text = text.replace("\r\n", "\n");
                 json!({"items": [{"insertText": text, "range": range}]})
             }
             Self::Listed { word, range } => {

@@ -8,13 +8,13 @@ use diffucoder::session::Session;
 use jiff::Timestamp;
 
 use super::access::Access;
+use super::log::Log;
 use super::work::{Metrics, Queue};
 use crate::cli::args::model::ModelArgs;
-use crate::cli::terminal::ui::Ui;
 
 /// What all requests share.
 pub struct App {
-    pub ui: Ui,
+    pub log: Log,
     pub queue: Arc<Queue>,
     pub access: Access,
     pub model: ModelInfo,

@@ -46,7 +46,7 @@ async fn accept(listener: TcpListener, app: &Arc<App>) -> anyhow::Result<()> {
     let mut end = pin!(end.notified());
     let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let graceful = GracefulShutdown::new();
-    app.ui.log(&format!("listening on http://{address}"));
+    app.log.line(format!("listening on http://{address}"));
     loop {
         let mut next = pin!(async {
             let place = Arc::clone(&connections).acquire_owned().await;
@@ -61,7 +61,7 @@ async fn accept(listener: TcpListener, app: &Arc<App>) -> anyhow::Result<()> {
             Some((place, Ok((stream, peer)))) => (stream, peer, place),
             Some((_, Err(error))) => {
                 // Most likely there are no more files to be had: other connections have to end.
-                app.ui.log(&format!("cannot accept a connection: {error}"));
+                app.log.line(format!("cannot accept a connection: {error}"));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -86,7 +86,7 @@ async fn accept(listener: TcpListener, app: &Arc<App>) -> anyhow::Result<()> {
         });
     }
     drop(listener);
-    app.ui.log("ending: no new requests");
+    app.log.line("ending: no new requests".into());
     graceful.shutdown().await;
     Ok(())
 }

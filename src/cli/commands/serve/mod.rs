@@ -9,6 +9,7 @@ mod access;
 mod api;
 mod app;
 mod http;
+mod log;
 mod reply;
 mod response;
 mod router;
@@ -32,6 +33,7 @@ use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 use access::{Access, Key};
 use app::{App, ModelInfo};
+use log::Log;
 use work::{Queue, Worker};
 
 /// Flags of `serve`.
@@ -139,7 +141,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let session = engine.session;
     let context = work::context(&args.sampling, &session);
     let app = App {
-        ui: Ui::new(ui.is_quiet()),
+        log: Log::new(Ui::new(ui.is_quiet())),
         queue: Arc::clone(&queue),
         access: Access {
             only_host: (is_local && keys.is_empty()).then(|| server.host.clone()),

@@ -97,8 +97,9 @@ pub async fn answer(app: &App, peer: SocketAddr, request: Request) -> Response {
     let (status, time) = (response.status().as_u16(), started.elapsed());
     app.metrics.count(path, status, time);
     let millis = time.as_secs_f64() * 1e3;
-    app.ui
-        .log(&format!("{method} {shown} {status} {millis:.1} ms"));
+    let method: String = method.as_str().chars().take(MOST_SHOWN).collect();
+    app.log
+        .line(format!("{method} {shown} {status} {millis:.1} ms"));
     response
 }
 
