@@ -1,12 +1,13 @@
 //! What fingers have learned elsewhere: a prompt without a command, flags and commands of other
 //! programs, and mistyped ones.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgMatches, Command};
+use clap::{ArgMatches, Command, CommandFactory};
 
 use crate::cli::usage::UsageError;
 
@@ -137,30 +138,45 @@ pub fn suggest(error: &mut clap::Error) {
     let name = word.split(['=', ' ']).next().unwrap_or_default();
     let bare = name.trim_start_matches('-');
     let known = known.iter().find(|(names, _)| names.contains(&bare));
-    let is_near = match error.get(suggested) {
-        Some(ContextValue::String(other)) => is_near(bare, other.trim_start_matches('-')),
-        Some(ContextValue::Strings(others)) => others.iter().any(|other| is_near(bare, other)),
-        _ => false,
-    };
     error.remove(ContextKind::Suggested);
-    if known.is_none() && is_near {
+    let near = match error.remove(suggested) {
+        Some(ContextValue::String(other)) if is_near(bare, other.trim_start_matches('-')) => {
+            Some(ContextValue::String(other))
+        }
+        Some(ContextValue::Strings(mut others)) => {
+            others.retain(|other| is_near(bare, other));
+            (!others.is_empty()).then_some(ContextValue::Strings(others))
+        }
+        _ => None,
+    };
+    if let (None, Some(near)) = (known, near) {
+        error.insert(suggested, near);
         return;
     }
-    error.remove(suggested);
     // It repeats what was suggested.
     let usage = error.remove(ContextKind::Usage);
     let takes_prompt = match usage {
         Some(ContextValue::StyledStr(usage)) => usage.to_string().contains("diffucoder generate"),
         _ => false,
     };
-    let tip = match known {
-        Some((_, tip)) => tip.to_string(),
+    let given: Vec<_> = std::env::args_os().skip(1).collect();
+    let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();
+    let known = known.map(|(_, tip)| tip.to_string());
+    let misplaced = command_behind_flags(&given).filter(|_| takes_prompt);
+    let tip = match known.or(misplaced) {
+        Some(tip) => tip,
+        None if name.starts_with('-')
+            && takes_prompt
+            && given.iter().any(|arg| is_text_behind_a_dash(arg)) =>
+        {
+            "a prompt that begins with `-` follows -p".into()
+        }
         None if name.starts_with('-') || name.is_empty() => return,
         None if error.kind() == ErrorKind::UnknownArgument && !takes_prompt => return,
         None if error.kind() == ErrorKind::UnknownArgument => {
             "a prompt of several words needs quotes".into()
         }
-        None if std::env::args().nth(1).is_some_and(|first| first == "help") => {
+        None if given.first().is_some_and(|first| first == "help") => {
             "`diffucoder help` lists the commands".into()
         }
         None if Path::new(name).is_file() => {
@@ -170,6 +186,23 @@ pub fn suggest(error: &mut clap::Error) {
     };
     let tips = vec![StyledStr::from(tip)];
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+}
+
+/// Says where a command belongs that stands behind a flag.
+fn command_behind_flags(given: &[Cow<'_, str>]) -> Option<String> {
+    let cli = super::Cli::command();
+    let (first, rest) = given.split_first()?;
+    let is_command = |arg: &&Cow<'_, str>| cli.find_subcommand(&***arg).is_some();
+    let name = rest.iter().find(is_command);
+    let name = name.filter(|_| first.starts_with('-'))?;
+    Some(format!(
+        "a command comes first: diffucoder {name} with the flags behind it"
+    ))
+}
+
+/// Whether an argument looks like a text and not like a flag.
+fn is_text_behind_a_dash(arg: &str) -> bool {
+    arg.starts_with('-') && !arg.starts_with("--") && arg.contains(' ')
 }
 
 /// Whether one is most likely the other mistyped: a slip for every four letters.

@@ -73,7 +73,7 @@ fn hub(error: &HubError) -> Option<String> {
             "check the network and HTTPS_PROXY; `--model tiny` needs no download".into()
         }
         HubError::NotCached { .. } => {
-            "run once without --offline to download it; `--model tiny` needs no download".into()
+            "run once without --offline or HF_HUB_OFFLINE to download it; `--model tiny` needs no download".into()
         }
         HubError::NotDownloaded { .. } => "`diffucoder list` shows what is downloaded".into(),
         _ => return None,

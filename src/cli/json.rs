@@ -171,7 +171,7 @@ impl SettingsReport {
             alg_temp: settings.alg_temp,
             eps: settings.eps,
             seed: settings.seed,
-            exact: is_exact && mode.is_some() && settings.remask == 0,
+            exact: is_exact && mode == Some(Mode::Exact.name()) && settings.remask == 0,
             mode,
             window: decoding.window,
             lookahead: decoding.lookahead,

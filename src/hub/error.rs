@@ -171,6 +171,9 @@ impl HubError {
             Self::NotAFolder { .. } => {
                 "give a .gguf file, or the folder that holds config.json and the weights"
             }
+            Self::NotInFolder { file, .. } if file == "adapter_config.json" => {
+                "an adapter's folder holds adapter_config.json and adapter_model.safetensors"
+            }
             Self::NotInFolder { .. } => {
                 "a model's folder holds config.json, the tokenizer's files and the weights"
             }

@@ -723,4 +723,25 @@ fn a_command_behind_a_flag_is_no_prompt() {
     }
     let (_, stderr) = refusal(&["pull", "a", "b"]);
     assert!(!stderr.contains("quotes"), "{stderr}");
+    for (args, tip) in [
+        (
+            &["-m", "tiny", "infill", "x.py"][..],
+            "diffucoder infill with",
+        ),
+        (
+            &["-m", "tiny", "serve", "--port", "1"],
+            "diffucoder serve with",
+        ),
+        (&["- a list"], "follows -p"),
+        (&["generate", "-x = 3"], "follows -p"),
+        (
+            &["Generate", "x"],
+            "a similar subcommand exists: 'generate'",
+        ),
+        (&["help", "nosuch"], "`diffucoder help` lists"),
+    ] {
+        let (code, stderr) = refusal(args);
+        assert_eq!(code, Some(2), "{args:?}");
+        assert!(stderr.contains(tip), "{args:?}: {stderr}");
+    }
 }

@@ -466,3 +466,35 @@ fn checking_without_parsers_is_refused_at_once() {
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("no parsers for --check") && stderr.contains("--features check"));
 }
+
+/// What could be known before the work is: the file is not replaced first.
+#[test]
+fn a_report_that_cannot_be_written_leaves_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.py");
+    let text = "x = <FILL:2>\n";
+    fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let (code, _) = crate::command::refusal(&[
+        "infill",
+        "--model",
+        "tiny",
+        file,
+        "-i",
+        "--json",
+        "-o",
+        "/no/such/folder/x",
+    ]);
+    assert_eq!(code, Some(1));
+    assert_eq!(fs::read_to_string(file).unwrap(), text);
+    let places = [
+        "infill",
+        "--model",
+        "tiny",
+        "--prefix-file",
+        file,
+        "--at",
+        "1",
+    ];
+    assert_eq!(crate::command::refusal(&places).0, Some(2));
+}

@@ -42,6 +42,17 @@ fn a_flag_wins_over_a_variable_over_the_file() {
     );
 }
 
+/// Also of what stands between two texts.
+#[test]
+fn a_variable_says_how_long_a_hole_is() {
+    let mut command = diffucoder(&["generate", "-m", "tiny", "-p", "x = (", "--suffix", ")"]);
+    command
+        .args(["-o", "json"])
+        .env("DIFFUCODER_MAX_NEW_TOKENS", "4");
+    let report: Value = serde_json::from_str(&stdout(&command.output().unwrap())).unwrap();
+    assert_eq!(report["usage"]["canvas_tokens"], 4);
+}
+
 #[cfg(not(windows))]
 #[test]
 fn a_default_steps_back_for_a_flag_that_excludes_it() {

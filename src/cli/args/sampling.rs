@@ -44,7 +44,8 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "T", value_parser = zero_or_more)]
     #[arg(visible_alias = "temp")]
     temperature: Option<f32>,
-    /// Keep the most probable tokens up to this mass; 1 keeps all [default: 0.95; 1 in fast-dllm]
+    /// Keep the most probable tokens up to this mass; 1 keeps all [default: mostly 0.95; 1 in
+    /// fast-dllm, d3llm and samplers that fill blocks]
     #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f32>,
     /// Keep this many of the most probable tokens; 0 keeps all [default: 0; 50 in fast-dllm]
@@ -72,6 +73,11 @@ pub enum NewTokens {
     /// As much as the context holds.
     Auto,
     Most(usize),
+}
+
+impl NewTokens {
+    /// What is built in.
+    pub const USUAL: Self = Self::Most(256);
 }
 
 pub fn new_tokens(text: &str) -> Result<NewTokens, String> {

@@ -14,7 +14,7 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::prompt::{Given, PromptArgs};
-use crate::cli::args::sampling::{SamplingArgs, as_usage};
+use crate::cli::args::sampling::{NewTokens, SamplingArgs, as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
@@ -152,11 +152,18 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     if let Form::Behind(asking) = &form {
         args.note_how_it_is_read(asking, &given, package, ui);
     }
+    let fence = match &form {
+        Form::Behind(asking) => asking.fence().cloned(),
+        Form::Between(_) => None,
+    };
     for note in sampling.context_notes(&engine.session, &job) {
         ui.note(&note);
     }
     job.settings = sampling.settings(&engine.session, &job)?;
-    job.ends = args.ends(&form.before(), &language)?;
+    job.ends = Ends {
+        fence,
+        ..args.ends(&form.before(), &language)?
+    };
     check.check_chance(&job.settings)?;
     let first_seed = job.settings.seed;
     let shown = Shown {
@@ -227,7 +234,9 @@ impl Args {
         if self.suffix().is_none() {
             return self.sampling.hole();
         }
-        match is_typed(matches, "max_new_tokens") {
+        // Where the variables and the file say what is built in, nobody has said anything.
+        let is_said = self.sampling.max_new_tokens != NewTokens::USUAL;
+        match is_said || is_typed(matches, "max_new_tokens") {
             true => self.sampling.open_hole(session),
             false => session.open_hole(session.usual_hole()),
         }
@@ -263,7 +272,7 @@ impl Args {
         let (job, shown) = fitted.map_err(as_usage)?;
         let mut asking = asking(shown);
         if !asking.before.is_empty() {
-            asking.before = whole.to_string();
+            asking.stands_behind(whole);
         }
         Ok((Form::Behind(asking), job))
     }

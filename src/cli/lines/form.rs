@@ -73,6 +73,9 @@ impl<'a> Form<'a> {
         let job = session.prepare(&self.task(hole, system, session).within(sampling.context()));
         let mut job = job.map_err(as_usage)?;
         job.settings = sampling.settings(session, &job)?;
+        if let Self::Answer(asking) = self {
+            job.ends.fence = asking.fence().cloned();
+        }
         let notes = sampling.context_notes(session, &job);
         Ok((job, notes))
     }

@@ -51,6 +51,7 @@ pub struct Args {
     /// Make a hole at the end of this line, or before a column of it, both counted from 1; markers
     /// are then text. Can be given several times
     #[arg(long, value_name = "LINE[:COL]", value_parser = place_arg)]
+    #[arg(conflicts_with_all = ["prefix_file", "suffix_file"])]
     at: Vec<(usize, Option<usize>)>,
     /// The text before the hole; `-` is stdin
     #[arg(long, value_name = "FILE")]
@@ -99,11 +100,9 @@ pub struct Args {
 /// `matches` are those of the command: they know which flags were typed.
 pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let show = args.show()?;
-    if show != Show::InPlace {
+    if show != Show::InPlace || args.output.is_json() {
         args.output.check(ui)?;
     }
-    let check = args.check.check(args.named(), "")?;
-    args.shown.check(ui, check.retries() == 0, &["retries"])?;
     let read: Vec<_> = args.files().collect();
     let result = args.output.file();
     // The whole of what is read may take its own place.
@@ -112,6 +111,8 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
         .check_apart(&read, result.filter(|_| !is_itself))?;
     args.shown.check_apart(&[], result)?;
     let template = args.template()?;
+    let check = args.check.check(args.named(), &template.texts().concat())?;
+    args.shown.check(ui, check.retries() == 0, &["retries"])?;
     let engine = args.compute.open(&args.model, ui)?;
     let said = args.sampling.max_new_tokens;
     let longest = match said {
@@ -161,8 +162,13 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let text = String::from_utf8_lossy(&filled.bytes);
     runner.end(&text, outcome)?;
     // A file that parsed is not replaced by one that does not.
-    if let (Show::InPlace, None, Some(file)) = (show, &problem, args.file()) {
-        atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
+    if let (Show::InPlace, Some(file)) = (show, args.file()) {
+        match problem {
+            Some(_) => ui.note(&format!("{} is left as it is", file.display())),
+            None => {
+                atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
+            }
+        }
     }
     match args.output.is_json() {
         true => {

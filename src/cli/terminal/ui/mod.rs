@@ -155,8 +155,14 @@ impl Ui {
     fn stderr(&self, line: &str) {
         let _stderr = give_back();
         // Nowhere to report a stderr that cannot be written to.
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        let _ = writeln!(io::stderr().lock(), "{}", harmless(line));
     }
+}
+
+/// Names of files, messages of templates and the like come from strangers: no escape sequence of
+/// theirs reaches the terminal.
+fn harmless(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 fn of_stdout(error: io::Error) -> io::Error {
@@ -237,11 +243,10 @@ pub fn print_error(error: &anyhow::Error, hint: Option<&str>) {
         style_of(anstyle::AnsiColor::Red),
         style_of(anstyle::AnsiColor::Cyan),
     );
-    // `{:#}` joins the chain of causes with colons. File names and template messages in it come
-    // from strangers: no escape sequence of theirs reaches the terminal.
-    let text = format!("{error:#}").replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
+    // `{:#}` joins the chain of causes with colons.
+    let text = harmless(&format!("{error:#}"));
     let _ = writeln!(stderr, "{red}error:{red:#} {text}");
-    if let Some(hint) = hint {
+    if let Some(hint) = hint.map(harmless) {
         let _ = writeln!(stderr, "{cyan}hint:{cyan:#} {hint}");
     }
 }

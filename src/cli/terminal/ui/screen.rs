@@ -69,8 +69,8 @@ impl Screen {
         self.to_top(&mut out, columns);
         for (at, line) in lines.iter().enumerate() {
             out.push_str(if at > 0 { "\r\n" } else { "" });
+            out.push_str("\x1b[K"); // before the text, which may fill the row
             out.push_str(&line.text);
-            out.push_str("\x1b[K");
         }
         out.push_str("\x1b[J");
         self.drawn = lines.iter().map(|line| line.columns).collect();
