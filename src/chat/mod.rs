@@ -13,7 +13,6 @@ mod dialect;
 mod functions;
 mod python;
 
-use std::panic::resume_unwind;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind};
 use self::functions::Raised;
 use crate::tokenizer::{
     self, CHAT_TEMPLATE, CONFIG, LEGACY_CHAT_TEMPLATE, Literals, SpecialTokens, Tokenizer,
-    TokenizerError, TokenizerFiles,
+    TokenizerError, TokenizerFiles, quietly,
 };
 
 /// Qwen2.5's template has 2.5 KB.
@@ -66,6 +65,9 @@ pub enum ChatError {
     /// The template fails in some other way.
     #[error("the chat template fails")]
     Render(#[source] minijinja::Error),
+    /// The template does what its engine does not stand, which panics.
+    #[error("the chat template breaks the engine that runs it")]
+    Engine,
     /// There is no thread to render in.
     #[error("cannot start a thread for the chat template")]
     Thread(#[source] std::io::Error),
@@ -167,7 +169,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`ChatError::Syntax`], [`ChatError::Refused`], [`ChatError::Undefined`],
-    /// [`ChatError::Exhausted`], [`ChatError::Render`] and [`ChatError::Thread`].
+    /// [`ChatError::Exhausted`], [`ChatError::Render`], [`ChatError::Engine`] and
+    /// [`ChatError::Thread`].
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let (template, messages) = (self.clone(), messages.to_vec());
         let rendered = apart(move || template.render_here(&messages, add_generation_prompt))?;
@@ -294,16 +297,13 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result
         .name("chat template".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            let _ = send.send(work()); // nobody waits any more: nothing to do
-        })
-        .map_err(ChatError::Thread)?;
+            let _ = send.send(quietly(work)); // nobody waits any more: nothing to do
+        });
+    thread.map_err(ChatError::Thread)?;
     match receive.recv_timeout(TIME_LIMIT) {
-        Ok(done) => Ok(done),
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => Err(ChatError::Engine),
         Err(RecvTimeoutError::Timeout) => Err(ChatError::Exhausted),
-        Err(RecvTimeoutError::Disconnected) => match thread.join() {
-            Ok(()) => Err(ChatError::Exhausted),
-            Err(panic) => resume_unwind(panic),
-        },
     }
 }
 

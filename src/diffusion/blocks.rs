@@ -46,6 +46,8 @@ pub struct Blocks {
     /// Temperature of the confidence that orders the reveals, and of what the threshold is held
     /// against; `None` is that of the draws.
     pub order_temperature: Option<f32>,
+    /// [`Shaping::top_k_first`](super::Shaping::top_k_first).
+    pub top_k_first: bool,
     /// Where the canvas ends.
     pub extent: Extent,
     /// Positions of a block that are filled before those behind them are; `None` is all. With full
@@ -182,6 +184,7 @@ mod tests {
             threshold: Some(0.9),
             is_strict: false,
             order_temperature: None,
+            top_k_first: false,
             extent: Extent::Tokens,
             sub_block: None,
             is_padded: false,

@@ -386,6 +386,7 @@ mod tests {
             threshold: None,
             is_strict: false,
             order_temperature: None,
+            top_k_first: false,
             extent: Extent::Tokens,
             sub_block: None,
             is_padded: false,

@@ -15,6 +15,9 @@ pub struct Shaping {
     pub top_p: Option<f32>,
     /// Number of most probable tokens to keep (ties at the last place stay); `None` keeps all.
     pub top_k: Option<usize>,
+    /// Whether the mass is that of the `top_k` tokens, as SDAR's `generate.py` has it, and not of
+    /// all.
+    pub top_k_first: bool,
 }
 
 impl Shaping {
@@ -24,6 +27,7 @@ impl Shaping {
             temperature,
             top_p: None,
             top_k: None,
+            top_k_first: false,
         }
     }
 
@@ -72,7 +76,8 @@ impl Shaping {
             is_within: true,
         };
         if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
-            let mass = f64::from(top_p) * sum;
+            let first = self.top_k.filter(|&k| self.top_k_first && k < terms.len());
+            let mass = f64::from(top_p) * first.map_or(sum, |k| sum_of_largest(terms, k));
             match remove_beyond_mass(terms, mass, negligible) {
                 Some((least, sum)) => (kept.least, kept.sum) = (least, sum),
                 None => kept.is_within = false,
@@ -89,6 +94,13 @@ impl Shaping {
         }
         kept
     }
+}
+
+/// The sum of the `k` largest terms, ties at the last place included.
+fn sum_of_largest(terms: &[f32], k: usize) -> f64 {
+    let least = largest(terms, k);
+    let terms = terms.iter().filter(|&&term| term >= least);
+    terms.copied().map(f64::from).sum()
 }
 
 /// What filters keep.
@@ -203,6 +215,7 @@ mod tests {
             temperature,
             top_p,
             top_k,
+            top_k_first: false,
         }
         .apply(Isa::detect(), &mut row);
         row
@@ -218,6 +231,23 @@ mod tests {
         for temperature in [1e-20, 1e-30, 1e-38, f32::from_bits(1)] {
             let probs = shaped(&[3.0, 5.0, 4.9, -2.0], temperature, Some(0.95), None);
             assert_eq!(probs, [0.0, 1.0, 0.0, 0.0], "{temperature}");
+        }
+    }
+
+    /// Three, of which two have six tenths of the mass of the three.
+    #[test]
+    fn the_mass_is_of_all_tokens_or_of_the_first() {
+        let mut probs = vec![0.01; 43];
+        (probs[3], probs[20], probs[30]) = (0.3, 0.2, 0.1);
+        for (top_k_first, kept) in [(false, 3), (true, 2)] {
+            let shaping = Shaping {
+                top_k: Some(3),
+                top_k_first,
+                ..Shaping::nucleus(0.0, 0.6)
+            };
+            let mut row = logits_of(&probs);
+            shaping.apply(Isa::detect(), &mut row);
+            assert_eq!(row.iter().filter(|&&p| p > 0.0).count(), kept);
         }
     }
 
@@ -285,6 +315,7 @@ mod tests {
             temperature: 0.5,
             top_p: Some(0.9),
             top_k: None,
+            top_k_first: false,
         };
         assert_eq!(Shaping::nucleus(0.5, 0.9), both);
     }

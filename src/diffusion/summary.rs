@@ -321,6 +321,7 @@ mod tests {
             temperature,
             top_p,
             top_k,
+            top_k_first: false,
         };
         assert_eq!(kept(likely(shaping(1.0, Some(0.1), None))), Some(6));
         assert_eq!(

@@ -32,7 +32,10 @@ pub(super) fn settings(
                 ..Decoding::default()
             },
             algorithm: Algorithm::MaskgitPlus,
-            shaping: Shaping::temperature(package.recipe.temperature as f32),
+            shaping: Shaping {
+                top_k_first: blocks.top_k_first,
+                ..Shaping::temperature(package.recipe.temperature as f32)
+            },
             isa: target.isa,
             ..Settings::reference(1)
         };
@@ -61,7 +64,10 @@ pub(super) fn settings(
                 ..Decoding::blocks(blocks, size)
             },
             algorithm: Algorithm::MaskgitPlus,
-            shaping: Shaping::temperature(package.recipe.temperature as f32),
+            shaping: Shaping {
+                top_k_first: blocks.top_k_first,
+                ..Shaping::temperature(package.recipe.temperature as f32)
+            },
             isa: target.isa,
             ..Settings::reference(1)
         };

@@ -482,7 +482,7 @@ impl Tokenizer {
 }
 
 /// Does some work that can panic, without the line that the process prints of every panic.
-fn quietly<T>(work: impl FnOnce() -> T) -> thread::Result<T> {
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> thread::Result<T> {
     thread_local!(static IS_QUIET: Cell<bool> = const { Cell::new(false) });
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

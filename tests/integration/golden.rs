@@ -86,6 +86,7 @@ fn shaping(settings: &Value) -> Shaping {
         temperature: settings["temperature"].as_f64().unwrap() as f32,
         top_p: settings["top_p"].as_f64().map(|p| p as f32),
         top_k: settings["top_k"].as_u64().map(|k| k as usize),
+        top_k_first: false,
     }
 }
 

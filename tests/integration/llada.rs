@@ -62,10 +62,8 @@ fn an_order_by_chance_comes_to_an_end() {
             seed: 3,
             ..session.settings(Mode::Exact, false)
         };
-        assert_eq!(
-            settings.decoding.order_temperature, order_temperature,
-            "{set}"
-        );
+        let of = (settings.steps, settings.decoding.order_temperature);
+        assert_eq!(of, (Steps::OfTokens(1), order_temperature), "{set}");
         let task = Task::answer(Prompt::Raw("x"), Hole::Exactly(40)).with(settings);
         let outcome = session.run(&task).unwrap();
         assert!(outcome.canvas.masked().is_empty(), "{set}");
@@ -83,6 +81,11 @@ fn fast_dllm_for_llada_is_its_own() {
     let of_dream = session("golden").settings(Mode::FastDllm, false);
     assert_eq!(of_dream.decoding, Mode::FastDllm.decoding(false));
     assert_eq!(of_dream.shaping.top_k, Some(50));
+    let steps = |mode| session("golden").settings(mode, true).steps;
+    for mode in Mode::ALL {
+        let tokens = if mode == Mode::FastDllm { 2 } else { 1 };
+        assert_eq!(steps(mode), Steps::OfTokens(tokens), "{}", mode.name());
+    }
 }
 
 #[test]

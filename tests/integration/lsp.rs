@@ -277,6 +277,26 @@ fn what_is_not_wanted_any_more_is_not_waited_for() {
     assert!(!editor.suggested(0, 8).is_empty());
 }
 
+/// A suggestion for a text that is another one by now would stand at a place of the old one.
+#[test]
+fn a_suggestion_ends_with_the_text_that_it_was_for() {
+    let mut editor = Editor::start("tiny", &SLOW);
+    editor.initialize(json!({"textDocument": {"inlineCompletion": {}}}));
+    for closes in [false, true] {
+        editor.open(URI, "def f(x):\n    ");
+        editor.request("textDocument/inlineCompletion", at(URI, 1, 4));
+        match closes {
+            true => {
+                let document = json!({"textDocument": {"uri": URI}});
+                editor.notify("textDocument/didClose", document);
+            }
+            false => editor.change(json!([{"text": "x = 1\n"}])),
+        }
+        let response = editor.receive();
+        assert_eq!(response.get("result"), Some(&Value::Null), "{response}");
+    }
+}
+
 #[test]
 fn what_it_does_not_have_is_an_error_and_no_end() {
     let mut editor = Editor::start("tiny", &[]);

@@ -350,6 +350,7 @@ impl SamplingArgs {
                 temperature: self.temperature.unwrap_or(usual.shaping.temperature),
                 top_p: self.top_p.or(usual.shaping.top_p).filter(|&p| p < 1.0),
                 top_k: self.top_k.or(usual.shaping.top_k).filter(|&k| k > 0),
+                ..usual.shaping
             },
             alg_temp: Some(self.alg_temp).filter(|&t| t > 0.0),
             seed: self.seed.unwrap_or_else(new_seed),

@@ -110,7 +110,7 @@ impl Product {
             input.quantized.resize(rows, k, self.scale_group());
             let parts = input
                 .quantized
-                .parts_mut(share(rows * k / BLOCK, 8) / rows.min(32) + 1);
+                .parts_mut(share(rows * k / BLOCK, 8) / rows.clamp(1, 32) + 1);
             let parts: Vec<_> = parts.collect();
             parts
                 .into_par_iter()
@@ -136,6 +136,9 @@ impl Product {
         let panel_len = input.rows * PANEL;
         let panels = self.first_panel[self.matrices.len()];
         let values = output.resize(input.rows, panels * panel_len);
+        if values.is_empty() {
+            return Ok(());
+        }
         // Tiles read all rows again for each 8 panels, where there are enough for all threads.
         let wide = self.takes(Form::Tiles, isa) && share(panels, 1) >= 2;
         let each = share(panels, if wide { 8 } else { 2 });

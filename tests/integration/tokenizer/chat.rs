@@ -338,6 +338,13 @@ fn hostile_templates_end_in_an_error() {
             chain(&error)
         );
     }
+    // On a key that does not begin with ASCII MiniJinja 3.1 panics.
+    for source in ["{{ '%(é' % 1 }}", "{{ '%(\u{10c283}' % 'me' }}"] {
+        let rendered = template(source).unwrap().render(&user("x"), true);
+        let error = rendered.unwrap_err();
+        let is_one = matches!(error, ChatError::Engine | ChatError::Render(_));
+        assert!(is_one, "{source}: {}", chain(&error));
+    }
     let long = "x ".repeat(1 << 20);
     let text = template("{{ messages[0].content|trim }}")
         .unwrap()

@@ -90,6 +90,10 @@ pub fn only_holes(holes: &[HoleReport]) -> String {
 /// The change from `old` to `new` as `git apply` and `patch -p1` take it; empty if there is none.
 pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
     let name = name.trim_start_matches(['/', '\\']);
+    let name = name.replace("/./", "/");
+    let name = name.trim_start_matches("./");
+    // As GNU's diff writes it, so that `patch` knows where a name with blanks ends.
+    let end = if name.contains(' ') { "\t" } else { "" };
     // The library's own notion of a line ends at a carriage return too, and its writer for the
     // whole diff is lossy, unlike that for a hunk.
     let lines = |bytes| <[u8]>::split_inclusive(bytes, |&byte| byte == b'\n').collect::<Vec<_>>();
@@ -100,7 +104,7 @@ pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
     let mut written = Vec::new();
     for hunk in diff.unified_diff().iter_hunks() {
         if written.is_empty() {
-            write!(written, "--- a/{name}\n+++ b/{name}\n")?;
+            write!(written, "--- a/{name}{end}\n+++ b/{name}{end}\n")?;
         }
         hunk.to_writer(&mut written)?;
     }
@@ -121,5 +125,12 @@ mod tests {
         );
         assert_eq!(said, expected);
         assert!(diff("/a.py", b"x\n", b"x\n").unwrap().is_empty());
+        for (name, header) in [
+            ("./sub/./a.py", "--- a/sub/a.py\n+++ b/sub/a.py\n"),
+            ("a b.py", "--- a/a b.py\t\n+++ b/a b.py\t\n"),
+        ] {
+            let said = diff(name, b"x\n", b"y\n").unwrap();
+            assert!(said.starts_with(header.as_bytes()), "{name}");
+        }
     }
 }

@@ -56,6 +56,7 @@ pub struct Server {
 
 /// A request that waits for its text.
 struct Asked {
+    uri: String,
     cancel: Cancel,
     place: Place,
     /// Whether nothing follows the cursor.
@@ -224,11 +225,17 @@ impl Server {
                     && let Some(text) = self.documents.get_mut(&changed.text_document.uri)
                 {
                     document::change(text, changed.content_changes, self.encoding);
+                    // What stands in the text itself would stand in another one. A list goes by the
+                    // word, which may only have grown.
+                    self.cancel(&changed.text_document.uri, |place| {
+                        matches!(place, Place::Inline(_))
+                    });
                 }
             }
             "textDocument/didClose" => {
                 if let Ok(Opened { text_document }) = params(values) {
                     self.documents.remove(&text_document.uri);
+                    self.cancel(&text_document.uri, |_| true);
                 }
             }
             "$/cancelRequest" => {
@@ -243,6 +250,13 @@ impl Server {
             _ => {}
         }
         Next::Nothing
+    }
+
+    /// Ends these suggestions of a document; their answer is that there is none.
+    fn cancel(&self, uri: &str, is_meant: impl Fn(&Place) -> bool) {
+        let of_document = self.asked.values().filter(|asked| asked.uri == uri);
+        let meant = of_document.filter(|asked| is_meant(&asked.place));
+        meant.for_each(|asked| asked.cancel.cancel());
     }
 
     fn initialize(&mut self, asked: Initialize) -> Result<Value, Failure> {
@@ -300,11 +314,14 @@ impl Server {
         };
         let failed = |refusal: Refusal| Failure::new(Code::RequestFailed, refusal.message);
         let queue_place = self.queue.enter().map_err(failed)?;
-        let running = self.queue.submit(ask, queue_place, Some(Client(uri)));
+        let running = self
+            .queue
+            .submit(ask, queue_place, Some(Client(uri.clone())));
         let cancel = running.cancel.clone();
         self.asked.insert(
             id.clone(),
             Asked {
+                uri,
                 cancel,
                 place,
                 is_last,
