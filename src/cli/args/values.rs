@@ -40,11 +40,6 @@ pub fn zero_or_above<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, S
     whole(text, "must be a whole number, at least 0")
 }
 
-pub fn port(text: &str) -> Result<u16, String> {
-    text.parse()
-        .map_err(|_| format!("must be a whole number, at most {}", u16::MAX))
-}
-
 fn whole<N: FromStr<Err = ParseIntError>>(text: &str, expected: &str) -> Result<N, String> {
     text.parse()
         .map_err(|error: ParseIntError| match error.kind() {

@@ -28,7 +28,7 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::decoding::ReuseArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
-use crate::cli::args::values::{at_least_one, port, zero_or_above};
+use crate::cli::args::values::{at_least_one, zero_or_above};
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 use access::{Access, Key};
@@ -118,6 +118,11 @@ struct ServerArgs {
     /// Let pages of this origin (https://example.org) ask, and read the answers
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| format!("must be a whole number, at most {}", u16::MAX))
 }
 
 /// Runs until SIGTERM or SIGINT.
