@@ -64,7 +64,7 @@ fn hub(error: &HubError) -> Option<String> {
             form: Foreign::Adapter,
             ..
         } => "give the model that it was trained on with --model, and this with --lora".into(),
-        HubError::RevisionNotFound { .. } => "leave --revision out for the newest version".into(),
+        HubError::RevisionNotFound { .. } => "leave --revision out for the version that `diffucoder pull` gets".into(),
         HubError::Unreachable {
             model_is_cached: true,
             ..

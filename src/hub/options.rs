@@ -80,6 +80,9 @@ pub struct HubOptions {
     pub offline: bool,
     /// A branch, a tag or a commit; `main` if `None`.
     pub revision: Option<String>,
+    /// Ask the Hub what the revision is now, where an earlier run knew it too. That is taken where
+    /// the Hub cannot be reached.
+    pub newest: bool,
     /// Time limits and retries.
     pub patience: Patience,
     /// For networks whose proxy opens TLS, and for hubs with a certificate of their own.
@@ -107,6 +110,7 @@ impl HubOptions {
             token: None,
             offline: false,
             revision: None,
+            newest: false,
             patience: Patience::default(),
             ca_sources: Vec::new(),
         }

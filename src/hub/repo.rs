@@ -36,16 +36,20 @@ impl HubRepo {
         })?;
         let cache = RepoCache::new(&options.cache_dir, id);
         let remote = Remote::new(id, options)?;
-        let (commit, files) = match cache.commit_of(revision) {
-            Some(commit) => (commit, None),
+        let known = cache.commit_of(revision);
+        let (commit, files) = match known {
+            Some(commit) if options.offline || !options.newest => (commit, None),
             None if options.offline => return Err(not_cached(id, options, "config.json")),
-            None => {
-                let (commit, files) = remote.resolve(revision)?;
+            known => {
+                let (commit, files) = match (remote.resolve(revision), known) {
+                    (Err(HubError::Unreachable { .. }), Some(commit)) => (commit, None),
+                    (resolved, _) => resolved.map(|(commit, files)| (commit, Some(files)))?,
+                };
                 // Files that came by another name of the commit are found by this one from now on.
                 if !cache.files(&commit).is_empty() {
                     let _ = cache.remember(revision, &commit); // or it is asked again
                 }
-                (commit, Some(files))
+                (commit, files)
             }
         };
         Ok(Self {

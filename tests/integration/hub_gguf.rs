@@ -132,6 +132,36 @@ fn a_pulled_conversion_does_not_stand_for_the_safetensors_beside_it() {
     assert_eq!(offline.stdout, named.stdout, "{}", text(&offline.stderr));
 }
 
+/// `pull` alone asks again.
+#[test]
+fn a_newer_version_comes_with_pull() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = gguf(home.path());
+    let hub = HubServer::start(&[("m.gguf", &bytes)]);
+    let pull = || {
+        let mut command = diffucoder(&["pull", REPO]);
+        command.env("HF_ENDPOINT", &hub.endpoint);
+        command.env("HF_HOME", home.path());
+        command.env_remove("HF_HUB_OFFLINE");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    let revision = || {
+        let folder = home.path().join("hub/models--some-one--Model-7B");
+        std::fs::read_to_string(folder.join("refs/main")).unwrap()
+    };
+    pull();
+    assert_eq!(revision(), COMMIT);
+    let newer = COMMIT.replace('0', "9");
+    hub.commit("main", &newer, &[("m.gguf", &bytes), ("README.md", b"new")]);
+    assert!(generate(&hub, home.path(), &[REPO]).status.success());
+    assert_eq!(revision(), COMMIT);
+    let transfers = hub.transfers().len();
+    pull();
+    assert_eq!(revision(), newer);
+    assert_eq!(hub.transfers().len(), transfers, "the weights are the same");
+}
+
 #[test]
 fn what_is_packed_of_a_model_goes_with_it() {
     let home = tempfile::tempdir().unwrap();

@@ -66,7 +66,17 @@ impl ModelArgs {
         lora: Option<&ModelSpec>,
         ui: &Ui,
     ) -> Result<Package, Error> {
-        let mut options = self.hub_options();
+        self.package_by(self.hub_options(), spec, lora, ui)
+    }
+
+    /// The same with these options.
+    pub fn package_by(
+        &self,
+        mut options: HubOptions,
+        spec: &ModelSpec,
+        lora: Option<&ModelSpec>,
+        ui: &Ui,
+    ) -> Result<Package, Error> {
         let mut package = Package::open(spec, &options, &mut Download::new(ui, spec))?;
         if let Some(lora) = lora {
             options.revision = None; // the model's

@@ -20,7 +20,10 @@ use crate::cli::usage::UsageError;
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   diffucoder pull diffucoder:q4_k_m
-  diffucoder pull owner/name --revision v1.0")]
+  diffucoder pull owner/name --revision v1.0
+
+A model that is here already is brought to its newest version; other commands take it as it is. Files
+are checked as they arrive.")]
 pub struct PullArgs {
     /// The model, as --model takes it
     #[arg(value_name = "MODEL", conflicts_with = "model")]
@@ -70,7 +73,11 @@ pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
         other @ ModelSpec::Local(_) => return Err(no_download(other).into()),
     };
     let lora = args.model.lora()?;
-    let package = args.model.package(&spec, lora.as_ref(), ui)?;
+    let options = HubOptions {
+        newest: true,
+        ..args.model.hub_options()
+    };
+    let package = args.model.package_by(options, &spec, lora.as_ref(), ui)?;
     package.fetch_weights(&mut Download::new(ui, &spec))?;
     ui.note(&format!("{name} is here, whole: {}", package.name()));
     Ok(())
