@@ -108,6 +108,13 @@ impl Message {
     }
 }
 
+/// What was said but for the system message, a message a line: for a model that continues it.
+pub fn said(messages: &[Message]) -> String {
+    let said = messages.iter().filter(|message| message.role != "system");
+    let said: Vec<_> = said.map(|message| &*message.content).collect();
+    said.join("\n")
+}
+
 /// A checkpoint's chat template.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {

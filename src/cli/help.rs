@@ -2,9 +2,10 @@
 
 use clap::Command;
 
-/// Has clap break the paragraphs of a command's notes where the terminal ends, and not where their
-/// lines do in the source.
+/// Has clap break the paragraphs of the notes of a command, and of those below it, where the
+/// terminal ends, and not where their lines do in the source.
 pub fn flowing(command: Command) -> Command {
+    let command = command.mut_subcommands(flowing);
     let notes = command.get_after_long_help().map(ToString::to_string);
     match notes {
         None => command,

@@ -64,7 +64,9 @@ fn hub(error: &HubError) -> Option<String> {
             form: Foreign::Adapter,
             ..
         } => "give the model that it was trained on with --model, and this with --lora".into(),
-        HubError::RevisionNotFound { .. } => "leave --revision out for the version that `diffucoder pull` gets".into(),
+        HubError::RevisionNotFound { .. } => {
+            "leave --revision out for the version that `diffucoder pull` gets".into()
+        }
         HubError::Unreachable {
             model_is_cached: true,
             ..
@@ -73,7 +75,9 @@ fn hub(error: &HubError) -> Option<String> {
             "check the network and HTTPS_PROXY; `--model tiny` needs no download".into()
         }
         HubError::NotCached { .. } => {
-            "run once without --offline or HF_HUB_OFFLINE to download it; `--model tiny` needs no download".into()
+            "run once without --offline or HF_HUB_OFFLINE to download it; `--model tiny` needs no \
+             download"
+                .into()
         }
         HubError::NotDownloaded { .. } => "`diffucoder list` shows what is downloaded".into(),
         _ => return None,

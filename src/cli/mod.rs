@@ -153,7 +153,6 @@ fn explain(error: anyhow::Error) -> Exit {
 fn run() -> anyhow::Result<()> {
     signals::listen()?;
     let command = habits::taking_numbers(help::flowing(Cli::command()));
-    let command = command.mut_subcommands(help::flowing);
     let given: Vec<_> = std::env::args_os().collect();
     let args = habits::with_command(given.clone());
     let typed = command.clone().try_get_matches_from(&args)?;

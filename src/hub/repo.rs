@@ -37,19 +37,18 @@ impl HubRepo {
         let cache = RepoCache::new(&options.cache_dir, id);
         let remote = Remote::new(id, options)?;
         let known = cache.commit_of(revision);
-        let (commit, files) = match known {
-            Some(commit) if options.offline || !options.newest => (commit, None),
-            None if options.offline => return Err(not_cached(id, options, "config.json")),
-            known => {
-                let (commit, files) = match (remote.resolve(revision), known) {
-                    (Err(HubError::Unreachable { .. }), Some(commit)) => (commit, None),
-                    (resolved, _) => resolved.map(|(commit, files)| (commit, Some(files)))?,
-                };
+        let is_asked = !options.offline && (options.newest || known.is_none());
+        let resolved = is_asked.then(|| remote.resolve(revision));
+        let (commit, files) = match (resolved, known) {
+            (None | Some(Err(HubError::Unreachable { .. })), Some(commit)) => (commit, None),
+            (None, None) => return Err(not_cached(id, options, "config.json")),
+            (Some(resolved), _) => {
+                let (commit, files) = resolved?;
                 // Files that came by another name of the commit are found by this one from now on.
                 if !cache.files(&commit).is_empty() {
                     let _ = cache.remember(revision, &commit); // or it is asked again
                 }
-                (commit, files)
+                (commit, Some(files))
             }
         };
         Ok(Self {
@@ -71,9 +70,11 @@ impl HubRepo {
         let is_weights = |file: &String| file.contains(".gguf") || file.contains(".safetensors");
         let has_weights = cached.iter().any(is_weights);
         match gguf::choose(id, &cached, wanted) {
-            Ok(None) if has_weights => return Ok(None),
             // A conversion that was asked for by its name is not what the model's own name means.
-            Ok(chosen) if has_weights && (wanted.is_some() || !self.has_safetensors()) => {
+            Ok(chosen)
+                if has_weights
+                    && (chosen.is_none() || wanted.is_some() || !self.has_safetensors()) =>
+            {
                 return Ok(chosen);
             }
             Ok(_) if self.options.offline => return Ok(None),

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use self::files::{bytes, read};
 use self::gguf::Gguf;
 pub use self::prompt::Prompt;
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, said};
 use crate::diffusion::{Attention, Mode, Resizing};
 use crate::error::Error;
 use crate::hub::registry::{BLOCK_CAUSAL, DREAMON, PromptStyle, Recipe};
@@ -261,10 +261,11 @@ impl Package {
                 Ok(template.encode(&self.tokenizer, messages, true, answer)?)
             }
             (Prompt::Conversation { messages, answer }, None) => {
-                let said = messages.iter().filter(|message| message.role != "system");
-                let said = said.map(|message| &*message.content).chain([*answer]);
-                let said: Vec<_> = said.filter(|text| !text.is_empty()).collect();
-                Ok(self.tokenizer.encode_plain(&said.join("\n"))?)
+                let mut said = said(messages);
+                if !answer.is_empty() {
+                    said = format!("{said}\n{answer}");
+                }
+                Ok(self.tokenizer.encode_plain(&said)?)
             }
             (Prompt::Text(text), _) => Ok(self.tokenizer.encode_plain(text)?),
             (Prompt::Chat { user: text, .. } | Prompt::Raw(text), _) => {

@@ -152,18 +152,11 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     if let Form::Behind(asking) = &form {
         args.note_how_it_is_read(asking, &given, package, ui);
     }
-    let fence = match &form {
-        Form::Behind(asking) => asking.fence().cloned(),
-        Form::Between(_) => None,
-    };
     for note in sampling.context_notes(&engine.session, &job) {
         ui.note(&note);
     }
     job.settings = sampling.settings(&engine.session, &job)?;
-    job.ends = Ends {
-        fence,
-        ..args.ends(&form.before(), &language)?
-    };
+    job.ends = args.ends(&form, &language)?;
     check.check_chance(&job.settings)?;
     let first_seed = job.settings.seed;
     let shown = Shown {
@@ -291,9 +284,9 @@ impl Args {
     }
 
     /// What ends the text, beside the model.
-    fn ends(&self, before: &str, language: &str) -> Result<Ends, UsageError> {
+    fn ends(&self, form: &Form, language: &str) -> Result<Ends, UsageError> {
         let of_language = || {
-            Function::of_language(language, before).ok_or_else(|| {
+            Function::of_language(language, &form.before()).ok_or_else(|| {
                 UsageError::with_hint(
                     format!("--stop-after function cannot tell where functions of {language} end"),
                     "--language names another language, --stop TEXT ends the text before that",
@@ -305,6 +298,10 @@ impl Args {
         Ok(Ends {
             texts: stops.map(|stop| lines::to_lf(stop).into_owned()).collect(),
             function: self.stop_after.map(|_| of_language()).transpose()?,
+            fence: match form {
+                Form::Behind(asking) => asking.fence().cloned(),
+                Form::Between(_) => None,
+            },
             ..Ends::default()
         })
     }

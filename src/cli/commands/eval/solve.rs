@@ -91,17 +91,16 @@ impl Eval<'_, '_> {
                 },
                 Err(error) => Err(anyhow::anyhow!("{error}")),
             };
-            let is_new = solved.as_ref().is_ok_and(|(_, is_new)| *is_new);
-            let solved = solved.map(|(record, _)| record);
-            let record = match solved {
-                Ok(record) => Record { id, ..record },
+            let (record, is_new) = match solved {
+                Ok((record, is_new)) => (Record { id, ..record }, is_new),
                 Err(error) => {
                     tally.fail(*number, &error);
-                    Record {
+                    let record = Record {
                         id,
                         error: Some(format!("{error:#}")),
                         ..Record::default()
-                    }
+                    };
+                    (record, false)
                 }
             };
             // The next run tries those that failed again.

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use diffucoder::chat::Message;
+use diffucoder::chat::{Message, said};
 use diffucoder::diffusion::{Attention, Canvas, Settings, Step};
 use diffucoder::infill::Template;
 use diffucoder::package::{Package, Prompt};
@@ -124,11 +124,7 @@ impl Worker<'_> {
         let mut given = match &ask.form {
             Form::Chat(messages) if session.package().is_chat() => Given::Chat(messages),
             // A model that answers nothing continues what was said.
-            Form::Chat(messages) => {
-                let said = messages.iter().filter(|message| message.role != "system");
-                let said: Vec<_> = said.map(|message| &*message.content).collect();
-                Given::between(&said.join("\n"), "")
-            }
+            Form::Chat(messages) => Given::between(&said(messages), ""),
             Form::Holes(template) => Given::code(template.clone(), false),
             Form::Code { prefix, suffix, .. } => Given::between(prefix, suffix),
         };
