@@ -49,9 +49,18 @@ impl Algorithm {
     /// Confidence in the candidate whose probability is at `at`, given those of all tokens; higher
     /// is surer. `origin` does not look at confidence for its order; the candidate's probability is
     /// reported.
-    pub fn confidence(self, isa: Isa, probs: &[f32], at: usize) -> f32 {
+    ///
+    /// Float32 calls everything certain that is surer than 1 - 3e-8. Where all terms of the softmax
+    /// are known to come to `terms`, with 1 for the largest, probabilities are of float64, as in
+    /// LLaDA's `generate.py`.
+    pub fn confidence(self, isa: Isa, probs: &[f32], at: usize, terms: Option<f64>) -> f64 {
+        let exact = |p: f32| match terms {
+            // More than a half is the largest.
+            Some(terms) if p > 0.5 => 1.0 / terms,
+            _ => f64::from(p),
+        };
         match self {
-            Self::Origin | Self::MaskgitPlus | Self::P2 => probs[at],
+            Self::Origin | Self::MaskgitPlus | Self::P2 => exact(probs[at]),
             Self::TopkMargin => {
                 let (mut first, mut second) = (0f32, 0f32);
                 for &p in probs {
@@ -61,9 +70,12 @@ impl Algorithm {
                         second = p;
                     }
                 }
-                first - second
+                match terms {
+                    Some(_) => exact(first) - f64::from(second),
+                    None => f64::from(first - second),
+                }
             }
-            Self::Entropy => negative_entropy(isa, probs) as f32,
+            Self::Entropy => f64::from(negative_entropy(isa, probs) as f32),
         }
     }
 }
@@ -82,7 +94,7 @@ pub struct Candidate {
     /// Token id; never the mask.
     pub token: u32,
     /// Confidence by the chosen [`Algorithm`]: the order of the reveals.
-    pub confidence: f32,
+    pub confidence: f64,
     /// Probability of the token, by which a threshold reveals.
     pub probability: f32,
     /// Whether the last passes left the position's distribution as it was; without a rule that asks
@@ -96,26 +108,29 @@ mod tests {
 
     #[test]
     fn confidences_by_hand() {
+        let of = |algorithm: Algorithm, probs: &[f32], at, terms| {
+            algorithm.confidence(Isa::detect(), probs, at, terms)
+        };
         let probs = [0.5, 0.25, 0.25, 0.0];
-        assert_eq!(
-            Algorithm::MaskgitPlus.confidence(Isa::detect(), &probs, 1),
-            0.25
-        );
-        assert_eq!(
-            Algorithm::TopkMargin.confidence(Isa::detect(), &probs, 1),
-            0.25
-        );
-        let entropy = Algorithm::Entropy.confidence(Isa::detect(), &probs, 1);
-        assert!((entropy + 1.5 * std::f32::consts::LN_2).abs() < 1e-6);
-        assert_eq!(
-            Algorithm::TopkMargin.confidence(Isa::detect(), &[0.5, 0.5], 0),
-            0.0
-        );
-        assert!(
-            Algorithm::Entropy
-                .confidence(Isa::detect(), &[1.0, 0.0], 0)
-                .abs()
-                < 1e-6
-        );
+        assert_eq!(of(Algorithm::MaskgitPlus, &probs, 1, None), 0.25);
+        assert_eq!(of(Algorithm::MaskgitPlus, &probs, 1, Some(2.0)), 0.25);
+        assert_eq!(of(Algorithm::TopkMargin, &probs, 1, None), 0.25);
+        let entropy = of(Algorithm::Entropy, &probs, 1, None);
+        assert!((entropy + 1.5 * std::f64::consts::LN_2).abs() < 1e-6);
+        assert_eq!(of(Algorithm::TopkMargin, &[0.5, 0.5], 0, None), 0.0);
+        assert!(of(Algorithm::Entropy, &[1.0, 0.0], 0, None).abs() < 1e-6);
+    }
+
+    /// The others come to a billionth, which float32 does not see.
+    #[test]
+    fn nothing_is_certain_whose_terms_are_known() {
+        let of = |algorithm: Algorithm, terms| {
+            1.0 - algorithm.confidence(Isa::detect(), &[1.0, 1e-9], 0, terms)
+        };
+        let near = |found: f64, doubt: f64| (found - doubt).abs() < 1e-15;
+        assert_eq!(of(Algorithm::MaskgitPlus, None), 0.0);
+        assert!(near(of(Algorithm::MaskgitPlus, Some(1.0 + 1e-9)), 1e-9));
+        assert_eq!(of(Algorithm::TopkMargin, None), 0.0);
+        assert!(near(of(Algorithm::TopkMargin, Some(1.0 + 1e-9)), 2e-9));
     }
 }

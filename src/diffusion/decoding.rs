@@ -165,8 +165,9 @@ pub struct Decoding {
     /// Whether a threshold reveals no more tokens than the steps so far were to reveal, each as
     /// many: Fast-dLLM's count, which it has where nothing is cached.
     pub is_capped: bool,
-    /// Temperature of the confidence that orders the reveals, taken from unfiltered logits; `None`
-    /// takes it from the tempered and filtered ones, as the reference does.
+    /// Temperature of the confidence that orders the reveals, taken from unfiltered logits and in
+    /// float64, as LLaDA's sampler does; `None` takes it from the tempered and filtered ones in
+    /// float32, as Dream's does.
     pub order_temperature: Option<f32>,
     /// Temperature of the probabilities that a threshold is held against, taken from unfiltered
     /// logits, where the order is not: `None` takes those that tokens are drawn from.

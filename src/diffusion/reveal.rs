@@ -110,9 +110,7 @@ impl Reveal {
 
 /// The `count` most confident candidates, surest first; of equals the left-most.
 fn most_confident(candidates: &[Candidate], count: usize) -> Vec<Candidate> {
-    highest(candidates, count, |candidate| {
-        f64::from(candidate.confidence)
-    })
+    highest(candidates, count, |candidate| candidate.confidence)
 }
 
 /// The candidates that are sure enough, surest first and up to so many; the surest of all, as many
@@ -146,7 +144,7 @@ fn below(candidates: &[Candidate], bound: f32, amount: Amount) -> Vec<Candidate>
     let surest = revealed.iter().find(|&candidate| is_first(candidate));
     let surest = surest.map(|candidate| candidate.position);
     revealed
-        .retain(|candidate| -candidate.confidence < bound || Some(candidate.position) == surest);
+        .retain(|candidate| -candidate.confidence < f64::from(bound) || Some(candidate.position) == surest);
     revealed.truncate(amount.most);
     revealed
 }
@@ -183,7 +181,7 @@ fn draw_confident(
     draws: Draws,
 ) -> Vec<Candidate> {
     highest(candidates, count, |candidate| {
-        let log_weight = f64::from(candidate.confidence) / f64::from(alg_temp);
+        let log_weight = candidate.confidence / f64::from(alg_temp);
         log_weight + draws.gumbel(Purpose::Reveal, candidate.position)
     })
 }
@@ -228,7 +226,7 @@ mod tests {
             .map(|(i, &confidence)| Candidate {
                 position: 10 + i,
                 token: 0,
-                confidence,
+                confidence: confidence.into(),
                 probability: 0.0,
                 is_settled: false,
             })

@@ -55,16 +55,17 @@ impl Shaping {
         }
     }
 
-    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. `None` if
-    /// the row is not finite.
-    pub fn apply(&self, isa: Isa, row: &mut [f32]) -> Option<()> {
+    /// Turns one row of logits `[V]` into probabilities in place; removed tokens get 0. Gives what
+    /// the terms of the softmax that are kept come to, with 1 for the largest; `None` if the row is
+    /// not finite.
+    pub fn apply(&self, isa: Isa, row: &mut [f32]) -> Option<f64> {
         let sum = softmax_terms(isa, row, self.divisor())?;
         // So small that all the smaller ones together are but half of what top-p removes at least.
         let removed = 1.0 - self.top_p.unwrap_or(1.0);
         let negligible = 0.5 * f64::from(removed) * sum / row.len() as f64;
         let kept = self.filter(row, sum, negligible as f32);
         normalize(isa, row, kept.least, kept.sum as f32);
-        Some(())
+        Some(kept.sum)
     }
 
     /// Which of these terms of a softmax are kept, where those of the whole vocabulary come to

@@ -17,6 +17,8 @@ pub(super) struct Shaped<'a> {
     probs: &'a [f32],
     /// With nothing filtered, at another temperature.
     beside: Option<&'a [f32]>,
+    /// What the terms of these come to, with 1 for the largest, if the order goes by them.
+    terms: Option<f64>,
     /// Negative entropy of those that the order goes by, where these are not all tokens.
     negative_entropy: Option<f32>,
     /// The most probable candidate, where filters may have removed all of them.
@@ -42,16 +44,18 @@ impl<'a> Shaped<'a> {
             false => None,
         };
         let temperature = settings.decoding.beside();
+        let mut terms = None;
         if let Some(temperature) = temperature {
             beside.clear();
             beside.extend_from_slice(logits);
-            Shaping::temperature(temperature).apply(settings.isa, beside)?;
+            terms = Some(Shaping::temperature(temperature).apply(settings.isa, beside)?);
         }
         settings.shaping.apply(settings.isa, logits)?;
         Some(Self {
             ids: None,
             probs: logits,
             beside: temperature.map(|_| &**beside),
+            terms: terms.filter(|_| settings.decoding.order_temperature.is_some()),
             negative_entropy: None,
             unfiltered,
         })
@@ -63,6 +67,7 @@ impl<'a> Shaped<'a> {
             ids: Some(&likely.tokens),
             probs: &likely.probs,
             beside: likely.beside.as_deref(),
+            terms: likely.terms,
             negative_entropy: Some(likely.negative_entropy),
             unfiltered: None, // a candidate is among them
         }
@@ -101,9 +106,9 @@ impl<'a> Shaped<'a> {
         };
         let confidence = match (settings.algorithm, self.negative_entropy) {
             // The reference leaves such a position masked, as sure as it is of the mask.
-            _ if order[at] == 0.0 && removed.is_some() => f32::MIN,
-            (Algorithm::Entropy, Some(negative_entropy)) => negative_entropy,
-            (algorithm, _) => algorithm.confidence(settings.isa, order, at),
+            _ if order[at] == 0.0 && removed.is_some() => f64::MIN,
+            (Algorithm::Entropy, Some(negative_entropy)) => f64::from(negative_entropy),
+            (algorithm, _) => algorithm.confidence(settings.isa, order, at, self.terms),
         };
         Candidate {
             position,

@@ -145,6 +145,8 @@ pub struct Likely {
     pub probs: Vec<f32>,
     /// Their probabilities with nothing filtered, if another temperature was asked for.
     pub beside: Option<Vec<f32>>,
+    /// What the terms of all these come to, with 1 for the largest, if the order goes by them.
+    pub terms: Option<f64>,
     /// Negative entropy of all tokens, of the probabilities that the order goes by.
     pub negative_entropy: f32,
 }
@@ -153,7 +155,7 @@ pub struct Likely {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// The sum of `e^((x - largest) / divisor)` over all tokens, for each divisor.
-    pub sums: [f32; 2],
+    pub sums: [f64; 2],
     /// Negative entropy of the probabilities that the second of them makes of the logits.
     pub negative_entropy: f32,
     /// The tokens with the largest logits, ascending by id.
@@ -191,8 +193,8 @@ impl Summary {
 
         let term = |logit: f32, divisor: f32| ((logit - largest) / divisor).exp();
         let terms = |divisor| all().map(move |(_, logit)| term(logit, divisor));
-        let sums = divisors.map(|divisor| terms(divisor).map(f64::from).sum::<f64>() as f32);
-        let [_, (divisor, sum)] = [0, 1].map(|i| (divisors[i], sums[i]));
+        let sums = divisors.map(|divisor| terms(divisor).map(f64::from).sum::<f64>());
+        let [_, (divisor, sum)] = [0, 1].map(|i| (divisors[i], sums[i] as f32));
         let surprise = |term: f32| f64::from(term / sum * (term / sum + 1e-10).ln());
         let negative_entropy: f64 = terms(divisor).map(surprise).sum();
         let listed = all().filter(|&(_, logit)| steps_down(logit) < steps);
@@ -223,7 +225,7 @@ impl Summary {
         probs.push(self.bound);
         softmax_terms(isa, &mut probs, shaping.divisor())?;
         let bound = probs.pop()?;
-        let kept = shaping.filter(&mut probs, f64::from(sum), 0.0);
+        let kept = shaping.filter(&mut probs, sum, 0.0);
         let is_kept = |term: f32| term > 0.0 && term >= kept.least;
         let can_be =
             |(&token, &term): (&u32, &f32)| is_kept(term) && term > bound && asked.can_be(token);
@@ -239,7 +241,7 @@ impl Summary {
         let beside = asked.beside.map(|temperature| {
             let mut probs = self.logits.clone();
             softmax_terms(isa, &mut probs, Shaping::temperature(temperature).divisor());
-            normalize(isa, &mut probs, 0.0, sum_beside);
+            normalize(isa, &mut probs, 0.0, sum_beside as f32);
             probs
         });
         let negative_entropy = match filters && !asked.orders_beside {
@@ -250,6 +252,7 @@ impl Summary {
             tokens: self.tokens.clone(),
             probs,
             beside,
+            terms: asked.orders_beside.then_some(sum_beside),
             negative_entropy,
         })
     }
@@ -272,12 +275,12 @@ mod tests {
     fn a_row_by_hand() {
         let row = [0.0, 2.0, 9.0, 1.0, -20.0];
         let summary = Summary::of(&row, Some(2), [1.0, 0.5]).unwrap();
-        let e = 1f32.exp();
+        let e = 1f64.exp();
         for (found, expected) in [
             (summary.sums[0], 1.0 + 1.0 / e + 1.0 / (e * e)),
             (summary.sums[1], 1.0 + 1.0 / (e * e) + 1.0 / (e * e * e * e)),
-            (summary.bound, 2.0 - 16.0),
-            (summary.negative_entropy, -0.441_057),
+            (summary.bound.into(), 2.0 - 16.0),
+            (summary.negative_entropy.into(), -0.441_057),
         ] {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }

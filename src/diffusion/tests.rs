@@ -94,6 +94,24 @@ fn surest_positions_are_revealed_first() {
     );
 }
 
+/// Doubts of 5 e^-25, 5 e^-30 and 5 e^-28 are nothing in float32, where the left-most is first, as
+/// in Dream's sampler. LLaDA's has float64.
+#[test]
+fn what_is_nearly_certain_is_told_apart_where_the_reference_does() {
+    for (order_temperature, order) in [(None, [1, 2, 3]), (Some(1.0), [2, 3, 1])] {
+        for algorithm in [Algorithm::MaskgitPlus, Algorithm::TopkMargin] {
+            let mut model = Scripted::new(&[1; 4], &[0.0, 25.0, 30.0, 28.0]);
+            let mut settings = settings(1);
+            settings.algorithm = algorithm;
+            settings.decoding.order_temperature = order_temperature;
+            let mut record = Record::default();
+            let canvas = Canvas::new(&[1], 3, MASK);
+            generate(&mut model, canvas, &settings, &mut record).unwrap();
+            assert_eq!(record.0[0].2, order, "{algorithm} {order_temperature:?}");
+        }
+    }
+}
+
 #[test]
 fn the_steps_of_all_windows_add_up() {
     for (masks, window, steps) in [

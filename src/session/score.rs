@@ -49,12 +49,12 @@ impl Session {
         for step in 0..all.tokens {
             let predictions = model.predict(&ids, &masked);
             let mut logits = predictions.map_err(GenerateError::Model)?.logits;
-            let mut best: Option<(f32, usize, f32)> = None;
+            let mut best: Option<(f64, usize, f32)> = None;
             for (i, row) in logits.chunks_exact_mut(vocabulary).enumerate() {
                 let (position, token) = (masked[i], tokens[i]);
                 let shaped = Shaping::temperature(1.0).apply(isa, row);
                 shaped.ok_or(GenerateError::NotFinite { position, step })?;
-                let confidence = Algorithm::Entropy.confidence(isa, row, token as usize);
+                let confidence = Algorithm::Entropy.confidence(isa, row, token as usize, None);
                 // The first of equals, as the sampler has it.
                 if best.is_none_or(|(surest, ..)| confidence > surest) {
                     best = Some((confidence, i, row[token as usize]));

@@ -130,7 +130,7 @@ impl Observer for Recorder {
                 .collect(),
             confidences: revealed
                 .iter()
-                .map(|c| Some(c.confidence).filter(|c| c.is_finite()))
+                .map(|c| Some(c.confidence as f32).filter(|c| c.is_finite()))
                 .collect(),
             bytes: (!is_text).then(|| bytes.iter().map(hex).collect()),
             edits: edits

@@ -268,8 +268,15 @@ constexpr float STEPS_PER_UNIT = 16.0f;
 constexpr unsigned NOT_FINITE = ~0u;
 constexpr unsigned NO_TOKEN = ~0u;
 
-// What is written for a row, in words: these, the tokens that are listed, and their logits.
-enum { LISTED, STEPS_LISTED, SUM, SUM_BESIDE, NEGATIVE_ENTROPY, HEADER = 8 };
+// What is written for a row, in words: these, of which sums have two, the tokens that are listed,
+// and their logits.
+enum { LISTED, STEPS_LISTED, NEGATIVE_ENTROPY, SUM = 4, SUM_BESIDE = 6, HEADER = 8 };
+
+__device__ void write(double number, unsigned* words) {
+    const unsigned long long bits = __double_as_longlong(number);
+    words[0] = unsigned(bits);
+    words[1] = unsigned(bits >> 32);
+}
 
 // Does something with each logit of a row but one.
 template <class T, class Do>
@@ -330,7 +337,7 @@ __device__ void summarize(const T* logits, unsigned vocabulary, const unsigned* 
 
     const float log2_e = 1.442695041f;
     const float scale = log2_e / divisor, scale_beside = log2_e / beside;
-    float sum = 0, sum_beside = 0;
+    double sum = 0, sum_beside = 0;  // what is beside the largest can be a billionth of it
     for_each(logits, vocabulary, but, [&](unsigned, float logit) {
         sum += exp2f((logit - largest) * scale);
         sum_beside += exp2f((logit - largest) * scale_beside);
@@ -340,8 +347,8 @@ __device__ void summarize(const T* logits, unsigned vocabulary, const unsigned* 
         }
     });
     const auto add = [](double a, double b) { return a + b; };
-    sum = float(reduce(double(sum), doubles, add));
-    sum_beside = float(reduce(double(sum_beside), doubles, add));
+    sum = reduce(sum, doubles, add);
+    sum_beside = reduce(sum_beside, doubles, add);
 
     // How many there are down to each step.
 #pragma unroll 1
@@ -360,7 +367,7 @@ __device__ void summarize(const T* logits, unsigned vocabulary, const unsigned* 
     __syncthreads();
 
     const float ln_2 = 0.693147181f;
-    const float share = 1 / sum_beside;
+    const float share = 1 / float(sum_beside);
     float surprise = 0;
     for_each(logits, vocabulary, but, [&](unsigned token, float logit) {
         const float p = exp2f((logit - largest) * scale_beside) * share;
@@ -375,8 +382,8 @@ __device__ void summarize(const T* logits, unsigned vocabulary, const unsigned* 
     if (thread == 0) {
         out[LISTED] = listed;
         out[STEPS_LISTED] = steps;
-        out[SUM] = __float_as_uint(sum);
-        out[SUM_BESIDE] = __float_as_uint(sum_beside);
+        write(sum, out + SUM);
+        write(sum_beside, out + SUM_BESIDE);
         out[NEGATIVE_ENTROPY] = __float_as_uint(negative_entropy);
     }
 }

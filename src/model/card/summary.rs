@@ -64,15 +64,20 @@ fn summarize<T: CudaDType + DeviceRepr>(
     Ok(found)
 }
 
+/// Its lower word comes first.
+fn double([low, high]: [u32; 2]) -> f64 {
+    f64::from_bits(u64::from(high) << 32 | u64::from(low))
+}
+
 /// As the kernel leaves it; `None` of a row that is not finite.
 fn summary(words: &[u32]) -> Option<Summary> {
-    let [listed, steps, sum, sum_beside, negative_entropy, ..] = *words else {
-        return None;
-    };
+    let (header, lists) = words.split_first_chunk::<HEADER>()?;
+    let [listed, steps, negative_entropy, _, sums @ ..] = header;
+    let (listed, steps) = (*listed, *steps);
     if listed == NOT_FINITE {
         return None;
     }
-    let (tokens, logits) = words.get(HEADER..)?.split_at_checked(MOST_LISTED)?;
+    let (tokens, logits) = lists.split_at_checked(MOST_LISTED)?;
     let listed = listed as usize;
     let all = tokens.get(..listed)?.iter().zip(logits.get(..listed)?);
     let mut all: Vec<(u32, f32)> = all.map(|(&id, &bits)| (id, f32::from_bits(bits))).collect();
@@ -80,8 +85,8 @@ fn summary(words: &[u32]) -> Option<Summary> {
     let (tokens, logits): (Vec<u32>, Vec<f32>) = all.into_iter().unzip();
     let largest = logits.iter().copied().reduce(f32::max)?;
     Some(Summary {
-        sums: [sum, sum_beside].map(f32::from_bits),
-        negative_entropy: f32::from_bits(negative_entropy),
+        sums: [[sums[0], sums[1]], [sums[2], sums[3]]].map(double),
+        negative_entropy: f32::from_bits(*negative_entropy),
         bound: Summary::bound(largest, steps as usize),
         tokens,
         logits,

@@ -155,14 +155,14 @@ fn summaries_are_right(device: &Device, dtype: DType) -> bool {
     let Ok((Some(found), Some(right))) = summaries() else {
         return false;
     };
-    let is_close = |(a, b): (f32, f32)| (a - b).abs() <= 1e-4 * b.abs();
+    let is_close = |(a, b): (f64, f64)| (a - b).abs() <= 1e-4 * b.abs();
     let is_right = |(found, right): (&Option<Summary>, &Option<Summary>)| {
         let (Some(found), Some(right)) = (found, right) else {
             return false;
         };
         let numbers = |summary: &Summary| {
             let [sum, beside] = summary.sums;
-            [sum, beside, summary.negative_entropy]
+            [sum, beside, summary.negative_entropy.into()]
         };
         numbers(found).into_iter().zip(numbers(right)).all(is_close)
             && (&found.tokens, &found.logits, found.bound)
