@@ -115,7 +115,7 @@ fn compare(
     };
     while !masked.is_empty() && !is_over(&ids) {
         let expected = probabilities(model, &ids, &masked)?;
-        let surest = |row: &[f32]| Algorithm::Entropy.confidence(Isa::detect(), row, 0);
+        let surest = |row: &[f32]| Algorithm::Entropy.confidence(Isa::detect(), row, 0, None);
         let step = (0..masked.len())
             .max_by(|&a, &b| {
                 surest(&expected[a])

@@ -143,8 +143,9 @@ fn below(candidates: &[Candidate], bound: f32, amount: Amount) -> Vec<Candidate>
     let is_first = |candidate: &Candidate| candidate.position < amount.first_end;
     let surest = revealed.iter().find(|&candidate| is_first(candidate));
     let surest = surest.map(|candidate| candidate.position);
-    revealed
-        .retain(|candidate| -candidate.confidence < f64::from(bound) || Some(candidate.position) == surest);
+    revealed.retain(|candidate| {
+        -candidate.confidence < f64::from(bound) || Some(candidate.position) == surest
+    });
     revealed.truncate(amount.most);
     revealed
 }

@@ -289,7 +289,9 @@ fn probabilities_and_confidences_equal_the_reference() {
             };
             probs
                 .iter()
-                .map(|row| algorithm.confidence(Isa::detect(), row, best(row).unwrap()))
+                .map(|row| {
+                    algorithm.confidence(Isa::detect(), row, best(row).unwrap(), None) as f32
+                })
                 .collect()
         };
         for name in ["entropy", "topk_margin", "maskgit_plus"] {

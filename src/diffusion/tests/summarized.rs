@@ -151,7 +151,10 @@ struct Surenesses(Vec<f32>);
 
 impl Observer for Surenesses {
     fn on_step(&mut self, step: &Step<'_>) {
-        let both = step.revealed.iter().map(|c| [c.confidence as f32, c.probability]);
+        let both = step
+            .revealed
+            .iter()
+            .map(|c| [c.confidence as f32, c.probability]);
         self.0.extend(both.flatten());
     }
 }

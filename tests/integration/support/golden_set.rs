@@ -1,5 +1,7 @@
 //! What the golden sets of all families have in common: a checkpoint, logits, and generations.
 
+use std::path::Path;
+
 use candle_core::{DType, Device};
 use diffucoder::diffusion::Algorithm;
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -12,7 +14,12 @@ use crate::fixture;
 
 /// The checkpoint of a set, by the name of its folder.
 pub fn session(set: &str) -> Session {
-    let spec = ModelSpec::Local(fixture(&format!("{set}/model")));
+    open(&fixture(&format!("{set}/model")))
+}
+
+/// A checkpoint in a folder.
+pub fn open(folder: &Path) -> Session {
+    let spec = ModelSpec::Local(folder.into());
     let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
     Session::new(package, Target::cpu(DType::F32))
 }
@@ -26,9 +33,13 @@ pub fn on_tensors(session: &Session) -> Model {
 }
 
 pub fn generations(set: &str) -> Vec<Value> {
+    golden(set)["generations"].as_array().unwrap().clone()
+}
+
+/// What a set says of itself.
+pub fn golden(set: &str) -> Value {
     let json = std::fs::read(fixture(&format!("{set}/golden.json"))).unwrap();
-    let golden: Value = serde_json::from_slice(&json).unwrap();
-    golden["generations"].as_array().unwrap().clone()
+    serde_json::from_slice(&json).unwrap()
 }
 
 /// The ids of each canvas and its logits `[positions, V]`, as the output head gives them.
