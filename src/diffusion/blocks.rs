@@ -12,6 +12,7 @@
 //! `modeling.py` (arXiv 2509.26328). Departure from the last: it does not show the model a prompt
 //! of exactly one block, which is a slip.
 
+use super::sampling::{Filtering, Shaping};
 use super::schedule::Steps;
 
 /// Which positions attend to which.
@@ -46,8 +47,10 @@ pub struct Blocks {
     /// Temperature of the confidence that orders the reveals, and of what the threshold is held
     /// against; `None` is that of the draws.
     pub order_temperature: Option<f32>,
-    /// [`Shaping::top_k_first`](super::Shaping::top_k_first).
-    pub top_k_first: bool,
+    /// The usual nucleus, if there is one.
+    pub top_p: Option<f32>,
+    /// Which tokens it and `top_k` keep.
+    pub filtering: Filtering,
     /// Where the canvas ends.
     pub extent: Extent,
     /// Positions of a block that are filled before those behind them are; `None` is all. With full
@@ -115,6 +118,15 @@ impl Extent {
 }
 
 impl Blocks {
+    /// What the authors make of a temperature.
+    pub fn shaping(&self, temperature: f32) -> Shaping {
+        Shaping {
+            top_p: self.top_p,
+            filtering: self.filtering,
+            ..Shaping::temperature(temperature)
+        }
+    }
+
     /// Tokens of each step in a block of `size` positions and so many `masks`, on a canvas that had
     /// `total` of them: the least of each where there is a threshold. What is left after them goes
     /// one by one.
@@ -184,7 +196,8 @@ mod tests {
             threshold: Some(0.9),
             is_strict: false,
             order_temperature: None,
-            top_k_first: false,
+            top_p: None,
+            filtering: Filtering::MassFirst,
             extent: Extent::Tokens,
             sub_block: None,
             is_padded: false,

@@ -47,7 +47,7 @@ pub use decoding::{Cache, Decoding, Far, FirstToken, Refresh, Rule};
 pub use denoiser::{Denoiser, Pass, Predictions};
 pub(crate) use kept::Kept;
 pub use mode::{Mode, usual_window};
-pub use sampling::Shaping;
+pub use sampling::{Filtering, Shaping};
 pub use schedule::{Schedule, Steps};
 pub use settings::{Ending, Settings};
 pub use summary::{Asked, Likely, MOST_LISTED, Predicted, Summary};

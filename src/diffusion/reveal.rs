@@ -217,6 +217,7 @@ fn highest(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diffusion::Filtering;
     use crate::diffusion::blocks::{Behind, Blocks, Extent, Share};
     use crate::diffusion::decoding::Decoding;
 
@@ -385,7 +386,8 @@ mod tests {
             threshold: None,
             is_strict: false,
             order_temperature: None,
-            top_k_first: false,
+            top_p: None,
+            filtering: Filtering::MassFirst,
             extent: Extent::Tokens,
             sub_block: None,
             is_padded: false,

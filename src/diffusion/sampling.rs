@@ -15,9 +15,19 @@ pub struct Shaping {
     pub top_p: Option<f32>,
     /// Number of most probable tokens to keep (ties at the last place stay); `None` keeps all.
     pub top_k: Option<usize>,
-    /// Whether the mass is that of the `top_k` tokens, as SDAR's `generate.py` has it, and not of
-    /// all.
-    pub top_k_first: bool,
+    /// Which tokens these two keep.
+    pub filtering: Filtering,
+}
+
+/// How a mass and a number of tokens filter together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filtering {
+    /// The mass is of all tokens, and the number of what is left (Dream).
+    MassFirst,
+    /// The mass is of so many tokens (SDAR's `generate.py`).
+    CountFirst,
+    /// As the first where tokens are drawn; at temperature 0 nothing is removed (Fast-dLLM v2).
+    OfDraws,
 }
 
 impl Shaping {
@@ -27,7 +37,7 @@ impl Shaping {
             temperature,
             top_p: None,
             top_k: None,
-            top_k_first: false,
+            filtering: Filtering::MassFirst,
         }
     }
 
@@ -39,8 +49,21 @@ impl Shaping {
         }
     }
 
+    /// As somebody asks for it who may leave anything open; a mass of 1 and no tokens are all.
+    pub fn asked(self, temperature: Option<f32>, top_p: Option<f32>, top_k: Option<usize>) -> Self {
+        Self {
+            temperature: temperature.unwrap_or(self.temperature),
+            top_p: top_p.or(self.top_p).filter(|&p| p < 1.0),
+            top_k: top_k.or(self.top_k).filter(|&k| k > 0),
+            ..self
+        }
+    }
+
     /// Whether it removes tokens.
     pub(super) fn filters(&self) -> bool {
+        if self.filtering == Filtering::OfDraws && self.temperature <= 0.0 {
+            return false;
+        }
         self.top_p.is_some_and(|p| p < 1.0) || self.top_k.is_some()
     }
 
@@ -76,8 +99,12 @@ impl Shaping {
             sum,
             is_within: true,
         };
+        if !self.filters() {
+            return kept;
+        }
         if let Some(top_p) = self.top_p.filter(|&p| p < 1.0) {
-            let first = self.top_k.filter(|&k| self.top_k_first && k < terms.len());
+            let counts_first = self.filtering == Filtering::CountFirst;
+            let first = self.top_k.filter(|&k| counts_first && k < terms.len());
             let mass = f64::from(top_p) * first.map_or(sum, |k| sum_of_largest(terms, k));
             match remove_beyond_mass(terms, mass, negligible) {
                 Some((least, sum)) => (kept.least, kept.sum) = (least, sum),
@@ -216,7 +243,7 @@ mod tests {
             temperature,
             top_p,
             top_k,
-            top_k_first: false,
+            filtering: Filtering::MassFirst,
         }
         .apply(Isa::detect(), &mut row);
         row
@@ -240,16 +267,47 @@ mod tests {
     fn the_mass_is_of_all_tokens_or_of_the_first() {
         let mut probs = vec![0.01; 43];
         (probs[3], probs[20], probs[30]) = (0.3, 0.2, 0.1);
-        for (top_k_first, kept) in [(false, 3), (true, 2)] {
+        for (filtering, kept) in [(Filtering::MassFirst, 3), (Filtering::CountFirst, 2)] {
             let shaping = Shaping {
                 top_k: Some(3),
-                top_k_first,
+                filtering,
                 ..Shaping::nucleus(0.0, 0.6)
             };
             let mut row = logits_of(&probs);
             shaping.apply(Isa::detect(), &mut row);
             assert_eq!(row.iter().filter(|&&p| p > 0.0).count(), kept);
         }
+    }
+
+    #[test]
+    fn what_filters_draws_leaves_the_most_probable_as_probable_as_it_is() {
+        for (temperature, filtering, kept) in [
+            (0.0, Filtering::MassFirst, 1),
+            (0.0, Filtering::OfDraws, 3),
+            (1.0, Filtering::OfDraws, 1),
+        ] {
+            let shaping = Shaping {
+                top_k: Some(1),
+                filtering,
+                ..Shaping::nucleus(temperature, 0.6)
+            };
+            let mut row = logits_of(&[0.5, 0.3, 0.2]);
+            shaping.apply(Isa::detect(), &mut row);
+            assert_eq!(row.iter().filter(|&&p| p > 0.0).count(), kept);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_wins() {
+        let usual = Shaping {
+            top_k: Some(5),
+            ..Shaping::nucleus(0.2, 0.9)
+        };
+        assert_eq!(usual.asked(None, None, None), usual);
+        let asked = usual.asked(Some(0.0), Some(1.0), Some(0));
+        assert_eq!(asked, Shaping::temperature(0.0));
+        let asked = usual.asked(None, Some(0.5), Some(3));
+        assert_eq!((asked.top_p, asked.top_k), (Some(0.5), Some(3)));
     }
 
     #[test]
@@ -316,7 +374,7 @@ mod tests {
             temperature: 0.5,
             top_p: Some(0.9),
             top_k: None,
-            top_k_first: false,
+            filtering: Filtering::MassFirst,
         };
         assert_eq!(Shaping::nucleus(0.5, 0.9), both);
     }

@@ -262,6 +262,7 @@ impl Summary {
 mod tests {
     use sha2::Digest;
 
+    use super::super::sampling::Filtering;
     use super::*;
 
     fn asked(shaping: Shaping) -> Asked {
@@ -324,7 +325,7 @@ mod tests {
             temperature,
             top_p,
             top_k,
-            top_k_first: false,
+            filtering: Filtering::MassFirst,
         };
         assert_eq!(kept(likely(shaping(1.0, Some(0.1), None))), Some(6));
         assert_eq!(

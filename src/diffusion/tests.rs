@@ -213,7 +213,7 @@ fn a_certain_mask_is_still_not_committed() {
                     temperature,
                     top_p,
                     top_k: None,
-                    top_k_first: false,
+                    filtering: Filtering::MassFirst,
                 },
                 ..settings(3)
             };
@@ -254,7 +254,7 @@ fn every_algorithm_fills_the_canvas_and_repeats_itself() {
                         temperature: 1.0,
                         top_p: Some(0.95),
                         top_k: None,
-                        top_k_first: false,
+                        filtering: Filtering::MassFirst,
                     },
                     ..settings(5)
                 };
@@ -281,7 +281,7 @@ fn the_same_at_any_thread_count() {
                     temperature: 1.0,
                     top_p: Some(0.95),
                     top_k: None,
-                    top_k_first: false,
+                    filtering: Filtering::MassFirst,
                 },
                 ..settings(20)
             };

@@ -16,7 +16,7 @@
 use self::Size::{D, E, F, Kv, Q, V};
 use self::When::{Always, QkNorm, QkvBias, Untied};
 pub use crate::diffusion::Attention;
-use crate::diffusion::{Behind, Blocks, Extent, Mode, Share};
+use crate::diffusion::{Behind, Blocks, Extent, Filtering, Mode, Share};
 
 /// What all models of a kind have in common and their files do not always say.
 #[derive(Debug, PartialEq)]
@@ -98,7 +98,8 @@ pub static SDAR: Family = Family {
         threshold: Some(0.85),
         is_strict: true,
         order_temperature: None,
-        top_k_first: true,
+        top_p: None,
+        filtering: Filtering::CountFirst,
         extent: Extent::WholeBlocks,
         sub_block: None,
         is_padded: false,
@@ -126,7 +127,8 @@ pub static STABLE_DIFFCODER: Family = Family {
         threshold: Some(0.95),
         is_strict: false,
         order_temperature: Some(1.0),
-        top_k_first: false,
+        top_p: None,
+        filtering: Filtering::MassFirst,
         extent: Extent::Tokens,
         sub_block: None,
         is_padded: false,
@@ -153,7 +155,8 @@ pub static FAST_DLLM_V2: Family = Family {
         threshold: Some(1.0),
         is_strict: true,
         order_temperature: None,
-        top_k_first: false,
+        top_p: Some(0.95),
+        filtering: Filtering::OfDraws,
         extent: Extent::CountedBlocks,
         sub_block: Some(8),
         is_padded: false,
@@ -181,7 +184,8 @@ pub static LLADA: Family = Family {
         threshold: None,
         is_strict: false,
         order_temperature: Some(1.0),
-        top_k_first: false,
+        top_p: None,
+        filtering: Filtering::MassFirst,
         extent: Extent::Tokens,
         sub_block: Some(32),
         is_padded: false,
@@ -202,7 +206,8 @@ const DLLM: Option<Blocks> = Some(Blocks {
     threshold: None,
     is_strict: false,
     order_temperature: Some(1.0),
-    top_k_first: false,
+    top_p: None,
+    filtering: Filtering::MassFirst,
     extent: Extent::Tokens,
     sub_block: None,
     is_padded: true,

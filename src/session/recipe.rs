@@ -32,10 +32,7 @@ pub(super) fn settings(
                 ..Decoding::default()
             },
             algorithm: Algorithm::MaskgitPlus,
-            shaping: Shaping {
-                top_k_first: blocks.top_k_first,
-                ..Shaping::temperature(package.recipe.temperature as f32)
-            },
+            shaping: blocks.shaping(package.recipe.temperature as f32),
             isa: target.isa,
             ..Settings::reference(1)
         };
@@ -64,10 +61,7 @@ pub(super) fn settings(
                 ..Decoding::blocks(blocks, size)
             },
             algorithm: Algorithm::MaskgitPlus,
-            shaping: Shaping {
-                top_k_first: blocks.top_k_first,
-                ..Shaping::temperature(package.recipe.temperature as f32)
-            },
+            shaping: blocks.shaping(package.recipe.temperature as f32),
             isa: target.isa,
             ..Settings::reference(1)
         };

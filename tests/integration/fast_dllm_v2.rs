@@ -2,10 +2,13 @@
 //! loop made on a small random checkpoint (`tests/fixtures/golden-fast-dllm-v2`).
 
 use assert_cmd::Command;
-use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Ending, Pass, Settings, Steps};
+use diffucoder::diffusion::{
+    Attention, Cache, Decoding, Denoiser, Ending, Pass, Settings, Step, Steps,
+};
 use diffucoder::infill::Template;
 use diffucoder::model::Model;
-use diffucoder::session::{Conditions, Hole, Job, Session};
+use diffucoder::package::Prompt;
+use diffucoder::session::{Conditions, Hole, Job, Observer, Session, Task};
 use serde_json::Value;
 
 use crate::fixture;
@@ -70,6 +73,37 @@ impl Way {
 #[test]
 fn logits_equal_the_reference() {
     assert_logits(SET);
+}
+
+/// Probabilities of what is revealed.
+struct Seen(Vec<f32>);
+
+impl Observer for Seen {
+    fn on_step(&mut self, step: &Step<'_>) {
+        self.0.extend(step.revealed.iter().map(|c| c.probability));
+    }
+}
+
+/// Its `sample_with_top_p` removes nothing at temperature 0.
+#[test]
+fn a_nucleus_is_of_draws() {
+    let mut session = session(SET);
+    let mut probabilities = |temperature, top_p| {
+        let usual = session.settings(session.package().mode(), false);
+        assert_eq!(usual.shaping.top_p, Some(0.95));
+        let settings = Settings {
+            shaping: usual.shaping.asked(Some(temperature), Some(top_p), None),
+            ..usual
+        };
+        let task = Task::answer(Prompt::Raw("x"), Hole::Exactly(8)).with(settings);
+        let mut seen = Seen(Vec::new());
+        let mut conditions = Conditions::watched(&mut seen);
+        let mut job = session.prepare(&task).unwrap();
+        session.run_job(&mut job, &mut conditions).unwrap();
+        seen.0
+    };
+    assert_eq!(probabilities(0.0, 1.0), probabilities(0.0, 0.1));
+    assert_ne!(probabilities(1.0, 1.0), probabilities(1.0, 0.1));
 }
 
 #[test]

@@ -83,10 +83,9 @@ fn algorithm(name: &str) -> Algorithm {
 
 fn shaping(settings: &Value) -> Shaping {
     Shaping {
-        temperature: settings["temperature"].as_f64().unwrap() as f32,
         top_p: settings["top_p"].as_f64().map(|p| p as f32),
         top_k: settings["top_k"].as_u64().map(|k| k as usize),
-        top_k_first: false,
+        ..Shaping::temperature(settings["temperature"].as_f64().unwrap() as f32)
     }
 }
 

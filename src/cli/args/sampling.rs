@@ -1,8 +1,6 @@
 //! How to denoise: the flags, and the settings they become.
 
-use diffucoder::diffusion::{
-    Algorithm, Attention, Decoding, Ending, Mode, Rule, Settings, Shaping, Steps,
-};
+use diffucoder::diffusion::{Algorithm, Attention, Decoding, Ending, Mode, Rule, Settings, Steps};
 use diffucoder::session::{Hole, Job, Session};
 use diffucoder::{Error, RequestError};
 
@@ -346,12 +344,9 @@ impl SamplingArgs {
             algorithm,
             steps: self.steps().unwrap_or(usual.steps),
             eps: self.eps,
-            shaping: Shaping {
-                temperature: self.temperature.unwrap_or(usual.shaping.temperature),
-                top_p: self.top_p.or(usual.shaping.top_p).filter(|&p| p < 1.0),
-                top_k: self.top_k.or(usual.shaping.top_k).filter(|&k| k > 0),
-                ..usual.shaping
-            },
+            shaping: usual
+                .shaping
+                .asked(self.temperature, self.top_p, self.top_k),
             alg_temp: Some(self.alg_temp).filter(|&t| t > 0.0),
             seed: self.seed.unwrap_or_else(new_seed),
             decoding,

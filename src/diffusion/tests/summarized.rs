@@ -112,7 +112,7 @@ fn what_is_likely_is_as_good_as_all_logits() {
                         temperature,
                         top_p,
                         top_k,
-                        top_k_first: false,
+                        filtering: Filtering::MassFirst,
                     },
                     decoding: Decoding {
                         order_temperature: beside.filter(|_| number % 2 == 0),

@@ -148,10 +148,9 @@ impl Worker<'_> {
         }
         let settings = self.sampling.settings_of_any_length(session, &job);
         let mut settings = settings.map_err(|error| Refusal::bad(error.to_string()))?;
-        let shaping = &mut settings.shaping;
-        shaping.temperature = ask.temperature.unwrap_or(shaping.temperature);
-        shaping.top_p = ask.top_p.or(shaping.top_p).filter(|&p| p < 1.0);
-        shaping.top_k = ask.top_k.or(shaping.top_k).filter(|&k| k > 0);
+        settings.shaping = settings
+            .shaping
+            .asked(ask.temperature, ask.top_p, ask.top_k);
         settings.seed = ask.seed.unwrap_or(settings.seed);
         // In a block-causal model what is kept does not depend on what follows.
         let is_exact = session.package().config.attention != Attention::Full;
