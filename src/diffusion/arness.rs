@@ -3,6 +3,9 @@
 //! Source: arXiv 2506.20639, section 4. Positions that one step reveals together have no order
 //! among themselves; they are counted from left to right, as the text is read.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 /// The `k` that the paper looks at.
 pub const KS: std::ops::RangeInclusive<usize> = 1..=8;
 
@@ -25,13 +28,18 @@ pub fn local(steps: &[Vec<usize>], k: usize) -> Option<f64> {
 #[must_use]
 pub fn global(steps: &[Vec<usize>], k: usize) -> Option<f64> {
     let order = in_order(steps);
-    let mut masks = order.clone();
-    masks.sort_unstable();
+    let mut reveals_left = BTreeMap::new();
+    for position in &order {
+        *reveals_left.entry(position).or_insert(0) += 1;
+    }
     let mut leftmost = 0;
     for position in &order {
-        if let Ok(rank) = masks.binary_search(position) {
-            leftmost += usize::from(rank < k);
-            masks.remove(rank);
+        leftmost += usize::from(reveals_left.keys().take(k).any(|mask| *mask == position));
+        if let Entry::Occupied(mut left) = reveals_left.entry(position) {
+            *left.get_mut() -= 1;
+            if *left.get() == 0 {
+                left.remove();
+            }
         }
     }
     share(leftmost, order.len())
@@ -83,6 +91,8 @@ mod tests {
         assert_eq!(global(&steps, 1), Some(0.6));
         assert_eq!(global(&steps, 2), Some(0.6));
         assert_eq!(global(&steps, 3), Some(1.0));
+        // 1 is revealed again at the end, as a token that is predicted anew.
+        assert_eq!(global(&one_a_step(&[1, 0, 2, 1]), 1), Some(0.5));
         // A gap that no step fills is no mask: 0 then 2 is not a run, but is left-most.
         let gap = one_a_step(&[0, 2]);
         assert_eq!(local(&gap, 1), Some(0.0));

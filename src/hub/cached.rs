@@ -17,8 +17,10 @@ pub struct CachedModel {
     pub id: RepoId,
     /// Blobs, small files and unfinished downloads together.
     pub bytes: u64,
-    /// Config and all weights are here, so that `--offline` works.
+    /// Config and all weights are here, or a GGUF file, so that `--offline` works.
     pub is_complete: bool,
+    /// Config and all weights are here.
+    pub has_checkpoint: bool,
     /// Its GGUF files, those left out of which a part is missing.
     pub ggufs: Vec<CachedFile>,
 }
@@ -33,6 +35,12 @@ pub struct CachedFile {
 }
 
 impl CachedModel {
+    /// What is here beside GGUF files that are whole.
+    pub fn other_bytes(&self) -> u64 {
+        let of_ggufs: u64 = self.ggufs.iter().map(|file| file.bytes).sum();
+        self.bytes.saturating_sub(of_ggufs)
+    }
+
     /// The only GGUF file of this name or quantization.
     pub fn gguf(&self, wanted: &str) -> Option<&CachedFile> {
         let names: Vec<String> = self.ggufs.iter().map(|file| file.name.clone()).collect();
@@ -89,6 +97,7 @@ pub(super) fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
     Some(CachedModel {
         bytes: folder_bytes(cache.folder()),
         is_complete: best.is_some_and(|dir| is_complete(dir)),
+        has_checkpoint: best.is_some_and(|dir| has_checkpoint(dir)),
         ggufs: best.map_or_else(Vec::new, |dir| ggufs(dir)),
         id,
     })
@@ -109,9 +118,10 @@ fn ggufs(dir: &Path) -> Vec<CachedFile> {
 
 /// Whether a snapshot has a GGUF file, or its config and all the weights that it speaks of.
 pub(super) fn is_complete(dir: &Path) -> bool {
-    if !ggufs(dir).is_empty() {
-        return true;
-    }
+    !ggufs(dir).is_empty() || has_checkpoint(dir)
+}
+
+fn has_checkpoint(dir: &Path) -> bool {
     let has = |name: &str| check_name(name).is_ok() && dir.join(name).is_file();
     if !has("config.json") {
         return false;

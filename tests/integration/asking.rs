@@ -630,6 +630,32 @@ fn models_are_pulled_listed_and_removed() {
     let generated = run(&["generate", "-m", REPO, "-p", "x", "-n", "2"]);
     assert!(generated.status.success());
     assert_eq!(hub.seen().len(), asked, "all of it was there");
+    let snapshots = home
+        .path()
+        .join("hub")
+        .join(format!("models--{}", REPO.replace('/', "--")));
+    let snapshot = std::fs::read_dir(snapshots.join("snapshots"))
+        .unwrap()
+        .next();
+    std::fs::write(
+        snapshot.unwrap().unwrap().path().join("x-Q8_0.gguf"),
+        "12345",
+    )
+    .unwrap();
+    let named = |row: &Value| (row["model"].clone(), row["bytes"].clone());
+    let both = [
+        (REPO.into(), bytes.into()),
+        (format!("{REPO}:x-Q8_0.gguf").into(), 5.into()),
+    ];
+    assert_eq!(
+        list()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(named)
+            .collect::<Vec<_>>(),
+        both
+    );
     assert!(stderr(&run(&["rm", REPO])).contains("which frees"));
     assert_eq!(folder_bytes(home.path()), 0);
     let again = run(&["rm", REPO]);

@@ -229,6 +229,10 @@ fn a_token_that_is_written_again_is_not_counted() {
             json!({"prompt_tokens": 1, "completion_tokens": most, "total_tokens": 1 + most});
         assert_eq!(reply["usage"], usage);
     }
+    let hole = json!({"prompt": "def f(x):\n    ", "suffix": "\nprint(f(1))\n", "max_tokens": 1,
+        "temperature": 0});
+    let reply = server.post("/v1/completions", &hole).json();
+    assert_eq!(reply["usage"]["completion_tokens"], 1);
 }
 
 /// Go's client sends every field, those that nobody set as empty.

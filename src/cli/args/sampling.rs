@@ -83,7 +83,7 @@ pub fn new_tokens(text: &str) -> Result<NewTokens, String> {
         "auto" => Ok(NewTokens::Auto),
         _ => at_least_one(text)
             .map(NewTokens::Most)
-            .map_err(|error| format!("{error}, or auto")),
+            .map_err(|error| format!("{error} (or auto)")),
     }
 }
 
@@ -366,10 +366,13 @@ fn new_seed() -> u64 {
 /// Wrong usage, if that is what an error of a prompt and its answer means.
 pub fn as_usage(error: Error) -> anyhow::Error {
     too_long(error, |given, new, context| {
-        let message = format!(
-            "the prompt has {given} tokens or more, which with --max-new-tokens {new} exceeds the \
-             context of {context}"
-        );
+        let message = match new < context {
+            true => format!(
+                "the prompt has {given} tokens or more, which with --max-new-tokens {new} exceeds \
+                 the context of {context}"
+            ),
+            false => format!("--max-new-tokens {new} leaves a context of {context} no prompt"),
+        };
         let hint = match context.checked_sub(given) {
             None | Some(0) => {
                 "shorten the prompt, or show the model more of it with --context".to_string()

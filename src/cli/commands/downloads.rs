@@ -132,18 +132,18 @@ fn name_of(model: &HubModel) -> String {
 }
 
 impl Row {
-    /// A repository of GGUF files has a row for each, under the alias and quantization if those are
-    /// known.
+    /// GGUF files have a row each, under the alias and quantization if those are known. What else a
+    /// repository has is another, unless that is no more than a tokenizer.
     fn of(found: &CachedModel) -> Vec<Self> {
+        const TOKENIZER: u64 = 16 << 20; // bytes
         let id = found.id.to_string();
-        if found.ggufs.is_empty() {
-            return vec![Self {
-                model: by_hub_id(&id).map_or_else(|| id.clone(), |known| known.alias.to_string()),
-                bytes: found.bytes,
-                complete: found.is_complete,
-                id,
-            }];
-        }
+        let others = Self {
+            model: by_hub_id(&id).map_or_else(|| id.clone(), |known| known.alias.to_string()),
+            bytes: found.other_bytes(),
+            complete: found.has_checkpoint,
+            id: id.clone(),
+        };
+        let has_others = found.has_checkpoint || others.bytes > TOKENIZER;
         let alias_of = |file: &str| {
             let known = in_repo(&id)?;
             let conversion = known.conversion.as_ref()?;
@@ -162,7 +162,11 @@ impl Row {
             bytes: file.bytes,
             complete: true,
         };
-        found.ggufs.iter().map(row).collect()
+        let others = (found.ggufs.is_empty() || has_others).then_some(others);
+        others
+            .into_iter()
+            .chain(found.ggufs.iter().map(row))
+            .collect()
     }
 }
 

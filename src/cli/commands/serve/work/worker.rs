@@ -188,8 +188,15 @@ impl Worker<'_> {
         } = given
         {
             let up_to = up_to.min(session.usual_hole()).min(context / 2);
-            let task = session.fill(template, session.open_hole(up_to));
-            return Ok(session.prepare(&task.within(wanted))?);
+            let prepare = |up_to| {
+                let task = session.fill(template, session.open_hole(up_to));
+                session.prepare(&task.within(wanted))
+            };
+            let job = prepare(up_to)?;
+            return Ok(match written_again(&job) {
+                0 => job,
+                again => prepare(up_to + again)?,
+            });
         }
         let prepare = |hole| session.prepare(&task(hole).within(wanted));
         let alone = prepare(Hole::Exactly(1))?;
