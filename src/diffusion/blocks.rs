@@ -118,6 +118,20 @@ impl Extent {
 }
 
 impl Blocks {
+    /// A number of steps shares out the masks of each block, and everything is as elsewhere.
+    pub const PLAIN: Self = Self {
+        share: Share::Masks,
+        threshold: None,
+        is_strict: false,
+        order_temperature: None,
+        top_p: None,
+        filtering: Filtering::MassFirst,
+        extent: Extent::Tokens,
+        sub_block: None,
+        is_padded: false,
+        behind_stop: Behind::Kept,
+    };
+
     /// What the authors make of a temperature.
     pub fn shaping(&self, temperature: f32) -> Shaping {
         Shaping {
@@ -194,14 +208,7 @@ mod tests {
         let blocks = |share| Blocks {
             share,
             threshold: Some(0.9),
-            is_strict: false,
-            order_temperature: None,
-            top_p: None,
-            filtering: Filtering::MassFirst,
-            extent: Extent::Tokens,
-            sub_block: None,
-            is_padded: false,
-            behind_stop: Behind::Kept,
+            ..Blocks::PLAIN
         };
         let counts = |share, steps, masks| blocks(share).counts(steps, None, (4, 16, masks));
         assert_eq!(counts(Share::Positions, Steps::Count(3), 2), [2, 1, 1]);

@@ -217,8 +217,7 @@ fn highest(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::Filtering;
-    use crate::diffusion::blocks::{Behind, Blocks, Extent, Share};
+    use crate::diffusion::blocks::Blocks;
     use crate::diffusion::decoding::Decoding;
 
     fn candidates(confidences: &[f32]) -> Vec<Candidate> {
@@ -381,22 +380,12 @@ mod tests {
             assert_eq!(of(entropy, Some(0.5), sure(rule)), reveal);
             assert_eq!(of(Algorithm::P2, None, sure(rule)), Reveal::Surest);
         }
-        let mut blocks = Blocks {
-            share: Share::Masks,
-            threshold: None,
-            is_strict: false,
-            order_temperature: None,
-            top_p: None,
-            filtering: Filtering::MassFirst,
-            extent: Extent::Tokens,
-            sub_block: None,
-            is_padded: false,
-            behind_stop: Behind::Kept,
-        };
-        let mut strict = |is_strict| {
-            blocks.is_strict = is_strict;
+        let strict = |is_strict| {
+            let blocks = Some(Blocks {
+                is_strict,
+                ..Blocks::PLAIN
+            });
             let decoding = sure(Rule::Threshold);
-            let blocks = Some(blocks);
             of(entropy, None, Decoding { blocks, ..decoding })
         };
         assert_eq!(strict(false), Reveal::AtLeast(0.5));

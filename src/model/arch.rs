@@ -97,13 +97,9 @@ pub static SDAR: Family = Family {
         share: Share::Positions,
         threshold: Some(0.85),
         is_strict: true,
-        order_temperature: None,
-        top_p: None,
         filtering: Filtering::CountFirst,
         extent: Extent::WholeBlocks,
-        sub_block: None,
-        is_padded: false,
-        behind_stop: Behind::Kept,
+        ..Blocks::PLAIN
     }),
     qkv_bias: false,
     qk_norm: true,
@@ -123,16 +119,10 @@ pub static STABLE_DIFFCODER: Family = Family {
     gguf_aliases: &[],
     attention: Attention::BlockCausal(4),
     blocks: Some(Blocks {
-        share: Share::Masks,
         threshold: Some(0.95),
-        is_strict: false,
         order_temperature: Some(1.0),
-        top_p: None,
-        filtering: Filtering::MassFirst,
-        extent: Extent::Tokens,
-        sub_block: None,
-        is_padded: false,
         behind_stop: Behind::Repeated,
+        ..Blocks::PLAIN
     }),
     qkv_bias: false,
     qk_norm: false,
@@ -151,16 +141,14 @@ pub static FAST_DLLM_V2: Family = Family {
     gguf_aliases: &[],
     attention: Attention::BlockCausal(32),
     blocks: Some(Blocks {
-        share: Share::Masks,
         threshold: Some(1.0),
         is_strict: true,
-        order_temperature: None,
         top_p: Some(0.95),
         filtering: Filtering::OfDraws,
         extent: Extent::CountedBlocks,
         sub_block: Some(8),
-        is_padded: false,
         behind_stop: Behind::Removed,
+        ..Blocks::PLAIN
     }),
     qkv_bias: true,
     qk_norm: false,
@@ -180,16 +168,9 @@ pub static LLADA: Family = Family {
     gguf_aliases: &[],
     attention: Attention::Full,
     blocks: Some(Blocks {
-        share: Share::Masks,
-        threshold: None,
-        is_strict: false,
         order_temperature: Some(1.0),
-        top_p: None,
-        filtering: Filtering::MassFirst,
-        extent: Extent::Tokens,
         sub_block: Some(32),
-        is_padded: false,
-        behind_stop: Behind::Kept,
+        ..Blocks::PLAIN
     }),
     qkv_bias: false,
     qk_norm: false,
@@ -203,15 +184,9 @@ pub static LLADA: Family = Family {
 /// attention) or the other (bd3lm, block-causal): their names say for which.
 const DLLM: Option<Blocks> = Some(Blocks {
     share: Share::Rounded,
-    threshold: None,
-    is_strict: false,
     order_temperature: Some(1.0),
-    top_p: None,
-    filtering: Filtering::MassFirst,
-    extent: Extent::Tokens,
-    sub_block: None,
     is_padded: true,
-    behind_stop: Behind::Kept,
+    ..Blocks::PLAIN
 });
 
 /// Qwen3's transformer as dllm trains it.

@@ -8,7 +8,7 @@ use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, isolated};
 use crate::command::{refusal, run, run_json, stdout, tiny};
 use crate::fixture;
 use crate::hub_command::hub;
@@ -184,11 +184,9 @@ fn the_last_of_two_equal_flags_counts() {
 #[cfg(unix)]
 fn shell(script: &str) -> Output {
     let binary = assert_cmd::cargo::cargo_bin!("diffucoder");
-    std::process::Command::new("sh")
+    isolated("sh")
         .args(["-c", script])
         .env("DC", binary)
-        .env("HF_HUB_OFFLINE", "1")
-        .env("XDG_CONFIG_HOME", fixture("no-such-cache"))
         .output()
         .unwrap()
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, program};
 use crate::command::stdout;
 
 const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
@@ -153,7 +153,7 @@ fn a_killed_batch_goes_on() {
     let (input, output) = (folder.path().join("in"), folder.path().join("out"));
     let lines = (0..30).map(|at| format!("{{\"id\": {at}, \"prompt\": \"x{at} = \"}}\n"));
     fs::write(&input, lines.collect::<String>()).unwrap();
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+    let mut child = program(&[])
         .args(["batch", "--model", "tiny", "--seed", "1", "-n", "4", "-o"])
         .args([&output, &input])
         .stdin(Stdio::null())
@@ -296,7 +296,7 @@ fn a_batch_equals_its_prompts_one_by_one() {
 #[test]
 fn a_line_is_answered_before_the_next_is_there() {
     for parallel in ["1", "3"] {
-        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        let mut child = program(&[])
             .args([
                 "batch",
                 "-",

@@ -1,7 +1,6 @@
 //! Block-causal models: logits, and every generation token for token, against vectors that their
 //! own code made on small random checkpoints (`tests/fixtures/golden-sdar` and the like).
 
-use assert_cmd::Command;
 use candle_core::DType;
 use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Pass, Refresh, Settings, Steps};
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -13,6 +12,7 @@ use diffucoder::session::{Conditions, Hole, Job, Session};
 use serde_json::Value;
 use std::path::Path;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{
     assert_close, assert_logits, forwards, generations, ids, on_tensors, session,
@@ -136,7 +136,7 @@ fn the_program_prints_the_ids_of_the_reference() {
                 continue; // ids that no text has
             };
             std::fs::write(&prompt, text).unwrap();
-            let mut command = Command::cargo_bin("diffucoder").unwrap();
+            let mut command = diffucoder(&[]);
             command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
             command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
             command
@@ -162,7 +162,7 @@ fn a_quantized_file_writes_block_by_block_too() {
     let folder = tempfile::tempdir().unwrap();
     for family in FAMILIES {
         let file = folder.path().join(format!("{family}.gguf"));
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command.args(["quantize", "--to=q8_0", "--model"]);
         command.arg(fixture(&format!("{family}/model")));
         command.arg("-o").arg(&file).assert().success();
@@ -326,7 +326,7 @@ fn only_dllm_s_models_are_block_causal_by_their_own_names() {
     // Its file says so itself; one that does not has two names.
     let file = folder.path().join("x.gguf");
     let quantize = |model: &str| {
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command.args(["quantize", "--to=q8_0", "--force", "--model"]);
         command.arg(folder.path().join(model));
         command.arg("-o").arg(&file).assert().success();
@@ -388,7 +388,7 @@ fn the_program_prints_the_ids_of_dllm() {
                 continue;
             }
             std::fs::write(&prompt, case["prompt"].as_str().unwrap()).unwrap();
-            let mut command = Command::cargo_bin("diffucoder").unwrap();
+            let mut command = diffucoder(&[]);
             command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
             command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
             command.arg("--model").arg(&model);

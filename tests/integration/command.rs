@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, program};
 use crate::fixture;
 
 pub fn run(args: &[&str]) -> Output {
@@ -545,7 +545,7 @@ fn models_are_listed_for_people_and_scripts() {
 
 #[test]
 fn a_closed_pipe_ends_quietly() {
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+    let mut child = program(&[])
         .args([
             "generate",
             "--model",
@@ -570,7 +570,7 @@ fn a_closed_pipe_ends_quietly() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_exits_with_130() {
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    let mut command = program(&[]);
     command
         .args([
             "generate",

@@ -1,12 +1,12 @@
 //! d3LLM's policy on a network, against a slow replay of the published loop; by hand it is worked
 //! out in the sampler's own tests.
 
-use assert_cmd::Command;
 use diffucoder::diffusion::{Denoiser, Rule};
 use diffucoder::model::Model;
 use diffucoder::session::{Conditions, Hole, Job, Mode};
 use serde_json::Value;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::session;
 
@@ -127,7 +127,7 @@ fn it_is_the_mode_of_weights_called_so() {
         std::fs::copy(file.path(), named.join(file.file_name())).unwrap();
     }
     let mode_of = |model: &std::path::Path, flags: &[&str]| {
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command.args(["generate", "--raw", "--output=json", "-n16", "--model"]);
         command.arg(model).args(flags).arg("x = 1\n");
         let output = command.assert().success().get_output().stdout.clone();

@@ -2,12 +2,12 @@
 //! vectors that its own evaluation made on a small random checkpoint
 //! (`tests/fixtures/golden-dreamon`).
 
-use assert_cmd::Command;
 use diffucoder::diffusion::{Cache, Decoding, Ending, Settings, Shaping, Step, Steps};
 use diffucoder::infill::Template;
 use diffucoder::session::{self, Conditions, Finish, Hole, Job, Session};
 use serde_json::Value;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{algorithm, assert_logits, generations, ids, session};
 
@@ -180,7 +180,7 @@ fn the_program_prints_the_ids_of_the_reference() {
     for case in generations(SET) {
         std::fs::write(&prefix, case["prefix"].as_str().unwrap()).unwrap();
         std::fs::write(&suffix, case["suffix"].as_str().unwrap()).unwrap();
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command.args([
             "infill", "--exact", "--raw", "-t", "0", "--dtype", "f32", "--output", "json",
         ]);
@@ -213,7 +213,7 @@ fn the_program_prints_the_ids_of_the_reference() {
 }
 
 fn run(args: &[&str], stdin: &str) -> Vec<u8> {
-    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    let mut command = diffucoder(&[]);
     command
         .args(args)
         .arg("--model")
@@ -284,7 +284,7 @@ fn a_trace_tells_where_tokens_went() {
         text.contains("\"edits\":[["),
         "something got longer or shorter"
     );
-    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    let mut command = diffucoder(&[]);
     let assert = command.arg("report").arg(&trace).assert().success();
     let page = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
     let data = page

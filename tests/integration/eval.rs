@@ -10,7 +10,7 @@ use diffucoder::package::Prompt;
 use diffucoder::session::{Hole, Mode, Session, Task};
 use serde_json::{Value, json};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, program};
 use crate::command::{run, stdout};
 
 /// Problems in the form of HumanEval.
@@ -200,11 +200,10 @@ fn an_interrupt_while_a_program_runs_leaves_nothing() {
         "--time-limit",
         "600",
     ];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_diffucoder"));
+    let mut command = program(&[]);
     command
         .args(args(&problems, &more))
         .env("TMPDIR", &temporary)
-        .env("XDG_CONFIG_HOME", folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = crate::signals::with_default_signals(&mut command)
@@ -324,12 +323,7 @@ fn what_is_chosen_is_saved_and_the_rest_of_the_file_stays() {
     let more = ["-o", output.to_str().unwrap(), "--save"];
     let save = || {
         let mut command = diffucoder(&args(&problems, &more));
-        stdout(
-            &command
-                .env("XDG_CONFIG_HOME", folder.path())
-                .output()
-                .unwrap(),
-        );
+        stdout(&command.output().unwrap());
         fs::read_to_string(folder.path().join("diffucoder/config.toml")).unwrap()
     };
     assert_eq!(save(), "mode = \"fast\"\n");
@@ -339,10 +333,7 @@ fn what_is_chosen_is_saved_and_the_rest_of_the_file_stays() {
     assert_eq!(save(), after);
     // Too few to choose by: nothing is saved, and that is a failure.
     let mut command = diffucoder(&args(&problems, &[&more[..], &["--limit", "3"]].concat()));
-    let done = command
-        .env("XDG_CONFIG_HOME", folder.path())
-        .output()
-        .unwrap();
+    let done = command.output().unwrap();
     assert_eq!(done.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&done.stderr).contains("nothing is saved: 3 problems"));
 }

@@ -1,7 +1,6 @@
 //! Fast-dLLM v2: logits, and every generation token for token, against vectors that its published
 //! loop made on a small random checkpoint (`tests/fixtures/golden-fast-dllm-v2`).
 
-use assert_cmd::Command;
 use diffucoder::diffusion::{
     Attention, Cache, Decoding, Denoiser, Ending, Pass, Settings, Step, Steps,
 };
@@ -11,6 +10,7 @@ use diffucoder::package::Prompt;
 use diffucoder::session::{Conditions, Hole, Job, Observer, Session, Task};
 use serde_json::Value;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{assert_logits, generations, ids, on_tensors, session};
 
@@ -141,7 +141,7 @@ fn the_program_prints_the_ids_of_the_reference() {
     for case in generations(SET) {
         let way = Way::of(&case);
         std::fs::write(&prompt, case["prompt"].as_str().unwrap()).unwrap();
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
         command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
         command.arg("--model").arg(fixture(&format!("{SET}/model")));

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, program};
 use crate::fixture;
 
 const PART: &str = "class Stack:\n    def size(self):\n        return <FILL:4>\n\n    def top(self):\n        <FILL>\n";
@@ -154,7 +154,7 @@ fn a_result_never_replaces_what_it_was_made_from() {
     }
     #[cfg(unix)]
     {
-        let output = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        let output = program(&[])
             .args(["generate", "--model", "tiny", "-n", "2", "-o", file])
             .stdin(fs::File::open(file).unwrap())
             .output()
@@ -289,7 +289,7 @@ fn a_killed_in_place_leaves_the_old_file_or_the_new_one() {
     let new = stdout(&infill(&[name], b"")).to_vec();
     for millis in (0..400).step_by(25) {
         fs::write(&path, part).unwrap();
-        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+        let mut child = program(&[])
             .args([
                 "infill",
                 "--model",

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::diffusion::{Algorithm, Decoding, FirstToken, Settings, Steps};
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -17,6 +16,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{
     assert_logits, forwards, generations, golden, ids, on_tensors, open, session,
@@ -153,7 +153,7 @@ fn the_program_prints_the_ids_of_the_reference() {
     let prompt = folder.path().join("prompt");
     for case in generations(SET) {
         std::fs::write(&prompt, case["prompt"].as_str().unwrap()).unwrap();
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command.args(["generate", "--exact", "--raw", "--special", "-t0"]);
         command.args(["--dtype=f32", "--device=cpu", "--output=json"]);
         command.arg("--model").arg(fixture(&format!("{SET}/model")));
@@ -173,7 +173,7 @@ fn the_program_prints_the_ids_of_the_reference() {
 fn a_gguf_file_is_the_same_network() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("llada.gguf");
-    let mut command = Command::cargo_bin("diffucoder").unwrap();
+    let mut command = diffucoder(&[]);
     command.args(["quantize", "--to=f16", "--model"]);
     command.arg(fixture(&format!("{SET}/model")));
     command.arg("-o").arg(&file).assert().success();

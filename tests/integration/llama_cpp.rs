@@ -1,7 +1,6 @@
 //! Files that llama.cpp's own converter made of the golden checkpoints, and models as they were
 //! written by `quantize`.
 
-use assert_cmd::Command;
 use candle_core::DType;
 use diffucoder::chat::Message;
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -12,6 +11,7 @@ use diffucoder::tokenizer::TokenRole;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{assert_close, forwards, on_tensors, session};
 
@@ -104,7 +104,7 @@ fn each_family_is_known_from_its_quantized_file() {
     ] {
         let model = fixture(&format!("{set}/model"));
         let file = folder.path().join(format!("{set}.gguf"));
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         command
             .args(["quantize", "--to=q8_0", "--model"])
             .arg(&model);

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
 use diffucoder::Error;
 use diffucoder::hub::{HubOptions, ModelSpec};
@@ -14,6 +13,7 @@ use diffucoder::package::Package;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{assert_close, forwards};
 
@@ -54,12 +54,6 @@ fn logits_equal_those_of_peft_s_merge() {
             assert_close(&model.head_output(ids).unwrap(), expected, SET);
         }
     }
-}
-
-fn diffucoder(args: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("diffucoder").unwrap();
-    command.args(args);
-    command
 }
 
 fn exact(model: &Path, lora: Option<&Path>, flags: &[&str]) -> Value {

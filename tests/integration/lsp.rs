@@ -3,10 +3,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::binary::{diffucoder, program};
 use crate::fixture;
 
 /// An editor, as far as a language server can tell.
@@ -21,10 +22,8 @@ const URI: &str = "file:///load.py";
 
 impl Editor {
     fn start(model: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
-            .args(["lsp", "--seed", "1", "--model", model])
+        let mut child = program(&["lsp", "--seed", "1", "--model", model])
             .args(flags)
-            .env("XDG_CONFIG_HOME", fixture("no-such-cache"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -142,7 +141,7 @@ fn at(uri: &str, line: u64, character: u64) -> Value {
 
 /// What the built-in model writes between two texts.
 fn filled(text: &str) -> String {
-    let mut command = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    let mut command = diffucoder(&[]);
     let args = ["infill", "--model", "tiny", "--seed", "1", "-"];
     let output = command.args(args).write_stdin(text).output().unwrap();
     assert!(

@@ -2,11 +2,11 @@
 //! step, against vectors that its own code made on a small random checkpoint
 //! (`tests/fixtures/golden-opendcoder`).
 
-use assert_cmd::Command;
 use diffucoder::diffusion::{Settings, Shaping, Step};
 use diffucoder::session::{self, Conditions, Hole, Job};
 use serde_json::Value;
 
+use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{algorithm, assert_logits, generations, ids, session};
 
@@ -67,7 +67,7 @@ fn the_program_prints_the_ids_of_the_reference() {
     let (prefix, suffix) = (folder.path().join("prefix"), folder.path().join("suffix"));
     for case in generations(SET) {
         std::fs::write(&prefix, case["prefix"].as_str().unwrap()).unwrap();
-        let mut command = Command::cargo_bin("diffucoder").unwrap();
+        let mut command = diffucoder(&[]);
         match case["suffix"].as_str() {
             Some(text) => {
                 std::fs::write(&suffix, text).unwrap();

@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use regex::Regex;
 
+use crate::binary::isolated;
 use crate::command::{run, stdout};
-use crate::fixture;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -35,15 +35,12 @@ fn shell(line: &str, folder: &Path) -> Command {
     let program = assert_cmd::cargo::cargo_bin!("diffucoder");
     let mut path = vec![program.parent().unwrap().to_path_buf()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
-    let mut shell = Command::new("bash");
+    let mut shell = isolated("bash");
     shell
         .args(["-c", line])
         .current_dir(folder)
         .env("PATH", std::env::join_paths(path).unwrap())
-        .env("XDG_CONFIG_HOME", fixture("no-such-cache"))
         .env("HF_HOME", folder.join("hub"))
-        .env("HF_HUB_OFFLINE", "1")
-        .env_remove("HF_HUB_CACHE")
         .stdin(Stdio::null());
     shell
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::binary::program;
 use crate::command::refusal;
-use crate::fixture;
 
 /// A server of the built-in model, ended when it is dropped.
 pub struct Server {
@@ -51,10 +51,8 @@ impl Server {
     }
 
     pub fn of(model: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
-            .args(["serve", "--model", model, "--port", "0", "--seed", "1"])
+        let mut child = program(&["serve", "--model", model, "--port", "0", "--seed", "1"])
             .args(flags)
-            .env("XDG_CONFIG_HOME", fixture("no-such-cache"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, isolated, program};
 use crate::command::{refusal, run, stdout, tiny};
 use crate::fixture;
 use crate::signals::with_default_signals;
@@ -17,10 +17,8 @@ use crate::watch::Terminal;
 
 /// The binary as a child that can be signalled.
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    let mut command = program(args);
     command
-        .args(args)
-        .env("XDG_CONFIG_HOME", fixture("no-such-cache"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -30,12 +28,10 @@ fn command(args: &[&str]) -> Command {
 
 /// What `sh` makes of a script, in which `$0` is the binary.
 fn sh(script: &str, arguments: &[&Path]) -> Output {
-    let mut shell = Command::new("sh");
+    let mut shell = isolated("sh");
     shell.args(["-c", script]);
     shell.arg(assert_cmd::cargo::cargo_bin!("diffucoder"));
-    let shell = shell
-        .args(arguments)
-        .env("XDG_CONFIG_HOME", fixture("no-such-cache"));
+    let shell = shell.args(arguments);
     with_default_signals(shell.stdin(Stdio::null()))
         .output()
         .unwrap()

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, program};
 use crate::command::{refusal, run, run_json, stdout};
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -143,7 +143,7 @@ fn remasking_is_traced_too() {
 fn a_killed_run_leaves_whole_lines_and_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.jsonl");
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"))
+    let mut child = program(&[])
         .args([
             "generate", "--model", "tiny", "-p", "x = 1\n", "-n", "450", "--exact", "--trace",
         ])

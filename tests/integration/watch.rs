@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, isolation};
 use crate::command::refusal;
-use crate::fixture;
 
 /// The binary at a terminal, and everything that it wrote there.
 pub struct Terminal {
@@ -17,6 +16,15 @@ pub struct Terminal {
     written: Arc<Mutex<Vec<u8>>>,
     reader: std::thread::JoinHandle<()>,
     size: (u16, u16),
+}
+
+fn isolate(command: &mut CommandBuilder) {
+    for (name, value) in isolation() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        }
+    }
 }
 
 impl Terminal {
@@ -31,8 +39,7 @@ impl Terminal {
         let mut command = CommandBuilder::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
         command.args(args);
         command.env("TERM", "xterm-256color");
-        command.env("XDG_CONFIG_HOME", fixture("no-such-cache"));
-        command.env_remove("NO_COLOR");
+        isolate(&mut command);
         for (name, value) in variables {
             command.env(name, value);
         }
@@ -222,6 +229,7 @@ fn what_was_on_the_screen_stays() {
     };
     let pair = native_pty_system().openpty(size).unwrap();
     let mut command = CommandBuilder::new("sh");
+    isolate(&mut command);
     command.args([
         "-c",
         script,

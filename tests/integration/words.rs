@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use assert_cmd::Command;
 use serde_json::{Value, json};
 
 use super::fixture;
+
+use crate::binary::diffucoder;
 
 /// A copy of the golden model with changes to its two tokenizer files.
 fn model(change: impl FnOnce(&mut Value, &mut Value)) -> tempfile::TempDir {
@@ -27,7 +28,7 @@ fn model(change: impl FnOnce(&mut Value, &mut Value)) -> tempfile::TempDir {
 }
 
 fn generate(model: &Path, stdin: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    let mut command = diffucoder(&[]);
     command.args([
         "generate", "--seed", "1", "-n", "4", "-o", "json", "--model",
     ]);
