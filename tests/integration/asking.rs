@@ -310,14 +310,15 @@ fn what_is_passed_on_is_the_text_up_to_its_end() {
 
 #[test]
 fn a_text_ends_behind_one_function() {
-    let prompt = "def to_string(value):\n    \"\"\"Return the value as a string.\"\"\"";
-    // What stands at the margin would be of something else.
-    let args = tiny(prompt, "-n 96 --seed 4 -t 1 --stop-after function");
-    let text = stdout(&run(&args));
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let prompt = "def f(x):\n    return x + 1\n\n\ndef g(";
+    let whole = stdout(&run(&tiny(prompt, "-n 96 --seed 2 -t 2")));
+    let cut = stdout(&run(&tiny(
+        prompt,
+        "-n 96 --seed 2 -t 2 --stop-after function",
+    )));
     assert!(
-        lines.clone().count() > 0 && lines.all(|line| line.starts_with(' ')),
-        "{text}"
+        cut.len() < whole.len() && whole.starts_with(cut.trim_end()),
+        "{whole}\n{cut}"
     );
     let (code, said) = refusal(&tiny("int f(", "--stop-after function --language c"));
     assert_eq!(code, Some(2));
@@ -482,6 +483,7 @@ fn what_cannot_be_written_is_a_failure() {
     let file = folder.path().join("out").display().to_string();
     let output = shell(&format!("$DC generate -m tiny -p x -n 2 -o {file} >&-"));
     assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!std::fs::read_to_string(file).unwrap().is_empty());
 }
 
 #[test]

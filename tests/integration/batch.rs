@@ -153,18 +153,23 @@ fn a_killed_batch_goes_on() {
     let (input, output) = (folder.path().join("in"), folder.path().join("out"));
     let lines = (0..30).map(|at| format!("{{\"id\": {at}, \"prompt\": \"x{at} = \"}}\n"));
     fs::write(&input, lines.collect::<String>()).unwrap();
-    let mut child = program(&[])
-        .args(["batch", "--model", "tiny", "--seed", "1", "-n", "4", "-o"])
-        .args([&output, &input])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
+    let mut child = program(&[
+        "batch", "-", "--model", "tiny", "--seed", "1", "-n", "4", "-o",
+    ])
+    .arg(&output)
+    .stdin(Stdio::piped())
+    .stderr(Stdio::null())
+    .spawn()
+    .unwrap();
+    let mut lines = child.stdin.take().unwrap();
+    lines
+        .write_all(b"{\"id\": 0, \"prompt\": \"x0 = \"}\n")
         .unwrap();
-    while fs::metadata(&output).map_or(0, |meta| meta.len()) == 0 {
+    while !fs::read_to_string(&output).is_ok_and(|results| results.ends_with('\n')) {
         assert!(child.try_wait().unwrap().is_none());
         std::thread::yield_now();
     }
-    // While it runs no one else may write.
+    // While it waits for lines no one else may write.
     let (code, stderr) = batch(&input, &output, &[]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("another process is writing"), "{stderr}");
@@ -191,7 +196,7 @@ fn bad_lines_are_reported_and_the_rest_is_done() {
     for says in [
         format!("error: {name}:1: not a JSON object"),
         format!("error: {name}:3: the id \"a\" is on line 2 already"),
-        format!("error: {name}:4: the prompt has 1 tokens"),
+        format!("error: {name}:4: --max-new-tokens 9999 leaves a context of 512 no prompt"),
         "error: 3 of 5 lines failed".into(),
     ] {
         assert!(stderr.contains(&says), "{says}\n{stderr}");
@@ -270,7 +275,9 @@ fn a_batch_equals_its_prompts_one_by_one() {
     {
         let more = [&["--num-samples", "2", "--parallel", parallel], flags].concat();
         assert_eq!(batch(&input, &output, &more), (Some(0), String::new()));
-        for (at, result) in results(&output).iter().enumerate() {
+        let results = results(&output);
+        assert_eq!(results.len(), 6);
+        for (at, result) in results.iter().enumerate() {
             let seed = (1 + at % 2).to_string();
             let args = [
                 "generate",

@@ -171,7 +171,8 @@ fn the_same_mistake_is_said_once() {
     let lines: Vec<&str> = stderr.lines().collect();
     assert_eq!(lines.len(), 7, "{stderr}");
     assert!(lines[0].starts_with("error: stdin:2: not a JSON object: "));
-    assert!(lines[1].starts_with("error: stdin:3: the prompt has 1 tokens"));
+    let no_prompt = "error: stdin:3: --max-new-tokens 600 leaves a context of 512 no prompt";
+    assert_eq!(lines[1], no_prompt);
     assert_eq!(lines[2], "hint: -n/--max-new-tokens can be from 1 to 511");
     assert_eq!(lines[3], "error: stdin: 1 more line like line 2: 103");
     assert_eq!(

@@ -150,11 +150,7 @@ fn random_weights_keep_activations_finite() {
         let checkpoint = Checkpoint::synthetic(&config, format).unwrap();
         let mut model = Model::load(&config, checkpoint, &target, &mut |_, _| {}).unwrap();
         let logits = model.head_output(&[1, 2, 3, 5, 8]).unwrap();
-        let (first, largest) = (logits[0], logits.iter().fold(0f32, |m, x| m.max(x.abs())));
-        assert!(
-            largest.is_finite() && largest > 0.0,
-            "{format:?}: {largest}"
-        );
-        assert!(logits.iter().any(|x| *x != first), "{format:?}");
+        assert!(logits.iter().all(|x| x.is_finite()), "{format:?}");
+        assert!(logits.iter().any(|x| *x != logits[0]), "{format:?}");
     }
 }

@@ -102,14 +102,18 @@ fn context_bounds_what_is_shown() {
 #[test]
 fn far_holes_are_filled_together() {
     let text = long_file(500);
-    let (filled, _) = run(
-        "infill",
-        &["--at", "2", "--at", "1000", "--length", "2"],
-        &text,
-    );
-    assert!(filled.len() >= text.len());
-    let kept: Vec<&str> = filled.lines().filter(|line| text.contains(line)).collect();
-    assert!(kept.len() >= text.lines().count() - 2);
+    let holes = ["--at", "2", "--at", "1000", "--length", "2", "-o", "json"];
+    let (report, _) = run("infill", &holes, &text);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let filled = report["text"].as_str().unwrap();
+    let changed = filled.lines().zip(text.lines()).enumerate();
+    let changed = changed.filter(|(_, (filled, line))| filled != line);
+    assert_eq!(changed.map(|(at, _)| at + 1).collect::<Vec<_>>(), [2, 1000]);
+    let of_holes = report["holes"].as_array().unwrap().iter();
+    let tokens: Vec<_> = of_holes
+        .map(|hole| hole["token_ids"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(tokens, [2, 2]);
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn parts_are_the_whole_model_whichever_is_given() {
         let found = run_json(&generate(text(part), &[]));
         assert_eq!(found["token_ids"], expected["token_ids"], "{part:?}");
     }
+    let quantized = run_json(&generate(text(&whole), &["--quant", "q8_0"]));
     // A folder of one model's parts is that model.
     fs::remove_file(&whole).unwrap();
     let found = run_json(&generate(text(folder.path()), &[]));
@@ -155,7 +156,8 @@ fn parts_are_the_whole_model_whichever_is_given() {
     let made = folder.path().join("q8_0.gguf");
     let args = ["quantize", "--to", "q8_0", "-o", text(&made), "--model"];
     stdout(&run(&[&args[..], &[text(&parts[1])]].concat()));
-    run_json(&generate(text(&made), &[]));
+    let of_parts = run_json(&generate(text(&made), &[]));
+    assert_eq!(of_parts["token_ids"], quantized["token_ids"]);
 
     fs::remove_file(&parts[1]).unwrap();
     let (code, said) = refusal(&generate(text(&parts[2]), &[]));
@@ -369,6 +371,7 @@ fn a_gguf_of_floats_is_quantized_as_its_checkpoint_is() {
         Ok("model"),
         "no path of this machine"
     );
+    assert_eq!(a.tensors().len(), b.tensors().len());
     for (x, y) in a.tensors().iter().zip(b.tensors()) {
         assert_eq!(
             (x.name, &x.dims, x.ggml_type),

@@ -67,6 +67,7 @@ fn json_ids(value: &Value) -> Vec<u32> {
 fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+    assert!(found.iter().all(|x| x.is_finite()));
     let error = found
         .iter()
         .zip(expected)
@@ -274,6 +275,8 @@ fn probabilities_and_confidences_equal_the_reference() {
         let expected = |name: &str| tensors.get(&format!("confidence.{case}.{name}"));
         let close = |found: Vec<f32>, name: &str| {
             if let Some(expected) = expected(name) {
+                assert_eq!(found.len(), floats(expected).len());
+                assert!(found.iter().all(|x| x.is_finite()), "{name}");
                 let pairs = found.iter().zip(floats(expected));
                 let error = pairs.fold(0f32, |most, (x, y)| most.max((x - y).abs()));
                 assert!(error < 2e-6, "{name} {settings}: {error}");

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use crate::binary::diffucoder;
 use crate::fixture;
-use crate::hub_server::{COMMIT, Faults, HubServer, REPO};
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
 
 /// A Hub that has the golden model.
 pub fn hub() -> HubServer {
@@ -93,6 +93,14 @@ fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
     );
     assert!(failed.stdout.is_empty());
 
+    // What an earlier run left of a shard is not fetched again.
+    let shard = std::fs::read(fixture("golden/model/model-00001-of-00002.safetensors")).unwrap();
+    let blobs = home
+        .path()
+        .join("hub")
+        .join(format!("models--{}/blobs", REPO.replace('/', "--")));
+    let part = format!("{}.incomplete", sha256(&shard));
+    std::fs::write(blobs.join(part), &shard[..20_000]).unwrap();
     hub.set(Faults {
         cut: Some((50_000, 1)),
         ..Faults::default()
@@ -103,6 +111,7 @@ fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
         resumed.status.success() && said.contains("trying again"),
         "{said}"
     );
+    assert!(said.contains("20 kB of it already here"), "{said}");
 }
 
 #[test]

@@ -96,6 +96,11 @@ fn the_program_writes_what_the_merged_checkpoint_does() {
         .arg("--lora")
         .arg(fixture(SET));
     quantize.arg("-o").arg(&file).assert().success();
+    let of_file = exact(&file, None, &["--dtype=auto"])["token_ids"].clone();
+    let adapter = fixture(SET);
+    let quantized = |lora| exact(&model, lora, &["--quant=q8_0"])["token_ids"].clone();
+    assert_eq!(of_file, quantized(Some(&*adapter)));
+    assert_ne!(of_file, quantized(None));
     let refused = adapted(&file, &fixture(SET)).err().unwrap();
     assert!(
         refused.to_string().contains("quantized already"),

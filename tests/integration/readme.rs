@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use regex::Regex;
@@ -141,7 +141,7 @@ fn listens(line: &str, folder: &Path) {
     assert!(listens, "{line}");
 }
 
-/// Every flag and every variable is in some help text, every path in the repository.
+/// Every flag and every variable is in some help text, and its lines are as many as one reads.
 #[test]
 fn what_is_named_exists() {
     let text = readme();
@@ -162,16 +162,19 @@ fn what_is_named_exists() {
         .collect();
     assert!(flags.len() > 20, "{flags:?}");
     for flag in flags {
-        assert!(of_cargo.contains(&flag) || help.contains(flag), "{flag}");
+        let whole = Regex::new(&format!("{flag}(?:[^a-z-]|$)")).unwrap();
+        assert!(of_cargo.contains(&flag) || whole.is_match(&help), "{flag}");
     }
-    let link = Regex::new(r"\]\(([^)#:]+)\)").unwrap();
-    let paths: Vec<PathBuf> = link
+    let variable = Regex::new(r"DIFFUCODER_([A-Z_]+)").unwrap();
+    let settings = stdout(&run(&["config"]));
+    let variables: Vec<String> = variable
         .captures_iter(&text)
-        .map(|link| repository().join(&link[1]))
+        .map(|name| name[1].to_lowercase().replace('_', "-"))
         .collect();
-    assert!(paths.len() > 3);
-    for path in paths {
-        assert!(path.exists(), "{}", path.display());
+    assert!(!variables.is_empty());
+    for name in variables {
+        let line = Regex::new(&format!(r"(?m)^{name}\s")).unwrap();
+        assert!(line.is_match(&settings), "{name}\n{settings}");
     }
     let rows = text.lines().count();
     assert!(rows <= 150, "{rows} lines");

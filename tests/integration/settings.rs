@@ -214,7 +214,7 @@ fn doctor_finds_the_machine() {
     assert_eq!(found["choices"][0]["download_bytes"], 4_800_000_000_u64);
     let text = stdout(&run(&["doctor", "--threads", "1"]));
     assert!(
-        text.contains("kernels ") && text.contains("1 threads to compute with"),
+        text.contains("kernels ") && text.contains("1 thread to compute with"),
         "{text}"
     );
 }

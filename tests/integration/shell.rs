@@ -376,7 +376,7 @@ fn on_a_terminal_the_text_takes_the_place_of_the_bar() {
     assert_eq!(text.join("\n").trim(), wanted.join("\n").trim());
     assert!(!screen.screen().hide_cursor());
     let written = String::from_utf8_lossy(&written);
-    let last_bar = written.rfind("━").unwrap_or(0);
+    let last_bar = written.rfind("━").unwrap();
     let first = wanted.iter().find(|line| !line.is_empty()).unwrap();
     assert!(
         last_bar <= written.rfind(first).unwrap(),

@@ -35,6 +35,8 @@ fn logits_equal_those_of_the_trainer() {
         let positions: Vec<usize> = (0..expected.dim(0).unwrap()).collect();
         let found = model.predict(&ids, &positions).unwrap().logits;
         let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(found.len(), expected.len());
+        assert!(found.iter().all(|x| x.is_finite()));
         let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
         let error = found
             .iter()

@@ -368,8 +368,9 @@ pub fn as_usage(error: Error) -> anyhow::Error {
     too_long(error, |given, new, context| {
         let message = match new < context {
             true => format!(
-                "the prompt has {given} tokens or more, which with --max-new-tokens {new} exceeds \
-                 the context of {context}"
+                "the prompt has {} or more, which with --max-new-tokens {new} exceeds the context \
+                 of {context}",
+                ui::count(given, "token")
             ),
             false => format!("--max-new-tokens {new} leaves a context of {context} no prompt"),
         };

@@ -89,9 +89,9 @@ fn launches_of_a_pass() {
 
 fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len());
-    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    let difference = difference.fold(0.0, f32::max);
-    assert!(difference < tolerance, "{difference}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < tolerance, "{found} {expected}");
+    }
 }
 
 /// Each family in its attention, with rows in runs and apart.

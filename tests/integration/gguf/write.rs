@@ -65,6 +65,7 @@ fn what_is_written_reads_back() {
     }
     let file = GgufFile::parse(&bytes).unwrap();
     assert_eq!(Config::from_gguf(&file).unwrap(), shape);
+    assert_eq!(file.tensors().len(), source.tensors().len());
     for (ours, theirs) in file.tensors().iter().zip(source.tensors()) {
         assert_eq!((ours.name, &ours.dims), (theirs.name, &theirs.dims));
         assert_eq!(file.data(ours), source.data(theirs), "{}", ours.name);

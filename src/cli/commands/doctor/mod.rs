@@ -8,7 +8,7 @@ use crate::cli::args::compute::{self, IsaArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::table::{Align, table};
-use crate::cli::terminal::ui::{Ui, human_bytes};
+use crate::cli::terminal::ui::{Ui, count, human_bytes};
 use diffucoder::Error;
 use diffucoder::hub::registry::MODELS;
 use diffucoder::hub::{CachedModel, HubOptions, cached};
@@ -122,7 +122,11 @@ impl Findings {
             ("diffucoder", self.version.to_string()),
             (
                 "cpu",
-                format!("{}, {} threads to compute with", self.cpu, self.threads),
+                format!(
+                    "{}, {} to compute with",
+                    self.cpu,
+                    count(self.threads, "thread")
+                ),
             ),
             ("features", self.features.join(" ")),
             (
