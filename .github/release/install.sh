@@ -3,7 +3,7 @@
 #
 #   sh install.sh              # to ~/.local/bin
 #
-# DIFFUCODER_VERSION=v0.1.0    that release instead of the latest
+# DIFFUCODER_VERSION=0.1.0     that release instead of the latest
 # DIFFUCODER_BIN=/some/folder  another folder
 # DIFFUCODER_RELEASES=URL      another place with the layout of GitHub's releases
 set -eu
@@ -37,14 +37,23 @@ target() {
             [ "$(sysctl -n hw.optional.arm64 2>/dev/null || true)" != 1 ] || machine=aarch64
             echo "$machine-apple-darwin"
             ;;
-        *) fail "there is no binary for $(uname -s)" "for Windows: unpack the .zip of the release" ;;
+        MINGW* | MSYS* | CYGWIN* | Windows*)
+            fail "this script is not for Windows" "unpack the .zip of the release"
+            ;;
+        *) fail "there is no binary for $(uname -s)" "build it: see Install in the README" ;;
     esac
 }
 
 # Downloads $1 to $2.
 fetch() {
+    # What was asked for over https does not come over http.
+    case $1 in
+        https:*) protocols=https ;;
+        *) protocols=http,https ;;
+    esac
     if has curl; then
-        curl --fail --silent --show-error --location --retry 2 --output "$2" "$1"
+        curl --fail --silent --show-error --location --proto-redir "=$protocols" --connect-timeout 20 --retry 2 \
+            --output "$2" "$1"
     elif has wget; then
         wget --quiet --output-document "$2" "$1"
     else
@@ -64,15 +73,18 @@ main() {
     [ -n "$releases" ] || fail "this copy does not know where releases are" "set DIFFUCODER_RELEASES, or take the install.sh of a release"
     [ "$bin" != /.local/bin ] || fail "HOME is not set" "set DIFFUCODER_BIN"
     has sha256sum || has shasum || fail "neither sha256sum nor shasum is here: the download could not be checked"
+    [ ! -d "$bin/diffucoder" ] || fail "$bin/diffucoder is a folder" "set DIFFUCODER_BIN, or move it away"
     target=$(target)
     archive=diffucoder-$target.tar.gz
     case $version in
         latest) from=$releases/latest/download ;;
+        [0-9]*) from=$releases/download/v$version ;;
         *) from=$releases/download/$version ;;
     esac
 
+    new=
     work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
+    trap 'rm -rf "$work" ${new:+"$new"}' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     fetch "$from/$archive" "$work/$archive"
@@ -83,15 +95,27 @@ main() {
     [ "$found" = "$wanted" ] || fail "$archive is damaged: its SHA-256 is $found, not $wanted" "nothing was installed; try again"
 
     tar -xzf "$work/$archive" -C "$work" diffucoder || fail "cannot unpack $archive"
-    "$work/diffucoder" version >/dev/null || fail "the binary for $target does not run here"
     mkdir -p "$bin" || fail "cannot make the folder $bin" "set DIFFUCODER_BIN"
-    # Whole or not at all: beside its place first, on the same file system.
-    cp "$work/diffucoder" "$bin/.diffucoder.new" || fail "cannot write to $bin" "set DIFFUCODER_BIN"
-    mv -f "$bin/.diffucoder.new" "$bin/diffucoder"
-    echo "installed $("$bin/diffucoder" version) as $bin/diffucoder" >&2
+    bin=$(CDPATH='' cd -- "$bin" && pwd) # its whole path, as PATH has it: without a slash at the end
+    # Whole or not at all: beside its place first, on the same file system. It is tried there, since programs may not be
+    # allowed to run where temporary files are.
+    new=$bin/.diffucoder.new.$$
+    { cp "$work/diffucoder" "$new" && chmod 755 "$new"; } || fail "cannot write to $bin" "set DIFFUCODER_BIN"
+    "$new" version >/dev/null || fail "the binary for $target does not run here" "nothing was installed"
+    mv -f "$new" "$bin/diffucoder" || fail "cannot replace $bin/diffucoder"
+    installed=$("$bin/diffucoder" version) || fail "$bin/diffucoder was installed, but does not run"
+    echo "installed $installed as $bin/diffucoder" >&2
     case :$PATH: in
-        *:"$bin":*) ;;
-        *) echo "note: $bin is not on your PATH" >&2 ;;
+        *:"$bin":* | *:"$bin"/:*)
+            other=$(command -v diffucoder || true)
+            # The same file may have two paths.
+            [ "$other" = "$bin/diffucoder" ] || cmp -s "$other" "$bin/diffucoder" ||
+                echo "note: $other comes first on your PATH: remove it, or put $bin before it" >&2
+            ;;
+        *)
+            echo "note: $bin is not on your PATH. This puts it there, and in a start file like ~/.profile for good:" >&2
+            echo "    export PATH=\"$bin:\$PATH\"" >&2
+            ;;
     esac
 }
 
