@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use candle_core::Result;
 use common::Options;
-use diffucoder::diffusion::{Denoiser, Pass, Shaping};
+use diffucoder::diffusion::{Attention, Denoiser, Pass, Shaping};
 use diffucoder::kernels::Isa;
 use diffucoder::model::Model;
 use diffucoder::package::Package;
@@ -162,8 +162,8 @@ impl Denoiser for Tap<'_> {
         Ok(rows)
     }
 
-    fn cached_ids(&self) -> &[Option<u32>] {
-        self.model.cached_ids()
+    fn cached_ids(&self, attention: Attention) -> &[Option<u32>] {
+        self.model.cached_ids(attention)
     }
 
     fn move_cached(&mut self, first: usize, by: isize) -> bool {

@@ -138,7 +138,6 @@ fn another_programs_lock_is_not_waited_for_without_end() {
 fn what_an_editor_saves_meanwhile_stays() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("part.py");
-    let (mut kept, mut saved) = (0, 0);
     for round in 0..200 {
         fs::write(&path, "old").unwrap();
         let draft = directory.path().join("draft");
@@ -153,12 +152,11 @@ fn what_an_editor_saves_meanwhile_stays() {
             replaced
         });
         match (replaced, &*fs::read(&path).unwrap()) {
-            (Err(AtomicError::Changed { .. }), b"edited") => kept += 1,
-            (Ok(()), b"edited") => saved += 1, // it came after
+            (Err(AtomicError::Changed { .. }), b"edited") => {}
+            (Ok(()), b"edited") => {} // it came after
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(kept + saved, 200);
 }
 
 #[cfg(unix)]

@@ -31,10 +31,10 @@ pub trait Denoiser {
         self.forward(pass, &mut predicted.logits)
     }
 
-    /// The token with which the keys and values that it keeps of each position were computed;
-    /// `None`, or nothing at the end, where it keeps none. A network that keeps none between runs
+    /// The token with which the keys and values that it keeps of each position were computed, in
+    /// passes with this attention; `None`, or nothing at the end, where it keeps none. A network that keeps none between runs
     /// says so by giving nothing.
-    fn cached_ids(&self) -> &[Option<u32>] {
+    fn cached_ids(&self, _attention: Attention) -> &[Option<u32>] {
         &[]
     }
 

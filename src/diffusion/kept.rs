@@ -30,7 +30,7 @@ impl Kept {
         for position in canvas.holes().iter().cloned().flatten() {
             ids[position] = Err("hole");
         }
-        let cached = model.cached_ids().iter();
+        let cached = model.cached_ids(attention).iter();
         let cached: Vec<_> = cached.map(|id| id.ok_or("not kept")).collect();
         if let Attention::BlockCausal(_) = attention {
             let same = cached.iter().zip(&ids).take_while(|(old, new)| old == new);

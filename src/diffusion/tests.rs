@@ -342,6 +342,26 @@ fn what_is_sure_waits_until_it_has_settled() {
     }
 }
 
+/// What it masks again can stand anywhere.
+#[test]
+fn a_plan_sees_all_of_the_canvas() {
+    for (ending, lookahead) in [
+        (Ending::AtStop(vec![STOP]), None),
+        (Ending::FullCanvas, Some(0)),
+        (Ending::AtStop(vec![STOP]), Some(1)),
+    ] {
+        let mut model = Scripted::new(&[1, STOP, 2, 3, 1, 2], &[0.0, 9.0, 1.0, 2.0, 3.0, 1.0]);
+        let mut settings = settings(5);
+        settings.algorithm = Algorithm::P2;
+        settings.ending = ending;
+        settings.decoding.lookahead = lookahead;
+        settings.decoding.window = lookahead.map(|_| 2);
+        let canvas = Canvas::new(&[1], 5, MASK);
+        let done = generate(&mut model, canvas, &settings, &mut ()).unwrap();
+        assert_eq!(done.canvas.generated()[0], STOP, "{settings:?}");
+    }
+}
+
 #[test]
 fn an_observer_ends_the_run_before_the_next_pass() {
     struct Until(usize);

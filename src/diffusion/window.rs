@@ -240,12 +240,13 @@ impl Window {
     /// Looks at everything up to the last token and at masks behind the window.
     fn see(&mut self, canvas: &Canvas, settings: &Settings) {
         let decoding = settings.decoding;
-        let visible = match decoding.opens_at {
-            Some(_) => canvas.ids().len(),
-            None => canvas.visible(settings.ending.stop_ids()),
+        let is_planned = settings.is_planned(canvas); // over all positions
+        let visible = match is_planned || decoding.opens_at.is_some() {
+            true => canvas.ids().len(),
+            false => canvas.visible(settings.ending.stop_ids()),
         };
-        let near = decoding
-            .lookahead
+        let lookahead = decoding.lookahead.filter(|_| !is_planned);
+        let near = lookahead
             .map_or(usize::MAX, |n| self.end.saturating_add(n))
             .max(canvas.masks_from())
             .min(visible);

@@ -87,12 +87,16 @@ impl<'a> Loader<'a> {
     /// The embedding table `[V, D]`.
     pub fn embedding(&mut self) -> Result<Embedding> {
         let stored = self.stored(EMBED_TOKENS)?;
-        match (self.target.storage, &self.packed) {
-            // A table of which a canvas needs a few rows is left where it is.
-            (Storage::Quantized(_) | Storage::AsStored, _) | (_, PackedMatrices::Never) => {
-                Ok(Embedding::Stored(stored))
-            }
-            (Storage::Dense(_), _) => Ok(Embedding::Table(self.load(EMBED_TOKENS, &stored)?)),
+        let is_rounded = match (self.target.storage, &stored.stored) {
+            _ if matches!(self.packed, PackedMatrices::Never) => false,
+            (Storage::Dense(DType::F32) | Storage::Quantized(_) | Storage::AsStored, _) => false,
+            (Storage::Dense(dtype), Stored::Float(of_file)) => dtype != *of_file,
+            (Storage::Dense(_), Stored::Blocks(_) | Stored::Other(_)) => true,
+        };
+        // A table of which a canvas needs a few rows is left where it is.
+        match is_rounded {
+            true => Ok(Embedding::Table(self.load(EMBED_TOKENS, &stored)?)),
+            false => Ok(Embedding::Stored(stored)),
         }
     }
 

@@ -294,8 +294,11 @@ impl Denoiser for Model {
         self.run(pass, usize::from(self.shift_logits), asked, predicted)
     }
 
-    fn cached_ids(&self) -> &[Option<u32>] {
-        &self.cached_ids
+    fn cached_ids(&self, attention: Attention) -> &[Option<u32>] {
+        match self.cached_with == attention {
+            true => &self.cached_ids,
+            false => &[],
+        }
     }
 
     fn move_cached(&mut self, first: usize, by: isize) -> bool {

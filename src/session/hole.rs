@@ -49,11 +49,11 @@ impl Hole {
         Self::Resizing { from, up_to }
     }
 
-    /// Masks that it has at first, where a growing one has `one`.
-    pub(super) fn first(self, one: usize) -> usize {
+    /// Masks that it has at first.
+    pub(super) fn first(self) -> usize {
         match self {
             Self::Exactly(length) | Self::Chosen { up_to: length } => length,
-            Self::Growing { .. } => one,
+            Self::Growing { .. } => 1,
             Self::Resizing { from, .. } => from,
         }
     }
@@ -93,11 +93,11 @@ mod tests {
             (Hole::Exactly(5), 5, 5, resizing(5, 64)),
             (Hole::Exactly(70), 70, 70, resizing(70, 70)),
             (Hole::Chosen { up_to: 9 }, 9, 9, resizing(9, 9)),
-            (Hole::Growing { up_to: 99 }, 3, 99, resizing(64, 99)),
+            (Hole::Growing { up_to: 99 }, 1, 99, resizing(64, 99)),
             (resizing(4, 9), 4, 9, resizing(4, 9)),
             (resizing(9, 4), 9, 9, resizing(9, 4)),
         ] {
-            assert_eq!((hole.first(3), hole.most()), (first, most), "{hole:?}");
+            assert_eq!((hole.first(), hole.most()), (first, most), "{hole:?}");
             assert_eq!(hole.resizing(), resized, "{hole:?}");
         }
     }

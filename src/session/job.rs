@@ -142,6 +142,11 @@ impl Job {
         }
     }
 
+    /// Tokens that a hole can become.
+    pub(super) fn most_of(&self, hole: usize) -> usize {
+        self.holes.get(hole).map_or(usize::MAX, |hole| hole.most())
+    }
+
     /// Tokens that are given.
     pub fn given_tokens(&self) -> usize {
         self.texts.iter().map(Vec::len).sum()
@@ -193,7 +198,8 @@ impl Job {
         let settings = &self.settings;
         conditions.tell(|observer| observer.on_start(&canvas, settings));
         let is_remasked = settings.remask > 0 || settings.algorithm == Algorithm::P2;
-        let mut watch = Watch::new(conditions, &self.stop_ids, is_remasked);
+        let most = self.holes.iter().map(|hole| hole.most()).collect();
+        let mut watch = Watch::new(conditions, &self.stop_ids, most, is_remasked);
         let mut seamed = Seamed::new(model, &canvas, &self.seams);
         let done = generate(&mut seamed, canvas, settings, &mut watch)?;
         let ended = watch.finish(&done);
@@ -279,7 +285,7 @@ impl Job {
     }
 
     fn canvas(&self, attention: Attention) -> Canvas {
-        let lengths = self.holes.iter().map(|hole| hole.first(1));
+        let lengths = self.holes.iter().map(|hole| hole.first());
         let in_blocks = self.in_blocks(attention);
         let is_in_blocks = in_blocks.is_some();
         let canvas = in_blocks

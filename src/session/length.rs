@@ -80,10 +80,8 @@ where
     D::Error: std::error::Error + 'static,
 {
     let first = |hole: &Hole| match *hole {
-        Hole::Exactly(length) => length,
         Hole::Chosen { up_to } => USUAL.min(up_to),
-        Hole::Growing { .. } => 1,
-        Hole::Resizing { from, .. } => from,
+        other => other.first(),
     };
     let texts = texts.iter().enumerate();
     let texts = texts.map(|(i, text)| match known.reuses_context {
@@ -262,7 +260,7 @@ mod tests {
             Ok(pass.refresh.len())
         }
 
-        fn cached_ids(&self) -> &[Option<u32>] {
+        fn cached_ids(&self, _attention: Attention) -> &[Option<u32>] {
             &self.cached
         }
 

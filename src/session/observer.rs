@@ -93,6 +93,8 @@ pub(super) enum Ended {
 pub(super) struct Watch<'c, 'o> {
     conditions: &'c mut Conditions<'o>,
     stop_ids: &'c [u32],
+    /// Tokens of each hole that are wanted.
+    most: Vec<usize>,
     /// Whether tokens are looked at again, so that nothing is decided before the end.
     is_remasked: bool,
     decided: Vec<usize>, // tokens of each hole that were passed on
@@ -100,10 +102,16 @@ pub(super) struct Watch<'c, 'o> {
 }
 
 impl<'c, 'o> Watch<'c, 'o> {
-    pub fn new(conditions: &'c mut Conditions<'o>, stop_ids: &'c [u32], is_remasked: bool) -> Self {
+    pub fn new(
+        conditions: &'c mut Conditions<'o>,
+        stop_ids: &'c [u32],
+        most: Vec<usize>,
+        is_remasked: bool,
+    ) -> Self {
         Self {
             conditions,
             stop_ids,
+            most,
             is_remasked,
             decided: Vec::new(),
             ended: Ended::Whole,
@@ -119,7 +127,9 @@ impl<'c, 'o> Watch<'c, 'o> {
     fn decide(&mut self, canvas: &Canvas) {
         self.decided.resize(canvas.holes().len(), 0);
         for (number, hole) in canvas.holes().iter().enumerate() {
-            let (before, now) = (self.decided[number], canvas.decided_in(hole, self.stop_ids));
+            let before = self.decided[number];
+            let now = canvas.decided_in(hole, self.stop_ids);
+            let now = now.min(self.most[number]);
             if now > before {
                 let ids = &canvas.ids()[hole.start + before..hole.start + now];
                 self.conditions

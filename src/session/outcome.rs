@@ -66,7 +66,10 @@ impl Outcome {
         let filled = |(number, hole): (usize, &std::ops::Range<usize>)| {
             let given = given.get(number).copied().unwrap_or_default();
             let ids = canvas.ids()[hole.clone()].to_vec();
-            let mut tokens = canvas.decided_in(hole, job.stop_ids());
+            // Whole blocks of a block-causal model can be more than is wanted.
+            let most = job.most_of(number);
+            let decided = canvas.decided_in(hole, job.stop_ids());
+            let mut tokens = decided.min(most);
             let text = tokenizer.decode(&ids[..tokens], Specials::Keep);
             let mut text = text.get(given..).unwrap_or_default().to_string();
             let cut = job.ends.cut(&text);
@@ -78,9 +81,10 @@ impl Outcome {
                 text,
                 finish: match ended {
                     _ if cut.is_some() => Finish::Stop,
+                    _ if decided > most => Finish::Length,
                     _ if canvas.stop_in(hole, job.stop_ids()).is_some() => Finish::Stop,
-                    _ if tokens == hole.len() && canvas.has_room(number) => Finish::Stop,
-                    _ if tokens == hole.len() => Finish::Length,
+                    _ if decided == hole.len() && canvas.has_room(number) => Finish::Stop,
+                    _ if decided == hole.len() => Finish::Length,
                     Ended::Late => Finish::Deadline,
                     Ended::Whole => Finish::Length, // its steps were over
                     Ended::Enough | Ended::Cancelled => Finish::Cancelled,

@@ -113,8 +113,8 @@ impl<D: Denoiser> Denoiser for Seamed<'_, D> {
         self.model.forward_likely(pass, asked, predicted)
     }
 
-    fn cached_ids(&self) -> &[Option<u32>] {
-        self.model.cached_ids()
+    fn cached_ids(&self, attention: Attention) -> &[Option<u32>] {
+        self.model.cached_ids(attention)
     }
 
     fn move_cached(&mut self, first: usize, by: isize) -> bool {
@@ -173,7 +173,7 @@ mod tests {
             Ok(pass.refresh.len())
         }
 
-        fn cached_ids(&self) -> &[Option<u32>] {
+        fn cached_ids(&self, _attention: Attention) -> &[Option<u32>] {
             &CACHED
         }
 
@@ -219,7 +219,7 @@ mod tests {
 
         let mut counting = Counting;
         let mut model = Seamed::new(&mut counting, &canvas, &[]);
-        assert_eq!(model.cached_ids(), CACHED);
+        assert_eq!(model.cached_ids(Attention::Full), CACHED);
         assert!(model.move_cached(1, -2) && !model.move_cached(1, 2));
     }
 }

@@ -568,6 +568,29 @@ fn a_closed_pipe_ends_quietly() {
 }
 
 #[test]
+fn licences_of_all_parts_are_shown() {
+    for name in ["licences", "licenses"] {
+        let text = stdout(&run(&[name]));
+        let first = "diffucoder and the model that is built into it: Apache-2.0";
+        assert!(text.starts_with(first), "{}", &text[..200]);
+        assert!(text.contains("candle-core") && text.contains("tokenizers"));
+    }
+}
+
+#[test]
+fn a_temperature_that_leaves_nothing_of_the_model_is_noted() {
+    let note = |t: &str| {
+        let done = run(&[
+            "generate", "--model", "tiny", "-p", "x", "-n", "2", "--seed", "1", "-t", t,
+        ]);
+        assert!(done.status.success());
+        String::from_utf8(done.stderr).unwrap()
+    };
+    assert!(note("4").contains("note: at --temperature 4 tokens are nearly random"));
+    assert!(!note("1").contains("nearly random"));
+}
+
+#[test]
 fn a_broken_folder_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let copy = |from: &Path| {

@@ -321,6 +321,7 @@ fn what_is_chosen_is_saved_and_the_rest_of_the_file_stays() {
     let more = ["-o", output.to_str().unwrap(), "--save"];
     let save = || {
         let mut command = diffucoder(&args(&problems, &more));
+        command.env("XDG_CONFIG_HOME", folder.path());
         stdout(&command.output().unwrap());
         fs::read_to_string(folder.path().join("diffucoder/config.toml")).unwrap()
     };
@@ -331,9 +332,30 @@ fn what_is_chosen_is_saved_and_the_rest_of_the_file_stays() {
     assert_eq!(save(), after);
     // Too few to choose by: nothing is saved, and that is a failure.
     let mut command = diffucoder(&args(&problems, &[&more[..], &["--limit", "3"]].concat()));
+    command.env("XDG_CONFIG_HOME", folder.path());
     let done = command.output().unwrap();
     assert_eq!(done.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&done.stderr).contains("nothing is saved: 3 problems"));
+}
+
+#[test]
+fn each_model_has_a_table() {
+    let golden = crate::fixture("golden/model").display().to_string();
+    let both = [
+        "eval", "--model", "tiny", "--limit", "1", "-n", "4", "--nll", "0", "--modes", "fast",
+    ];
+    let text = stdout(&run(&[&both[..], &["--also", &golden]].concat()));
+    for model in ["tiny", &golden] {
+        assert!(
+            text.contains(&format!("{model}: 1 of the built-in problems\nMODE  ")),
+            "{text}"
+        );
+    }
+    assert_eq!(text.matches("\nfast ").count(), 2, "{text}");
+    let twice = run(&[&both[..], &["--also", "tiny"]].concat());
+    assert_eq!(twice.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&twice.stderr);
+    assert!(said.contains("error: tiny is named twice"), "{said}");
 }
 
 #[test]

@@ -189,7 +189,11 @@ fn positions_may_be_left_out_at_the_end() {
         native.forward(&pass, &mut found).unwrap();
         tensors.forward(&pass, &mut by_tensors).unwrap();
         assert!(relative_error(&by_tensors, &found) < 1e-5);
-        let known = native.cached_ids().iter().zip(&ids).zip(positions);
+        let known = native
+            .cached_ids(Attention::Full)
+            .iter()
+            .zip(&ids)
+            .zip(positions);
         for (index, ((known, &id), &position)) in known.enumerate() {
             assert_eq!(*known, (position == index).then_some(id), "{index}");
         }

@@ -111,7 +111,7 @@ fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
         resumed.status.success() && said.contains("trying again"),
         "{said}"
     );
-    assert!(said.contains("20 kB of it already here"), "{said}");
+    assert!(said.contains("20.00 kB of it already here"), "{said}");
 }
 
 #[test]

@@ -100,7 +100,8 @@ fn the_installer_checks_what_it_installs() {
     let address = serve(files);
     let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
 
-    for variables in [&[][..], &[("DIFFUCODER_VERSION", "v9.9.9")]] {
+    let versions = ["v9.9.9", "9.9.9"].map(|version| [("DIFFUCODER_VERSION", version)]);
+    for variables in [&[][..], &versions[0], &versions[1]] {
         let home = tempfile::tempdir_in(folder.path()).unwrap();
         let output = install(&address, home.path(), variables);
         let said = stderr(&output);
@@ -127,6 +128,11 @@ fn the_installer_checks_what_it_installs() {
         assert!(said.contains("error: ") && said.contains(says), "{said}");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "{version}");
     }
+    let home = tempfile::tempdir_in(folder.path()).unwrap();
+    fs::create_dir_all(home.path().join(".local/bin/diffucoder")).unwrap();
+    let output = install(&address, home.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("diffucoder is a folder"));
     let output = install("", folder.path(), &[]);
     assert!(stderr(&output).contains("does not know where releases are"));
 }

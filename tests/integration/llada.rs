@@ -13,7 +13,7 @@ use diffucoder::session::{Conditions, Hole, Job, Mode, Session, Task};
 use diffucoder::weights::gguf::GgufFile;
 use half::f16;
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::binary::diffucoder;
@@ -236,6 +236,17 @@ fn what_a_llada_can_have_and_this_one_does_not_is_refused() {
         let mut json = json.clone();
         json[key] = value;
         assert!(read(&json).is_err(), "{key}");
+    }
+    // Errors have the file's own names.
+    for (key, value, says) in [
+        ("n_heads", json!(0), "n_heads is 0"),
+        ("activation_type", json!("gelu"), "activation_type is gelu"),
+        ("max_sequence_length", json!(0), "max_sequence_length is 0"),
+    ] {
+        let mut json = json.clone();
+        json[key] = value;
+        let error = read(&json).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
     }
     // Another family's key.
     let mut with_block_size = json.clone();

@@ -58,7 +58,10 @@ impl Editor {
     }
 
     fn send(&mut self, message: &Value) {
-        let body = message.to_string();
+        self.send_text(&message.to_string());
+    }
+
+    fn send_text(&mut self, body: &str) {
         write!(self.stdin, "Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         self.stdin.flush().unwrap();
     }
@@ -223,6 +226,33 @@ fn places_are_counted_as_agreed() {
         let wanted = filled(&format!("{before}<FILL>{after}"));
         assert_eq!(editor.suggested(0, character), wanted, "{agreed}");
     }
+}
+
+/// lsp-mode in Emacs says `null` where others have an object.
+#[test]
+fn what_an_editor_can_do_is_known_by_its_name() {
+    let mut editor = Editor::start("tiny", &["--context", "48"]);
+    let result = editor.initialize(json!({"textDocument": {"inlineCompletion": null}}));
+    assert_eq!(result["capabilities"]["inlineCompletionProvider"], true);
+    assert_eq!(result["capabilities"]["completionProvider"], Value::Null);
+}
+
+/// A difference of two texts in UTF-16 can begin in the middle of a character.
+#[test]
+fn half_a_character_is_a_change_like_others() {
+    let mut editor = Editor::inline("tiny");
+    let (before, after) = (
+        "'\ndef load(path):\n    with open(path) as ",
+        ":\n        return f.read()\n",
+    );
+    editor.open(URI, &format!("s = '\u{1f600}{before}{after}"));
+    let change = r#"{"jsonrpc": "2.0", "method": "textDocument/didChange", "params": {
+        "textDocument": {"uri": "file:///load.py", "version": 2}, "contentChanges": [{
+            "range": {"start": {"line": 0, "character": 6}, "end": {"line": 0, "character": 7}},
+            "text": "\ude01"}]}}"#;
+    editor.send_text(change);
+    let text = format!("s = '\u{fffd}{before}<FILL>{after}");
+    assert_eq!(editor.suggested(2, 23), filled(&text));
 }
 
 #[test]

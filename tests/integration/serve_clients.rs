@@ -235,6 +235,97 @@ fn a_token_that_is_written_again_is_not_counted() {
     assert_eq!(reply["usage"]["completion_tokens"], 1);
 }
 
+/// The clients of OpenAI, Mistral and ollama, in Python and JavaScript.
+#[test]
+fn what_other_clients_send_is_understood() {
+    let server = Server::start(&[]);
+    let name = &server.get("/v1/models").json()["data"][0];
+    assert_eq!(server.get("/v1/models/tiny").json(), *name);
+    assert_eq!(server.get("/v1/models/a%2Fb").json()["id"], "tiny");
+    assert_eq!(server.get("/api/ps").json()["models"][0]["name"], "tiny");
+
+    let warm = json!({"prompt": "def f(x):", "max_tokens": 12.0, "temperature": 1.5,
+        "random_seed": 7});
+    let [first, second] = [0, 1].map(|_| server.post("/v1/fim/completions", &warm).json());
+    assert_eq!(first["choices"], second["choices"]);
+    let mut other = warm.clone();
+    other["random_seed"] = 8.into();
+    let other = server.post("/v1/fim/completions", &other).json();
+    assert_ne!(first["choices"], other["choices"]);
+
+    let options = json!({"num_predict": 3.0, "seed": 1.0});
+    let body = json!({"prompt": "x = ", "stream": false, "options": options});
+    let reply = server.post("/api/generate", &body).json();
+    assert_eq!(
+        (&reply["eval_count"], &reply["context"]),
+        (&json!(3), &json!([]))
+    );
+    let refused = server.post(
+        "/v1/completions",
+        &json!({"prompt": "x", "max_tokens": 1.5}),
+    );
+    assert_eq!(refused.json()["error"]["param"], "max_tokens");
+    let unload = server.post("/api/generate", &json!({"keep_alive": 0, "stream": false}));
+    assert_eq!(unload.json()["done_reason"], "unload");
+
+    let messages = json!([
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "function", "name": "f", "content": "3"},
+        {"role": "user", "content": "y"},
+    ]);
+    let chat = json!({"messages": messages, "max_tokens": 2});
+    assert_eq!(server.post("/v1/chat/completions", &chat).status, 200);
+    for (field, value) in [
+        ("echo", json!(true)),
+        ("logprobs", json!(1)),
+        ("logprobs", json!(true)),
+    ] {
+        let mut request = json!({"prompt": "x = ", "max_tokens": 2});
+        assert_eq!(server.post("/v1/completions", &request).status, 200);
+        request[field] = value;
+        let refused = server.post("/v1/completions", &request).json();
+        assert_eq!(refused["error"]["param"], field);
+    }
+
+    // JavaScript cuts a text in the middle of a character.
+    let cut = r#"{"prompt": "x = \"\ud83c", "max_tokens": 2}"#;
+    let reply = read_response(server.send("POST", "/v1/completions", "", cut));
+    assert_eq!(reply.status, 200);
+}
+
+/// A hole is not cut off where it is full.
+#[test]
+fn a_filled_hole_is_at_its_end() {
+    let server = Server::start(&[]);
+    let finish = |most| {
+        let request = json!({"prompt": "def area(r):\n    return ", "suffix": "\n\nprint(area(2))\n",
+            "max_tokens": most, "temperature": 0});
+        server.post("/v1/completions", &request).json()["choices"][0]["finish_reason"].clone()
+    };
+    assert_eq!([100, 2].map(finish), ["stop", "length"]);
+}
+
+/// Half of the text is the same: its keys are there.
+#[test]
+fn context_is_reused_where_that_is_asked_for() {
+    let rows = |flags: &[&str]| {
+        let server = Server::start(flags);
+        let request = |end: &str| {
+            let prefix = "def area(r):\n    return 3.14 * r * r\n\n\n".repeat(4) + end;
+            let before = server.metric("diffucoder_rows_total");
+            let request = json!({"input_prefix": prefix, "input_suffix": "\n", "n_predict": 4});
+            assert_eq!(server.post("/infill", &request).status, 200);
+            server.metric("diffucoder_rows_total") - before
+        };
+        [request("x = "), request("x = a")]
+    };
+    let [first, second] = rows(&["--reuse-context"]);
+    assert!(second < first / 2.0, "{first} {second}");
+    let [first, second] = rows(&[]);
+    assert!(second > first / 2.0, "{first} {second}");
+}
+
 /// Go's client sends every field, those that nobody set as empty.
 #[test]
 fn ollama_s_own_client_is_understood() {

@@ -107,7 +107,7 @@ impl Denoiser for Keeping {
         Ok(pass.refresh.len())
     }
 
-    fn cached_ids(&self) -> &[Option<u32>] {
+    fn cached_ids(&self, _attention: Attention) -> &[Option<u32>] {
         &self.known
     }
 

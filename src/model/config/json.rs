@@ -76,9 +76,13 @@ impl Config {
             rope_theta,
             ..raw.stated
         };
-        let mut config = stated.check(family, |key| key)?;
+        let is_llada = *family == LLADA;
+        let name: fn(&'static str) -> &'static str = if is_llada { llada_key } else { |key| key };
+        let mut config = stated.check(family, name)?;
         let is_silu = ["silu", "swish"].contains(&raw.hidden_act.as_str());
-        check("hidden_act", &raw.hidden_act, is_silu, || "\"silu\"".into())?;
+        check(name("hidden_act"), &raw.hidden_act, is_silu, || {
+            "\"silu\"".into()
+        })?;
         // Only the layers from max_window_layers on look through a window.
         let layers = raw.max_window_layers.unwrap_or(0);
         let is_windowed = raw.use_sliding_window && layers < config.num_hidden_layers;
@@ -93,7 +97,6 @@ impl Config {
             .unwrap_or(&Value::Null);
         let is_whole = part.is_null() || part.as_f64() == Some(1.0);
         check("partial_rotary_factor", part, is_whole, || "1".into())?;
-        let is_llada = *family == LLADA;
         for (key, expected) in LLADA_PARTS.into_iter().filter(|_| is_llada) {
             let found = raw.rest.get(key).unwrap_or(&Value::Null);
             let found = found
@@ -210,6 +213,12 @@ fn name_as_usual(keys: &mut Map<String, Value>) {
     }
 }
 
+/// LLaDA's name of a key.
+fn llada_key(usual: &'static str) -> &'static str {
+    let named = LLADA_KEYS.iter().find(|(_, ours)| *ours == usual);
+    named.map_or(usual, |(theirs, _)| theirs)
+}
+
 /// What a LLaDA can have besides and does not have here, with the values that change nothing.
 const LLADA_PARTS: [(&str, &str); 10] = [
     ("block_type", "llama"),
@@ -237,6 +246,9 @@ fn parse<T: DeserializeOwned>(file: &'static str, json: &[u8]) -> Result<T, Conf
     }
     keys.retain(|_, value| !value.is_null());
     name_as_usual(&mut keys);
+    if let Some(size) = keys.remove("bd_size") {
+        keys.insert("block_size".into(), size);
+    }
     for (key, value) in &mut keys {
         let number = value.as_f64();
         match key.as_str() {
@@ -247,16 +259,28 @@ fn parse<T: DeserializeOwned>(file: &'static str, json: &[u8]) -> Result<T, Conf
                 *value = true.into();
             }
             // Another spelling of no value.
-            "eos_token_id" | "pad_token_id" if number == Some(-1.0) => *value = Value::Null,
-            _ => {
-                let whole = number.filter(|number| number.fract() == 0.0 && *number >= 0.0);
-                if let Some(whole) = whole.filter(|whole| value.is_f64() && *whole < 1e15) {
-                    *value = (whole as u64).into();
-                }
+            "eos_token_id" | "pad_token_id" | "mask_token_id" if number == Some(-1.0) => {
+                *value = Value::Null;
             }
+            _ => match value {
+                Value::Array(values) => {
+                    values.retain(|value| key != "eos_token_id" || value.as_f64() != Some(-1.0));
+                    values.iter_mut().for_each(write_whole);
+                }
+                value => write_whole(value),
+            },
         }
     }
     serde_json::from_value(keys.into()).map_err(failed)
+}
+
+/// Writes a whole number as one.
+fn write_whole(value: &mut Value) {
+    let number = value.as_f64().filter(|_| value.is_f64());
+    let whole = number.filter(|number| number.fract() == 0.0 && (0.0..1e15).contains(number));
+    if let Some(whole) = whole {
+        *value = (whole as u64).into();
+    }
 }
 
 #[cfg(test)]
@@ -382,7 +406,11 @@ mod tests {
         assert_eq!(read(&nested).unwrap(), plain);
         let mut unpadded = diffucoder();
         unpadded["pad_token_id"] = (-1).into();
-        assert_eq!(read(&unpadded).unwrap().pad_token_id, None);
+        unpadded["mask_token_id"] = (-1).into();
+        unpadded["eos_token_id"] = serde_json::json!([256.0, -1, 7]);
+        let config = read(&unpadded).unwrap();
+        assert_eq!((config.pad_token_id, config.mask_token_id), (None, None));
+        assert_eq!(config.eos_token_ids, [256, 7]);
     }
 
     #[test]
@@ -438,7 +466,7 @@ mod tests {
         assert_eq!(config.pad_token_id, Some(151643));
         assert_eq!(config.eos_token_ids, [151643, 7]);
         for (json, says) in [
-            (r#"{"mask_token_id": -1}"#, "generation_config.json"),
+            (r#"{"mask_token_id": -2}"#, "generation_config.json"),
             (
                 r#"{"eos_token_id": [7, 999999]}"#,
                 "generation_config.json: eos_token_id is 999999",

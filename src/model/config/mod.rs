@@ -118,8 +118,7 @@ struct Stated {
     rope_theta: Option<f64>,
     tie_word_embeddings: Option<bool>,
     max_position_embeddings: usize,
-    /// Positions of a block, where the attention is block-causal.
-    #[serde(alias = "bd_size")]
+    /// Positions of a block, where the attention is block-causal; `bd_size` in some files.
     block_size: Option<usize>,
 }
 

@@ -1,16 +1,17 @@
 //! An adapter in PEFT's layout, and what it changes of a network's tensors: W + scale · B · A for
 //! the matrices that it has a pair for, and whole tensors that were trained beside them.
 //!
-//! Source: `tuners/lora/layer.py` (`update_layer`, `get_delta_weight`), `utils/other.py`
-//! (`get_pattern_key`) and `utils/save_and_load.py` in huggingface/peft.
+//! Source: `tuners/lora/layer.py` (`update_layer`, `get_delta_weight`) and
+//! `utils/save_and_load.py` in huggingface/peft.
+
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use regex::Regex;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use self::targets::{Patterns, Targets, has_end};
 use super::arch::{EMBED_TOKENS, LLADA, LM_HEAD, llada_name, name_of_llada};
 use super::config::Config;
 use crate::weights::{Change, Checkpoint, Delta, WeightsError};
@@ -34,7 +35,7 @@ pub enum LoraError {
     /// The network has no part of this name.
     #[error("the adapter changes {part}, which this model does not have")]
     NotInModel {
-        /// A tensor of the adapter, or a name in `target_modules`.
+        /// A tensor of the adapter.
         part: String,
     },
     /// A tensor's shape is not what the model and the rank make it.
@@ -88,7 +89,11 @@ impl LoraError {
                     .into(),
             ),
             Self::Malformed(_) | Self::Incomplete(_) => {
-                Some("download the adapter's files again, both of one revision".into())
+                Some(
+                    "download the adapter's files again, both of one revision, or take the model that \
+                     base_model_name_or_path in adapter_config.json names"
+                        .into(),
+                )
             }
             Self::Weights(error) => error.hint(),
         }
@@ -104,54 +109,12 @@ struct AdapterConfig {
     use_rslora: Option<bool>,
     rank_pattern: Option<Patterns<usize>>,
     alpha_pattern: Option<Patterns<f64>>,
-    target_modules: Option<Targets>,
+    modules_to_save: Option<Vec<String>>,
     base_model_name_or_path: Option<String>,
     #[serde(flatten)]
+    targets: Targets,
+    #[serde(flatten)]
     others: Map<String, Value>,
-}
-
-/// What modules have of their own, by patterns of their names. The first that matches counts, so
-/// they stay in the order of the file.
-#[derive(Deserialize)]
-#[serde(
-    try_from = "Map<String, Value>",
-    bound(deserialize = "T: DeserializeOwned")
-)]
-struct Patterns<T>(Vec<(String, T)>);
-
-impl<T: DeserializeOwned> TryFrom<Map<String, Value>> for Patterns<T> {
-    type Error = serde_json::Error;
-
-    fn try_from(map: Map<String, Value>) -> std::result::Result<Self, Self::Error> {
-        let each = map.into_iter();
-        let read = each.map(|(key, value)| Ok((key, serde_json::from_value(value)?)));
-        read.collect::<std::result::Result<_, _>>().map(Self)
-    }
-}
-
-impl<T: Copy> Patterns<T> {
-    fn values(&self) -> impl Iterator<Item = T> {
-        self.0.iter().map(|(_, value)| *value)
-    }
-
-    /// What a module has: that of the first key that the end of its name is a match of.
-    fn of(&self, module: &str) -> Option<T> {
-        let matches = |key: &str| match Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")) {
-            Ok(pattern) => pattern.is_match(module),
-            Err(_) => has_end(module, key),
-        };
-        let mut patterns = self.0.iter();
-        let found = patterns.find(|(key, _)| matches(key));
-        found.map(|(_, value)| *value)
-    }
-}
-
-/// Modules, by the ends of their names or by a pattern for the whole of them.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Targets {
-    Ends(Vec<String>),
-    Pattern(String),
 }
 
 /// Keys that make an adapter more than two factors of a matrix. `fan_in_fan_out` is not among them:
@@ -200,7 +163,7 @@ impl Adapter {
     pub fn open(adapter_config: &[u8], mut file: Checkpoint, network: &Config) -> Result<Self> {
         let config: AdapterConfig = serde_json::from_slice(adapter_config)?;
         config.check()?;
-        let shapes: HashMap<_, _> = network.tensors().map(|t| (t.name, t.shape)).collect();
+        let shapes: BTreeMap<_, _> = network.tensors().map(|t| (t.name, t.shape)).collect();
         let names: BTreeSet<String> = file.names().map(str::to_owned).collect();
         let (mut pairs, mut whole) = (BTreeMap::<&str, Pair>::new(), Vec::new());
         for name in &names {
@@ -215,14 +178,8 @@ impl Adapter {
             let named = is_llada.then(|| name_of_llada(name)).flatten();
             named.unwrap_or_else(|| name.into())
         };
-        let theirs = shapes
-            .keys()
-            .filter(|_| is_llada)
-            .filter_map(|name| llada_name(name));
+        config.check_pairs(&pairs)?;
         let is_one = network.tie_word_embeddings;
-        let head = is_one.then(|| LM_HEAD.to_string()); // which the table is
-        let known: Vec<String> = shapes.keys().cloned().chain(theirs).chain(head).collect();
-        config.check_targets(&known, &pairs)?;
         let is_tied = |tensor: &str| is_one && [EMBED_TOKENS, LM_HEAD].contains(&tensor);
         let shape_of = |tensor: &str| match shapes.get(tensor) {
             _ if is_tied(tensor) => Err(LoraError::Tied {
@@ -249,6 +206,13 @@ impl Adapter {
             // PEFT saves a table and a head of their own with the matrices that are added to them.
             let is_base = name.contains(BASE_LAYER) || change.delta.is_none();
             once(is_base && change.other.replace(stored).is_none(), &tensor)?;
+        }
+        for (tensor, shape) in &shapes {
+            let theirs = is_llada.then(|| llada_name(tensor)).flatten();
+            let name = theirs.as_ref().unwrap_or(tensor);
+            if let Some(module) = name.strip_suffix(".weight") {
+                config.check_module(module, shape.len() == 2, changes.get(tensor))?;
+            }
         }
         Ok(Self {
             base: config.base_model_name_or_path,
@@ -347,43 +311,32 @@ impl AdapterConfig {
         }
     }
 
-    /// Every target must be one of the network's `tensors`, and have its matrices in the file; and
-    /// no others may.
-    fn check_targets(&self, tensors: &[String], pairs: &BTreeMap<&str, Pair>) -> Result<()> {
-        let modules = || {
-            tensors
-                .iter()
-                .filter_map(|name| name.strip_suffix(".weight"))
-        };
-        let unnamed = match &self.target_modules {
-            Some(Targets::Ends(ends)) => {
-                for end in ends {
-                    if !modules().any(|module| has_end(module, end)) {
-                        return Err(LoraError::NotInModel { part: end.clone() });
-                    }
-                    if !pairs.keys().any(|module| has_end(module, end)) {
-                        let reason = format!("it has no matrices for {end}");
-                        return Err(LoraError::Incomplete(reason));
-                    }
-                }
-                let is_named = |module: &&&str| ends.iter().any(|end| has_end(module, end));
-                pairs.keys().find(|module| !is_named(module))
-            }
-            // Patterns of Python's that this one does not read are left to the tensors.
-            Some(Targets::Pattern(pattern)) if pattern != "all-linear" => {
-                let pattern = Regex::new(&format!("^(?:{pattern})$")).ok();
-                let is_named = |module: &&&str| pattern.as_ref().is_none_or(|p| p.is_match(module));
-                pairs.keys().find(|module| !is_named(module))
-            }
-            _ => None,
-        };
-        match unnamed {
-            Some(module) => Err(LoraError::Incomplete(format!(
-                "target_modules does not name {module}"
-            ))),
-            None if pairs.is_empty() => Err(LoraError::Incomplete("it has no matrices".into())),
+    /// There are matrices, and none but those that the targets name.
+    fn check_pairs(&self, pairs: &BTreeMap<&str, Pair>) -> Result<()> {
+        let mut modules = pairs.keys();
+        let incomplete = |reason| Err(LoraError::Incomplete(reason));
+        match modules.find(|module| self.targets.contain(module) == Some(false)) {
+            Some(module) => incomplete(format!("target_modules does not name {module}")),
+            None if pairs.is_empty() => incomplete("it has no matrices".into()),
             None => Ok(()),
         }
+    }
+
+    /// What the keys name of the model is in the file. Names that are no module's are left: lists
+    /// are written for more than one model.
+    fn check_module(&self, module: &str, is_matrix: bool, change: Option<&Change>) -> Result<()> {
+        let is_target = is_matrix && self.targets.contain(module) == Some(true);
+        if is_target && change.is_none_or(|change| change.delta.is_none()) {
+            let reason = format!("it has no matrices for {module}");
+            return Err(LoraError::Incomplete(reason));
+        }
+        let mut saved = self.modules_to_save.iter().flatten();
+        let is_saved = saved.any(|end| has_end(module, end));
+        if is_saved && change.is_none_or(|change| change.other.is_none()) {
+            let reason = format!("it does not have {module}, which modules_to_save names");
+            return Err(LoraError::Incomplete(reason));
+        }
+        Ok(())
     }
 
     /// The change of a matrix of this shape.
@@ -443,27 +396,5 @@ fn check_shape(file: &Checkpoint, tensor: &str, expected: &[usize]) -> Result<()
             expected: expected.into(),
         }),
         _ => Ok(()),
-    }
-}
-
-fn has_end(module: &str, end: &str) -> bool {
-    module
-        .strip_suffix(end)
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_pattern_of_the_file_counts() {
-        let read = |json: &str| serde_json::from_str::<Patterns<f64>>(json);
-        let patterns = read(r#"{"v_proj": 3, "layers.1.self_attn.v_proj": 5, "q_proj": 7}"#);
-        let patterns = patterns.unwrap();
-        assert_eq!(patterns.of("model.layers.1.self_attn.v_proj"), Some(3.0));
-        assert_eq!(patterns.of("model.layers.1.self_attn.q_proj"), Some(7.0));
-        assert_eq!(patterns.of("model.layers.1.self_attn.k_proj"), None);
-        assert!(read(r#"{"v_proj": "three"}"#).is_err());
     }
 }

@@ -199,7 +199,7 @@ impl Attention {
             };
             let kv = key_values.store(&kv.narrow(1, stored, canvas.rows)?, canvas)?;
             let q = q.narrow(1, asked, asking)?;
-            let heads = self.attend(&q, &kv, hidden.as_ref())?;
+            let heads = self.attend_in_parts(&q, &kv, hidden.as_ref())?;
             let heads = heads.to_dtype(projected.dtype())?;
             attended.push(heads.reshape(&[asking, self.heads * self.head_dim])?);
             (stored, asked) = (stored + canvas.rows, asked + asking);
@@ -222,6 +222,27 @@ impl Attention {
         let q = heads.narrow(0, 0, h)?.normed(q_norm)?;
         let k = heads.narrow(0, h, g)?.normed(k_norm)?;
         Array::cat(&[q, k, heads.narrow(0, h + g, g)?], 0)
+    }
+
+    /// A few rows at a time: the scores of all of them would be as many as the square of a long
+    /// canvas.
+    fn attend_in_parts(&self, q: &Array, kv: &Array, hidden: Option<&Array>) -> Result<Array> {
+        const ROWS: usize = 512;
+        let rows = q.dim(1)?;
+        if rows <= ROWS {
+            return self.attend(q, kv, hidden);
+        }
+        let part = |start| {
+            let count = ROWS.min(rows - start);
+            let hidden = hidden.map(|hidden| hidden.narrow(0, start, count));
+            self.attend(
+                &q.narrow(1, start, count)?,
+                kv,
+                hidden.transpose()?.as_ref(),
+            )
+        };
+        let parts = (0..rows).step_by(ROWS).map(part);
+        Array::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// Scaled queries `[H, R, E]` to keys and values `[2·G, T, E]`. `[R, H, E]`

@@ -20,7 +20,7 @@ use crate::cli::lines::form::Form;
 use crate::cli::lines::sink::Sink;
 use crate::cli::lines::tally::Tally;
 use crate::cli::terminal::progress::Progress;
-use crate::cli::terminal::ui::Ui;
+use crate::cli::terminal::ui::{Ui, count};
 
 /// Problems from which on it is said how many are done.
 const MANY: usize = 50;
@@ -63,7 +63,7 @@ impl Eval<'_, '_> {
     ) -> anyhow::Result<Vec<Record>> {
         let Problems { name, all, .. } = self.problems;
         let (model, of) = (engine.session.package().name(), all.len());
-        let title = format!("{model} in {}: {of} problems", mode.name());
+        let title = format!("{model} in {}: {}", mode.name(), count(of, "problem"));
         self.ui.note(&title);
         let (mut tally, mut records) = (Tally::new(name, self.ui), Vec::new());
         for (i, (number, problem)) in all.iter().enumerate() {

@@ -70,8 +70,17 @@ impl Encoding {
 /// The byte at a place. One behind the end of a line is that end, one inside a character its
 /// beginning.
 pub fn offset(text: &str, place: Position, encoding: Encoding) -> usize {
-    let mut start = 0;
-    for _ in 0..place.line {
+    offset_from((0, 0), text, place, encoding)
+}
+
+/// The same for a place in this line or behind it, which begins at this byte.
+fn offset_from(
+    (line, mut start): (usize, usize),
+    text: &str,
+    place: Position,
+    encoding: Encoding,
+) -> usize {
+    for _ in line..place.line {
         let rest = &text.as_bytes()[start..];
         match memchr::memchr2(b'\n', b'\r', rest) {
             None => return text.len(),
@@ -109,7 +118,12 @@ pub fn change(text: &mut String, changes: Vec<Change>, encoding: Encoding) {
             None => *text = change.text,
             Some(range) => {
                 let start = offset(text, range.start, encoding);
-                let end = offset(text, range.end, encoding);
+                let line = text[..start].rfind(['\n', '\r']).map_or(0, |end| end + 1);
+                let end = match range.end.line >= range.start.line {
+                    true if start == text.len() => start,
+                    true => offset_from((range.start.line, line), text, range.end, encoding),
+                    false => offset(text, range.end, encoding),
+                };
                 text.replace_range(start.min(end)..end.max(start), &change.text);
             }
         }

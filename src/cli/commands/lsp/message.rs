@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::cli::commands::serve::work::whole_characters;
+
 /// Most bytes of a head.
 const MOST_HEAD_BYTES: u64 = 4 << 10;
 /// Most bytes of a message: nobody edits a longer file.
@@ -82,8 +84,9 @@ impl Incoming {
     /// # Errors
     /// [`Failure`] when it is no message.
     pub fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let value: Value = serde_json::from_slice(body)
+        let value: Value = serde_json::from_slice(&whole_characters(body))
             .map_err(|error| Failure::new(Code::Parse, error.to_string()))?;
+        let value = Some(value).filter(Value::is_object).unwrap_or_default();
         let wrong = "this is no request, notification or response";
         serde_json::from_value(value).map_err(|_| Failure::new(Code::InvalidRequest, wrong))
     }

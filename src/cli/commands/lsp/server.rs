@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use diffucoder::session::Ends;
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Input;
@@ -94,7 +95,13 @@ struct General {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct TextDocumentCapabilities {
-    inline_completion: Option<Value>,
+    /// Emacs says it with `null`.
+    #[serde(deserialize_with = "is_there")]
+    inline_completion: bool,
+}
+
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 #[derive(Deserialize)]
@@ -274,8 +281,8 @@ impl Server {
         // An editor that shows suggestions in the text needs none of them in its lists. To some an
         // empty object is nothing.
         match text_document.unwrap_or_default().inline_completion {
-            Some(_) => capabilities["inlineCompletionProvider"] = true.into(),
-            None => capabilities["completionProvider"] = json!({"resolveProvider": false}),
+            true => capabilities["inlineCompletionProvider"] = true.into(),
+            false => capabilities["completionProvider"] = json!({"resolveProvider": false}),
         }
         let version = env!("CARGO_PKG_VERSION");
         let info = json!({"name": "diffucoder", "version": version});
@@ -340,9 +347,13 @@ impl Server {
         let Some(asked) = self.asked.remove(id) else {
             return Next::Nothing;
         };
-        let items = |text: String| match asked.is_last {
-            true => asked.place.items(text.trim_end()),
-            false => asked.place.items(&text),
+        let items = |text: String| {
+            // What follows a character that breaks off is worth no more than it.
+            let whole = text.split('\u{fffd}').next().unwrap_or_default();
+            match asked.is_last {
+                true => asked.place.items(whole.trim_end()),
+                false => asked.place.items(whole),
+            }
         };
         let answer = match answer {
             Ok(text) => Ok(items(text)),
@@ -392,7 +403,8 @@ impl Place {
     fn items(&self, text: &str) -> Value {
         let is_nothing = text.trim().is_empty();
         match self {
-            _ if is_nothing => json!({"isIncomplete": true, "items": []}),
+            Self::Inline(_) if is_nothing => json!({"items": []}),
+            Self::Listed { .. } if is_nothing => json!({"isIncomplete": true, "items": []}),
             Self::Inline(cursor) => {
                 let range = Range {
                     start: *cursor,

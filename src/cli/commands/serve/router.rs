@@ -34,8 +34,11 @@ enum Handler {
 }
 use Handler::{Known, Written};
 
+/// Names of models stand behind it.
+const ONE_MODEL: &str = "/v1/models/";
+
 /// The paths that there are, and the method that each takes.
-const PATHS: [(&str, &str, Handler); 16] = [
+const PATHS: [(&str, &str, Handler); 18] = [
     ("/", "GET", Known(|_| page::page())),
     ("/canvas", "POST", Written(page::canvas)),
     ("/health", "GET", Known(|_| json(&json!({"status": "ok"})))),
@@ -44,11 +47,13 @@ const PATHS: [(&str, &str, Handler); 16] = [
     ("/completion", "POST", Written(llama::completion)),
     ("/props", "GET", Known(llama::props)),
     ("/v1/models", "GET", Known(openai::models)),
+    (ONE_MODEL, "GET", Known(openai::model)),
     ("/v1/completions", "POST", Written(openai::completions)),
     ("/v1/fim/completions", "POST", Written(openai::fim)),
     ("/v1/chat/completions", "POST", Written(openai::chat)),
     ("/api/chat", "POST", Written(ollama::chat)),
     ("/api/generate", "POST", Written(ollama::generate)),
+    ("/api/ps", "GET", Known(ollama::ps)),
     ("/api/show", "POST", Known(ollama::show)),
     ("/api/tags", "GET", Known(ollama::tags)),
     ("/api/version", "GET", Known(|_| ollama::version())),
@@ -61,7 +66,11 @@ const PUBLIC: [&str; 2] = ["/", "/health"];
 pub async fn answer(app: &App, peer: SocketAddr, request: Request) -> Response {
     let started = Instant::now();
     let asked = request.uri().path();
-    let known = PATHS.iter().find(|(path, ..)| *path == asked);
+    let named = match asked.starts_with(ONE_MODEL) {
+        true => ONE_MODEL,
+        false => asked,
+    };
+    let known = PATHS.iter().find(|(path, ..)| *path == named);
     let path = known.map_or("other", |(path, ..)| path);
     let shown: String = asked.chars().take(MOST_SHOWN).collect();
     let form = if asked.starts_with("/api/") {

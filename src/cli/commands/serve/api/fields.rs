@@ -5,12 +5,13 @@ use diffucoder::chat::Message;
 use diffucoder::session::Ends;
 use diffucoder::text::lines;
 use diffucoder::{Error, RequestError};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Number;
 
 use super::markers;
 use crate::cli::commands::serve::app::App;
-use crate::cli::commands::serve::work::{Ask, Form, Refusal};
+use crate::cli::commands::serve::work::{Ask, Form, Refusal, whole_characters};
 
 /// Texts of one request: each is drawn by itself, so that more of them only take longer.
 const MOST_TEXTS: u32 = 8;
@@ -91,7 +92,13 @@ enum Content {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Part {
-    Text { text: String },
+    Text {
+        text: String,
+    },
+    Refusal {
+        #[serde(rename = "refusal")]
+        text: String,
+    },
 }
 
 /// Messages as a chat template takes them.
@@ -102,6 +109,7 @@ pub fn conversation(said: Vec<Said>) -> Result<Vec<Message>, Refusal> {
     let message = |(number, said): (usize, Said)| {
         let role = match &*said.role {
             "developer" => "system",
+            "function" => "tool",
             role @ ("system" | "user" | "assistant" | "tool") => role,
             _ => {
                 let name = format!("messages[{number}].role");
@@ -113,7 +121,9 @@ pub fn conversation(said: Vec<Said>) -> Result<Vec<Message>, Refusal> {
             None => String::new(),
             Some(Content::Text(text)) => text,
             Some(Content::Parts(parts)) => {
-                let texts = parts.into_iter().map(|Part::Text { text }| text);
+                let texts = parts
+                    .into_iter()
+                    .map(|(Part::Text { text } | Part::Refusal { text })| text);
                 texts.collect::<Vec<_>>().join("\n")
             }
         };
@@ -124,27 +134,45 @@ pub fn conversation(said: Vec<Said>) -> Result<Vec<Message>, Refusal> {
 
 /// How to draw: the fields are read from the same object as those of one protocol alone.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Drawing {
-    max_tokens: Option<i64>,
-    max_completion_tokens: Option<i64>,
-    n_predict: Option<i64>, // llama-server's, which its editors send to OpenAI's paths too
-    num_predict: Option<i64>,
-    n: Option<i64>,
-    n_cmpl: Option<i64>,
+    max_tokens: Whole,
+    max_completion_tokens: Whole,
+    n_predict: Whole, // llama-server's, which its editors send to OpenAI's paths too
+    num_predict: Whole,
+    n: Whole,
+    n_cmpl: Whole,
     stop: Option<Texts>,
     temperature: Option<f64>,
     top_p: Option<f64>,
-    top_k: Option<i64>,
-    seed: Option<i64>,
+    top_k: Whole,
+    seed: Whole,
+    random_seed: Whole, // Mistral's
     stream: Option<bool>,
+}
+
+/// A whole number, which some write as 16.0.
+#[derive(Debug, Default, Clone, Copy)]
+struct Whole(Option<i64>);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        let number = Option::<Number>::deserialize(value)?;
+        let whole = |number: Number| {
+            let float = number.as_f64().filter(|x| x.fract() == 0.0);
+            let whole = number.as_i64().or(float.map(|x| x as i64)); // huge ones are the largest
+            whole.ok_or_else(|| D::Error::custom("expected a whole number"))
+        };
+        number.map(whole).transpose().map(Self)
+    }
 }
 
 impl Drawing {
     /// What is asked, once it is known that it can be.
     pub fn ask(self, form: Form) -> Result<Ask, Refusal> {
-        let (name, count) = match self.n_cmpl {
+        let (name, count) = match self.n_cmpl.0 {
             Some(count) => ("n_cmpl", count),
-            None => ("n", self.n.unwrap_or(1)),
+            None => ("n", self.n.0.unwrap_or(1)),
         };
         let count = u32::try_from(count).ok();
         let count = count.filter(|count| (1..=MOST_TEXTS).contains(count));
@@ -163,8 +191,9 @@ impl Drawing {
             )),
             value => Ok(value.map(|value| value as f32)),
         };
-        let most = self.max_tokens.or(self.max_completion_tokens);
-        let most = most.or(self.n_predict).or(self.num_predict);
+        let most = self.max_tokens.0.or(self.max_completion_tokens.0);
+        let most = most.or(self.n_predict.0).or(self.num_predict.0);
+        let seed = self.seed.0.or(self.random_seed.0);
         let stops = stops.iter().map(|stop| lines::to_lf(stop).into_owned());
         Ok(Ask {
             // Below 0 is as many as there is room for.
@@ -176,8 +205,8 @@ impl Drawing {
             },
             temperature: within("temperature", self.temperature, 100.0)?,
             top_p: within("top_p", self.top_p, 1.0)?.map(|p| p.max(f32::MIN_POSITIVE)),
-            top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
-            seed: self.seed.and_then(|seed| u64::try_from(seed).ok()), // below 0: a new one
+            top_k: self.top_k.0.map(|k| usize::try_from(k).unwrap_or(0)),
+            seed: seed.and_then(|seed| u64::try_from(seed).ok()), // below 0: a new one
             is_streamed: self.stream.unwrap_or(false),
             ..Ask::new(form)
         })
@@ -186,7 +215,8 @@ impl Drawing {
 
 /// Reads a body. What is wrong with it is told with the name of the field.
 pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    let mut json = serde_json::Deserializer::from_slice(body);
+    let body = whole_characters(body);
+    let mut json = serde_json::Deserializer::from_slice(&body);
     let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let what = error.inner().to_string();

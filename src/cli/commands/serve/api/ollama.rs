@@ -25,6 +25,19 @@ struct Body {
     raw: Option<bool>,
     stream: Option<bool>,
     options: Option<Drawing>,
+    keep_alive: Option<Value>,
+}
+
+impl Body {
+    /// Of a request without a text, by which clients have a model loaded, or put away. It stays.
+    fn load(&self) -> &'static str {
+        let is_over = match &self.keep_alive {
+            Some(Value::String(time)) => ["0", "0s", "0m", "0h"].contains(&&**time),
+            Some(time) => time == 0,
+            None => false,
+        };
+        if is_over { "unload" } else { "load" }
+    }
 }
 
 /// Go's client sends fields that nobody set as empty texts.
@@ -34,6 +47,7 @@ fn given(text: Option<String>) -> Option<String> {
 
 pub fn generate(app: &App, body: &[u8]) -> Asked {
     let body: Body = fields::read(body)?;
+    let load = body.load();
     let suffix = given(body.suffix);
     let is_load = body.prompt.is_empty() && suffix.is_none();
     let is_asked = app.model.is_chat && !body.raw.unwrap_or(false) && suffix.is_none();
@@ -46,11 +60,13 @@ pub fn generate(app: &App, body: &[u8]) -> Asked {
         }
         false => fields::hole(app, body.prompt, suffix)?,
     };
-    asked(app, (form, body.options), body.stream, (false, is_load))
+    let load = is_load.then_some(load);
+    asked(app, (form, body.options), body.stream, (false, load))
 }
 
 pub fn chat(app: &App, body: &[u8]) -> Asked {
     let body: Body = fields::read(body)?;
+    let load = body.load();
     let said = body.messages.unwrap_or_default();
     let is_load = said.is_empty();
     let messages = match is_load {
@@ -61,22 +77,22 @@ pub fn chat(app: &App, body: &[u8]) -> Asked {
         app,
         (Form::Chat(messages), body.options),
         body.stream,
-        (true, is_load),
+        (true, is_load.then_some(load)),
     )
 }
 
-/// `is_load`: a request without a text, by which clients have a model loaded. It is loaded.
+/// `load` is what is done where nothing is asked.
 fn asked(
     app: &App,
     (form, options): (Form, Option<Drawing>),
     stream: Option<bool>,
-    (is_chat, is_load): (bool, bool),
+    (is_chat, load): (bool, Option<&'static str>),
 ) -> Asked {
     let ask = options.unwrap_or_default().ask(form)?;
     let ask = Ask {
         count: 1, // an answer has one text
         is_streamed: stream.unwrap_or(true),
-        most: if is_load { Some(0) } else { ask.most },
+        most: if load.is_some() { Some(0) } else { ask.most },
         ..ask
     };
     let model = app.model.id.clone();
@@ -84,7 +100,7 @@ fn asked(
         ask,
         Box::new(Lines {
             is_chat,
-            is_load,
+            load,
             model,
         }),
     ))
@@ -93,7 +109,7 @@ fn asked(
 struct Lines {
     /// Whether they are of a conversation.
     is_chat: bool,
-    is_load: bool,
+    load: Option<&'static str>,
     model: String,
 }
 
@@ -112,11 +128,12 @@ impl Lines {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let [prompt, predicted] = written.times;
         let mut object = self.object(text, true);
-        object["done_reason"] = match self.is_load {
-            true => "load",
-            false => written.stop.finish_reason(),
+        let reason = self.load.unwrap_or(written.stop.finish_reason());
+        object["done_reason"] = reason.into();
+        if !self.is_chat {
+            // Nothing is kept between texts, and clients want the field.
+            object["context"] = json!([]);
         }
-        .into();
         object["total_duration"] = nanos(prompt + predicted).into();
         object["load_duration"] = 0.into();
         object["prompt_eval_count"] = written.given.into();
@@ -148,15 +165,26 @@ impl Reply for Lines {
 
 /// The only model.
 pub fn tags(app: &App) -> Response {
+    response::json(&json!({"models": [tag(app)]}))
+}
+
+/// It is in memory.
+pub fn ps(app: &App) -> Response {
+    let mut tag = tag(app);
+    tag["expires_at"] = "9999-12-31T23:59:59Z".into(); // it stays
+    tag["size_vram"] = 0.into();
+    response::json(&json!({"models": [tag]}))
+}
+
+fn tag(app: &App) -> Value {
     let model = &app.model;
     // Clients cut the digest of a file that is not here to 12 digits, and tell models by it.
     let digest = Sha256::digest(&model.id);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let tag = json!({
+    json!({
         "name": model.id, "model": model.id, "modified_at": model.opened.to_string(), "size": 0, "digest": digest,
         "details": details(app),
-    });
-    response::json(&json!({"models": [tag]}))
+    })
 }
 
 /// What is known of it, whichever is asked for. Clients look for the suffix in the template to know

@@ -19,6 +19,8 @@ struct Body {
     suffix: Option<String>,
     messages: Option<Vec<Said>>,
     stream_options: Option<StreamOptions>,
+    echo: Option<bool>,
+    logprobs: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,6 +49,7 @@ fn asked(
     use std::hash::{BuildHasher, RandomState};
     let mut asked: Body = fields::read(body)?;
     let drawing: Drawing = fields::read(body)?;
+    check(&asked)?;
     let options = asked.stream_options.take();
     let ask = drawing.ask(form(app, asked)?)?;
     let kind = if is_chat { "chatcmpl" } else { "cmpl" };
@@ -60,6 +63,22 @@ fn asked(
         has_usage: options.is_some_and(|options| options.include_usage.unwrap_or(false)),
     };
     Ok((ask, Box::new(envelope)))
+}
+
+/// Other fields that are not known only leave out what nobody misses.
+fn check(body: &Body) -> Result<(), Refusal> {
+    let has_logprobs = match &body.logprobs {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(value) => value != 0,
+    };
+    let asked = [
+        ("echo", body.echo == Some(true)),
+        ("logprobs", has_logprobs),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        Some((name, _)) => Err(Refusal::field(name, "is not supported here")),
+        None => Ok(()),
+    }
 }
 
 fn hole(app: &App, body: Body) -> Result<Form, Refusal> {
@@ -172,9 +191,17 @@ fn usage(all: &[Written]) -> Value {
 
 /// The only model.
 pub fn models(app: &App) -> Response {
-    let model = json!({
+    response::json(&json!({"object": "list", "data": [described(app)]}))
+}
+
+/// The same, whichever is asked for.
+pub fn model(app: &App) -> Response {
+    response::json(&described(app))
+}
+
+fn described(app: &App) -> Value {
+    json!({
         "id": app.model.id, "object": "model", "created": app.model.opened.as_second(), "owned_by": "diffucoder",
         "meta": {"n_ctx_train": app.model.context, "n_params": app.model.parameters},
-    });
-    response::json(&json!({"object": "list", "data": [model]}))
+    })
 }

@@ -10,6 +10,7 @@ mod metrics;
 mod queue;
 mod refusal;
 mod shown;
+mod unicode;
 mod worker;
 
 pub use ask::{Ask, Form};
@@ -18,4 +19,5 @@ pub use metrics::Metrics;
 pub use queue::{Cancel, Client, Queue, Running};
 pub use refusal::Refusal;
 pub use shown::MOST_SHOWN;
+pub use unicode::whole_characters;
 pub use worker::{Worker, context};

@@ -46,7 +46,13 @@ impl<'a> Worker<'a> {
         session: &Session,
         reuses_context: bool,
     ) -> anyhow::Result<Self> {
-        let task = Task::complete("\n").within(sampling.context());
+        let new = match (sampling.max_new_tokens, sampling.context()) {
+            (NewTokens::Most(most), Some(context)) => most.min(context.saturating_sub(2)).max(1),
+            (NewTokens::Most(most), None) => most,
+            (NewTokens::Auto, _) => 1,
+        };
+        let task = Task::answer(Prompt::Raw("\n"), Hole::Exactly(new));
+        let task = task.within(sampling.context());
         let settings = sampling.settings_of_any_length(session, &session.prepare(&task)?)?;
         Ok(Self {
             queue: Arc::clone(queue),
@@ -368,8 +374,14 @@ impl Watcher<'_> {
 
     fn written(&mut self, job: &Job, outcome: &Outcome, session: &Session) -> Written {
         let mut text = outcome.text();
+        let again = written_again(job);
+        let tokens = outcome.tokens().saturating_sub(again);
+        // A hole is as long as it is because of what follows.
+        let is_hole = matches!(self.given, Given::Code { is_last: false, .. });
+        let has_room = is_hole && self.ask.most.is_none_or(|most| tokens < most);
         let stop = match outcome.finish() {
             Finish::Stop => self.stopping_word(&text, outcome, session),
+            Finish::Length if has_room => Stop::End,
             Finish::Length | Finish::Deadline => Stop::Limit,
             Finish::Cancelled => {
                 // No half of a line where there is a whole one.
@@ -383,7 +395,6 @@ impl Watcher<'_> {
         self.send_held(self.held.len());
         let ended = Instant::now();
         let first = self.first_step.unwrap_or(ended);
-        let again = written_again(job);
         Written {
             index: self.index,
             text: self.given.result(&text),
@@ -394,7 +405,7 @@ impl Watcher<'_> {
                 .collect(),
             stop,
             given: job.given_tokens() + again,
-            tokens: outcome.tokens().saturating_sub(again),
+            tokens,
             is_cut: !job.left_out().is_nothing(),
             times: [first - self.started, ended - first],
             settings: Some(job.settings.clone()),
