@@ -19,7 +19,8 @@ pub struct CheckArgs {
     #[arg(long, value_name = "LANGUAGE", value_parser = fence_word)]
     language: Option<String>,
     /// Parse the result, and exit with 3 and the place if it does not parse (python, rust,
-    /// javascript, typescript, tsx, go, java, c, cpp)
+    /// javascript, typescript, tsx, go, java, c, cpp); of builds with the feature `check`, as
+    /// releases are
     #[arg(long)]
     check: bool,
     /// Draw again, with the next seed, up to this many times until the result parses

@@ -23,10 +23,11 @@ use crate::cli::usage::UsageError;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Computing")]
 pub struct ComputeArgs {
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    /// Where to compute: auto (the GPU that this build is for, else the CPU), cpu, cuda, cuda:N or
+    /// metal
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Type of weights and activations: auto, f32, bf16 or f16
+    /// Type of weights and activations: auto (f32; on a GPU bf16), f32, bf16 or f16
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dtype: Precision,
     /// Quantize the weights while loading them: auto, none, q8_0, q4_0 or q4_k. auto does so only

@@ -8,12 +8,12 @@ use crate::cli::args::values::{at_least_one, one_of, share, zero_or_above, zero_
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Decoding")]
 pub(super) struct DecodingArgs {
-    /// Sets the flags below together [default: what suits the weights, as `diffucoder models` says;
-    /// balanced for relatives of DiffuCoder]
+    /// Sets the flags below together, to what `settings` of --json shows [default: what suits the
+    /// weights, as `diffucoder models` says; balanced for relatives of DiffuCoder, and for LLaDA]
     #[arg(long, value_parser = one_of(&Mode::ALL, Mode::name, about_mode))]
     pub mode: Option<Mode>,
-    /// Masks that are filled before the canvas behind them is: auto (12; 32 on a GPU), a number, or
-    /// full
+    /// Masks that are filled before the canvas behind them is: auto (12, as fast has; 32 on a GPU),
+    /// a number, or full [default: the mode's, as of those that follow]
     #[arg(long, value_name = "N", value_parser = window)]
     pub window: Option<Window>,
     /// Masks that are seen behind the window: a number, or all
@@ -23,14 +23,14 @@ pub(super) struct DecodingArgs {
     /// [default: 8 of Fast-dLLM v2, all of others]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub sub_block: Option<usize>,
-    /// What is seen behind these
+    /// What is seen behind the masks of --lookahead
     #[arg(long, value_parser = one_of(&Far::ALL, Far::name, about_far))]
     far: Option<Far>,
     /// What is not computed again at every step
     #[arg(long, value_parser = one_of(&Cache::ALL, Cache::name, about_cache))]
     cache: Option<Cache>,
-    /// When it is computed again all the same: window (at the start of each), a number of forwards,
-    /// or never
+    /// When what --cache keeps is computed again: window (at the start of each), a number of
+    /// forwards, or never
     #[arg(long, value_name = "WHEN", value_parser = refresh)]
     refresh: Option<Refresh>,
     /// Where the first token of a window comes from, which a model of this kind predicts from the
@@ -64,8 +64,8 @@ pub(super) struct DecodingArgs {
 #[command(next_help_heading = "Decoding")]
 pub struct ReuseArgs {
     /// Keep what was computed of the texts before and behind a hole for the next request, as far as
-    /// their tokens are the same. A line in a file of 60 then takes half the time with the built-in
-    /// model and a tenth with large ones; two thirds of the suggestions are others than without
+    /// their tokens are the same. A line in a file of 60 then takes a third of the time with the
+    /// built-in model and a tenth with large ones; two thirds of the suggestions are others than without
     /// after 60 letters, and as many of them right. With block-causal models nothing changes, and
     /// it is always on
     #[arg(long, alias = "reuse-prefix")]

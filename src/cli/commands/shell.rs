@@ -8,10 +8,12 @@ use crate::cli::usage::UsageError;
 
 /// Flags of `completions`.
 #[derive(clap::Args)]
-#[command(after_long_help = "Examples:
+#[command(
+    after_long_help = "Examples, for folders that are there (mkdir -p makes them):
   diffucoder completions bash > ~/.local/share/bash-completion/completions/diffucoder
-  diffucoder completions zsh > ~/.zfunc/_diffucoder
-  diffucoder completions fish > ~/.config/fish/completions/diffucoder.fish")]
+  diffucoder completions zsh > ~/.zfunc/_diffucoder    # with ~/.zfunc in fpath
+  diffucoder completions fish > ~/.config/fish/completions/diffucoder.fish"
+)]
 pub struct CompletionsArgs {
     /// The shell to write them for
     shell: Shell,
@@ -19,7 +21,7 @@ pub struct CompletionsArgs {
 
 /// Flags of `man`.
 #[derive(clap::Args)]
-#[command(after_long_help = "Examples:
+#[command(after_long_help = "Examples (mkdir -p makes the folder):
   diffucoder man | man -l -
   diffucoder man generate > ~/.local/share/man/man1/diffucoder-generate.1")]
 pub struct ManArgs {

@@ -54,7 +54,20 @@ Editors:
     vim.keymap.set('i', '<Tab>', function()
       if not vim.lsp.inline_completion.get() then return '<Tab>' end
     end, {expr = true})
-  Neovim 0.11: the first two, and suggestions in a list (Ctrl-X Ctrl-O)
+  Neovim 0.11: the first two, and suggestions in a list (Ctrl-X Ctrl-O), of which
+  it takes the first word alone; Ctrl-Y takes all of one with
+    vim.o.completeopt = 'menuone,noinsert'
+    vim.api.nvim_create_autocmd('CompleteDone', {callback = function()
+      local done = vim.v.completed_item
+      local data = vim.tbl_get(done, 'user_data', 'nvim', 'lsp')
+      local item = data and data.completion_item
+      if not item or item.detail ~= 'diffucoder' or done.word == '' then return end
+      local rest = item.textEdit.newText:sub(#done.word + 1)
+      vim.schedule(function()
+        local lines = vim.split(rest:gsub('\\r\\n', '\\n'), '\\n')
+        vim.api.nvim_put(lines, 'c', false, true)
+      end)
+    end})
   Emacs with lsp-mode
     (lsp-register-client (make-lsp-client
       :server-id 'diffucoder :major-modes '(python-mode) :add-on? t
