@@ -1,7 +1,8 @@
 //! Which settings follow from the model, the device and the mode.
 
 use crate::diffusion::{
-    Algorithm, Attention, Behind, Decoding, Ending, FirstToken, Mode, Settings, Shaping, Steps,
+    Algorithm, Attention, Behind, Blocks, Decoding, Ending, FirstToken, Mode, Settings, Shaping,
+    Steps,
 };
 use crate::model::Target;
 use crate::package::Package;
@@ -20,50 +21,11 @@ pub(super) fn settings(
     target: &Target,
     is_between: bool,
 ) -> Settings {
-    if let (Attention::Full, Some(blocks), Mode::Exact) =
-        (package.config.attention, package.config.family.blocks, mode)
-    {
+    let is_of_blocks = mode == Mode::Exact || package.config.attention != Attention::Full;
+    if let Some(blocks) = package.config.family.blocks.filter(|_| is_of_blocks) {
         return Settings {
-            steps: Steps::OfTokens(1),
-            decoding: Decoding {
-                window: blocks.sub_block,
-                order_temperature: blocks.order_temperature,
-                blocks: Some(blocks),
-                ..Decoding::default()
-            },
-            algorithm: Algorithm::MaskgitPlus,
-            shaping: blocks.shaping(package.recipe.temperature as f32),
             isa: target.isa,
-            ..Settings::reference(1)
-        };
-    }
-    if let (Attention::BlockCausal(size), Some(blocks)) =
-        (package.config.attention, package.config.family.blocks)
-    {
-        let config_ids = &package.config.eos_token_ids;
-        let of_tokenizer = package.tokenizer.special_id(TokenRole::Eos);
-        let stop_ids = match of_tokenizer.filter(|_| blocks.is_padded) {
-            Some(id) => vec![id], // dllm's configurations name another
-            None if config_ids.is_empty() => package.stop_ids.clone(),
-            None => config_ids.clone(),
-        };
-        return Settings {
-            steps: Steps::OfTokens(1),
-            ending: match blocks.behind_stop {
-                Behind::Removed => Ending::InBlock(stop_ids),
-                Behind::Kept | Behind::Repeated => Ending::AfterBlock(stop_ids),
-            },
-            decoding: Decoding {
-                first_token: match package.config.shift_logits {
-                    true => FirstToken::Committed,
-                    false => FirstToken::Predicted,
-                },
-                ..Decoding::blocks(blocks, size)
-            },
-            algorithm: Algorithm::MaskgitPlus,
-            shaping: blocks.shaping(package.recipe.temperature as f32),
-            isa: target.isa,
-            ..Settings::reference(1)
+            ..of_blocks(blocks, package)
         };
     }
     let is_resizing = is_between && package.infilling.is_some();
@@ -110,5 +72,45 @@ pub(super) fn settings(
         },
         deletes_rest: true,
         isa: target.isa,
+    }
+}
+
+/// What the authors of a model do that fill blocks.
+fn of_blocks(blocks: Blocks, package: &Package) -> Settings {
+    let usual = Settings {
+        steps: Steps::OfTokens(1),
+        algorithm: Algorithm::MaskgitPlus,
+        shaping: blocks.shaping(package.recipe.temperature as f32),
+        ..Settings::reference(1)
+    };
+    let Attention::BlockCausal(size) = package.config.attention else {
+        let decoding = Decoding {
+            window: blocks.sub_block,
+            order_temperature: blocks.order_temperature,
+            blocks: Some(blocks),
+            ..Decoding::default()
+        };
+        return Settings { decoding, ..usual };
+    };
+    let config_ids = &package.config.eos_token_ids;
+    let of_tokenizer = package.tokenizer.special_id(TokenRole::Eos);
+    let stop_ids = match of_tokenizer.filter(|_| blocks.is_padded) {
+        Some(id) => vec![id], // dllm's configurations name another
+        None if config_ids.is_empty() => package.stop_ids.clone(),
+        None => config_ids.clone(),
+    };
+    Settings {
+        ending: match blocks.behind_stop {
+            Behind::Removed => Ending::InBlock(stop_ids),
+            Behind::Kept | Behind::Repeated => Ending::AfterBlock(stop_ids),
+        },
+        decoding: Decoding {
+            first_token: match package.config.shift_logits {
+                true => FirstToken::Committed,
+                false => FirstToken::Predicted,
+            },
+            ..Decoding::blocks(blocks, size)
+        },
+        ..usual
     }
 }
