@@ -56,7 +56,7 @@ pub enum AtomicError {
         path: PathBuf,
     },
     /// A new file would not have what the old one has.
-    #[error("cannot keep the owner and the attributes of {}: it is left as it is", path.display())]
+    #[error("cannot keep the owner, the group and the attributes of {}: it is left as it is", path.display())]
     NotKept {
         /// The file.
         path: PathBuf,
@@ -73,7 +73,9 @@ impl AtomicError {
             Self::Exists { .. } | Self::Io { .. } | Self::NotAFile { .. } => None,
             Self::Changed { .. } => Some("run it again on the new contents".into()),
             Self::Linked { .. } => Some("print the result, and write it into the file".into()),
-            Self::NotKept { .. } => Some("run it as the owner of the file".into()),
+            Self::NotKept { .. } => {
+                Some("run it as the owner of the file, who is in its group".into())
+            }
         }
     }
 
@@ -232,16 +234,23 @@ fn sync(directory: &Path) {
 /// # Errors
 /// When it cannot be written to.
 pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
-    if path == Path::new(STDOUT) {
-        return stdout().map(Some);
+    if is_stdout(path) {
+        return stdout().map(Some); // opened anew, a file would be written from its beginning
     }
     if !is_stream(path) {
         return Ok(None);
     }
     // What a shell has opened to append to is not written over.
     let mut options = File::options();
-    options.write(true).append(is_descriptor(path));
+    options.write(true).append(descriptor(path).is_some());
     options.open(path).map(Some)
+}
+
+/// Whether a name is one of stdout: `-`, `/dev/stdout`.
+pub fn is_stdout(path: &Path) -> bool {
+    let ours = format!("/proc/{}/fd/1", std::process::id());
+    let names = [PathBuf::from(ours), PathBuf::from("/dev/fd/1")];
+    path == Path::new(STDOUT) || descriptor(path).is_some_and(|path| names.contains(&path))
 }
 
 #[cfg(unix)]
@@ -258,22 +267,23 @@ fn stdout() -> io::Result<File> {
 
 fn is_stream(path: &Path) -> bool {
     let other = |found: fs::Metadata| !found.is_file() && !found.is_dir();
-    path == Path::new(STDOUT) || path.metadata().is_ok_and(other) || is_descriptor(path)
+    path == Path::new(STDOUT) || path.metadata().is_ok_and(other) || descriptor(path).is_some()
 }
 
-/// Whether this is a name of a file that this process has open: `/dev/stdout`, `/dev/fd/3`.
-fn is_descriptor(path: &Path) -> bool {
+/// The first name of a file that a process has open: `/proc/7/fd/1` of `/dev/stdout`.
+fn descriptor(path: &Path) -> Option<PathBuf> {
     let mut path = path.to_path_buf();
     loop {
         let folder = directory_of(&path).canonicalize().unwrap_or_default();
         let is_process = folder.starts_with("/proc") && folder.ends_with("fd");
         if cfg!(unix) && (is_process || folder == Path::new("/dev/fd")) {
-            return path.metadata().is_ok();
+            path.metadata().ok()?;
+            return Some(folder.join(path.file_name()?));
         }
         match path.read_link() {
             // As many links as it likes, but no circle: those have no metadata.
             Ok(to) if path.metadata().is_ok() => path = folder.join(to),
-            _ => return false,
+            _ => return None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::binary::{diffucoder, program};
 use crate::command::stdout;
 
 const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
-{"id": "b", "prompt": "def b(x):", "seed": 9, "meta": {"k": [1]}}
+{"id": "b", "prompt": "def b(x):", "seed": 9, "meta": {"k": [1], "x": 2.7715077941825975e-163}}
 
 {"id": 3, "prefix": "def c(x):\n    return ", "suffix": "\n", "length": 3}
 {"prompt": "x = "}
@@ -76,7 +76,10 @@ fn results_are_in_order_and_have_their_own_settings() {
     };
     assert_eq!(of("max_new_tokens"), [6, 4, 3, 4]);
     assert_eq!(of("seed"), [1, 9, 1, 1]);
-    assert_eq!(results[1]["meta"], json!({"k": [1]}));
+    assert_eq!(
+        results[1]["meta"],
+        json!({"k": [1], "x": 2.771_507_794_182_597_5e-163})
+    );
     // A line alone is what `generate` writes.
     let args = [
         "generate",

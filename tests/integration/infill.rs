@@ -498,3 +498,48 @@ fn a_report_that_cannot_be_written_leaves_the_file() {
     ];
     assert_eq!(crate::command::refusal(&places).0, Some(2));
 }
+
+/// One byte of ours would shift everything behind it.
+#[test]
+fn wide_characters_are_refused_and_the_file_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("u.py");
+    let units = "\u{feff}def f(x):\n    return x\n".encode_utf16();
+    let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+    fs::write(&path, &bytes).unwrap();
+    let name = path.to_str().unwrap();
+    for (args, stdin) in [
+        (&["-i", "--at", "1", "--length", "2", name][..], &b""[..]),
+        (&[name], b""),
+        (&["-"], &bytes),
+    ] {
+        let output = infill(args, stdin);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("is in UTF-16") && said.contains("hint: iconv -f UTF-16"),
+            "{said}"
+        );
+    }
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn what_prints_two_things_at_once_is_refused() {
+    let code = b"def f(x):\n    return <FILL:1>\n";
+    for flag in ["--diff", "--only-holes"] {
+        let output = infill(&[flag, "--json", "-"], code);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("{flag} prints a text")), "{said}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let side = folder.path().join("pre");
+    fs::write(&side, "x = 1\n").unwrap();
+    let output = infill(&["--prefix-file", side.to_str().unwrap(), "--diff"], b"");
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "it is no file that a patch could change"
+    );
+}

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -102,7 +103,12 @@ fn a_reader_that_has_enough_ends_the_run() {
 fn an_interrupt_keeps_what_was_written() {
     let args = tiny("class Stack:\n", LONG);
     let whole = stdout(&run(&args));
-    for (name, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
+    for (name, signal_or_code) in [
+        ("INT", (Some(libc::SIGINT), None)),
+        ("TERM", (Some(libc::SIGTERM), None)),
+        ("HUP", (Some(libc::SIGHUP), None)),
+        ("QUIT", (None, Some(131))), // without a core as large as the weights
+    ] {
         let mut child = command(&args).spawn().unwrap();
         let mut first = [0];
         let mut out = child.stdout.take().unwrap();
@@ -111,11 +117,36 @@ fn an_interrupt_keeps_what_was_written() {
         let mut rest = String::new();
         out.read_to_string(&mut rest).unwrap();
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{name}");
+        let ended = (output.status.signal(), output.status.code());
+        assert_eq!(ended, signal_or_code, "{name}");
         assert!(output.stderr.is_empty());
         let kept = format!("{}{rest}", char::from(first[0]));
         assert!(whole.starts_with(&kept) && kept.len() < whole.len());
     }
+}
+
+/// Nothing else in a loop is begun.
+#[test]
+fn ctrl_c_ends_a_shell_s_loop() {
+    let script = "for i in 1 2 3; do
+            \"$0\" generate --model tiny -p 'def f(x):' -n 450 --exact --seed 1 > /dev/null
+            echo \"$i $?\"
+        done; echo end";
+    let mut shell = isolated("bash");
+    shell.args(["-c", script]);
+    shell.arg(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    shell
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let child = with_default_signals(&mut shell).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let group = format!("-{}", child.id());
+    let sent = Command::new("kill").args(["-INT", "--", &group]).status();
+    assert!(sent.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGINT));
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("end"));
 }
 
 #[test]
@@ -382,4 +413,26 @@ fn on_a_terminal_the_text_takes_the_place_of_the_bar() {
         last_bar <= written.rfind(first).unwrap(),
         "a bar in the text"
     );
+}
+
+/// A file that stdout goes to is not written from its beginning.
+#[test]
+fn stdout_has_other_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let script = "(echo first
+        \"$0\" generate --model tiny --seed 1 -p 'x = ' -n 4 -o /dev/stdout < /dev/null
+        echo; echo last) > \"$1\"";
+    assert!(sh(script, &[&out]).status.success());
+    let text = fs::read_to_string(&out).unwrap();
+    let written = text
+        .strip_prefix("first\n")
+        .unwrap()
+        .strip_suffix("\nlast\n");
+    assert!(!written.unwrap().is_empty(), "{text:?}");
+
+    let script = "\"$0\" quantize --model tiny --to q8_0 -o /dev/stdout > \"$1\"; \
+        \"$0\" quantize --model tiny --to q8_0 -o - | cmp - \"$1\"";
+    let compared = sh(script, &[&out]);
+    assert!(compared.status.success(), "{compared:?}");
 }

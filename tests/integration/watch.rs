@@ -79,7 +79,11 @@ impl Terminal {
         let written = std::mem::take(&mut *self.written.lock().unwrap());
         let mut screen = vt100::Parser::new(self.size.0, self.size.1, 1000);
         screen.process(&written);
-        (status.exit_code(), written, screen)
+        let code = match status.signal() {
+            Some("Interrupt") => 130, // as shells count
+            _ => status.exit_code(),
+        };
+        (code, written, screen)
     }
 }
 

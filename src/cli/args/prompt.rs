@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use diffucoder::package::Package;
 use diffucoder::session::asking::{Asking, Subject, Wish, question_about};
-use diffucoder::text::{guess, lines};
+use diffucoder::text::{encoding, guess, lines};
 
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
@@ -339,8 +339,18 @@ pub fn stdin() -> anyhow::Result<Vec<u8>> {
     Ok(READ.get_or_init(|| bytes).clone())
 }
 
+/// Wrong usage if a text is in UTF-16 or UTF-32.
+pub fn check_encoding(text: &[u8], source: &str) -> Result<(), UsageError> {
+    encoding::wide(text).map_or(Ok(()), |encoding| {
+        let message = format!("{source} is in {encoding}, and only UTF-8 and its like are read");
+        let hint = format!("iconv -f {encoding} -t UTF-8 makes that of it");
+        Err(UsageError::with_hint(message, hint))
+    })
+}
+
 /// The text of a file, without the mark that some editors put in front.
 fn utf8(mut bytes: Vec<u8>, source: &str) -> Result<String, UsageError> {
+    check_encoding(&bytes, source)?;
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());
     }

@@ -155,7 +155,7 @@ pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> a
     };
     let cancelled = AtomicBool::new(false);
     let end = thread::scope(|scope| {
-        let workers = Workers::new(scope, (lines, args.parallel), &cancelled);
+        let workers = Workers::new(scope, (lines, args.parallel), &cancelled)?;
         batch.all(workers)
     });
     let tally = batch.tally;
@@ -273,7 +273,7 @@ impl<'a> Batch<'a> {
         self.since.get_or_insert_with(Instant::now);
         let session = || self.engine.session.beside();
         let cancelled = workers.cancelled();
-        workers.begin(number, session, move |session, emit| {
+        let begun = workers.begin(number, session, move |session, emit| {
             let mut job = job;
             for sample in done..args.num_samples {
                 // One bar for each would be drawn over the others.
@@ -295,7 +295,7 @@ impl<'a> Batch<'a> {
             }
             Ok(())
         });
-        Ok(())
+        begun.map_err(Failure::OfBatch)
     }
 
     /// The line in tokens with its settings, without the defaults that it cannot have.

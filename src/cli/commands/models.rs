@@ -7,7 +7,6 @@ use crate::cli::args::compute::{self, IsaArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
-use diffucoder::Error;
 use diffucoder::hub::registry::{KnownModel, MODELS, ON_ITS_PAGE, in_repo};
 use diffucoder::hub::{CachedModel, HubOptions, cached};
 
@@ -47,7 +46,10 @@ struct Row {
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
-    let in_cache = cached(&options).map_err(Error::from)?;
+    let in_cache = cached(&options).unwrap_or_else(|error| {
+        ui.note(&error.to_string());
+        Vec::new()
+    });
     let machine = Machine::measure(args.isa.isa(), compute::cores());
     let find = |id: &str| {
         let mut found = in_cache.iter();

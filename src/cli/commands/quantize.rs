@@ -1,6 +1,6 @@
 //! `diffucoder quantize`: a model to a smaller GGUF file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::one_of;
@@ -54,7 +54,7 @@ fn about(to: FileType) -> &'static str {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
-    let (file, is_stdout) = (&*args.output, args.output == Path::new("-"));
+    let (file, is_stdout) = (&*args.output, atomic::is_stdout(&args.output));
     if is_stdout {
         ui.check_stdout()?;
     }

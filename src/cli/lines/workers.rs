@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, Scope};
 
+use anyhow::Context;
+
 use diffucoder::session::Session;
 
 use super::input::Lines;
@@ -58,6 +60,8 @@ pub struct Workers<'scope, 'env, T> {
     is_read: bool,
 }
 
+const NO_THREAD: &str = "cannot start a thread";
+
 /// What is to be done next.
 pub enum Next<T> {
     /// This has come of the line with this number.
@@ -69,11 +73,14 @@ pub enum Next<T> {
 
 impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
     /// `most` lines at a time, read from `lines`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
     pub fn new(
         scope: &'scope Scope<'scope, 'env>,
         (mut lines, most): (Lines, usize),
         cancelled: &'scope AtomicBool,
-    ) -> Self
+    ) -> anyhow::Result<Self>
     where
         T: 'static,
     {
@@ -81,7 +88,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
         let (want, wanted) = channel();
         let read = sender.clone();
         // Not in the scope: a read from a terminal or a pipe cannot be ended.
-        thread::spawn(move || {
+        let reader = thread::Builder::new().spawn(move || {
             while let Ok(()) = wanted.recv() {
                 let line = lines
                     .next()
@@ -91,7 +98,8 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
                 }
             }
         });
-        Self {
+        reader.context(NO_THREAD)?;
+        Ok(Self {
             scope,
             cancelled,
             idle: Vec::new(),
@@ -104,7 +112,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
             want,
             is_wanted: false,
             is_read: false,
-        }
+        })
     }
 
     /// What ends the work.
@@ -173,12 +181,15 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
     }
 
     /// Begins to work on a line, with a session that is idle or, if none is, with a new one.
+    ///
+    /// # Errors
+    /// When no thread can be started.
     pub fn begin(
         &mut self,
         line: usize,
         session: impl FnOnce() -> Session,
         work: impl FnOnce(&mut Session, Emit<'_, T>) -> anyhow::Result<()> + Send + 'scope,
-    ) {
+    ) -> anyhow::Result<()> {
         let number = self.oldest + self.begun.len() as u64;
         self.begun.push_back((line, VecDeque::new()));
         self.running += 1;
@@ -186,7 +197,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
         let sender = self.sender.clone();
         // As for all that is sent: if nobody receives, nobody needs it.
         let send = move |message| drop(sender.send(message));
-        self.scope.spawn(move || {
+        let worker = thread::Builder::new().spawn_scoped(self.scope, move || {
             let emit = &mut |result| send(Message::Of(number, Event::Result(result)));
             match catch_unwind(AssertUnwindSafe(|| work(&mut session, emit))) {
                 Ok(ended) => {
@@ -196,6 +207,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
                 Err(panic) => send(Message::Panicked(panic)),
             }
         });
+        worker.context(NO_THREAD).map(|_| ())
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a signal does: the terminal is given back, nothing half-written stays, and the exit code is
-//! 128 and the signal's number, as shells count.
+//! What a signal does: the terminal is given back, nothing half-written stays, and the program ends
+//! of the signal, which shells count as 128 and its number.
 //!
 //! A signal that was ignored when the program started stays ignored: `nohup` and shells that start
 //! something in the background mean it.
@@ -35,7 +35,22 @@ fn end_or_instead(signal: i32) {
 fn end(signal: i32) -> ! {
     let _stderr = ui::give_back(); // held to the end, as is the next: nothing comes after them
     let _files = diffucoder::atomic::abandon();
+    #[cfg(unix)]
+    end_of(signal);
     std::process::exit(128 + signal)
+}
+
+/// Ends as if nobody had listened: a shell ends its loop when a program of it dies of Ctrl-C, and
+/// goes on when it exits.
+#[cfg(unix)]
+fn end_of(signal: i32) {
+    use signal_hook::consts::SIGQUIT;
+
+    // What SIGQUIT leaves would be as large as the weights; the first process of a container dies
+    // of no signal.
+    if signal != SIGQUIT && std::process::id() != 1 {
+        let _ = signal_hook::low_level::emulate_default_handler(signal); // else by the exit code
+    }
 }
 
 /// Begins to listen.

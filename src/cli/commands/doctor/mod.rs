@@ -9,7 +9,6 @@ use crate::cli::args::output::OutputArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, count, human_bytes};
-use diffucoder::Error;
 use diffucoder::hub::registry::MODELS;
 use diffucoder::hub::{CachedModel, HubOptions, cached};
 use diffucoder::kernels::Isa;
@@ -68,7 +67,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let threads = args.threads;
     let threads = threads.map_or_else(compute::cores, |n| compute::clamped(n, ui));
     let options = HubOptions::from_env();
-    let models = cached(&options).map_err(Error::from)?;
+    let models = cached(&options).unwrap_or_else(|error| {
+        ui.note(&error.to_string());
+        Vec::new()
+    });
     let mut system = System::new();
     system.refresh_memory();
     system.refresh_cpu_all();

@@ -73,7 +73,7 @@ pub struct Args {
     #[arg(long, group = "show")]
     only_holes: bool,
     /// Print the change as a unified diff
-    #[arg(long, group = "show")]
+    #[arg(long, group = "show", conflicts_with_all = ["prefix_file", "suffix_file"])]
     diff: bool,
     /// Write the file instead of printing it: whole or not at all, with its owner and permissions
     #[arg(short, long, group = "show", requires = "template")]
@@ -211,6 +211,15 @@ impl Args {
             atomic::check_replaceable(file).map_err(Error::from)?;
             return Ok(Show::InPlace);
         }
+        if self.output.is_json() && (self.only_holes || self.diff) {
+            let flag = if self.diff { "--diff" } else { "--only-holes" };
+            let message = format!("{flag} prints a text, and --json all there is");
+            let hint =
+                "leave one of them out: `holes` of the JSON has each text, and `text` the file";
+            return Err(UsageError::with_hint(message, hint)
+                .about(&["json", "output"])
+                .into());
+        }
         Ok(match (self.only_holes, self.diff) {
             (true, _) => Show::Holes,
             (_, true) => Show::Diff,
@@ -257,9 +266,21 @@ impl Args {
 
     /// The text, and where its holes are.
     fn template(&self) -> anyhow::Result<Template> {
-        let read = |file: &Path| match file == Path::new("-") {
-            true => prompt::stdin(),
-            false => fs::read(file).with_context(|| format!("cannot read {}", file.display())),
+        let read = |file: &Path| {
+            let is_stdin = file == Path::new("-");
+            let bytes = match is_stdin {
+                true => prompt::stdin()?,
+                false => {
+                    fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
+                }
+            };
+            let name = if is_stdin {
+                "stdin".into()
+            } else {
+                file.display().to_string()
+            };
+            prompt::check_encoding(&bytes, &name)?;
+            Ok::<_, anyhow::Error>(bytes)
         };
         let mut template = if self.prefix_file.is_some() || self.suffix_file.is_some() {
             let side = |file: &Option<PathBuf>| file.as_deref().map_or(Ok(Vec::new()), read);
@@ -271,7 +292,7 @@ impl Args {
                     let hint = "give a file, or pipe one in";
                     return Err(UsageError::with_hint("no file to fill", hint).into());
                 }
-                None => prompt::stdin()?,
+                None => read(Path::new("-"))?,
             };
             match self.at.is_empty() {
                 true => Template::with_markers(bytes).map_err(|error| {

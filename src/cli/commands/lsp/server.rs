@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::thread;
 use std::time::Duration;
 
 use diffucoder::session::Ends;
@@ -335,11 +334,11 @@ impl Server {
             },
         );
         let (id, inputs) = (id.clone(), self.inputs.clone());
-        thread::spawn(move || {
+        let waiting = super::start(move || {
             let answer = wait(running);
             let _ = inputs.send(Input::Answered(id, answer)); // nobody is there at the end
         });
-        Ok(())
+        waiting.map_err(|error| Failure::new(Code::RequestFailed, format!("{error:#}")))
     }
 
     /// The response to a request whose text is there, unless it was cancelled.
