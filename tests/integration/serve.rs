@@ -485,7 +485,7 @@ fn what_is_wrong_with_a_request_is_named() {
     let server = Server::start(&[]);
     for (path, body, param) in [
         ("/v1/completions", json!({"prompt": 3}), "prompt"),
-        ("/v1/completions", json!({"prompt": ["a", "b"]}), "prompt"),
+        ("/v1/completions", json!({"prompt": []}), "prompt"),
         ("/v1/completions", json!({}), "prompt"),
         (
             "/v1/completions",

@@ -294,6 +294,47 @@ fn what_other_clients_send_is_understood() {
     assert_eq!(reply.status, 200);
 }
 
+/// As LangChain batches them.
+#[test]
+fn several_prompts_have_their_texts_behind_each_other() {
+    let server = Server::start(&[]);
+    let prompts = ["def f(x):\n    return", "import "];
+    let ask = |prompt: Value, stream: bool| {
+        let request = json!({"prompt": prompt, "max_tokens": 4, "n": 2, "seed": 3,
+            "temperature": 1, "stream": stream});
+        server.post("/v1/completions", &request)
+    };
+    let all = ask(json!(prompts), false).json();
+    let choices = all["choices"].as_array().unwrap();
+    let indices: Vec<_> = choices
+        .iter()
+        .map(|choice| choice["index"].clone())
+        .collect();
+    assert_eq!(indices, [0, 1, 2, 3]);
+    let mut given = 0;
+    for (prompt, texts) in prompts.iter().zip(choices.chunks(2)) {
+        let alone = ask(json!([prompt]), false).json();
+        for (found, expected) in texts.iter().zip(alone["choices"].as_array().unwrap()) {
+            assert_eq!(found["text"], expected["text"]);
+        }
+        given += alone["usage"]["prompt_tokens"].as_u64().unwrap();
+    }
+    assert_eq!(all["usage"]["prompt_tokens"], given);
+
+    let mut texts = vec![String::new(); 4];
+    for event in ask(json!(prompts), true).events() {
+        let choice = &event["choices"][0];
+        texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+    }
+    let whole = choices
+        .iter()
+        .map(|choice| choice["text"].as_str().unwrap());
+    assert!(texts.iter().eq(whole), "{texts:?}");
+    let none = ask(json!([]), false).json();
+    assert_eq!(none["error"]["param"], "prompt");
+    assert_eq!(ask(json!(vec!["x"; 33]), false).status, 400);
+}
+
 /// A hole is not cut off where it is full.
 #[test]
 fn a_filled_hole_is_at_its_end() {

@@ -45,17 +45,17 @@ use work::{Queue, Worker};
 #[command(after_long_help = "Endpoints:
   POST /infill                llama-server's, for llama.vim and llama.vscode
   POST /completion            its plain one, with markers as /v1/completions
-  POST /v1/completions        with `suffix`, or markers of holes in `prompt`
+  POST /v1/completions        with `suffix`, or markers of holes in `prompt`; up to 32 prompts
   POST /v1/fim/completions    the same in Mistral's form
   POST /v1/chat/completions   a conversation
-  POST /api/generate          ollama's, as are /api/chat, tags, show and version
+  POST /api/generate          ollama's, as are /api/chat, tags, ps, show and version
   GET  /v1/models, /props, /metrics (Prometheus); /health (needs no key)
   GET  /                      a page to try it on, with holes (no key either)
 
 All of the first six stream. The most tokens of a text are `max_tokens`, `n_predict` or
 `num_predict`, below 0 as many as the context holds; a request without them gets what -n
 says (OpenAI's API has 16 there, llama-server no bound). A text between two others has up
-to 32 tokens all the same (64 with DreamOn).
+to 32 tokens all the same (8 with tiny, 64 with DreamOn).
 
 When `t_max_predict_ms` is over, the whole lines that are decided are the answer.
 

@@ -15,6 +15,8 @@ use crate::cli::commands::serve::work::{Ask, Form, Refusal, whole_characters};
 
 /// Texts of one request: each is drawn by itself, so that more of them only take longer.
 const MOST_TEXTS: u32 = 8;
+/// Prompts of a request, which wait for each other.
+const MOST_PROMPTS: usize = 32;
 /// Stop texts of a request; each is looked for at every step.
 const MOST_STOPS: usize = 64;
 
@@ -59,15 +61,15 @@ impl Texts {
         }
     }
 
-    /// The only one.
-    pub fn only(self, name: &str) -> Result<String, Refusal> {
-        let mut texts = self.into_vec();
-        match (texts.pop(), texts.is_empty()) {
-            (Some(text), true) => Ok(text),
-            _ => Err(Refusal::field(
-                name,
-                "one text a request, please: `n` asks for several",
-            )),
+    /// Those of prompts.
+    pub fn prompts(self) -> Result<Vec<String>, Refusal> {
+        let texts = self.into_vec();
+        match (1..=MOST_PROMPTS).contains(&texts.len()) {
+            true => Ok(texts),
+            false => {
+                let what = format!("expected a text, or 1 to {MOST_PROMPTS} of them");
+                Err(Refusal::field("prompt", &what))
+            }
         }
     }
 }

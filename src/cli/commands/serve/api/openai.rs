@@ -29,11 +29,11 @@ struct StreamOptions {
 }
 
 pub fn completions(app: &App, body: &[u8]) -> Asked {
-    asked(app, body, false, hole)
+    asked(app, body, false, holes)
 }
 
 pub fn fim(app: &App, body: &[u8]) -> Asked {
-    asked(app, body, true, hole)
+    asked(app, body, true, holes)
 }
 
 pub fn chat(app: &App, body: &[u8]) -> Asked {
@@ -44,14 +44,17 @@ fn asked(
     app: &App,
     body: &[u8],
     is_chat: bool,
-    form: fn(&App, Body) -> Result<Form, Refusal>,
+    forms: fn(&App, Body) -> Result<Vec<Form>, Refusal>,
 ) -> Asked {
     use std::hash::{BuildHasher, RandomState};
     let mut asked: Body = fields::read(body)?;
     let drawing: Drawing = fields::read(body)?;
     check(&asked)?;
     let options = asked.stream_options.take();
-    let ask = drawing.ask(form(app, asked)?)?;
+    let mut forms = forms(app, asked)?;
+    let others = forms.split_off(1);
+    let mut ask = drawing.ask(forms.remove(0))?;
+    ask.forms.extend(others);
     let kind = if is_chat { "chatcmpl" } else { "cmpl" };
     let number = RandomState::new().hash_one(SystemTime::now());
     let envelope = Envelope {
@@ -59,6 +62,7 @@ fn asked(
         id: format!("{kind}-{number:016x}"),
         created: Timestamp::now().as_second(),
         model: app.model.id.clone(),
+        prompts: ask.forms.len(),
         count: ask.count as usize,
         has_usage: options.is_some_and(|options| options.include_usage.unwrap_or(false)),
     };
@@ -81,16 +85,18 @@ fn check(body: &Body) -> Result<(), Refusal> {
     }
 }
 
-fn hole(app: &App, body: Body) -> Result<Form, Refusal> {
+fn holes(app: &App, body: Body) -> Result<Vec<Form>, Refusal> {
     let prompt = body.prompt;
     let prompt = prompt.ok_or_else(|| Refusal::field("prompt", "is missing"))?;
-    fields::hole(app, prompt.only("prompt")?, body.suffix)
+    let prompts = prompt.prompts()?.into_iter();
+    let forms = prompts.map(|prompt| fields::hole(app, prompt, body.suffix.clone()));
+    forms.collect()
 }
 
-fn conversation(_: &App, body: Body) -> Result<Form, Refusal> {
+fn conversation(_: &App, body: Body) -> Result<Vec<Form>, Refusal> {
     let said = body.messages;
     let said = said.ok_or_else(|| Refusal::field("messages", "is missing"))?;
-    Ok(Form::Chat(fields::conversation(said)?))
+    Ok(vec![Form::Chat(fields::conversation(said)?)])
 }
 
 /// What stands round the texts of an answer.
@@ -100,7 +106,8 @@ struct Envelope {
     id: String,
     created: i64,
     model: String,
-    /// Texts that were asked for.
+    prompts: usize,
+    /// Texts that were asked for of each.
     count: usize,
     /// Whether a stream ends with what it took.
     has_usage: bool,
@@ -121,6 +128,14 @@ impl Envelope {
             object["usage"] = Value::Null; // until the last
         }
         object
+    }
+
+    /// A prompt counts once, however many texts there are of it.
+    fn usage(&self, all: &[Written]) -> Value {
+        let first = |written: &&Written| written.index % self.count == 0;
+        let given: usize = all.iter().filter(first).map(|written| written.given).sum();
+        let tokens: usize = all.iter().map(|written| written.tokens).sum();
+        json!({"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens})
     }
 
     /// A part of a text: of a conversation `delta`, else what `delta` has in `content`.
@@ -150,7 +165,7 @@ impl Reply for Envelope {
             },
         );
         let mut object = self.object(false, choices.collect());
-        object["usage"] = usage(all);
+        object["usage"] = self.usage(all);
         object
     }
 
@@ -158,7 +173,7 @@ impl Reply for Envelope {
         match event {
             Event::Begun if self.is_chat => {
                 let role = json!({"role": "assistant", "content": ""});
-                let indices = 0..self.count;
+                let indices = 0..self.prompts * self.count;
                 let chunks = indices.map(|index| self.chunk(index, role.clone(), None));
                 chunks.collect()
             }
@@ -173,7 +188,7 @@ impl Reply for Envelope {
 
     fn end(&self, all: &[Written]) -> String {
         let mut object = self.object(true, Vec::new());
-        object["usage"] = usage(all);
+        object["usage"] = self.usage(all);
         let usage = self.has_usage.then(|| reply::event(&object));
         usage.unwrap_or_default() + &reply::event(&"[DONE]")
     }
@@ -181,12 +196,6 @@ impl Reply for Envelope {
 
 fn choice(index: usize, name: &str, text: Value, finish: Option<&str>) -> Value {
     json!({name: text, "index": index, "logprobs": null, "finish_reason": finish})
-}
-
-fn usage(all: &[Written]) -> Value {
-    let given = all.first().map_or(0, |written| written.given);
-    let tokens: usize = all.iter().map(|written| written.tokens).sum();
-    json!({"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens})
 }
 
 /// The only model.

@@ -9,10 +9,11 @@ use diffucoder::session::Ends;
 /// What is wanted.
 #[derive(Debug)]
 pub struct Ask {
-    pub form: Form,
+    /// What texts are written for, one after the other; not empty.
+    pub forms: Vec<Form>,
     /// Most new tokens of a text.
     pub most: Option<usize>,
-    /// How many texts.
+    /// How many texts of each.
     pub count: u32,
     pub ends: Ends,
     pub temperature: Option<f32>,
@@ -33,7 +34,7 @@ impl Ask {
     /// One text, drawn as usual.
     pub fn new(form: Form) -> Self {
         Self {
-            form,
+            forms: vec![form],
             most: None,
             count: 1,
             ends: Ends::default(),

@@ -90,7 +90,7 @@ impl Queue {
             _place: place,
         };
         if ask.most == Some(0) {
-            let nothing = (0..ask.count as usize).map(|index| Written {
+            let nothing = (0..ask.forms.len() * ask.count as usize).map(|index| Written {
                 index,
                 ..Written::default()
             });

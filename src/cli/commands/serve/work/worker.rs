@@ -84,15 +84,26 @@ impl Worker<'_> {
     }
 
     fn answer(&self, ticket: &Ticket, session: &mut Session) -> Result<(), Refusal> {
+        for number in 0..ticket.ask.forms.len() {
+            self.write(ticket, number, session)?;
+        }
+        Ok(())
+    }
+
+    /// The texts of the form with this number.
+    fn write(&self, ticket: &Ticket, number: usize, session: &mut Session) -> Result<(), Refusal> {
         let ask = &ticket.ask;
-        let (given, mut job) = self.prepare(ask, session)?;
+        let (given, mut job) = self.prepare(&ask.forms[number], ask, session)?;
         if ask.is_shown && job.most_new_tokens() - written_again(&job) > MOST_SHOWN {
             let what = format!("its holes have more than {MOST_SHOWN} tokens");
             return Err(Refusal::field("text", &what));
         }
-        let _ = ticket.events.send(Event::Begun); // as all events: the client may be gone
+        if number == 0 {
+            let _ = ticket.events.send(Event::Begun); // as all events: the client may be gone
+        }
         let package = Arc::clone(session.package());
-        for index in 0..ask.count as usize {
+        let count = ask.count as usize;
+        for index in number * count..(number + 1) * count {
             let mut watcher = Watcher {
                 index,
                 ask,
@@ -125,9 +136,14 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// The job of a request, with its settings over those of the command line.
-    fn prepare<'t>(&self, ask: &'t Ask, session: &Session) -> Result<(Given<'t>, Job), Refusal> {
-        let mut given = match &ask.form {
+    /// The job of a form, with the settings of its request over those of the command line.
+    fn prepare<'t>(
+        &self,
+        form: &'t Form,
+        ask: &'t Ask,
+        session: &Session,
+    ) -> Result<(Given<'t>, Job), Refusal> {
+        let mut given = match form {
             Form::Chat(messages) if session.package().is_chat() => Given::Chat(messages),
             // A model that answers nothing continues what was said.
             Form::Chat(messages) => Given::between(&said(messages), ""),
@@ -139,7 +155,7 @@ impl Worker<'_> {
             prefix,
             suffix,
             extra,
-        } = &ask.form
+        } = form
             && job.left_out().is_nothing()
         {
             let shown = context(self.sampling, session);
