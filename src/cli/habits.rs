@@ -206,7 +206,7 @@ fn is_text_behind_a_dash(arg: &str) -> bool {
 }
 
 /// Whether one is most likely the other mistyped: a slip for every four letters.
-fn is_near(word: &str, other: &str) -> bool {
+pub fn is_near(word: &str, other: &str) -> bool {
     strsim::osa_distance(word, other) <= (word.chars().count() / 4).max(1)
 }
 

@@ -543,3 +543,20 @@ fn what_prints_two_things_at_once_is_refused() {
         "it is no file that a patch could change"
     );
 }
+
+#[test]
+fn very_many_holes_are_refused_at_once_and_lost_bytes_are_noted() {
+    let many = "<FILL:1>\n".repeat(2000);
+    let output = infill(&["-"], many.as_bytes());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("the holes can become 2000 tokens long"),
+        "{said}"
+    );
+
+    let output = infill(&["--json", "-"], b"# caf\xe9\nx = <FILL:1>\n");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("note: the file is no UTF-8"), "{said}");
+}

@@ -93,7 +93,9 @@ fn config_shows_where_each_value_came_from() {
     assert_eq!(row("mode"), (Value::Null, "built in".into()), "the model's");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        stderr.contains("DIFFUCODER_MODLE is set, but there is no such setting"),
+        stderr.contains(
+            "DIFFUCODER_MODLE is set, but there is no such setting: did you mean DIFFUCODER_MODEL?"
+        ),
         "{stderr}"
     );
 }
@@ -236,4 +238,25 @@ fn what_the_readmes_link_to_is_there() {
         }
     }
     assert!(links >= 4);
+}
+
+/// Of others nobody knows whose they are.
+#[test]
+fn a_misspelt_variable_is_noted_wherever_it_would_count() {
+    let note = |variable: &str| {
+        let args = [
+            "generate", "--model", "tiny", "-p", "x", "-n", "2", "--seed", "1",
+        ];
+        let mut command = diffucoder(&args);
+        let done = command.env(variable, "2").output().unwrap();
+        assert!(done.status.success());
+        String::from_utf8(done.stderr).unwrap()
+    };
+    let said = note("DIFFUCODER_THREDS");
+    assert_eq!(
+        said,
+        "note: DIFFUCODER_THREDS is set, but there is no such setting: did you mean \
+         DIFFUCODER_THREADS?\n"
+    );
+    assert_eq!(note("DIFFUCODER_BIN"), "");
 }

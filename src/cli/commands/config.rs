@@ -62,7 +62,7 @@ pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::
     };
     args.output.report(&rows, text, ui)?;
     for variable in &defaults.unknown {
-        ui.note(&format!("{variable} is set, but there is no such setting"));
+        ui.note(&variable.to_string());
     }
     if let Some(file) = &defaults.file {
         let absent = if file.exists() { "" } else { " (not there)" };

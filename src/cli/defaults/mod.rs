@@ -21,6 +21,7 @@ use etcetera::BaseStrategy;
 use toml::de::{DeTable, DeValue};
 
 use self::layers::{Values, find, is_switch};
+use crate::cli::habits;
 use crate::cli::hints::hint;
 use crate::cli::usage::UsageError;
 use diffucoder::atomic;
@@ -52,7 +53,7 @@ pub struct Defaults {
     in_file: Vec<Entry>,
     in_environment: Vec<Entry>,
     /// Variables with our prefix that mean nothing.
-    pub unknown: Vec<String>,
+    pub unknown: Vec<Unknown>,
     /// Why the file that nobody named is not read.
     pub unreadable: Option<String>,
 }
@@ -122,7 +123,16 @@ impl Defaults {
                 continue;
             }
             if settable(cli, &name).is_none() {
-                self.unknown.push(variable.to_string());
+                let names = all_settable(cli)
+                    .into_iter()
+                    .filter_map(|arg| arg.get_long());
+                let meant = names
+                    .into_iter()
+                    .find(|other| habits::is_near(&name, other));
+                self.unknown.push(Unknown {
+                    variable: variable.to_string(),
+                    meant: meant.map(variable_of),
+                });
                 continue;
             }
             let value = value
@@ -381,6 +391,34 @@ fn check(cli: &Command, name: &str, value: &str, source: &str) -> Result<String,
         }
         _ => Ok(value.into()),
     }
+}
+
+/// A variable that sets nothing.
+#[derive(Debug)]
+pub struct Unknown {
+    variable: String,
+    /// The one that is written nearly so.
+    meant: Option<String>,
+}
+
+impl Unknown {
+    pub fn is_misspelt(&self) -> bool {
+        self.meant.is_some()
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is set, but there is no such setting", self.variable)?;
+        self.meant
+            .iter()
+            .try_for_each(|meant| write!(f, ": did you mean {meant}?"))
+    }
+}
+
+/// The variable of a flag.
+fn variable_of(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
 }
 
 fn unknown_key(cli: &Command, name: &str, source: &str) -> UsageError {

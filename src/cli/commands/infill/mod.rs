@@ -1,5 +1,6 @@
 //! `diffucoder infill`: a file with holes in, the same file without them out.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use anyhow::Context;
 use clap::{ArgMatches, ValueEnum};
 use diffucoder::infill::Template;
 use diffucoder::session::{Hole, USUAL_HOLE};
-use diffucoder::{Error, atomic};
+use diffucoder::{Error, RequestError, atomic};
 
 use self::output::{Filled, InfillReport, Show};
 use crate::cli::args::check::CheckArgs;
@@ -136,6 +137,18 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
             None => engine.session.open_hole(longest),
         },
     };
+    // Before each of very many is looked at.
+    let least = template.holes().iter().map(|hole| hole.tokens.unwrap_or(1));
+    let (new, context) = (least.sum(), engine.session.longest_context());
+    if new >= context {
+        let given = 0;
+        let error = RequestError::TooLong {
+            given,
+            new,
+            context,
+        };
+        return Err(as_usage(error.into()));
+    }
     let task = engine.session.fill(&template, open);
     let mut task = task.within(args.sampling.context());
     task.token_healing = !args.raw;
@@ -172,6 +185,9 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     }
     match args.output.is_json() {
         true => {
+            if matches!(text, Cow::Owned(_)) {
+                ui.note("the file is no UTF-8: `text` has U+FFFD in the place of some bytes");
+            }
             let mut run = runner.report(outcome);
             run.parses = check.is_on().then_some(problem.is_none());
             let report = InfillReport {
