@@ -32,8 +32,8 @@ pub trait Denoiser {
     }
 
     /// The token with which the keys and values that it keeps of each position were computed, in
-    /// passes with this attention; `None`, or nothing at the end, where it keeps none. A network that keeps none between runs
-    /// says so by giving nothing.
+    /// passes with this attention; `None`, or nothing at the end, where it keeps none. A network
+    /// that keeps none between runs says so by giving nothing.
     fn cached_ids(&self, _attention: Attention) -> &[Option<u32>] {
         &[]
     }

@@ -11,10 +11,10 @@ use crate::tokenizer::TokenRole;
 /// The settings for a model on a device: temperature and nucleus of its authors, everything else of
 /// the mode, and seed 0. d3LLM takes the most probable tokens. Fast-dLLM has its own: temperature
 /// 0 and, for Dream, the 50 most probable tokens, to which transformers' `GenerationConfig` cuts
-/// where nobody says otherwise. In holes that get longer and shorter every mode but the published ones is
-/// [`Decoding::resizing`]: one token a forward, since two at once fill 87 % of single lines instead
-/// of 92 %. A block-causal model has its authors' sampler in every mode: there is no published
-/// figure on another.
+/// where nobody says otherwise. In holes that get longer and shorter every mode but the published
+/// ones is [`Decoding::resizing`]: one token a forward, since two at once fill 87 % of single lines
+/// instead of 92 %. A block-causal model has its authors' sampler in every mode: there is no
+/// published figure on another.
 pub(super) fn settings(
     mode: Mode,
     package: &Package,

@@ -132,7 +132,7 @@ impl Envelope {
 
     /// A prompt counts once, however many texts there are of it.
     fn usage(&self, all: &[Written]) -> Value {
-        let first = |written: &&Written| written.index % self.count == 0;
+        let first = |written: &&Written| written.index.is_multiple_of(self.count);
         let given: usize = all.iter().filter(first).map(|written| written.given).sum();
         let tokens: usize = all.iter().map(|written| written.tokens).sum();
         json!({"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens})
