@@ -219,7 +219,10 @@ mod tests {
 
     #[test]
     fn our_own_problems_can_be_solved_and_their_tests_tell() {
-        let (python, time) = (Python::find().unwrap(), Duration::from_secs(10));
+        let Some(python) = Python::of_tests() else {
+            return;
+        };
+        let time = Duration::from_secs(10);
         let problems = Problems::read(None, usize::MAX).unwrap();
         assert_eq!(problems.all.len(), 24);
         for (_, problem) in problems.all {
