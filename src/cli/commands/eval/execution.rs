@@ -106,7 +106,7 @@ impl Python {
         use std::io::Write;
         let found = Self::find().ok();
         if found.is_none() {
-            let _ = writeln!(std::io::stderr(), "skipped: no Python here");
+            let _ = writeln!(io::stderr(), "skipped: no Python here");
         }
         found
     }
