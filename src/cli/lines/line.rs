@@ -265,11 +265,18 @@ impl Parser {
             .get_arguments()
             .filter_map(|arg| arg.get_long());
         let settings: Vec<String> = settings.map(|name| name.replace('-', "_")).collect();
-        wrong(format!(
+        let message = format!(
             "`{key}` is no key that is known here: it can have id, prompt, prefix and suffix, length, system, \
              meta (copied to the result), {}",
             settings.join(", ")
-        ))
+        );
+        match key {
+            // Of one with this and a prompt alone nobody knows which it is.
+            "task_id" => {
+                UsageError::with_hint(message, "--format names the problem set that it is of")
+            }
+            _ => wrong(message),
+        }
     }
 }
 
@@ -491,5 +498,13 @@ mod tests {
         }
         let error = parser(&[]).parse(b"{\"prompt\": \"\xff\"}", 1).unwrap_err();
         assert_eq!(error.to_string(), "not UTF-8 (byte 12)");
+        let parser = parser(&[]);
+        let error = |line: &str| {
+            let line = parser.parse(line.as_bytes(), 1);
+            let sampling = line.and_then(|line| parser.sampling(&line, &[]));
+            sampling.unwrap_err().hint.unwrap_or_default()
+        };
+        assert!(error(r#"{"task_id": "a/0", "prompt": "x"}"#).starts_with("--format "));
+        assert_eq!(error(r#"{"tasks": "a/0", "prompt": "x"}"#), "");
     }
 }
