@@ -11,6 +11,7 @@ mod json;
 mod lines;
 mod runner;
 mod terminal;
+mod threads;
 mod trace;
 mod usage;
 
@@ -161,7 +162,6 @@ fn run() -> anyhow::Result<()> {
         habits::check_order(&command, &typed, &given)?;
     }
     let mut defaults = Defaults::load(&command, &typed)?;
-    let mut is_told = false;
     loop {
         // The arguments say where defaults are and which of them step back, and only clap can tell
         // `--config FILE` from a prompt that looks like it: so they are parsed again, if there are
@@ -174,16 +174,8 @@ fn run() -> anyhow::Result<()> {
             }
         };
         let ui = Ui::new(matches.get_flag("quiet"));
-        if let Some(reason) = defaults.unreadable.take() {
-            ui.note(&reason);
-        }
-        // `config` shows all that are unknown.
-        if !mem::replace(&mut is_told, true) && matches.subcommand_name() != Some("config") {
-            let misspelt = defaults
-                .unknown
-                .iter()
-                .filter(|unknown| unknown.is_misspelt());
-            misspelt.for_each(|unknown| ui.note(&unknown.to_string()));
+        for note in mem::take(&mut defaults.notes) {
+            ui.note(&note);
         }
         let Err(error) = dispatch(&defaults, &command, &matches) else {
             return Ok(());

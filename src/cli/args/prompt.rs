@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, mpsc};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +17,7 @@ use diffucoder::session::asking::{Asking, Subject, Wish, question_about};
 use diffucoder::text::{encoding, guess, lines};
 
 use crate::cli::terminal::ui::Ui;
+use crate::cli::threads;
 use crate::cli::usage::UsageError;
 
 const HOW_TO_GIVE_ONE: &str = "give a prompt, --prompt-file FILE, or pipe a text in";
@@ -273,8 +273,7 @@ fn piped(ui: &Ui) -> anyhow::Result<Option<Text>> {
         Stdin::Text => {}
     }
     let (sender, receiver) = mpsc::channel();
-    let thread = thread::Builder::new().spawn(move || sender.send(stdin()));
-    thread.context("cannot start a thread")?;
+    threads::start(move || sender.send(stdin()))?;
     let bytes = match receiver.recv_timeout(PATIENCE) {
         Ok(bytes) => bytes,
         Err(_) => {

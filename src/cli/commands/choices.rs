@@ -4,10 +4,13 @@
 use candle_core::Device;
 use diffucoder::diffusion::Mode;
 use diffucoder::hub::registry::{DEFAULT_ALIAS, KnownModel, by_alias};
+use diffucoder::hub::{CachedModel, HubOptions, cached};
 use diffucoder::kernels::limits::{Limits, Meter};
 use diffucoder::kernels::{Format, Isa};
 use diffucoder::model::device::{DeviceChoice, free_memory_bytes};
 use serde::Serialize;
+
+use crate::cli::terminal::ui::Ui;
 
 /// Positions that a pass of `balanced` computes, the mode of most of these models, in the mean of
 /// 256 tokens at two a pass (`bench --generate`: 17.9 for each token).
@@ -26,6 +29,14 @@ const SPARE: f64 = 1.2;
 const GPU_SPARE: f64 = 1.05;
 /// In what a whole model is held, from the largest to the smallest.
 const HELD_AS: [Format; 2] = [Format::Q8_0, Format::Q4_0];
+
+/// What is downloaded; nothing, and a note, where that cannot be read.
+pub fn in_cache(options: &HubOptions, ui: &Ui) -> Vec<CachedModel> {
+    cached(options).unwrap_or_else(|error| {
+        ui.note(&error.to_string());
+        Vec::new()
+    })
+}
 
 /// What there is to compute with.
 pub struct Machine {

@@ -61,8 +61,8 @@ pub fn run(args: &Args, cli: &Command, defaults: &Defaults, ui: &Ui) -> anyhow::
         table([Align::Left; 3], std::iter::once(header).chain(cells))
     };
     args.output.report(&rows, text, ui)?;
-    for variable in &defaults.unknown {
-        ui.note(&variable.to_string());
+    for said in &defaults.unknown {
+        ui.note(said);
     }
     if let Some(file) = &defaults.file {
         let absent = if file.exists() { "" } else { " (not there)" };

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::choices::{Machine, Needs};
+use super::choices::{Machine, Needs, in_cache};
 use crate::cli::args::compute::{self, IsaArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, human_bytes};
 use diffucoder::hub::registry::{KnownModel, MODELS, ON_ITS_PAGE, in_repo};
-use diffucoder::hub::{CachedModel, HubOptions, cached};
+use diffucoder::hub::{CachedModel, HubOptions};
 
 /// Flags of `models`.
 #[derive(clap::Args)]
@@ -46,10 +46,7 @@ struct Row {
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let options = HubOptions::from_env();
-    let in_cache = cached(&options).unwrap_or_else(|error| {
-        ui.note(&error.to_string());
-        Vec::new()
-    });
+    let in_cache = in_cache(&options, ui);
     let machine = Machine::measure(args.isa.isa(), compute::cores());
     let find = |id: &str| {
         let mut found = in_cache.iter();

@@ -52,10 +52,11 @@ pub struct Defaults {
     pub file: Option<PathBuf>,
     in_file: Vec<Entry>,
     in_environment: Vec<Entry>,
-    /// Variables with our prefix that mean nothing.
-    pub unknown: Vec<Unknown>,
-    /// Why the file that nobody named is not read.
-    pub unreadable: Option<String>,
+    /// What `config` says of variables with our prefix that mean nothing.
+    pub unknown: Vec<String>,
+    /// What is to be told, once: why the file that nobody named is not read, and variables that are
+    /// written nearly as one that there is.
+    pub notes: Vec<String>,
 }
 
 /// One default.
@@ -105,7 +106,7 @@ impl Defaults {
                 let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
                 if !absent.contains(&error.kind()) {
                     let reason = format!("going on without {}: {error}", path.display());
-                    defaults.unreadable = Some(reason);
+                    defaults.notes.push(reason);
                 }
             }
         }
@@ -123,16 +124,17 @@ impl Defaults {
                 continue;
             }
             if settable(cli, &name).is_none() {
-                let names = all_settable(cli)
+                let mut names = all_settable(cli)
                     .into_iter()
                     .filter_map(|arg| arg.get_long());
-                let meant = names
-                    .into_iter()
-                    .find(|other| habits::is_near(&name, other));
-                self.unknown.push(Unknown {
-                    variable: variable.to_string(),
-                    meant: meant.map(variable_of),
-                });
+                let meant = names.find(|other| habits::is_near(&name, other));
+                let said = format!("{variable} is set, but there is no such setting");
+                match meant.map(|name| name.to_uppercase().replace('-', "_")) {
+                    Some(name) => self
+                        .notes
+                        .push(format!("{said}: did you mean {PREFIX}{name}?")),
+                    None => self.unknown.push(said),
+                }
                 continue;
             }
             let value = value
@@ -391,34 +393,6 @@ fn check(cli: &Command, name: &str, value: &str, source: &str) -> Result<String,
         }
         _ => Ok(value.into()),
     }
-}
-
-/// A variable that sets nothing.
-#[derive(Debug)]
-pub struct Unknown {
-    variable: String,
-    /// The one that is written nearly so.
-    meant: Option<String>,
-}
-
-impl Unknown {
-    pub fn is_misspelt(&self) -> bool {
-        self.meant.is_some()
-    }
-}
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is set, but there is no such setting", self.variable)?;
-        self.meant
-            .iter()
-            .try_for_each(|meant| write!(f, ": did you mean {meant}?"))
-    }
-}
-
-/// The variable of a flag.
-fn variable_of(name: &str) -> String {
-    format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
 }
 
 fn unknown_key(cli: &Command, name: &str, source: &str) -> UsageError {

@@ -13,6 +13,7 @@ use anyhow::Context;
 use diffucoder::session::Session;
 
 use super::input::Lines;
+use crate::cli::threads;
 use crate::cli::usage::UsageError;
 
 /// Lines that may wait, for each that is worked on, until an earlier one is done.
@@ -60,8 +61,6 @@ pub struct Workers<'scope, 'env, T> {
     is_read: bool,
 }
 
-const NO_THREAD: &str = "cannot start a thread";
-
 /// What is to be done next.
 pub enum Next<T> {
     /// This has come of the line with this number.
@@ -88,7 +87,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
         let (want, wanted) = channel();
         let read = sender.clone();
         // Not in the scope: a read from a terminal or a pipe cannot be ended.
-        let reader = thread::Builder::new().spawn(move || {
+        threads::start(move || {
             while let Ok(()) = wanted.recv() {
                 let line = lines
                     .next()
@@ -97,8 +96,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
                     break;
                 }
             }
-        });
-        reader.context(NO_THREAD)?;
+        })?;
         Ok(Self {
             scope,
             cancelled,
@@ -207,7 +205,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
                 Err(panic) => send(Message::Panicked(panic)),
             }
         });
-        worker.context(NO_THREAD).map(|_| ())
+        worker.context(threads::NONE).map(|_| ())
     }
 }
 

@@ -6,10 +6,9 @@
 
 use std::sync::Mutex;
 
-#[cfg(unix)]
-use anyhow::Context;
-
 use crate::cli::terminal::ui;
+#[cfg(unix)]
+use crate::cli::threads;
 
 /// What the next SIGINT or SIGTERM does, where that is not to end the program.
 static INSTEAD: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
@@ -70,7 +69,7 @@ pub fn listen() -> anyhow::Result<()> {
     let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ];
     let wanted = wanted.into_iter().filter(|&signal| !is_ignored(signal));
     let mut signals = Signals::new(wanted)?;
-    let thread = std::thread::Builder::new().spawn(move || {
+    threads::start(move || {
         for signal in signals.forever() {
             match signal {
                 SIGXFSZ => {}
@@ -82,9 +81,7 @@ pub fn listen() -> anyhow::Result<()> {
                 signal => end(signal),
             }
         }
-    });
-    thread.context("cannot start a thread")?;
-    Ok(())
+    })
 }
 
 #[cfg(unix)]

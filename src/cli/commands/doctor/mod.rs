@@ -3,14 +3,14 @@
 use serde::Serialize;
 use sysinfo::System;
 
-use super::choices::{Choice, Machine, Use};
+use super::choices::{Choice, Machine, Use, in_cache};
 use crate::cli::args::compute::{self, IsaArgs};
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::table::{Align, table};
 use crate::cli::terminal::ui::{Ui, count, human_bytes};
 use diffucoder::hub::registry::MODELS;
-use diffucoder::hub::{CachedModel, HubOptions, cached};
+use diffucoder::hub::{CachedModel, HubOptions};
 use diffucoder::kernels::Isa;
 use diffucoder::model::device::{DeviceChoice, DeviceError, description};
 
@@ -67,10 +67,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let threads = args.threads;
     let threads = threads.map_or_else(compute::cores, |n| compute::clamped(n, ui));
     let options = HubOptions::from_env();
-    let models = cached(&options).unwrap_or_else(|error| {
-        ui.note(&error.to_string());
-        Vec::new()
-    });
+    let models = in_cache(&options, ui);
     let mut system = System::new();
     system.refresh_memory();
     system.refresh_cpu_all();

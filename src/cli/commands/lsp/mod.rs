@@ -14,9 +14,8 @@ mod server;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use diffucoder::diffusion::Attention;
 use serde_json::json;
 
@@ -26,6 +25,7 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::commands::serve::work::{Queue, Refusal, Worker};
 use crate::cli::terminal::ui::{Ui, Written};
+use crate::cli::threads;
 use message::Id;
 use server::{Next, Server};
 
@@ -130,11 +130,11 @@ pub fn run(args: Box<Args>, ui: &Ui) -> anyhow::Result<()> {
     let mut server = Server::new(queue, sender.clone(), fills);
     let (failed, loading) = (sender.clone(), Ui::new(ui.is_quiet()));
     // Editors wait only so long for the answer to the first request: the model is loaded meanwhile.
-    start(move || match engine.load(&loading) {
+    threads::start(move || match engine.load(&loading) {
         Ok(()) => worker.run(engine.session),
         Err(error) => drop(failed.send(Input::Failed(error))),
     })?;
-    start(move || read(&sender))?;
+    threads::start(move || read(&sender))?;
     loop {
         let next = match inputs.recv()? {
             Input::Message(body) => server.on_message(&body),
@@ -179,10 +179,4 @@ fn read(inputs: &SyncSender<Input>) {
             return;
         }
     }
-}
-
-/// A thread that nobody waits for.
-fn start(work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    let thread = thread::Builder::new().spawn(work);
-    thread.context("cannot start a thread").map(|_| ())
 }

@@ -18,6 +18,7 @@ use super::message::{Code, Failure, Id, Incoming, params, response};
 use crate::cli::commands::serve::work::{
     Ask, Cancel, Client, Event, Form, Queue, Refusal, Running,
 };
+use crate::cli::threads;
 
 /// A suggestion that nobody asked for is there after this time, in the whole lines that are decided
 /// then.
@@ -334,7 +335,7 @@ impl Server {
             },
         );
         let (id, inputs) = (id.clone(), self.inputs.clone());
-        let waiting = super::start(move || {
+        let waiting = threads::start(move || {
             let answer = wait(running);
             let _ = inputs.send(Input::Answered(id, answer)); // nobody is there at the end
         });
