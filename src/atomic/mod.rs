@@ -356,19 +356,14 @@ fn check_file(path: &Path) -> Result<(), AtomicError> {
 }
 
 /// Locks the file that has this name once the lock is there: whoever had it before may have put
-/// another in its place. File systems without locks have none here either, and another program's
-/// lock is not waited for without end: only runs of this one need it.
+/// another in its place. Only runs of this program need it.
 #[cfg(unix)]
 fn lock(path: &Path, longest: Duration) -> io::Result<File> {
     use std::os::unix::fs::MetadataExt;
     let end = Instant::now() + longest;
     loop {
         let file = File::open(path)?;
-        while let Err(TryLockError::WouldBlock) = file.try_lock()
-            && Instant::now() < end
-        {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_for(&file, end);
         let (locked, named) = (file.metadata()?, path.metadata()?);
         if (locked.dev(), locked.ino()) == (named.dev(), named.ino()) {
             return Ok(file);
@@ -376,10 +371,26 @@ fn lock(path: &Path, longest: Duration) -> io::Result<File> {
     }
 }
 
-/// A lock on Windows keeps its owner from reading the file too.
+/// Locks a file that stands for this one: on Windows what is locked cannot be read.
 #[cfg(not(unix))]
-fn lock(_: &Path, _: Duration) -> io::Result<()> {
-    Ok(())
+fn lock(path: &Path, longest: Duration) -> io::Result<File> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new(); // of the same key in every process
+    path.hash(&mut hasher);
+    let name = format!("diffucoder-{:016x}.lock", hasher.finish());
+    let file = File::create(std::env::temp_dir().join(name))?;
+    wait_for(&file, Instant::now() + longest);
+    Ok(file)
+}
+
+/// Locks a file. Some file systems have no locks, and another program's is not waited for without
+/// end: then it is left without one.
+fn wait_for(file: &File, end: Instant) {
+    while let Err(TryLockError::WouldBlock) = file.try_lock()
+        && Instant::now() < end
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[cfg(test)]
