@@ -1,33 +1,13 @@
 //! Prompts for models that fill in the middle: markers round what stands before and behind a hole.
 
-/// How a family of models is told what stands before and behind a hole.
-struct Family {
-    before_prefix: &'static str,
-    before_suffix: &'static str,
-    /// At the end of the prompt.
-    end: &'static str,
-}
-
-const fn family(
-    before_prefix: &'static str,
-    before_suffix: &'static str,
-    end: &'static str,
-) -> Family {
-    Family {
-        before_prefix,
-        before_suffix,
-        end,
-    }
-}
-
-/// All of them with the prefix first.
-const FAMILIES: [Family; 6] = [
-    family("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), // Qwen, CodeGemma
-    family("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),       // StarCoder
-    family("<PRE> ", " <SUF>", " <MID>"),                         // CodeLlama
-    family("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"), // DeepSeek
-    family("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"), // GLM
-    family("", "<|FIM|>", ""),                                    // Tabby
+/// What families of models have before the prefix, before the suffix, and at the end.
+const FAMILIES: [[&str; 3]; 6] = [
+    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"], // Qwen, CodeGemma
+    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],       // StarCoder
+    ["<PRE> ", " <SUF>", " <MID>"],                         // CodeLlama
+    ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"], // DeepSeek
+    ["<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"], // GLM
+    ["", "<|FIM|>", ""],                                    // Tabby
 ];
 
 /// Codestral's has the suffix first.
@@ -42,12 +22,14 @@ pub fn parse(prompt: &str) -> Option<(String, String)> {
     {
         return Some((prefix.to_string(), suffix.to_string()));
     }
-    FAMILIES.iter().find_map(|family| {
-        let (context, rest) = prompt.split_once(family.before_prefix)?;
-        let (prefix, rest) = rest.split_once(family.before_suffix)?;
-        let suffix = rest.strip_suffix(family.end)?;
-        Some(([context, prefix].concat(), suffix.to_string()))
-    })
+    FAMILIES
+        .iter()
+        .find_map(|[before_prefix, before_suffix, end]| {
+            let (context, rest) = prompt.split_once(before_prefix)?;
+            let (prefix, rest) = rest.split_once(before_suffix)?;
+            let suffix = rest.strip_suffix(end)?;
+            Some(([context, prefix].concat(), suffix.to_string()))
+        })
 }
 
 #[cfg(test)]
