@@ -5,12 +5,11 @@ use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use serde_json::Value;
 
-use super::response::Response;
+use super::response::{self, Response};
 use super::work::{Ask, Event, Refusal, Running, Written};
 
 /// An answer in the form of one protocol.
@@ -57,7 +56,7 @@ pub async fn whole(mut running: Running, reply: Box<dyn Reply>) -> Result<Respon
         rest: reply.whole(&all).to_string().into(),
         _running: running,
     };
-    Ok(response("application/json", body))
+    Ok(response::of("application/json", body))
 }
 
 /// An answer in pieces, once it is known that nothing is wrong with the request.
@@ -83,20 +82,10 @@ pub async fn pieces(
         all: Vec::new(),
         is_over: false,
     };
-    let mut response = response(kind, body);
+    let mut response = response::of(kind, body);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
-}
-
-fn response(
-    kind: &'static str,
-    body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
-) -> Response {
-    let mut response = Response::new(body.boxed_unsync());
-    let kind = HeaderValue::from_static(kind);
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }
 
 /// An answer that can repeat a long prompt. It goes out in parts, so that its request keeps its

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::StatusCode;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use serde_json::Value;
 
@@ -20,7 +20,14 @@ pub fn json(value: &Value) -> Response {
 }
 
 pub fn text(kind: &'static str, text: String) -> Response {
-    let mut response = Response::new(Full::from(text).boxed_unsync());
+    of(kind, Full::from(text))
+}
+
+pub fn of(
+    kind: &'static str,
+    body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
+) -> Response {
+    let mut response = Response::new(body.boxed_unsync());
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
