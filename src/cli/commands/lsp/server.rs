@@ -317,7 +317,7 @@ impl Server {
             // Of lists this is not told: they are asked for the same way by themselves.
             limit: (is_typed || !is_inline).then_some(TYPING_TIME),
             replaces_older: true,
-            ..Ask::new(form)
+            ..Ask::new(vec![form])
         };
         let failed = |refusal: Refusal| Failure::new(Code::RequestFailed, refusal.message);
         let queue_place = self.queue.enter().map_err(failed)?;

@@ -171,7 +171,7 @@ impl<'de> Deserialize<'de> for Whole {
 
 impl Drawing {
     /// What is asked, once it is known that it can be.
-    pub fn ask(self, form: Form) -> Result<Ask, Refusal> {
+    pub fn ask(self, forms: Vec<Form>) -> Result<Ask, Refusal> {
         let (name, count) = match self.n_cmpl.0 {
             Some(count) => ("n_cmpl", count),
             None => ("n", self.n.0.unwrap_or(1)),
@@ -210,7 +210,7 @@ impl Drawing {
             top_k: self.top_k.0.map(|k| usize::try_from(k).unwrap_or(0)),
             seed: seed.and_then(|seed| u64::try_from(seed).ok()), // below 0: a new one
             is_streamed: self.stream.unwrap_or(false),
-            ..Ask::new(form)
+            ..Ask::new(forms)
         })
     }
 }

@@ -54,7 +54,7 @@ pub fn completion(app: &App, body: &[u8]) -> Asked {
 
 impl Body {
     fn drawn(self, app: &App, body: &[u8], form: Form, prompt: String) -> Asked {
-        let mut ask = fields::read::<Drawing>(body)?.ask(form)?;
+        let mut ask = fields::read::<Drawing>(body)?.ask(vec![form])?;
         ask.ends.least_indent = self.n_indent.unwrap_or(0);
         let limit = self.t_max_predict_ms.and_then(|ms| u64::try_from(ms).ok());
         ask.limit = limit.filter(|&ms| ms > 0).map(Duration::from_millis);

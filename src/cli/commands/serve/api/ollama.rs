@@ -1,5 +1,6 @@
 //! ollama's API: texts, conversations, and what is known of the model.
 
+use std::mem;
 use std::time::Duration;
 
 use diffucoder::chat::Message;
@@ -38,6 +39,23 @@ impl Body {
         };
         if is_over { "unload" } else { "load" }
     }
+
+    /// `is_load` where nothing is asked.
+    fn drawn(self, app: &App, form: Form, is_load: bool, is_chat: bool) -> Asked {
+        let lines = Lines {
+            is_chat,
+            load: is_load.then(|| self.load()),
+            model: app.model.id.clone(),
+        };
+        let ask = self.options.unwrap_or_default().ask(vec![form])?;
+        let ask = Ask {
+            count: 1, // an answer has one text
+            is_streamed: self.stream.unwrap_or(true),
+            most: if is_load { Some(0) } else { ask.most },
+            ..ask
+        };
+        Ok((ask, Box::new(lines)))
+    }
 }
 
 /// Go's client sends fields that nobody set as empty texts.
@@ -46,64 +64,31 @@ fn given(text: Option<String>) -> Option<String> {
 }
 
 pub fn generate(app: &App, body: &[u8]) -> Asked {
-    let body: Body = fields::read(body)?;
-    let load = body.load();
-    let suffix = given(body.suffix);
-    let is_load = body.prompt.is_empty() && suffix.is_none();
+    let mut body: Body = fields::read(body)?;
+    let (prompt, suffix) = (mem::take(&mut body.prompt), given(body.suffix.take()));
+    let is_load = prompt.is_empty() && suffix.is_none();
     let is_asked = app.model.is_chat && !body.raw.unwrap_or(false) && suffix.is_none();
     let form = match is_asked {
         true => {
             let message = |role, text: String| Message::new(role, lines::to_lf(&text));
-            let system = given(body.system).map(|system| message("system", system));
-            let user = message("user", body.prompt);
+            let system = given(body.system.take()).map(|system| message("system", system));
+            let user = message("user", prompt);
             Form::Chat(system.into_iter().chain([user]).collect())
         }
-        false => fields::hole(app, body.prompt, suffix)?,
+        false => fields::hole(app, prompt, suffix)?,
     };
-    let load = is_load.then_some(load);
-    asked(app, (form, body.options), body.stream, (false, load))
+    body.drawn(app, form, is_load, false)
 }
 
 pub fn chat(app: &App, body: &[u8]) -> Asked {
-    let body: Body = fields::read(body)?;
-    let load = body.load();
-    let said = body.messages.unwrap_or_default();
+    let mut body: Body = fields::read(body)?;
+    let said = body.messages.take().unwrap_or_default();
     let is_load = said.is_empty();
     let messages = match is_load {
         true => Vec::new(),
         false => fields::conversation(said)?,
     };
-    asked(
-        app,
-        (Form::Chat(messages), body.options),
-        body.stream,
-        (true, is_load.then_some(load)),
-    )
-}
-
-/// `load` is what is done where nothing is asked.
-fn asked(
-    app: &App,
-    (form, options): (Form, Option<Drawing>),
-    stream: Option<bool>,
-    (is_chat, load): (bool, Option<&'static str>),
-) -> Asked {
-    let ask = options.unwrap_or_default().ask(form)?;
-    let ask = Ask {
-        count: 1, // an answer has one text
-        is_streamed: stream.unwrap_or(true),
-        most: if load.is_some() { Some(0) } else { ask.most },
-        ..ask
-    };
-    let model = app.model.id.clone();
-    Ok((
-        ask,
-        Box::new(Lines {
-            is_chat,
-            load,
-            model,
-        }),
-    ))
+    body.drawn(app, Form::Chat(messages), is_load, true)
 }
 
 struct Lines {

@@ -51,10 +51,7 @@ fn asked(
     let drawing: Drawing = fields::read(body)?;
     check(&asked)?;
     let options = asked.stream_options.take();
-    let mut forms = forms(app, asked)?;
-    let others = forms.split_off(1);
-    let mut ask = drawing.ask(forms.remove(0))?;
-    ask.forms.extend(others);
+    let ask = drawing.ask(forms(app, asked)?)?;
     let kind = if is_chat { "chatcmpl" } else { "cmpl" };
     let number = RandomState::new().hash_one(SystemTime::now());
     let envelope = Envelope {

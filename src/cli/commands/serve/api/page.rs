@@ -67,7 +67,7 @@ pub fn canvas(_: &App, body: &[u8]) -> Asked {
         count: 1,
         is_streamed: true,
         is_shown: true,
-        ..drawing.ask(form)?
+        ..drawing.ask(vec![form])?
     };
     Ok((ask, Box::new(Steps)))
 }

@@ -31,10 +31,10 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// One text, drawn as usual.
-    pub fn new(form: Form) -> Self {
+    /// One text of each, drawn as usual.
+    pub fn new(forms: Vec<Form>) -> Self {
         Self {
-            forms: vec![form],
+            forms,
             most: None,
             count: 1,
             ends: Ends::default(),
