@@ -529,6 +529,8 @@ fn what_is_wrong_with_a_request_is_named() {
     assert_eq!(error["error"]["code"], 400);
     assert!(server.post("/api/generate", &json!({"prompt": 1})).json()["error"].is_string());
     assert_eq!(server.ask("POST", "/infill", "", "{").status, 400);
+    let marked = "\u{feff}{\"prompt\": \"x = \", \"n_predict\": 1}"; // as PowerShell writes files
+    assert_eq!(server.ask("POST", "/infill", "", marked).status, 200);
     assert_eq!(
         server.get("/v1/nothing").json()["error"]["type"],
         "not_found_error"

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 
 use super::markers;
+use crate::cli::args::prompt::BYTE_ORDER_MARK;
 use crate::cli::commands::serve::app::App;
 use crate::cli::commands::serve::work::{Ask, Form, Refusal, whole_characters};
 
@@ -217,7 +218,7 @@ impl Drawing {
 
 /// Reads a body. What is wrong with it is told with the name of the field.
 pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    let body = whole_characters(body);
+    let body = whole_characters(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body));
     let mut json = serde_json::Deserializer::from_slice(&body);
     let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
