@@ -784,6 +784,35 @@ fn large_bodies_and_slow_heads_are_refused() {
     assert_eq!(server.get("/health").status, 200);
 }
 
+/// What is left of a body that nobody reads is no request.
+#[test]
+fn a_connection_ends_with_a_request_that_was_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "key\n").unwrap();
+    let server = Server::start(&["--api-key-file", keys.to_str().unwrap()]);
+    let post = |key: &str| {
+        let head = format!("POST /infill HTTP/1.1\r\nAuthorization: Bearer {key}\r\n");
+        format!("{head}Content-Length: 3\r\n\r\n[1]")
+    };
+    let mut stream = server.connect();
+    stream.write_all(post("wrong").as_bytes()).unwrap();
+    let refused = read_response(stream);
+    assert_eq!(refused.status, 401);
+    assert!(
+        refused.head.contains("connection: close"),
+        "{}",
+        refused.head
+    );
+    let mut stream = server.connect();
+    let last = "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n";
+    stream.write_all((post("key") + last).as_bytes()).unwrap();
+    let both = read_response(stream);
+    assert_eq!(both.status, 400, "for what it says");
+    assert!(!both.head.contains("connection: close"), "{}", both.head);
+    assert!(both.body.contains("200 OK"), "{}", both.body);
+}
+
 #[cfg(unix)]
 #[test]
 fn sigterm_lets_requests_end() {

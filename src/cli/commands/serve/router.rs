@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde_json::json;
@@ -63,7 +63,7 @@ const PATHS: [(&str, &str, Handler); 18] = [
 const PUBLIC: [&str; 2] = ["/", "/health"];
 
 /// Answers a request, whatever it is.
-pub async fn answer(app: &App, peer: SocketAddr, request: Request) -> Response {
+pub async fn answer(app: &App, peer: SocketAddr, mut request: Request) -> Response {
     let started = Instant::now();
     let asked = request.uri().path();
     let named = match asked.starts_with(ONE_MODEL) {
@@ -95,9 +95,17 @@ pub async fn answer(app: &App, peer: SocketAddr, request: Request) -> Response {
             Err(Refusal::method(wanted))
         }
         (_, Some((.., Known(known)))) => Ok(known(app)),
-        (client, Some((.., Written(read)))) => write(app, path, client, request, *read).await,
+        (client, Some((.., Written(read)))) => write(app, path, client, &mut request, *read).await,
     };
-    let mut response = answer.unwrap_or_else(|refusal| refused(&refusal, form));
+    let mut response = answer.unwrap_or_else(|refusal| {
+        let mut response = refused(&refusal, form);
+        if !request.body().is_end_stream() {
+            // The rest of the body is not read: no other request can follow it.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    });
     if let Some(origin) = &app.access.cors {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -117,7 +125,7 @@ async fn write(
     app: &App,
     path: &'static str,
     client: Option<Client>,
-    request: Request,
+    request: &mut Request,
     read: fn(&App, &[u8]) -> Asked,
 ) -> Result<Response, Refusal> {
     let place = app.queue.enter()?; // before there is a body, of which so many are held
@@ -131,8 +139,8 @@ async fn write(
 }
 
 /// Reads a request's body, within bounds of size and time.
-async fn body(request: Request) -> Result<Bytes, Refusal> {
-    let body = Limited::new(request.into_body(), MOST_BODY_BYTES).collect();
+async fn body(request: &mut Request) -> Result<Bytes, Refusal> {
+    let body = Limited::new(request.body_mut(), MOST_BODY_BYTES).collect();
     let body = tokio::time::timeout(BODY_TIME, body).await;
     let body = body
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
@@ -141,7 +149,7 @@ async fn body(request: Request) -> Result<Bytes, Refusal> {
             let message = format!("the body has more than {MOST_BODY_BYTES} bytes");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
         }
-        false => Refusal::bad("the body broke off".to_string()),
+        false => Refusal::bad("the body broke off"),
     })?;
     Ok(body.to_bytes())
 }
