@@ -12,7 +12,6 @@ mod message;
 mod server;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{anyhow, bail};
@@ -118,14 +117,8 @@ pub fn run(args: Box<Args>, ui: &Ui) -> anyhow::Result<()> {
     let mut engine = args.compute.open(&args.model, ui)?;
     let queue = Queue::new(MOST_REQUESTS);
     let fills = engine.session.package().config.attention == Attention::Full;
-    let metrics = Arc::default();
-    let worker = Worker::new(
-        &queue,
-        &metrics,
-        &args.sampling,
-        &engine.session,
-        args.reuse.reuse_context,
-    )?;
+    let reuses_context = args.reuse.reuse_context;
+    let worker = Worker::new(&queue, &args.sampling, &engine.session, reuses_context)?;
     let (sender, inputs) = sync_channel(MOST_INPUTS);
     let mut server = Server::new(queue, sender.clone(), fills);
     let (failed, loading) = (sender.clone(), Ui::new(ui.is_quiet()));

@@ -15,7 +15,7 @@ mod response;
 mod router;
 pub(super) mod work;
 
-use std::net::{IpAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, thread};
@@ -30,6 +30,7 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::{at_least_one, zero_or_above};
 use crate::cli::terminal::ui::Ui;
+use crate::cli::threads;
 use crate::cli::usage::UsageError;
 use access::{Access, Key};
 use app::{App, ModelInfo};
@@ -134,14 +135,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let (listener, is_local) = server.listen(!keys.is_empty())?;
     let mut engine = args.compute.open(&args.model, ui)?;
     let queue = Queue::new(server.parallel.saturating_add(server.queue));
-    let metrics = Arc::default();
-    let worker = Worker::new(
-        &queue,
-        &metrics,
-        &args.sampling,
-        &engine.session,
-        args.reuse.reuse_context,
-    )?;
+    let reuses_context = args.reuse.reuse_context;
+    let worker = Worker::new(&queue, &args.sampling, &engine.session, reuses_context)?;
     engine.load(ui)?;
     let session = engine.session;
     let context = work::context(&args.sampling, &session);
@@ -155,18 +150,17 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         },
         model: ModelInfo::new(&args.model, &session, context),
         parallel: server.parallel,
-        metrics,
+        metrics: Arc::clone(&worker.metrics),
     };
     let app = Arc::new(app);
     thread::scope(|scope| {
         let begin = |session: Session| {
-            let worker = worker.clone();
-            let begun = thread::Builder::new().spawn_scoped(scope, move || worker.run(session));
-            begun.context("cannot begin a thread")
+            let begun = thread::Builder::new().spawn_scoped(scope, || worker.run(session));
+            begun.map(drop).context(threads::NONE)
         };
-        let others = (1..server.parallel).try_for_each(|_| begin(session.beside()).map(drop));
+        let others = (1..server.parallel).try_for_each(|_| begin(session.beside()));
         let all = others.and_then(|()| begin(session));
-        let ended = all.and_then(|_| http::serve(listener, &app));
+        let ended = all.and_then(|()| http::serve(listener, &app));
         queue.close(); // or those that have begun would wait for ever
         ended
     })
@@ -229,7 +223,6 @@ impl ServerArgs {
     /// Takes the port, so that it is known to be free before a model is loaded. Says whether only
     /// this machine can reach it.
     fn listen(&self, has_keys: bool) -> anyhow::Result<(TcpListener, bool)> {
-        let named = || format!("{}:{}", self.host, self.port);
         let host = &*self.host;
         let bare = host
             .strip_prefix('[')
@@ -238,8 +231,8 @@ impl ServerArgs {
             .to_socket_addrs()
             .with_context(|| format!("cannot find the address of --host {}", self.host))?;
         let addresses: Vec<_> = addresses.collect();
-        let is_open = |ip: IpAddr| !ip.to_canonical().is_loopback();
-        let is_open = addresses.iter().any(|address| is_open(address.ip()));
+        let is_open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+        let is_open = addresses.iter().any(is_open);
         if is_open && !has_keys && !self.no_key {
             return Err(UsageError::with_hint(
                 format!(
@@ -252,7 +245,7 @@ impl ServerArgs {
             .into());
         }
         let listener = TcpListener::bind(&*addresses)
-            .with_context(|| format!("cannot listen at {}", named()))?;
+            .with_context(|| format!("cannot listen at {}:{}", self.host, self.port))?;
         listener.set_nonblocking(true)?;
         Ok((listener, !is_open))
     }

@@ -24,10 +24,10 @@ use super::shown::{MOST_SHOWN, Shown};
 use crate::cli::args::sampling::{NewTokens, SamplingArgs};
 
 /// What all sessions share.
-#[derive(Clone)]
 pub struct Worker<'a> {
     queue: Arc<Queue>,
-    metrics: Arc<Metrics>,
+    /// What they have done.
+    pub metrics: Arc<Metrics>,
     sampling: &'a SamplingArgs,
     /// Whether a canvas can grow with its text ([`diffucoder::diffusion::Decoding::reach`]).
     grows: bool,
@@ -41,7 +41,6 @@ impl<'a> Worker<'a> {
     /// Wrong usage that only the model can tell: it is found here, before there is a request.
     pub fn new(
         queue: &Arc<Queue>,
-        metrics: &Arc<Metrics>,
         sampling: &'a SamplingArgs,
         session: &Session,
         reuses_context: bool,
@@ -56,7 +55,7 @@ impl<'a> Worker<'a> {
         let settings = sampling.settings_of_any_length(session, &session.prepare(&task)?)?;
         Ok(Self {
             queue: Arc::clone(queue),
-            metrics: Arc::clone(metrics),
+            metrics: Arc::default(),
             sampling,
             grows: settings.decoding.reach() < usize::MAX,
             reuses_context,
