@@ -393,6 +393,9 @@ fn a_model_that_cannot_be_loaded_is_shown() {
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
     let mut editor = Editor::start(folder.path().to_str().unwrap(), &[]);
+    // A client takes no message before this is answered.
+    let answer = editor.ask("initialize", json!({"capabilities": {}}));
+    assert_eq!(answer["result"]["serverInfo"]["name"], "diffucoder");
     let shown = editor.receive();
     assert_eq!(shown["method"], "window/showMessage", "{shown}");
     assert_eq!(shown["params"]["type"], 1);

@@ -128,19 +128,18 @@ pub fn run(args: Box<Args>, ui: &Ui) -> anyhow::Result<()> {
         Err(error) => drop(failed.send(Input::Failed(error))),
     })?;
     threads::start(move || read(&sender))?;
+    let mut failed = None;
     loop {
         let next = match inputs.recv()? {
             Input::Message(body) => server.on_message(&body),
             Input::Answered(id, answer) => server.on_answer(&id, answer),
-            Input::End(end) => return end.and(Err(anyhow!("stdin was closed before `exit`"))),
+            Input::End(end) => {
+                let closed = || anyhow!("stdin was closed before `exit`");
+                return end.and(Err(failed.unwrap_or_else(closed)));
+            }
             Input::Failed(error) => {
-                let message = format!("diffucoder: {error:#}");
-                let params = json!({"type": 1, "message": message}); // an error
-                let show = json!({
-                    "jsonrpc": "2.0", "method": "window/showMessage", "params": params,
-                });
-                ui.piece(&message::framed(&show))?;
-                return Err(error);
+                failed = Some(error);
+                Next::Nothing
             }
         };
         match next {
@@ -154,6 +153,16 @@ pub fn run(args: Box<Args>, ui: &Ui) -> anyhow::Result<()> {
                     bail!("the client does not read what it asked for");
                 }
             }
+        }
+        // Until `initialize` is answered a client takes no message that it did not ask for.
+        if let Some(error) = failed.take_if(|_| server.is_initialized()) {
+            let message = format!("diffucoder: {error:#}");
+            let params = json!({"type": 1, "message": message}); // an error
+            let show = json!({
+                "jsonrpc": "2.0", "method": "window/showMessage", "params": params,
+            });
+            ui.piece(&message::framed(&show))?;
+            return Err(error);
         }
     }
 }

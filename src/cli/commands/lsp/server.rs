@@ -166,6 +166,11 @@ impl Server {
             (Some(method), Some(id)) => match self.on_request(&method, &id, message.params) {
                 Ok(None) => Next::Nothing,
                 Ok(Some(result)) => Next::Say(response(Some(&id), Ok(result))),
+    /// Whether the client may be told something that it did not ask.
+    pub fn is_initialized(&self) -> bool {
+        self.phase != Phase::Begun
+    }
+
                 Err(failure) => Next::Say(response(Some(&id), Err(failure))),
             },
             (Some(method), None) => self.on_notification(&method, message.params),
