@@ -51,6 +51,9 @@ pub struct Server {
     fills: bool,
     phase: Phase,
     encoding: Encoding,
+    /// The kind of a request for a suggestion that somebody made by hand. The protocol counts kinds
+    /// from 1. Its draft had them from 0, as VS Code's library for clients before version 10.
+    invoked: u32,
     documents: HashMap<String, String>,
     asked: HashMap<Id, Asked>,
 }
@@ -77,6 +80,12 @@ enum Place {
 struct Initialize {
     #[serde(default)]
     capabilities: Capabilities,
+    client_info: Option<ClientInfo>,
+}
+
+#[derive(Deserialize)]
+struct ClientInfo {
+    name: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -151,6 +160,7 @@ impl Server {
             fills,
             phase: Phase::Begun,
             encoding: Encoding::default(),
+            invoked: 1,
             documents: HashMap::new(),
             asked: HashMap::new(),
         }
@@ -276,6 +286,8 @@ impl Server {
             general,
             text_document,
         } = asked.capabilities;
+        let is_vs_code = |client: ClientInfo| client.name.starts_with("Visual Studio Code");
+        self.invoked = u32::from(!asked.client_info.is_some_and(is_vs_code));
         let known = general.unwrap_or_default().position_encodings;
         self.encoding = Encoding::agreed(&known.unwrap_or_default());
         self.phase = Phase::Initialized;
@@ -296,6 +308,9 @@ impl Server {
 
     /// Asks for a suggestion at the cursor. It takes the place of the document's last one.
     fn suggest(&mut self, id: &Id, asked: Completion, is_inline: bool) -> Result<(), Failure> {
+        let kind = asked.context.and_then(|context| context.trigger_kind);
+        // Of lists it is not told: they are asked for the same way by themselves.
+        let is_automatic = !is_inline || self.is_automatic(kind);
         let uri = asked.text_document.uri;
         let Some(text) = self.documents.get(&uri) else {
             let message = format!("textDocument.uri: {uri} is not open");
@@ -312,15 +327,13 @@ impl Server {
         let suffix = if self.fills { after } else { "" };
         let is_last = suffix.trim().is_empty();
         let form = Form::code(before.to_string(), suffix.to_string(), Vec::new());
-        let is_typed = asked.context.and_then(|context| context.trigger_kind) != Some(1);
         let ask = Ask {
             // Where nothing follows, the block that the cursor is in ends it.
             ends: Ends {
                 least_indent: if is_last { indent(before) } else { 0 },
                 ..Ends::default()
             },
-            // Of lists this is not told: they are asked for the same way by themselves.
-            limit: (is_typed || !is_inline).then_some(TYPING_TIME),
+            limit: is_automatic.then_some(TYPING_TIME),
             replaces_older: true,
             ..Ask::new(vec![form])
         };
@@ -344,7 +357,19 @@ impl Server {
             let answer = wait(running);
             let _ = inputs.send(Input::Answered(id, answer)); // nobody is there at the end
         });
-        waiting.map_err(|error| Failure::new(Code::RequestFailed, format!("{error:#}")))
+        waiting.map_err(|error| Failure::new(Code::RequestFailed, format!("{error:#}")))?;
+        self.asked.insert(id.clone(), asked);
+        Ok(())
+    }
+
+    /// Whether an editor asks by itself. The kinds 0 and 2 tell from where it counts.
+    fn is_automatic(&mut self, kind: Option<u32>) -> bool {
+        match kind {
+            Some(0) => self.invoked = 0,
+            Some(2) => self.invoked = 1,
+            _ => {}
+        }
+        kind != Some(self.invoked)
     }
 
     /// The response to a request whose text is there, unless it was cancelled.
@@ -427,6 +452,53 @@ impl Place {
                     "filterText": text, "insertTextMode": 1, // as it is
                     "textEdit": {"range": range, "newText": text},
                 }]})
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    /// Whether requests of these kinds have a limit of time.
+    fn are_limited(client: &str, kinds: &[Value]) -> Vec<bool> {
+        let (queue, (inputs, _answers)) = (Queue::new(9), sync_channel(9));
+        let mut server = Server::new(Arc::clone(&queue), inputs, true);
+        let mut tell = |message: Value| server.on_message(message.to_string().as_bytes());
+        let initialize = json!({"capabilities": {}, "clientInfo": {"name": client}});
+        tell(json!({"id": 0, "method": "initialize", "params": initialize}));
+        let document = json!({"textDocument": {"uri": "a.py", "text": "x = "}});
+        tell(json!({"method": "textDocument/didOpen", "params": document}));
+        let limited = kinds.iter().map(|kind| {
+            let params = json!({
+                "textDocument": {"uri": "a.py"}, "position": {"line": 0, "character": 4},
+                "context": {"triggerKind": kind},
+            });
+            let method = "textDocument/inlineCompletion";
+            let asked = json!({"id": 1, "method": method, "params": params});
+            assert_eq!(tell(asked), Next::Nothing);
+            queue
+                .next()
+                .is_some_and(|ticket| ticket.ask.limit.is_some())
+        });
+        limited.collect()
+    }
+
+    /// Invoked and automatic are 1 and 2, and to VS Code's library 0 and 1.
+    #[test]
+    fn kinds_are_counted_as_the_client_counts() {
+        let kinds = [json!(1), json!(2), json!(1), Value::Null];
+        assert_eq!(are_limited("Neovim", &kinds), [false, true, false, true]);
+        let kinds = [json!(1), json!(0), json!(1)];
+        assert_eq!(
+            are_limited("Visual Studio Code", &kinds),
+            [true, false, true]
+        );
+        assert_eq!(are_limited("a fork", &kinds), [false, false, true]);
+        let kinds = [json!(2), json!(1)];
+        let insiders = "Visual Studio Code - Insiders";
+        assert_eq!(are_limited(insiders, &kinds), [true, false]);
+    }
+}
             }
         }
     }
