@@ -166,6 +166,11 @@ impl Server {
         }
     }
 
+    /// Whether the client may be told something that it did not ask.
+    pub fn is_initialized(&self) -> bool {
+        self.phase != Phase::Begun
+    }
+
     /// What a message of the client brings about.
     pub fn on_message(&mut self, body: &[u8]) -> Next {
         let message = match Incoming::parse(body) {
@@ -176,11 +181,6 @@ impl Server {
             (Some(method), Some(id)) => match self.on_request(&method, &id, message.params) {
                 Ok(None) => Next::Nothing,
                 Ok(Some(result)) => Next::Say(response(Some(&id), Ok(result))),
-    /// Whether the client may be told something that it did not ask.
-    pub fn is_initialized(&self) -> bool {
-        self.phase != Phase::Begun
-    }
-
                 Err(failure) => Next::Say(response(Some(&id), Err(failure))),
             },
             (Some(method), None) => self.on_notification(&method, message.params),
@@ -342,20 +342,16 @@ impl Server {
         let running = self
             .queue
             .submit(ask, queue_place, Some(Client(uri.clone())));
-        let cancel = running.cancel.clone();
-        self.asked.insert(
-            id.clone(),
-            Asked {
-                uri,
-                cancel,
-                place,
-                is_last,
-            },
-        );
-        let (id, inputs) = (id.clone(), self.inputs.clone());
+        let asked = Asked {
+            uri,
+            cancel: running.cancel.clone(),
+            place,
+            is_last,
+        };
+        let (answered, inputs) = (id.clone(), self.inputs.clone());
         let waiting = threads::start(move || {
             let answer = wait(running);
-            let _ = inputs.send(Input::Answered(id, answer)); // nobody is there at the end
+            let _ = inputs.send(Input::Answered(answered, answer)); // nobody is there at the end
         });
         waiting.map_err(|error| Failure::new(Code::RequestFailed, format!("{error:#}")))?;
         self.asked.insert(id.clone(), asked);
@@ -452,6 +448,10 @@ impl Place {
                     "filterText": text, "insertTextMode": 1, // as it is
                     "textEdit": {"range": range, "newText": text},
                 }]})
+            }
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -497,9 +497,5 @@ mod tests {
         let kinds = [json!(2), json!(1)];
         let insiders = "Visual Studio Code - Insiders";
         assert_eq!(are_limited(insiders, &kinds), [true, false]);
-    }
-}
-            }
-        }
     }
 }
