@@ -211,7 +211,7 @@ fn an_editor_gets_what_the_model_writes_at_its_cursor() {
 #[test]
 fn places_are_counted_as_agreed() {
     for (known, agreed, character) in [
-        (json!(["utf-8", "utf-16"]), "utf-8", 10),
+        (json!(["utf-7", "utf-8", "utf-16"]), "utf-8", 10),
         (json!(["utf-32"]), "utf-32", 6),
         (Value::Null, "utf-16", 7),
     ] {

@@ -24,35 +24,18 @@ pub struct Change {
 }
 
 /// What the characters of a line are counted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Encoding {
+    #[serde(rename = "utf-8")]
     Utf8,
     #[default]
+    #[serde(rename = "utf-16")]
     Utf16,
+    #[serde(rename = "utf-32")]
     Utf32,
 }
 
 impl Encoding {
-    /// The first of those that a client knows, the best for it first; UTF-16 where it names none.
-    pub fn agreed(known: &[String]) -> Self {
-        let named = |name: &String| match &**name {
-            "utf-8" => Some(Self::Utf8),
-            "utf-16" => Some(Self::Utf16),
-            "utf-32" => Some(Self::Utf32),
-            _ => None,
-        };
-        known.iter().find_map(named).unwrap_or_default()
-    }
-
-    /// The protocol's word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Utf8 => "utf-8",
-            Self::Utf16 => "utf-16",
-            Self::Utf32 => "utf-32",
-        }
-    }
-
     /// Units of a text.
     pub fn count(self, text: &str) -> usize {
         text.chars().map(|c| self.units(c)).sum()
@@ -172,12 +155,6 @@ mod tests {
         assert_eq!(utf16(0, 9), 1, "behind a line is its end");
         assert_eq!([utf16(2, 0), utf16(2, 9)], [11, 12], "CR ends a line too");
         assert_eq!([utf16(3, 1), utf16(4, 1), utf16(9, 0)], [13, 15, 15]);
-        let known = |names: &[&str]| {
-            let names: Vec<_> = names.iter().map(|name| (*name).to_string()).collect();
-            Encoding::agreed(&names).name()
-        };
-        assert_eq!(known(&["utf-7", "utf-8", "utf-16"]), "utf-8");
-        assert_eq!(known(&[]), "utf-16");
     }
 
     proptest::proptest! {

@@ -98,7 +98,7 @@ struct Capabilities {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct General {
-    position_encodings: Option<Vec<String>>,
+    position_encodings: Option<Vec<Value>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -288,11 +288,14 @@ impl Server {
         } = asked.capabilities;
         let is_vs_code = |client: ClientInfo| client.name.starts_with("Visual Studio Code");
         self.invoked = u32::from(!asked.client_info.is_some_and(is_vs_code));
+        // The best for the client comes first.
         let known = general.unwrap_or_default().position_encodings;
-        self.encoding = Encoding::agreed(&known.unwrap_or_default());
+        let mut known = known.into_iter().flatten();
+        let agreed = known.find_map(|name| serde_json::from_value(name).ok());
+        self.encoding = agreed.unwrap_or_default();
         self.phase = Phase::Initialized;
         let mut capabilities = json!({
-            "positionEncoding": self.encoding.name(),
+            "positionEncoding": self.encoding,
             "textDocumentSync": {"openClose": true, "change": 2}, // of parts
         });
         // An editor that shows suggestions in the text needs none of them in its lists. To some an
