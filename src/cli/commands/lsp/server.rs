@@ -80,12 +80,8 @@ enum Place {
 struct Initialize {
     #[serde(default)]
     capabilities: Capabilities,
-    client_info: Option<ClientInfo>,
-}
-
-#[derive(Deserialize)]
-struct ClientInfo {
-    name: String,
+    #[serde(default)]
+    client_info: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -196,7 +192,7 @@ impl Server {
         values: Value,
     ) -> Result<Option<Value>, Failure> {
         match (method, self.phase) {
-            ("initialize", Phase::Begun) => self.initialize(params(values)?).map(Some),
+            ("initialize", Phase::Begun) => Ok(Some(self.initialize(params(values)?))),
             (_, Phase::Begun) => {
                 let message = "the first request is initialize";
                 Err(Failure::new(Code::NotInitialized, message))
@@ -281,13 +277,15 @@ impl Server {
         meant.for_each(|asked| asked.cancel.cancel());
     }
 
-    fn initialize(&mut self, asked: Initialize) -> Result<Value, Failure> {
+    fn initialize(&mut self, asked: Initialize) -> Value {
         let Capabilities {
             general,
             text_document,
         } = asked.capabilities;
-        let is_vs_code = |client: ClientInfo| client.name.starts_with("Visual Studio Code");
-        self.invoked = u32::from(!asked.client_info.is_some_and(is_vs_code));
+        self.invoked = match asked.client_info["name"].as_str() {
+            Some(name) if name.starts_with("Visual Studio Code") => 0,
+            _ => 1,
+        };
         // The best for the client comes first.
         let known = general.unwrap_or_default().position_encodings;
         let mut known = known.into_iter().flatten();
@@ -306,7 +304,7 @@ impl Server {
         }
         let version = env!("CARGO_PKG_VERSION");
         let info = json!({"name": "diffucoder", "version": version});
-        Ok(json!({"capabilities": capabilities, "serverInfo": info}))
+        json!({"capabilities": capabilities, "serverInfo": info})
     }
 
     /// Asks for a suggestion at the cursor. It takes the place of the document's last one.
