@@ -40,6 +40,7 @@ use usage::UsageError;
 #[derive(Parser)]
 #[command(
     name = "diffucoder",
+    bin_name = "diffucoder", // whatever the file is called: it is what hints are written with
     version,
     propagate_version = true,
     max_term_width = 100,

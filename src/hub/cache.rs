@@ -101,6 +101,7 @@ impl RepoCache {
         make_parent(&path)?;
         let file = File::options()
             .create(true)
+            .read(true) // Windows locks no file that can be appended to alone
             .append(true)
             .open(&path)
             .map_err(at(&path))?;
@@ -171,8 +172,8 @@ impl RepoCache {
         fs::rename(self.part(etag), &blob).map_err(at(&blob))
     }
 
-    /// Links the snapshot's file to its blob; where links are not possible, the blob itself moves
-    /// there.
+    /// Links the snapshot's file to its blob; where links cannot be made or are not followed, as on
+    /// Windows and some network drives, the blob itself moves there.
     pub(super) fn install(
         &self,
         etag: &str,
@@ -188,7 +189,8 @@ impl RepoCache {
             _ => {}
         }
         let to_folder = "../".repeat(file.split('/').count() + 1);
-        if symlink(&format!("{to_folder}blobs/{etag}"), &pointer).is_err() {
+        let linked = symlink(&format!("{to_folder}blobs/{etag}"), &pointer);
+        if linked.is_err() || !pointer.is_file() {
             fs::rename(self.blob(etag), &pointer).map_err(at(&pointer))?;
         }
         // What an earlier download of the same blob may have left.
