@@ -13,6 +13,8 @@
 //!
 //! Source of the GGUF names: `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp.
 
+use std::fmt::Display;
+
 use self::Size::{D, E, F, Kv, Q, V};
 use self::When::{Always, QkNorm, QkvBias, Untied};
 pub use crate::diffusion::Attention;
@@ -267,9 +269,10 @@ impl Family {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether its checkpoints, which look the same, can be trained for either attention.
+    /// Whether it takes a canvas in blocks: always, or where a checkpoint, which looks the same, is
+    /// trained for that.
     pub fn can_be_block_causal(&self) -> bool {
-        [&A2D_QWEN3, &A2D_QWEN2].contains(&self)
+        self.attention != Attention::Full || [&A2D_QWEN3, &A2D_QWEN2].contains(&self)
     }
 
     fn gguf_names(&self) -> impl Iterator<Item = &'static str> {
@@ -390,68 +393,62 @@ const LLADA_LAYER: &str = "model.transformer.blocks.";
 /// The table's name of a tensor that LLaDA's checkpoints call otherwise;
 /// `model.transformer.blocks.3.attn_out.weight` is `model.layers.3.self_attn.o_proj.weight`.
 pub fn name_of_llada(name: &str) -> Option<String> {
-    let of_layer = name.strip_prefix(LLADA_LAYER);
-    let (layer, part) = of_layer
-        .and_then(|rest| rest.split_once('.'))
-        .map_or((None, name), |(layer, part)| (Some(layer), part));
+    let (layer, part) = split_layer(LLADA_LAYER, name);
     let (_, ours) = LLADA_NAMES.iter().find(|(theirs, _)| *theirs == part)?;
-    Some(match layer {
-        Some(layer) => format!("{CHECKPOINT_LAYER}{layer}.{ours}"),
-        None => (*ours).into(),
-    })
+    Some(in_layer(CHECKPOINT_LAYER, layer, ours))
 }
 
 /// LLaDA's name of a tensor of the table: the inverse of [`name_of_llada`].
 pub(super) fn llada_name(ours: &str) -> Option<String> {
-    let of_layer = ours.strip_prefix(CHECKPOINT_LAYER);
-    let of_layer = of_layer.and_then(|rest| rest.split_once('.'));
-    let name = of_layer.map_or(ours, |(_, name)| name);
-    let (theirs, _) = LLADA_NAMES.iter().find(|(_, ours)| *ours == name)?;
-    Some(match of_layer {
-        Some((layer, _)) => format!("{LLADA_LAYER}{layer}.{theirs}"),
-        None => (*theirs).into(),
-    })
+    let (layer, part) = split_layer(CHECKPOINT_LAYER, ours);
+    let (theirs, _) = LLADA_NAMES.iter().find(|(_, ours)| *ours == part)?;
+    Some(in_layer(LLADA_LAYER, layer, theirs))
 }
 
 /// The checkpoint's name of a GGUF tensor: `blk.3.attn_q.weight` is
 /// `model.layers.3.self_attn.q_proj.weight`. `None` for a tensor that no network here has.
 pub fn checkpoint_name(gguf: &str) -> Option<String> {
-    let (layer, name) = match gguf
-        .strip_prefix(GGUF_LAYER)
-        .and_then(|rest| rest.split_once('.'))
-    {
-        Some((layer, name)) => (Some(layer), name),
-        None => (None, gguf),
-    };
+    let (layer, part) = split_layer(GGUF_LAYER, gguf);
     let mut rows = TENSORS.iter();
-    let row = rows.find(|row| row.gguf_name == name && row.in_layer == layer.is_some())?;
-    let layer = match layer {
-        // Numbers are written one way only: `blk.+1` is no layer.
-        Some(digits) => digits
-            .parse()
-            .ok()
-            .filter(|n: &usize| n.to_string() == digits)?,
-        None => 0,
-    };
-    Some(row.name(layer))
+    let row = rows.find(|row| row.gguf_name == part && row.in_layer == layer.is_some())?;
+    // Numbers are written one way only: `blk.+1` is no layer.
+    let is_number = |digits: &str| digits.parse().is_ok_and(|n: usize| n.to_string() == digits);
+    layer
+        .is_none_or(is_number)
+        .then(|| in_layer(CHECKPOINT_LAYER, layer, row.name))
+}
+
+/// What kind of tensor a GGUF tensor is: `blk.3.attn_q.weight` is an `attn_q`.
+pub(super) fn gguf_kind(gguf: &str) -> &str {
+    let (_, part) = split_layer(GGUF_LAYER, gguf);
+    part.strip_suffix(".weight").unwrap_or(part)
+}
+
+/// The layer that a name begins with, if it does, and the rest of the name.
+fn split_layer<'n>(prefix: &str, name: &'n str) -> (Option<&'n str>, &'n str) {
+    let of_layer = name.strip_prefix(prefix);
+    of_layer
+        .and_then(|rest| rest.split_once('.'))
+        .map_or((None, name), |(layer, part)| (Some(layer), part))
+}
+
+/// The inverse of [`split_layer`].
+fn in_layer(prefix: &str, layer: Option<impl Display>, part: &str) -> String {
+    match layer {
+        Some(layer) => format!("{prefix}{layer}.{part}"),
+        None => part.into(),
+    }
 }
 
 impl Row {
     /// Its name in checkpoints.
     pub fn name(&self, layer: usize) -> String {
-        self.in_layer_of(CHECKPOINT_LAYER, layer, self.name)
+        in_layer(CHECKPOINT_LAYER, self.in_layer.then_some(layer), self.name)
     }
 
     /// Its name in GGUF files.
     pub fn gguf_name(&self, layer: usize) -> String {
-        self.in_layer_of(GGUF_LAYER, layer, self.gguf_name)
-    }
-
-    fn in_layer_of(&self, prefix: &str, layer: usize, name: &str) -> String {
-        match self.in_layer {
-            true => format!("{prefix}{layer}.{name}"),
-            false => name.into(),
-        }
+        in_layer(GGUF_LAYER, self.in_layer.then_some(layer), self.gguf_name)
     }
 }
 

@@ -11,12 +11,13 @@ use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::arch::gguf_kind;
 use super::config::{Config, metadata};
+use crate::atomic::{AtomicError, write_atomically};
 use crate::kernels::Isa;
 use crate::weights::gguf::export::{Description, ExportError};
 use crate::weights::gguf::{
-    AtomicError, FileType, GgmlType, GgufWriteError, GgufWriter, PAIRED, TensorDescription,
-    write_atomically,
+    FileType, GgmlType, GgufWriteError, GgufWriter, PAIRED, TensorDescription,
 };
 use crate::weights::{Checkpoint, Stored, StoredTensor, WeightsError};
 
@@ -167,8 +168,8 @@ fn plan(
         let is_head = tensor.name == config.head_name();
         let is_turned = PAIRED.contains(&config.family.gguf_architecture)
             && ["q_proj.weight", "k_proj.weight"]
-                .map(|name| tensor.name.ends_with(name))
-                .contains(&true);
+                .iter()
+                .any(|name| tensor.name.ends_with(name));
         let layers = config.num_hidden_layers;
         let ggml_type = to.of_tensor(&tensor.gguf_name, is_head, &tensor.shape, layers);
         planned.push(Planned {
@@ -196,7 +197,7 @@ fn append<W: Write>(
     file: &Path,
 ) -> Result<(), QuantizeError> {
     let tensor = &planned.tensor;
-    let key = (kind_name(&tensor.name), tensor.ggml_type);
+    let key = (gguf_kind(&tensor.name).to_owned(), tensor.ggml_type);
     let kind = kinds.entry(key).or_default();
     let failed = |source| QuantizeError::Convert {
         tensor: tensor.name.clone(),
@@ -301,13 +302,4 @@ fn rounded<const N: usize>(numbers: &mut [f32], round: impl Fn(f32) -> ([u8; N],
         bytes
     });
     each.flatten().collect()
-}
-
-/// `blk.3.attn_q.weight` is an `attn_q`.
-fn kind_name(tensor: &str) -> String {
-    let name = tensor
-        .strip_prefix("blk.")
-        .and_then(|rest| rest.split_once('.'));
-    let name = name.map_or(tensor, |(_, rest)| rest);
-    name.strip_suffix(".weight").unwrap_or(name).to_string()
 }

@@ -103,7 +103,7 @@ impl When {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::arch::{Attention, Family, checkpoint_name};
+    use crate::model::arch::{LLADA, checkpoint_name};
 
     fn config(tied: bool) -> Config {
         let json = serde_json::json!({
@@ -157,33 +157,12 @@ mod tests {
         assert_eq!(untied[28 * 12 + 1..], ["model.norm.weight", LM_HEAD]);
         assert_eq!(names(&config(true)), untied[..28 * 12 + 2]);
 
-        static UNBIASED: Family = Family {
-            qkv_bias: false,
-            ..family()
-        };
         let unbiased = names(&Config {
-            family: &UNBIASED,
+            family: &LLADA,
             ..config(false)
         });
         assert_eq!(unbiased.len(), untied.len() - 28 * 3);
         assert!(!unbiased.iter().any(|name| name.ends_with("bias")));
-    }
-
-    const fn family() -> Family {
-        Family {
-            model_types: &[],
-            architecture: None,
-            gguf_architecture: "",
-            gguf_aliases: &[],
-            attention: Attention::Full,
-            blocks: None,
-            qkv_bias: true,
-            qk_norm: false,
-            tie_word_embeddings: false,
-            shift_logits: true,
-            mode: crate::diffusion::Mode::Exact,
-            trained_positions: None,
-        }
     }
 
     #[test]

@@ -29,7 +29,6 @@ pub use self::tokenizer::GgufTokenizer;
 pub use self::types::GgmlType;
 pub use self::value::{Array, Value, ValueType};
 pub use self::writer::{GgufWriteError, GgufWriter, TensorDescription};
-pub use crate::atomic::{AtomicError, write_atomically};
 
 /// Alignment of tensor data in a file that names none.
 const DEFAULT_ALIGNMENT: usize = 32;
