@@ -78,20 +78,15 @@ impl FileType {
         let &[_, columns] = shape else {
             return GgmlType::F32;
         };
-        let is = |kinds: &[&str]| kinds.iter().any(|kind| name.contains(kind));
-        if is(&["ffn_gate_inp"]) {
-            return GgmlType::F32; // experts are chosen by it
-        }
         let layer = name.split('.').nth(1).and_then(|part| part.parse().ok());
-        let has_more = layer.is_some_and(|layer| gets_more_bits(layer, layers));
+        let has_more = ["attn_v", "ffn_down"]
+            .iter()
+            .any(|kind| name.contains(kind))
+            && layer.is_some_and(|layer| gets_more_bits(layer, layers));
         let wanted = match self {
             Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => self.matrices(),
             _ if is_head => GgmlType::Q6_K,
-            Self::Q4_K_M if is(&["attn_qkv"]) => GgmlType::Q5_K,
-            Self::Q5_K_M if is(&["attn_qkv"]) => GgmlType::Q6_K,
-            Self::Q5_K_M | Self::Q4_K_M if has_more && is(&["attn_v", "ffn_down"]) => {
-                GgmlType::Q6_K
-            }
+            Self::Q5_K_M | Self::Q4_K_M if has_more => GgmlType::Q6_K,
             _ => self.matrices(),
         };
         let fitting = [wanted, GgmlType::Q8_0].into_iter();
@@ -181,7 +176,5 @@ mod tests {
         assert_eq!(of(FileType::Q8_0, true, &[9, 512]), GgmlType::Q8_0);
         assert_eq!(of(FileType::BF16, true, &[9, 33]), GgmlType::BF16);
         assert_eq!(of(FileType::F16, false, &[512]), GgmlType::F32);
-        let router = FileType::Q8_0.of_tensor("blk.0.ffn_gate_inp.weight", false, &[64, 512], 28);
-        assert_eq!(router, GgmlType::F32);
     }
 }
