@@ -107,8 +107,10 @@ struct AdapterConfig {
     r: usize,
     lora_alpha: f64,
     use_rslora: Option<bool>,
-    rank_pattern: Option<Patterns<usize>>,
-    alpha_pattern: Option<Patterns<f64>>,
+    #[serde(default)]
+    rank_pattern: Patterns<usize>,
+    #[serde(default)]
+    alpha_pattern: Patterns<f64>,
     modules_to_save: Option<Vec<String>>,
     base_model_name_or_path: Option<String>,
     #[serde(flatten)]
@@ -297,15 +299,12 @@ impl AdapterConfig {
                 "one that leaves the model as it is",
             );
         }
-        let ranks = self.rank_pattern.iter().flat_map(Patterns::values);
-        if ranks.chain([self.r]).any(|r| r == 0) {
+        let mut ranks = self.rank_pattern.values().chain([self.r]);
+        if ranks.any(|r| r == 0) {
             return refuse("r", "0".into(), "1 or more");
         }
-        let alphas = self.alpha_pattern.iter().flat_map(Patterns::values);
-        match alphas
-            .chain([self.lora_alpha])
-            .find(|alpha| !alpha.is_finite())
-        {
+        let mut alphas = self.alpha_pattern.values().chain([self.lora_alpha]);
+        match alphas.find(|alpha| !alpha.is_finite()) {
             Some(alpha) => refuse("lora_alpha", alpha.to_string(), "a number"),
             None => Ok(()),
         }
@@ -359,16 +358,8 @@ impl AdapterConfig {
             let reason = format!("{module} needs both A and B, and to be a matrix");
             return Err(LoraError::Incomplete(reason));
         };
-        let rank = self
-            .rank_pattern
-            .as_ref()
-            .and_then(|ranks| ranks.of(module));
-        let rank = rank.unwrap_or(self.r);
-        let alpha = self
-            .alpha_pattern
-            .as_ref()
-            .and_then(|alphas| alphas.of(module));
-        let alpha = alpha.unwrap_or(self.lora_alpha);
+        let rank = self.rank_pattern.of(module).unwrap_or(self.r);
+        let alpha = self.alpha_pattern.of(module).unwrap_or(self.lora_alpha);
         let divisor = match self.use_rslora {
             Some(true) => (rank as f64).sqrt(),
             _ => rank as f64,

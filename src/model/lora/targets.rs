@@ -10,18 +10,18 @@ use serde_json::{Map, Value};
 
 /// What modules have of their own, by patterns of their names. The first that matches counts, so
 /// they stay in the order of the file.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(
-    try_from = "Map<String, Value>",
+    try_from = "Option<Map<String, Value>>",
     bound(deserialize = "T: DeserializeOwned")
 )]
 pub(super) struct Patterns<T>(Vec<(String, T)>);
 
-impl<T: DeserializeOwned> TryFrom<Map<String, Value>> for Patterns<T> {
+impl<T: DeserializeOwned> TryFrom<Option<Map<String, Value>>> for Patterns<T> {
     type Error = serde_json::Error;
 
-    fn try_from(map: Map<String, Value>) -> Result<Self, Self::Error> {
-        let each = map.into_iter();
+    fn try_from(map: Option<Map<String, Value>>) -> Result<Self, Self::Error> {
+        let each = map.into_iter().flatten();
         let read = each.map(|(key, value)| Ok((key, serde_json::from_value(value)?)));
         read.collect::<Result<_, _>>().map(Self)
     }
