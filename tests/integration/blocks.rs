@@ -9,7 +9,7 @@ use diffucoder::model::Target;
 use diffucoder::model::config::Config;
 use diffucoder::package::Package;
 use diffucoder::session::{Conditions, Hole, Job, Session};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 use crate::binary::diffucoder;
@@ -359,8 +359,9 @@ fn only_dllm_s_models_are_block_causal_by_their_own_names() {
     // What the configuration says goes before.
     let json = folder.path().join("x-bd3lm/config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    for (size, expected) in [(8, Some(8)), (0, None), (100_000, None)] {
-        config["block_size"] = size.into();
+    let sizes = [json!(8), json!(0), json!(100_000), json!("8")];
+    for (size, expected) in sizes.into_iter().zip([Some(8), None, None, None]) {
+        config["block_size"] = size;
         std::fs::write(&json, config.to_string()).unwrap();
         match expected {
             Some(size) => {

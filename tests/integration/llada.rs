@@ -248,6 +248,13 @@ fn what_a_llada_can_have_and_this_one_does_not_is_refused() {
         let error = read(&json).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
+    let mut without_width = json.clone();
+    without_width.as_object_mut().unwrap().remove("d_model");
+    let error = anyhow::Error::from(read(&without_width).unwrap_err());
+    assert!(
+        format!("{error:#}").ends_with("missing field `d_model`"),
+        "{error:#}"
+    );
     // Another family's key.
     let mut with_block_size = json.clone();
     with_block_size["block_size"] = 32.into();

@@ -75,21 +75,19 @@ impl Config {
         })?;
         let keys = Keys { file, architecture };
         let (columns, rows) = embedding_table(tensor(GGUF_EMBED_TOKENS))?;
-        let size = |key: &'static str| keys.u32(gguf_key(key));
-        let size_if_any = |key: &'static str| keys.u32_if_any(gguf_key(key));
         let stated = Stated {
-            hidden_size: size("hidden_size")?,
-            intermediate_size: size("intermediate_size")?,
-            num_hidden_layers: size("num_hidden_layers")?,
-            num_attention_heads: size("num_attention_heads")?,
-            num_key_value_heads: size_if_any("num_key_value_heads")?,
-            head_dim: size_if_any("head_dim")?,
+            hidden_size: keys.u32("hidden_size")?,
+            intermediate_size: keys.u32("intermediate_size")?,
+            num_hidden_layers: keys.u32("num_hidden_layers")?,
+            num_attention_heads: keys.u32("num_attention_heads")?,
+            num_key_value_heads: keys.u32_if_any("num_key_value_heads")?,
+            head_dim: keys.u32_if_any("head_dim")?,
             vocab_size: rows,
-            rms_norm_eps: file.f64(&keys.full(gguf_key("rms_norm_eps")))?,
-            rope_theta: keys.f64_if_any(gguf_key("rope_theta"))?,
+            rms_norm_eps: file.f64(&keys.full("rms_norm_eps"))?,
+            rope_theta: keys.f64_if_any("rope_theta")?,
             tie_word_embeddings: Some(tensor(GGUF_LM_HEAD).is_none()),
-            max_position_embeddings: size("max_position_embeddings")?,
-            block_size: size_if_any("block_size")?,
+            max_position_embeddings: keys.u32("max_position_embeddings")?,
+            block_size: keys.u32_if_any("block_size")?.map(Into::into),
         };
         let config = stated
             .check(family, gguf_key)
@@ -127,21 +125,22 @@ struct Keys<'f, 'a> {
 }
 
 impl Keys<'_, '_> {
-    fn full(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture)
+    /// What the file calls a key of config.json, or one that only such files have.
+    fn full(&self, key: &'static str) -> String {
+        format!("{}.{}", self.architecture, gguf_key(key))
     }
 
-    fn u32(&self, name: &str) -> Result<usize, GgufError> {
-        Ok(self.file.u32(&self.full(name))? as usize)
+    fn u32(&self, key: &'static str) -> Result<usize, GgufError> {
+        Ok(self.file.u32(&self.full(key))? as usize)
     }
 
-    fn u32_if_any(&self, name: &str) -> Result<Option<usize>, GgufError> {
-        let found = self.file.u32_if_any(&self.full(name))?;
+    fn u32_if_any(&self, key: &'static str) -> Result<Option<usize>, GgufError> {
+        let found = self.file.u32_if_any(&self.full(key))?;
         Ok(found.map(|found| found as usize))
     }
 
-    fn f64_if_any(&self, name: &str) -> Result<Option<f64>, GgufError> {
-        self.file.f64_if_any(&self.full(name))
+    fn f64_if_any(&self, key: &'static str) -> Result<Option<f64>, GgufError> {
+        self.file.f64_if_any(&self.full(key))
     }
 
     /// What llama.cpp lets differ from the width of a head or from plain rotation must not.

@@ -4,7 +4,7 @@
 //! the authors' recipe, so only its token ids are used.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, Refusal, Stated, check};
@@ -17,8 +17,7 @@ struct RawConfig {
     architectures: Vec<String>,
     rope_scaling: Option<Value>,
     rope_parameters: Option<Value>,
-    #[serde(default = "default_hidden_act")]
-    hidden_act: String,
+    hidden_act: Option<String>,
     #[serde(default)]
     use_sliding_window: bool,
     max_window_layers: Option<usize>,
@@ -30,10 +29,6 @@ struct RawConfig {
     tokens: TokenIds,
     #[serde(flatten)]
     rest: Map<String, Value>,
-}
-
-fn default_hidden_act() -> String {
-    "silu".into()
 }
 
 /// Special token ids, as both JSON files spell them.
@@ -79,10 +74,9 @@ impl Config {
         let is_llada = *family == LLADA;
         let name: fn(&'static str) -> &'static str = if is_llada { llada_key } else { |key| key };
         let mut config = stated.check(family, name)?;
-        let is_silu = ["silu", "swish"].contains(&raw.hidden_act.as_str());
-        check(name("hidden_act"), &raw.hidden_act, is_silu, || {
-            "\"silu\"".into()
-        })?;
+        let act = raw.hidden_act.as_deref().unwrap_or("silu");
+        let is_silu = ["silu", "swish"].contains(&act);
+        check(name("hidden_act"), act, is_silu, || "\"silu\"".into())?;
         // Only the layers from max_window_layers on look through a window.
         let layers = raw.max_window_layers.unwrap_or(0);
         let is_windowed = raw.use_sliding_window && layers < config.num_hidden_layers;
@@ -91,19 +85,15 @@ impl Config {
         if let Some(kind) = kinds.find(|kind| *kind != "full_attention") {
             check("layer_types", kind, false, || "full_attention alone".into())?;
         }
-        let part = raw
-            .rest
-            .get("partial_rotary_factor")
-            .unwrap_or(&Value::Null);
-        let is_whole = part.is_null() || part.as_f64() == Some(1.0);
-        check("partial_rotary_factor", part, is_whole, || "1".into())?;
-        for (key, expected) in LLADA_PARTS.into_iter().filter(|_| is_llada) {
-            let found = raw.rest.get(key).unwrap_or(&Value::Null);
+        let llada_parts = LLADA_PARTS.into_iter().filter(|_| is_llada);
+        for (key, expected) in llada_parts.chain([("partial_rotary_factor", "1")]) {
+            let Some(found) = raw.rest.get(key) else {
+                continue;
+            };
             let found = found
                 .as_str()
                 .map_or_else(|| found.to_string(), str::to_owned);
-            let ok = found == expected || found == "null";
-            check(key, found, ok, || expected.into())?;
+            check(key, &found, found == expected, || expected.into())?;
         }
         config.add_token_ids(raw.tokens)?;
         Ok(config)
@@ -163,7 +153,10 @@ fn rope_theta(raw: &RawConfig) -> Result<Option<f64>, ConfigError> {
         check(key, value, rope.is_null() || changes_nothing(rope), || {
             "null, or a scaling that changes nothing".into()
         })?;
-        theta = rope.get("rope_theta").and_then(Value::as_f64).or(theta);
+        if let Some(own) = rope.get("rope_theta").filter(|own| !own.is_null()) {
+            theta = own.as_f64();
+            check("rope_theta", own, theta.is_some(), || "a number".into())?;
+        }
     }
     Ok(theta)
 }
@@ -202,15 +195,19 @@ const LLADA_KEYS: [(&str, &str); 9] = [
 
 /// Gives the keys of a LLaDA the names that others have for them.
 fn name_as_usual(keys: &mut Map<String, Value>) {
-    let model_type = keys.get("model_type").and_then(Value::as_str);
-    if !model_type.is_some_and(|name| name.eq_ignore_ascii_case("llada")) {
-        return;
-    }
     for (theirs, usual) in LLADA_KEYS {
         if let Some(value) = keys.remove(theirs) {
             keys.insert(usual.into(), value);
         }
     }
+}
+
+/// That a key is missing, by the name that it would have in a LLaDA.
+fn name_as_llada(error: serde_json::Error) -> serde_json::Error {
+    let said = error.to_string();
+    let mut keys = LLADA_KEYS.iter();
+    let missing = keys.find(|(_, usual)| said == format!("missing field `{usual}`"));
+    missing.map_or(error, |(theirs, _)| de::Error::missing_field(theirs))
 }
 
 /// LLaDA's name of a key.
@@ -245,7 +242,11 @@ fn parse<T: DeserializeOwned>(file: &'static str, json: &[u8]) -> Result<T, Conf
         keys.extend(text);
     }
     keys.retain(|_, value| !value.is_null());
-    name_as_usual(&mut keys);
+    let model_type = keys.get("model_type").and_then(Value::as_str);
+    let is_llada = model_type.is_some_and(|name| name.eq_ignore_ascii_case("llada"));
+    if is_llada {
+        name_as_usual(&mut keys);
+    }
     if let Some(size) = keys.remove("bd_size") {
         keys.insert("block_size".into(), size);
     }
@@ -271,7 +272,12 @@ fn parse<T: DeserializeOwned>(file: &'static str, json: &[u8]) -> Result<T, Conf
             },
         }
     }
-    serde_json::from_value(keys.into()).map_err(failed)
+    serde_json::from_value(keys.into())
+        .map_err(|source| match is_llada {
+            true => name_as_llada(source),
+            false => source,
+        })
+        .map_err(failed)
 }
 
 /// Writes a whole number as one.
@@ -332,6 +338,11 @@ mod tests {
                 serde_json::json!({"type": "yarn"}),
                 "rope_scaling",
             ),
+            (
+                "rope_parameters",
+                serde_json::json!({"rope_theta": "1e6"}),
+                "rope_theta is \"1e6\", but must be a number",
+            ),
             ("hidden_act", "gelu".into(), "hidden_act is gelu"),
             ("use_sliding_window", true.into(), "use_sliding_window"),
             (
@@ -387,6 +398,7 @@ mod tests {
             ("partial_rotary_factor", 1.0.into()),
             ("layer_types", vec!["full_attention"; 28].into()),
             ("quantization_config", Value::Null),
+            ("block_size", "none here".into()),
         ] {
             let mut json = diffucoder();
             json[key] = value.clone();

@@ -10,6 +10,7 @@ mod json;
 pub use self::gguf::metadata;
 use super::arch::{Attention, Family};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,7 @@ struct Stated {
     tie_word_embeddings: Option<bool>,
     max_position_embeddings: usize,
     /// Positions of a block, where the attention is block-causal; `bd_size` in some files.
-    block_size: Option<usize>,
+    block_size: Option<Value>,
 }
 
 /// The base of the rotary frequencies where a file names none: Qwen2Config's default, and
@@ -188,15 +189,13 @@ impl Stated {
             theta >= 1.0 && theta.is_finite(),
             || "at least 1".into(),
         )?;
-        let size = match family.attention {
-            Attention::BlockCausal(usual) => Some(self.block_size.unwrap_or(usual)),
-            Attention::Full => self.block_size.filter(|_| family.can_be_block_causal()),
-        };
-        if let Some(size) = size {
-            let is_one = (1..=1 << 12).contains(&size);
+        let mut attention = family.attention;
+        if let Some(size) = self.block_size.filter(|_| family.can_be_block_causal()) {
+            let positions = size.as_u64().unwrap_or(0);
+            let is_one = (1..=1 << 12).contains(&positions);
             check(name("block_size"), size, is_one, || "from 1 to 4096".into())?;
+            attention = Attention::BlockCausal(positions as usize);
         }
-        let attention = size.map_or(Attention::Full, Attention::BlockCausal);
         Ok(Config {
             family,
             attention,
