@@ -121,12 +121,19 @@ fn network_is_right(device: &Device, dtype: DType) -> Result<bool> {
         Ok(all)
     };
     let (found, right) = (outputs(Some(true))?, outputs(None)?);
+    Ok(are_close(&found, right.into_iter().map(f64::from)))
+}
+
+/// Whether these numbers are within [`TOLERANCE`] of the right ones, all in all. What is not a
+/// number is wrong, too.
+fn are_close(found: &[f32], right: impl ExactSizeIterator<Item = f64>) -> bool {
+    let are_all = found.len() == right.len();
     let (mut error, mut power) = (0.0, 0.0);
-    for (&found, &right) in found.iter().zip(&right) {
-        error += f64::from(found - right).powi(2);
-        power += f64::from(right).powi(2);
+    for (&found, right) in found.iter().zip(right) {
+        error += (f64::from(found) - right).powi(2);
+        power += right.powi(2);
     }
-    Ok(found.len() == right.len() && error.sqrt() <= TOLERANCE * power.sqrt())
+    are_all && error.sqrt() <= TOLERANCE * power.sqrt()
 }
 
 /// Whether `device` makes of rows of logits what it should.
@@ -192,18 +199,12 @@ fn is_right(weight: Weight, numbers: &[f32], dtype: DType, device: &Device) -> R
         linear
             .forward(&Array::from(on_device))?
             .download(&mut found)?;
-        let right = xs.chunks(inputs).flat_map(|x| {
-            let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum::<f64>();
-            numbers.chunks(inputs).map(dot)
+        let right = (0..rows * outputs).map(|at| {
+            let x = &xs[at / outputs * inputs..][..inputs];
+            let w = &numbers[at % outputs * inputs..][..inputs];
+            x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum()
         });
-        let (mut error, mut power) = (0.0, 0.0);
-        for (right, &found) in right.zip(&found) {
-            error += (f64::from(found) - right).powi(2);
-            power += right.powi(2);
-        }
-        // What is not a number is wrong, too.
-        let is_close = error.sqrt() <= TOLERANCE * power.sqrt();
-        if found.len() != rows * outputs || !is_close {
+        if !are_close(&found, right) {
             return Ok(false);
         }
     }
