@@ -25,12 +25,8 @@ impl Rope {
 
     /// Rotates a head `[E]` and scales it.
     pub fn rotate(&self, position: usize, scale: f32, head: &mut [f32]) {
-        let half = self.inv_freq.len();
-        let (first, second) = head.split_at_mut(half);
-        let angles = &self.cos_sin[position * half..][..half];
-        for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(angles) {
-            (*a, *b) = (scale * (*a * cos - *b * sin), scale * (*b * cos + *a * sin));
-        }
+        let halves = head.split_at_mut(self.inv_freq.len());
+        self.rotate_halves(position, scale, halves);
     }
 
     /// Rotates a head `[E]` that is rotated already on by so many positions. The angles of as many
@@ -38,14 +34,23 @@ impl Rope {
     pub fn turn(&self, by: isize, head: &mut [f32]) {
         let (first, second) = head.split_at_mut(self.inv_freq.len());
         // The other way round, the halves change places.
-        let (first, second) = match by < 0 {
+        let halves = match by < 0 {
             true => (second, first),
             false => (first, second),
         };
+        self.rotate_halves(by.unsigned_abs(), 1.0, halves);
+    }
+
+    fn rotate_halves(
+        &self,
+        position: usize,
+        scale: f32,
+        (first, second): (&mut [f32], &mut [f32]),
+    ) {
         let half = self.inv_freq.len();
-        let angles = &self.cos_sin[by.unsigned_abs() * half..][..half];
+        let angles = &self.cos_sin[position * half..][..half];
         for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(angles) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            (*a, *b) = (scale * (*a * cos - *b * sin), scale * (*b * cos + *a * sin));
         }
     }
 }
