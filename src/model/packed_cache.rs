@@ -3,7 +3,7 @@
 //! A file holds what became of one checkpoint:
 //!
 //! ```text
-//! magic                                        64 bytes
+//! magic                                        filled up to 64 bytes
 //! parts of the matrices, each from a multiple of 64 bytes on
 //! index: JSON                                  key, and where each matrix lies
 //! start and length of the index                two u64, little-endian
@@ -27,15 +27,7 @@ use crate::atomic::{AtomicError, NewFile};
 use crate::kernels::{Format, Holder, PackedMatrix};
 use crate::weights::{Bytes, Checkpoint};
 
-const MAGIC: [u8; ALIGNMENT] = {
-    let (text, mut magic) = (*b"diffucoder packed weights\n", [0; ALIGNMENT]);
-    let mut i = 0;
-    while i < text.len() {
-        magic[i] = text[i];
-        i += 1;
-    }
-    magic
-};
+const MAGIC: &[u8] = b"diffucoder packed weights\n";
 const ALIGNMENT: usize = 64;
 /// Raised with every change of what packing makes of a matrix, which need not come with another
 /// version of the program. A test tells when.
@@ -106,7 +98,7 @@ impl Place {
             },
             failed: None,
         };
-        packing.put(&MAGIC);
+        packing.put(MAGIC);
         Ok(packing)
     }
 }
@@ -153,7 +145,7 @@ fn index(file: &[u8]) -> Option<Index> {
         let number = trailer[at..].first_chunk().copied().unwrap_or_default();
         usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX)
     });
-    let is_whole = rest.starts_with(&MAGIC) && start.checked_add(len) == Some(rest.len());
+    let is_whole = rest.starts_with(MAGIC) && start.checked_add(len) == Some(rest.len());
     is_whole
         .then(|| serde_json::from_slice(&rest[start..]).ok())
         .flatten()
