@@ -248,23 +248,6 @@ impl Checkpoint {
         Ok(found)
     }
 
-    /// Loads a tensor of the given shape as `dtype` on `device`.
-    ///
-    /// # Errors
-    /// Those of [`Self::take_stored`], or when the tensor does not fit the device.
-    pub fn take(
-        &mut self,
-        tensor: &str,
-        shape: &[usize],
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor, WeightsError> {
-        let stored = self.take_stored(tensor, shape)?;
-        stored
-            .load(dtype, device)
-            .map_err(|source| self.failed(tensor, source))
-    }
-
     /// The error of a tensor that is as it should be and cannot be loaded all the same.
     pub fn failed(&self, tensor: &str, source: candle_core::Error) -> WeightsError {
         let number = self.extents.get(tensor).map_or(0, |(number, _)| *number);

@@ -186,10 +186,9 @@ mod tests {
             None,
         )
         .unwrap();
-        let mut take = |tensor: &str, shape: &[usize]| {
-            checkpoint.take(tensor, shape, DType::F32, &Device::Cpu)
-        };
-        assert_eq!(take("x", &[2, 3]).unwrap().dims(), [2, 3]);
+        let mut take = |tensor: &str, shape: &[usize]| checkpoint.take_stored(tensor, shape);
+        let x = take("x", &[2, 3]).unwrap();
+        assert_eq!(x.load(DType::F32, &Device::Cpu).unwrap().dims(), [2, 3]);
         assert_eq!(refusal(take("w", &[1])), "tensor w is missing from a, b");
         assert_eq!(
             refusal(take("y", &[2, 2])),
@@ -274,7 +273,7 @@ mod tests {
         let mut checkpoint =
             Checkpoint::open(vec![("f".into(), Bytes::Static(bytes))], None).unwrap();
         assert_eq!(
-            refusal(checkpoint.take("x", &[4], DType::F32, &Device::Cpu)),
+            refusal(checkpoint.take_stored("x", &[4])),
             "f: tensor x is stored as I8, which is not a type of weights known here"
         );
     }

@@ -77,10 +77,6 @@ pub struct GgufTokenizer {
     pub split: Split,
     /// `tokenizer_config.json`: roles, added tokens with their flags, chat template.
     pub tokenizer_config_json: Vec<u8>,
-    /// Number of tokens, spare rows left out.
-    pub tokens: usize,
-    /// Start of text.
-    pub bos_token_id: Option<u32>,
     /// Ends of text and of turn.
     pub eos_token_ids: Vec<u32>,
     /// Padding.
@@ -109,8 +105,6 @@ impl GgufTokenizer {
             merges_txt: merges_txt(file)?,
             split: *split,
             tokenizer_config_json: tokenizer_config_json(file, tokens, types, roles)?,
-            tokens: tokens.len(),
-            bos_token_id: roles.bos,
             eos_token_ids: roles.ends(),
             pad_token_id: roles.pad,
             mask_token_id: roles.mask,

@@ -92,7 +92,6 @@ impl TensorDescription {
 pub struct GgufWriter<W> {
     out: W,
     alignment: u64,
-    total: u64,
     written: u64, // of the first of `left`
     left: VecDeque<(String, u64)>,
 }
@@ -158,15 +157,9 @@ impl<W: Write> GgufWriter<W> {
         Ok(Self {
             out,
             alignment,
-            total: offset.saturating_add(header.len() as u64),
             written: 0,
             left,
         })
-    }
-
-    /// Bytes of the whole file.
-    pub fn total_bytes(&self) -> u64 {
-        self.total
     }
 
     /// Writes all data of the next tensor.

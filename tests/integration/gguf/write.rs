@@ -36,7 +36,6 @@ fn our_file(config: &Config, vocabulary: &Vocabulary) -> Vec<u8> {
         .collect();
     let keys = metadata(config, &description);
     let mut writer = GgufWriter::new(Vec::new(), &keys, &tensors).unwrap();
-    let total = writer.total_bytes();
     for (index, tensor) in source.tensors().iter().enumerate() {
         let data = source.data(tensor);
         if index % 2 == 0 {
@@ -47,9 +46,7 @@ fn our_file(config: &Config, vocabulary: &Vocabulary) -> Vec<u8> {
             }
         }
     }
-    let bytes = writer.finish().unwrap();
-    assert_eq!(bytes.len() as u64, total);
-    bytes
+    writer.finish().unwrap()
 }
 
 #[test]
