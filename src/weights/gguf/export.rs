@@ -6,8 +6,6 @@
 //!
 //! Source: `conversion/dream.py` and `conversion/base.py` in ggml-org/llama.cpp.
 
-use std::borrow::Cow;
-
 use super::tokenizer::{
     ADD_BOS, BOS, EOS, EOT, MASK, MERGES, MODEL, PAD, PRE, SHIFT_LOGITS, TEMPLATE, TOKEN_TYPE,
     TOKENS, TokenType, filler,
@@ -45,7 +43,7 @@ impl ExportError {
 /// A token for each row of the embedding table, and the merges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
-    rows: Vec<Option<(String, TokenType)>>,
+    rows: Vec<(String, TokenType)>,
     merges: Vec<String>,
     split: Split,
 }
@@ -57,15 +55,16 @@ impl Vocabulary {
     /// [`ExportError`].
     pub fn of(rows: usize, tokenizer: &Tokenizer) -> Result<Self, ExportError> {
         tokenizer.check_fits(rows)?;
-        let mut listed = vec![None; rows];
+        let spare = (0..rows).map(|id| (filler(id), TokenType::Unused));
+        let mut listed: Vec<_> = spare.collect();
         for (id, token, is_special) in tokenizer.tokens() {
             let kind = match is_special {
                 None => TokenType::Normal,
                 Some(true) => TokenType::Control,
                 Some(false) => TokenType::UserDefined,
             };
-            if token != filler(id) {
-                listed[id] = Some((token, kind));
+            if token != listed[id].0 {
+                listed[id] = (token, kind);
             }
         }
         let merges = tokenizer.merges();
@@ -79,20 +78,6 @@ impl Vocabulary {
             merges,
             split,
         })
-    }
-
-    fn tokens(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        self.rows.iter().enumerate().map(|(id, row)| match row {
-            Some((token, _)) => Cow::Borrowed(token.as_str()),
-            None => Cow::Owned(filler(id)),
-        })
-    }
-
-    fn types(&self) -> impl Iterator<Item = i32> {
-        let kind = |row: &Option<(String, TokenType)>| row.as_ref().map(|(_, kind)| *kind);
-        self.rows
-            .iter()
-            .map(move |row| kind(row).unwrap_or(TokenType::Unused) as i32)
     }
 }
 
@@ -138,19 +123,15 @@ impl<'a> Description<'a> {
         let network = network.into_iter();
         keys.extend(network.map(|(key, value)| (format!("{architecture}.{key}"), value)));
         let file_type = Value::U32(self.weights.number());
+        let tokens = vocabulary.rows.iter().map(|(token, _)| token);
+        let types = vocabulary.rows.iter().map(|(_, kind)| *kind as i32);
         keys.extend([
             ("general.quantization_version".into(), Value::U32(2)),
             ("general.file_type".into(), file_type),
             (MODEL.into(), "gpt2".into()),
             (PRE.into(), vocabulary.split.gguf_names()[0].into()),
-            (
-                TOKENS.into(),
-                Value::Array(Array::of_strings(vocabulary.tokens())),
-            ),
-            (
-                TOKEN_TYPE.into(),
-                Value::Array(Array::of_i32(vocabulary.types())),
-            ),
+            (TOKENS.into(), Value::Array(Array::of_strings(tokens))),
+            (TOKEN_TYPE.into(), Value::Array(Array::of_i32(types))),
             (
                 MERGES.into(),
                 Value::Array(Array::of_strings(&vocabulary.merges)),
