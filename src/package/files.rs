@@ -7,11 +7,16 @@ use std::{fs, io};
 use crate::hub::{HubError, ModelFile};
 use crate::weights::{Bytes, WeightsError, check_no_pointer};
 
-pub(super) fn bytes(file: &ModelFile) -> Result<Bytes, WeightsError> {
-    match file {
+/// The contents of files of weights, with what they are called.
+pub(super) fn weights<'f>(
+    files: impl IntoIterator<Item = (String, &'f ModelFile)>,
+) -> Result<Vec<(String, Bytes)>, WeightsError> {
+    let bytes = |file: &ModelFile| match file {
         ModelFile::Path(path) => Bytes::map(path),
         ModelFile::Embedded(bytes) => Ok(Bytes::Static(bytes)),
-    }
+    };
+    let files = files.into_iter();
+    files.map(|(name, file)| Ok((name, bytes(file)?))).collect()
 }
 
 /// Largest small file; the real ones have 11 MB at most (tokenizer.json).

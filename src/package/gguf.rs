@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::{Package, Source, add_sampler, bytes, called};
+use super::{Package, Source, add_sampler, called, files};
 use crate::error::Error;
 use crate::hub::registry::Recipe;
 use crate::hub::{HubError, ModelFile, Progress, Snapshot};
@@ -85,9 +85,7 @@ impl Gguf {
 
     fn bytes(&self) -> Result<Vec<(String, Bytes)>, WeightsError> {
         let files = self.files.iter();
-        files
-            .map(|(name, file)| Ok((name.clone(), bytes(file)?)))
-            .collect()
+        files::weights(files.map(|(name, file)| (name.clone(), file)))
     }
 
     /// Calls `read` with the checked headers; errors get the name of the first file.

@@ -11,7 +11,7 @@ mod weights;
 
 use std::collections::HashMap;
 
-use self::files::{bytes, read};
+use self::files::read;
 use self::gguf::Gguf;
 pub use self::prompt::Prompt;
 use crate::chat::{ChatTemplate, Message, said};

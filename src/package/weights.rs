@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::files::{bytes, read};
+use super::files::{self, read};
 use super::gguf::Gguf;
 use super::{Package, Source, called, foreign};
 use crate::chat::ChatTemplate;
@@ -16,7 +16,7 @@ use crate::model::{Model, OnLoad, Target};
 use crate::tokenizer::TokenRole;
 use crate::weights::gguf::FileType;
 use crate::weights::gguf::export::{Description, Vocabulary};
-use crate::weights::{Checkpoint, Index, WeightsError};
+use crate::weights::{Checkpoint, Index};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -62,11 +62,7 @@ impl Package {
             None => snapshot.explain(error),
             Some(_) => error,
         })?;
-        let files = names
-            .into_iter()
-            .zip(files)
-            .map(|(name, file)| Ok((name, bytes(&file)?)));
-        let files = files.collect::<Result<_, Error>>()?;
+        let files = files::weights(names.into_iter().zip(&files))?;
         let checkpoint = Checkpoint::open(files, index.as_ref())?;
         match Foreign::of_tensors(checkpoint.names()) {
             Some(form) => Err(foreign(snapshot.describe(), form)),
@@ -107,9 +103,7 @@ impl Package {
         let json = read(&snapshot.required(ADAPTER_CONFIG, progress)?)?;
         let names = [ADAPTER.to_owned()];
         let files = snapshot.fetch(&names, progress)?;
-        let files = names.into_iter().zip(&files);
-        let files = files.map(|(name, file)| Ok((name, bytes(file)?)));
-        let files = files.collect::<Result<_, WeightsError>>()?;
+        let files = files::weights(names.into_iter().zip(&files))?;
         let adapter = Adapter::open(&json, Checkpoint::open(files, None)?, &self.config)?;
         let (_, adapter) = self.adapter.insert((snapshot.describe(), adapter));
         Ok(adapter.base.as_deref())
