@@ -3,6 +3,8 @@
 //! (`tests/fixtures/golden-opendcoder`).
 
 use diffucoder::diffusion::{Settings, Shaping, Step};
+use diffucoder::hub::{HubOptions, ModelSpec};
+use diffucoder::package::Package;
 use diffucoder::session::{self, Conditions, Hole, Job};
 use serde_json::Value;
 
@@ -104,4 +106,30 @@ fn the_program_prints_the_ids_of_the_reference() {
         };
         assert_eq!(found, &case["final_ids"], "{case}");
     }
+}
+
+/// Its configuration is that of an autoregressive model: only the mask tells them apart.
+#[test]
+fn without_a_mask_token_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |added: &[&str]| {
+        for file in added {
+            let original = fixture(&format!("{SET}/model/{file}"));
+            std::fs::copy(original, folder.path().join(file)).unwrap();
+        }
+        let spec = ModelSpec::Local(folder.path().into());
+        Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ())
+    };
+    let error = open(&["config.json", "tokenizer.json"]).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "neither config.json, generation_config.json nor the tokenizer names a mask token"
+    );
+    assert!(
+        error
+            .hint()
+            .unwrap()
+            .contains("only masked-diffusion models")
+    );
+    open(&["special_tokens_map.json", "added_tokens.json"]).unwrap();
 }
