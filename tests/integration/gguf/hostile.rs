@@ -52,6 +52,7 @@ fn hostile_files_are_refused() {
         (Raw(b"<htm".to_vec()), "it starts with \"<htm\""),
         (Raw(b"ggml\0\0\0\0".to_vec()), "not a GGUF file"),
         (Raw(b"GGUF".to_vec()), "cut short: version at byte 4"),
+        (Raw::new(0, 0, 0), "GGUF version 0"),
         (Raw::new(1, 0, 0), "GGUF version 1 is not supported"),
         (Raw::new(4, 0, 0), "GGUF version 4"),
         (Raw::new(3u32.swap_bytes(), 0, 0), "a big-endian GGUF file"),
@@ -177,9 +178,12 @@ fn small_files_that_are_fine() {
     // Version 2 has the same layout; a file may have no tensors, and then no padding.
     let file = Raw::new(2, 0, 1).text("k").u32(9).u32(9).u64(0);
     assert_eq!(GgufFile::parse(&file.0).unwrap().version(), 2);
-    // The last tensor need not be padded, nor the tensors be in order.
+    // No key is shorter: a byte of name, and one of value.
+    let file = Raw::new(3, 0, 1).text("a").u32(0).zeros(1);
+    assert_eq!(GgufFile::parse(&file.0).unwrap().u32("a").unwrap(), 0);
+    // The last tensor need not be padded, nor the tensors be in order; four dimensions are most.
     let file = Raw::new(3, 2, 0)
-        .tensor("x", &[1], 0, 32)
+        .tensor("x", &[1; 4], 0, 32)
         .tensor("y", &[8], 0, 0);
     let padded = file.0.len().next_multiple_of(32) + 36;
     let file = file.clone().zeros(padded - file.0.len());
