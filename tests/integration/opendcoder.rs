@@ -123,7 +123,7 @@ fn without_a_mask_token_it_is_refused() {
     let error = open(&["config.json", "tokenizer.json"]).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "neither config.json, generation_config.json nor the tokenizer names a mask token"
+        "neither the configuration nor the tokenizer names a mask token"
     );
     assert!(
         error

@@ -43,7 +43,7 @@ pub enum ConfigError {
         expected: String,
     },
     /// No file says which token is the mask.
-    #[error("neither config.json, generation_config.json nor the tokenizer names a mask token")]
+    #[error("neither the configuration nor the tokenizer names a mask token")]
     NoMaskToken,
 }
 
