@@ -15,14 +15,10 @@ use std::path::Path;
 use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{
-    assert_close, assert_logits, forwards, generations, ids, on_tensors, session,
+    assert_close, assert_logits, forwards, generations, golden, ids, number, on_tensors, session,
 };
 
 const FAMILIES: [&str; 2] = ["golden-sdar", "golden-stable-diffcoder"];
-
-fn number(case: &Value, key: &str) -> usize {
-    case[key].as_u64().unwrap() as usize
-}
 
 /// Steps, of a block or of all of them, as the family counts them.
 fn steps(case: &Value) -> usize {
@@ -235,8 +231,7 @@ fn logits_of_dllm_equal_the_reference_behind_pads_too() {
 fn assert_logits_of_dllm(set: &str) {
     let mut session = dllm(set, "mdlm");
     let mut tensors = on_tensors(&session);
-    let json = std::fs::read(fixture(&format!("{set}/golden.json"))).unwrap();
-    let golden: Value = serde_json::from_slice(&json).unwrap();
+    let golden = golden(set);
     let native = session.load(&mut (), &mut |_, _| ()).unwrap();
     let described = golden["forwards"].as_array().unwrap();
     let forwards = forwards(set);

@@ -9,13 +9,9 @@ use serde_json::Value;
 
 use crate::binary::diffucoder;
 use crate::fixture;
-use crate::golden_set::{algorithm, assert_logits, generations, ids, session};
+use crate::golden_set::{algorithm, assert_logits, generations, ids, number, session};
 
 const SET: &str = "golden-dreamon";
-
-fn number(case: &Value, key: &str) -> usize {
-    case[key].as_u64().unwrap() as usize
-}
 
 fn settings(case: &Value) -> Settings {
     Settings {

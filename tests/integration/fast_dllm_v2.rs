@@ -12,13 +12,9 @@ use serde_json::Value;
 
 use crate::binary::diffucoder;
 use crate::fixture;
-use crate::golden_set::{assert_logits, generations, ids, on_tensors, session};
+use crate::golden_set::{assert_logits, generations, ids, number, on_tensors, session};
 
 const SET: &str = "golden-fast-dllm-v2";
-
-fn number(case: &Value, key: &str) -> usize {
-    case[key].as_u64().unwrap() as usize
-}
 
 /// What was written, which is all behind the prompt.
 fn expected(case: &Value) -> Vec<u32> {

@@ -8,21 +8,19 @@ use diffucoder::diffusion::{
     Algorithm, Attention, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh,
     Schedule, Settings, Shaping, Step, Steps, generate,
 };
-use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::kernels::Isa;
 use diffucoder::model::config::Config;
 use diffucoder::model::{Model, Target};
-use diffucoder::package::Package;
-use diffucoder::session::{self, Conditions, Hole, Job, Session};
+use diffucoder::session::{Conditions, Hole, Job, Observer as SessionObserver, Session};
 use diffucoder::weights::{Bytes, Checkpoint, Index};
 use serde_json::Value;
 
 use crate::fixture;
+use crate::golden_set::{
+    algorithm, forwards, generations, golden, ids as json_ids, on_tensors, session,
+};
 
-fn golden() -> Value {
-    let json = std::fs::read(fixture("golden/golden.json")).unwrap();
-    serde_json::from_slice(&json).unwrap()
-}
+const SET: &str = "golden";
 
 fn tensors() -> HashMap<String, Tensor> {
     candle_core::safetensors::load(fixture("golden/golden.safetensors"), &Device::Cpu).unwrap()
@@ -58,11 +56,6 @@ fn ids(tensor: &Tensor) -> Vec<u32> {
     ids.into_iter().map(|id| id as u32).collect()
 }
 
-/// A JSON array of token ids.
-fn json_ids(value: &Value) -> Vec<u32> {
-    serde_json::from_value(value.clone()).unwrap()
-}
-
 /// Largest difference between two vectors, relative to the largest value of the expected one.
 fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
@@ -73,13 +66,6 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
         .zip(expected)
         .fold(0f32, |most, (x, y)| most.max((x - y).abs()));
     error / largest
-}
-
-fn algorithm(name: &str) -> Algorithm {
-    Algorithm::ALL
-        .into_iter()
-        .find(|algorithm| algorithm.name() == name)
-        .unwrap()
 }
 
 fn shaping(settings: &Value) -> Shaping {
@@ -93,13 +79,10 @@ fn shaping(settings: &Value) -> Shaping {
 #[test]
 fn logits_equal_the_reference() {
     let (_, mut model) = model();
-    let tensors = tensors();
-    for case in 0..3 {
-        let ids = ids(&tensors[&format!("forward.{case}.ids")]);
+    for (case, (ids, expected)) in forwards(SET).iter().enumerate() {
         // The stored logits are the head's own output, before the shift.
-        let found = model.head_output(&ids).unwrap();
-        let expected = floats(&tensors[&format!("forward.{case}.logits")]);
-        let error = relative_error(&found, &expected);
+        let found = model.head_output(ids).unwrap();
+        let error = relative_error(&found, expected);
         assert!(error < 1e-5, "case {case}: {error}");
     }
 }
@@ -240,7 +223,7 @@ fn asking_for_fewer_positions_changes_nothing() {
 
 #[test]
 fn reveal_counts_equal_the_reference() {
-    for case in golden()["schedule"].as_array().unwrap() {
+    for case in golden(SET)["schedule"].as_array().unwrap() {
         let [tokens, steps] = ["tokens", "steps"].map(|key| case[key].as_u64().unwrap() as usize);
         let schedule = Schedule::new(steps, case["eps"].as_f64().unwrap() as f32);
         let mut left = tokens;
@@ -261,7 +244,7 @@ fn reveal_counts_equal_the_reference() {
 fn probabilities_and_confidences_equal_the_reference() {
     let tensors = tensors();
     let logits: Vec<Vec<f32>> = tensors["confidence.logits"].to_vec2().unwrap();
-    for (case, settings) in golden()["confidence"]
+    for (case, settings) in golden(SET)["confidence"]
         .as_array()
         .unwrap()
         .iter()
@@ -301,7 +284,7 @@ fn probabilities_and_confidences_equal_the_reference() {
                 .collect()
         };
         for name in ["entropy", "topk_margin", "maskgit_plus"] {
-            close(confidence(algorithm(name)), name);
+            close(confidence(algorithm(&name.into())), name);
         }
         assert!(expected("entropy").is_some() && expected("topk_margin").is_some());
         if let Some(tokens) = expected("token") {
@@ -332,7 +315,7 @@ impl Observer for History {
 fn every_canvas_equals_the_reference_step_by_step() {
     let (config, mut model) = model();
     let mut exact = 0;
-    for case in golden()["generations"].as_array().unwrap() {
+    for case in generations(SET) {
         if case["kind"] != "exact" {
             continue;
         }
@@ -347,10 +330,10 @@ fn every_canvas_equals_the_reference_step_by_step() {
             let prompt = json_ids(&case["prompt_ids"]);
             let max_new_tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
             let settings = Settings {
-                algorithm: algorithm(case["algorithm"].as_str().unwrap()),
+                algorithm: algorithm(&case["algorithm"]),
                 steps: Steps::Count(case["steps"].as_u64().unwrap() as usize),
                 eps: 1e-3,
-                shaping: shaping(case),
+                shaping: shaping(&case),
                 alg_temp: None,
                 seed: 0,
                 ending: Ending::FullCanvas,
@@ -381,17 +364,15 @@ fn every_canvas_equals_the_reference_step_by_step() {
 
 /// Every generation of a set of vectors, step for step, through a session.
 fn generations_of(set: &str, session: &mut Session) {
-    let json = std::fs::read(fixture(&format!("{set}/golden.json"))).unwrap();
-    let golden: Value = serde_json::from_slice(&json).unwrap();
     let special = (
         session.package().mask_id,
         session.package().stop_ids.clone(),
     );
-    for case in golden["generations"].as_array().unwrap() {
+    for case in generations(set) {
         let prompt = json_ids(&case["prompt_ids"]);
         let settings = Settings {
-            algorithm: algorithm(case["algorithm"].as_str().unwrap()),
-            shaping: shaping(case),
+            algorithm: algorithm(&case["algorithm"]),
+            shaping: shaping(&case),
             ..Settings::reference(case["steps"].as_u64().unwrap() as usize)
         };
         let tokens = case["max_new_tokens"].as_u64().unwrap() as usize;
@@ -427,7 +408,7 @@ fn generations_of(set: &str, session: &mut Session) {
 /// What stands behind a prompt after each step.
 struct NewParts(usize, Vec<Vec<u32>>);
 
-impl session::Observer for NewParts {
+impl SessionObserver for NewParts {
     fn on_step(&mut self, step: &Step<'_>) {
         self.1.push(step.canvas.ids()[self.0..].to_vec());
     }
@@ -438,25 +419,12 @@ impl session::Observer for NewParts {
 /// checkpoint.
 #[test]
 fn coda_equals_its_reference() {
-    let folder = fixture("golden-coda/model");
-    let spec = ModelSpec::Local(folder);
-    let options = HubOptions::new("no-such-cache");
-    let package = Package::open(&spec, &options, &mut ()).unwrap();
-    let target = Target::cpu(DType::F32);
-    let weights = package.fetch_weights(&mut ()).unwrap();
-    let config = package.config.clone();
-    let tensors = Model::load_on_tensors(&config, weights, &target, &mut |_, _| ()).unwrap();
-    let mut session = Session::new(package, target);
-    let native = session.load(&mut (), &mut |_, _| ()).unwrap().beside();
-    let path = fixture("golden-coda/golden.safetensors");
-    let vectors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    let cases = vectors.keys().filter(|name| name.ends_with(".ids")).count();
-    assert!(cases >= 1);
-    for mut model in [native, tensors] {
-        for case in 0..cases {
-            let found = model.head_output(&ids(&vectors[&format!("forward.{case}.ids")]));
-            let expected = floats(&vectors[&format!("forward.{case}.logits")]);
-            let error = relative_error(&found.unwrap(), &expected);
+    let mut session = session("golden-coda");
+    let mut tensors = on_tensors(&session);
+    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
+    for (case, (ids, expected)) in forwards("golden-coda").iter().enumerate() {
+        for found in [native.head_output(ids), tensors.head_output(ids)] {
+            let error = relative_error(&found.unwrap(), expected);
             assert!(error < 1e-5, "case {case}: {error}");
         }
     }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::binary::diffucoder;
 use crate::fixture;
 use crate::golden_set::{
-    assert_logits, forwards, generations, golden, ids, on_tensors, open, session,
+    assert_logits, forwards, generations, golden, ids, number, on_tensors, open, session,
 };
 
 const SET: &str = "golden-llada";
@@ -38,10 +38,6 @@ fn with_tensors(change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
     change(&mut tensors);
     candle_core::safetensors::save(&tensors, folder.path().join(name)).unwrap();
     folder
-}
-
-fn number(case: &Value, key: &str) -> usize {
-    case[key].as_u64().unwrap() as usize
 }
 
 fn job(case: &Value, session: &Session) -> Job {

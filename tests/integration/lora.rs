@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::binary::diffucoder;
 use crate::fixture;
-use crate::golden_set::{assert_close, forwards};
+use crate::golden_set::{assert_close, forwards, golden};
 
 const SET: &str = "golden-lora";
 
@@ -39,6 +39,12 @@ fn adapted(model: &Path, adapter: &Path) -> Result<Package, Error> {
     Ok(package)
 }
 
+fn loaded(package: &Package) -> Model {
+    let weights = package.fetch_weights(&mut ()).unwrap();
+    let target = Target::cpu(DType::F32);
+    package.load(weights, &target, &mut |_, _| ()).unwrap()
+}
+
 /// Both ways of scaling, both networks; every kind of tensor is changed.
 #[test]
 fn logits_equal_those_of_peft_s_merge() {
@@ -47,10 +53,9 @@ fn logits_equal_those_of_peft_s_merge() {
     for ((ids, expected), folder) in forwards(SET).iter().zip(folders) {
         let package = adapted(&fixture("golden/model"), &folder).unwrap();
         let target = Target::cpu(DType::F32);
-        let weights = || package.fetch_weights(&mut ()).unwrap();
-        let mut native = package.load(weights(), &target, &mut |_, _| ()).unwrap();
-        let tensors = Model::load_on_tensors(&package.config, weights(), &target, &mut |_, _| ());
-        for model in [&mut native, &mut tensors.unwrap()] {
+        let weights = package.fetch_weights(&mut ()).unwrap();
+        let tensors = Model::load_on_tensors(&package.config, weights, &target, &mut |_, _| ());
+        for mut model in [loaded(&package), tensors.unwrap()] {
             assert_close(&model.head_output(ids).unwrap(), expected, SET);
         }
     }
@@ -76,8 +81,7 @@ fn exact(model: &Path, lora: Option<&Path>, flags: &[&str]) -> Value {
 #[test]
 fn the_program_writes_what_the_merged_checkpoint_does() {
     let model = fixture("golden/model");
-    let golden: Value =
-        serde_json::from_slice(&fs::read(fixture(SET).join("golden.json")).unwrap()).unwrap();
+    let golden = golden(SET);
     let plain = exact(&model, None, &["--dtype=f32"]);
     assert_ne!(plain["token_ids"], golden["token_ids"]);
     assert!(plain["adapter"].is_null());
@@ -100,10 +104,7 @@ fn the_program_writes_what_the_merged_checkpoint_does() {
     let off = |model: &Path| {
         let spec = ModelSpec::Local(model.into());
         let package = Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ()).unwrap();
-        let weights = package.fetch_weights(&mut ()).unwrap();
-        let target = Target::cpu(DType::F32);
-        let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
-        let found = model.head_output(&ids).unwrap();
+        let found = loaded(&package).head_output(&ids).unwrap();
         let squares = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>();
         let difference = squares(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
         (difference / squares(&mut expected.iter().copied())).sqrt()
@@ -211,12 +212,7 @@ fn an_adapter_of_llada_has_llada_s_names() {
         fs::write(lora.join("adapter_config.json"), config.to_string()).unwrap();
         adapted(&model, &lora)
     };
-    let target = Target::cpu(DType::F32);
-    let logits = |package: Package| {
-        let weights = package.fetch_weights(&mut ()).unwrap();
-        let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
-        model.head_output(&[5; 20]).unwrap()
-    };
+    let logits = |package: Package| loaded(&package).head_output(&[5; 20]).unwrap();
     let options = HubOptions::new("no-such-cache");
     let expected = Package::open(&ModelSpec::Local(whole), &options, &mut ()).unwrap();
     assert_close(&logits(write(&config).unwrap()), &logits(expected), "llada");
@@ -286,10 +282,7 @@ fn a_head_of_its_own_is_what_the_matrices_are_added_to() {
         tensors.insert(name.into(), head);
         candle_core::safetensors::save(&tensors, &file).unwrap();
         let package = adapted(&fixture("golden/model"), folder.path()).unwrap();
-        let weights = package.fetch_weights(&mut ()).unwrap();
-        let target = Target::cpu(DType::F32);
-        let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
-        model.head_output(&forwards(SET)[0].0).unwrap()
+        loaded(&package).head_output(&forwards(SET)[0].0).unwrap()
     };
     let expected = &forwards(SET)[0].1;
     assert_close(&logits(head.clone()), expected, SET);
@@ -318,11 +311,9 @@ fn names_with_the_adapter_s_own_name_are_read() {
     });
     candle_core::safetensors::save(&renamed.collect(), &file).unwrap();
     let package = adapted(&fixture("golden/model"), folder.path()).unwrap();
-    let weights = package.fetch_weights(&mut ()).unwrap();
-    let target = Target::cpu(DType::F32);
-    let mut model = package.load(weights, &target, &mut |_, _| ()).unwrap();
     let (ids, expected) = &forwards(SET)[0];
-    assert_close(&model.head_output(ids).unwrap(), expected, SET);
+    let found = loaded(&package).head_output(ids).unwrap();
+    assert_close(&found, expected, SET);
 }
 
 /// PEFT says what is missing of it, and goes on.

@@ -83,6 +83,10 @@ pub fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
+pub fn number(case: &Value, key: &str) -> usize {
+    case[key].as_u64().unwrap() as usize
+}
+
 pub fn algorithm(name: &Value) -> Algorithm {
     let mut all = Algorithm::ALL.into_iter();
     all.find(|algorithm| Some(algorithm.name()) == name.as_str())
