@@ -11,16 +11,15 @@ use super::spec::{RepoId, is_commit};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::{MAIN_SEPARATOR_STR, Path, PathBuf};
 
 /// One repository's part of the cache.
 #[derive(Debug)]
 pub(super) struct RepoCache {
     root: PathBuf,
     id: String,
-    name: String,
     folder: PathBuf,
+    locks: PathBuf,
 }
 
 impl RepoCache {
@@ -30,7 +29,7 @@ impl RepoCache {
             root: root.to_owned(),
             id: id.to_string(),
             folder: root.join(&name),
-            name,
+            locks: root.join(".locks").join(name),
         }
     }
 
@@ -77,27 +76,23 @@ impl RepoCache {
     }
 
     pub(super) fn is_known_absent(&self, commit: &str, file: &str) -> bool {
-        self.folder
-            .join(".no_exist")
-            .join(commit)
-            .join(file)
-            .is_file()
+        self.no_exist(commit, file).is_file()
     }
 
     /// Saves the next run a question; a cache that cannot be written to is asked again.
     pub(super) fn mark_absent(&self, commit: &str, file: &str) {
-        let path = self.folder.join(".no_exist").join(commit).join(file);
+        let path = self.no_exist(commit, file);
         let _ = make_parent(&path).map(|()| fs::write(&path, ""));
+    }
+
+    fn no_exist(&self, commit: &str, file: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit).join(file)
     }
 
     /// Keeps other processes, Python's included, from downloading the same blob: the lock is
     /// theirs. Calls `on_wait` if it has to wait.
-    pub(super) fn lock(&self, etag: &str, on_wait: impl FnOnce()) -> Result<Arc<File>, HubError> {
-        let path = self
-            .root
-            .join(".locks")
-            .join(&self.name)
-            .join(format!("{etag}.lock"));
+    pub(super) fn lock(&self, etag: &str, on_wait: impl FnOnce()) -> Result<File, HubError> {
+        let path = self.locks.join(format!("{etag}.lock"));
         make_parent(&path)?;
         let file = File::options()
             .create(true)
@@ -116,7 +111,7 @@ impl RepoCache {
         match locked {
             // Some network file systems have no locks; Python goes on without them too.
             Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(at(&path)(error)),
-            _ => Ok(Arc::new(file)),
+            _ => Ok(file),
         }
     }
 
@@ -125,11 +120,8 @@ impl RepoCache {
     /// # Errors
     /// `Downloading` if there is one.
     pub(super) fn lock_all(&self) -> Result<Vec<File>, HubError> {
-        let entries = fs::read_dir(self.root.join(".locks").join(&self.name));
-        let files = entries.into_iter().flatten().flatten();
-        let files: Vec<File> = files
-            .filter_map(|entry| File::open(entry.path()).ok())
-            .collect();
+        let paths = below(&self.locks).into_iter();
+        let files: Vec<File> = paths.filter_map(|path| File::open(path).ok()).collect();
         let is_taken = |file: &File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         match files.iter().any(is_taken) {
             true => Err(HubError::Downloading {
@@ -218,22 +210,26 @@ impl RepoCache {
     }
 }
 
-/// Names of the files in a folder and in those inside it, with `/` between; links to folders are
-/// not followed.
+/// Everything below a folder that is no folder; links are not followed.
+pub(super) fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let paths = entries.flat_map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => below(&entry.path()),
+        _ => vec![entry.path()],
+    });
+    paths.collect()
+}
+
+/// What a path below a folder is called there, with `/` between; `None` if that is no UTF-8.
+pub(super) fn name_in(dir: &Path, path: &Path) -> Option<String> {
+    let name = path.strip_prefix(dir).ok()?.to_str()?;
+    Some(name.replace(MAIN_SEPARATOR_STR, "/"))
+}
+
+/// Names of the files below a folder; a link is one if it leads to a file.
 pub(super) fn files_in(dir: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let inside = files_in(&entry.path()).into_iter();
-            found.extend(inside.map(|file| format!("{name}/{file}")));
-        } else if entry.path().is_file() {
-            found.push(name);
-        }
-    }
-    found
+    let files = below(dir).into_iter().filter(|path| path.is_file());
+    files.filter_map(|path| name_in(dir, &path)).collect()
 }
 
 pub(super) fn file_bytes(path: &Path) -> Option<u64> {

@@ -1,12 +1,12 @@
 //! Which models the cache holds, and how large they are.
 
-use super::cache::{RepoCache, at, file_bytes, files_in};
+use super::cache::{RepoCache, at, below, file_bytes, files_in};
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
 use super::registry;
 use super::spec::{RepoId, check_name, is_commit};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,6 @@ pub struct CachedModel {
     pub id: RepoId,
     /// Blobs, small files and unfinished downloads together.
     pub bytes: u64,
-    /// Config and all weights are here, or a GGUF file, so that `--offline` works.
-    pub is_complete: bool,
     /// Config and all weights are here.
     pub has_checkpoint: bool,
     /// Its GGUF files, those left out of which a part is missing.
@@ -35,6 +33,11 @@ pub struct CachedFile {
 }
 
 impl CachedModel {
+    /// Config and all weights are here, or a GGUF file, so that `--offline` works.
+    pub fn is_complete(&self) -> bool {
+        self.has_checkpoint || !self.ggufs.is_empty()
+    }
+
     /// What is here beside GGUF files that are whole.
     pub fn other_bytes(&self) -> u64 {
         let of_ggufs: u64 = self.ggufs.iter().map(|file| file.bytes).sum();
@@ -96,7 +99,6 @@ pub(super) fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
     }
     Some(CachedModel {
         bytes: folder_bytes(cache.folder()),
-        is_complete: best.is_some_and(|dir| is_complete(dir)),
         has_checkpoint: best.is_some_and(|dir| has_checkpoint(dir)),
         ggufs: best.map_or_else(Vec::new, |dir| ggufs(dir)),
         id,
@@ -136,12 +138,7 @@ fn has_checkpoint(dir: &Path) -> bool {
 
 /// Links are not followed: their blobs are counted where they lie.
 pub(super) fn folder_bytes(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
-            Ok(meta) if meta.is_file() => meta.len(),
-            _ => 0,
-        })
-        .sum()
+    let found = below(dir).into_iter();
+    let found = found.filter_map(|path| path.symlink_metadata().ok());
+    found.filter(Metadata::is_file).map(|file| file.len()).sum()
 }

@@ -1,6 +1,7 @@
 //! What can go wrong between a model's name and its files, told apart by what the user can do.
 
 use super::foreign::Foreign;
+use super::registry::MODELS;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -15,7 +16,6 @@ pub enum HubError {
     UnknownModel {
         name: String,
         suggestion: Option<&'static str>,
-        known: Vec<&'static str>,
     },
     #[error("`{id}` cannot be a model on the Hub: {reason}")]
     BadModelId { id: String, reason: &'static str },
@@ -133,10 +133,8 @@ impl HubError {
     /// The next thing to try. One arm a variant, however many there are: it is a table.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::UnknownModel {
-                suggestion, known, ..
-            } => {
-                let aliases = known.join(", ");
+            Self::UnknownModel { suggestion, .. } => {
+                let aliases = MODELS.map(|model| model.alias).join(", ");
                 let known =
                     format!("known models: {aliases}; on the Hub: owner/name; a folder: ./name");
                 return Some(match suggestion {
@@ -189,7 +187,6 @@ impl HubError {
             }
             Self::Foreign { form, .. } => form.hint(),
             Self::NotHereEither { source, .. } => return source.hint(),
-            Self::Unreadable { .. } => return None,
             Self::UnsafeName { .. } => "the model's index is damaged or hostile: do not use it",
             Self::RepoNotFound { .. } => {
                 "check the spelling; if it is private, set HF_TOKEN to a token that may read it"
@@ -214,8 +211,9 @@ impl HubError {
             | Self::NoSuchGguf { .. }
             | Self::RevisionNotFound { .. }
             | Self::Unreachable { .. }
-            | Self::NotCached { .. } => return None,
-            Self::NotDownloaded { .. } => return None,
+            | Self::NotCached { .. }
+            | Self::NotDownloaded { .. } => return None,
+            Self::Unreadable { .. } => return None,
             Self::Downloading { .. } => "wait until that is done, or end it",
             Self::ServerStatus { status: 429, .. } => "wait a few minutes, or set HF_TOKEN",
             Self::ServerStatus { .. } => "try again later; what has arrived is kept",

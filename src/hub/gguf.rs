@@ -15,11 +15,12 @@ pub(super) struct Candidate {
     /// Its name as one file.
     whole: String,
     /// Its only file, or the first part.
-    file: String,
+    pub(super) file: String,
 }
 
 impl Candidate {
-    fn of(file: &str) -> Self {
+    /// The model that a file is, or is a part of.
+    pub(super) fn of(file: &str) -> Self {
         match PartName::parse(file) {
             Some(part) => Self {
                 whole: part.whole(),

@@ -1,8 +1,9 @@
 //! Takes a model out of the cache: a whole repository, or one GGUF file of it.
 
-use super::cache::{RepoCache, at, file_bytes};
+use super::cache::{RepoCache, at, below, file_bytes, name_in};
 use super::cached::{describe, folder_bytes};
 use super::error::HubError;
+use super::gguf::Candidate;
 use super::options::HubOptions;
 use super::spec::HubModel;
 use std::collections::BTreeSet;
@@ -20,10 +21,7 @@ use std::path::{Path, PathBuf};
 pub fn remove(model: &HubModel, options: &HubOptions) -> Result<u64, HubError> {
     let cache = RepoCache::new(&options.cache_dir, &model.id);
     let not_downloaded = || HubError::NotDownloaded {
-        model: match &model.gguf {
-            Some(gguf) => format!("{}:{gguf}", model.id),
-            None => model.id.to_string(),
-        },
+        model: model.to_string(),
         cache: options.cache_dir.clone(),
     };
     let folder = cache.folder();
@@ -46,10 +44,10 @@ pub fn remove(model: &HubModel, options: &HubOptions) -> Result<u64, HubError> {
 
     let (mut gone, mut kept) = (Vec::new(), BTreeSet::new()); // files and blobs
     let snapshots = cache.snapshot("");
-    for file in files_below(&snapshots) {
-        let inside = file.strip_prefix(&snapshots).unwrap_or(&file);
-        let name: PathBuf = inside.components().skip(1).collect(); // behind the commit
-        match is_of_model(&name, first) {
+    for file in below(&snapshots) {
+        let inside = name_in(&snapshots, &file);
+        let name = inside.as_ref().and_then(|inside| inside.split_once('/')); // behind the commit
+        match name.is_some_and(|(_, name)| Candidate::of(name).file == *first) {
             true => gone.push(file),
             false => drop(kept.insert(blob_of(&file))),
         }
@@ -78,37 +76,9 @@ fn remove_all(folder: &Path) -> Result<u64, HubError> {
     Ok(freed)
 }
 
-/// Whether a file is the model whose first file is `first`, or a part of it:
-/// `name-00002-of-00003.gguf`.
-fn is_of_model(name: &Path, first: &str) -> bool {
-    let Some(name) = name.to_str() else {
-        return false;
-    };
-    let parts = first.split_once("-00001-of-");
-    let is_part = parts.is_some_and(|(stem, end)| {
-        let number = name
-            .strip_prefix(stem)
-            .and_then(|rest| rest.strip_suffix(end))
-            .and_then(|rest| rest.strip_suffix("-of-"))
-            .and_then(|rest| rest.strip_prefix('-'));
-        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
-    });
-    name == first || is_part
-}
-
 /// What a file of a snapshot is a link to, or itself.
 fn blob_of(file: &Path) -> PathBuf {
     fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf())
-}
-
-/// Links to folders are not followed.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let below = entries.flat_map(|entry| match entry.file_type() {
-        Ok(kind) if kind.is_dir() => files_below(&entry.path()),
-        _ => vec![entry.path()],
-    });
-    below.collect()
 }
 
 #[cfg(test)]
@@ -205,14 +175,5 @@ mod tests {
         assert!(matches!(refused, HubError::Downloading { .. }), "{refused}");
         drop(lock);
         assert_eq!(remove("o/r", &options).unwrap(), 4);
-    }
-
-    #[test]
-    fn parts_belong_together() {
-        let first = "m-q8_0-00001-of-00003.gguf";
-        let is_part = |name: &str| is_of_model(Path::new(name), first);
-        assert!(is_part(first) && is_part("m-q8_0-00003-of-00003.gguf"));
-        assert!(!is_part("m-q4_0-00003-of-00003.gguf") && !is_part("m-q8_0-00003-of-00004.gguf"));
-        assert!(!is_of_model(Path::new("b.gguf"), "a.gguf"));
     }
 }

@@ -1071,7 +1071,7 @@ fn the_cache_is_listed() {
     let models = cached(&world.options).unwrap();
     let summary: Vec<_> = models
         .iter()
-        .map(|m| (m.id.as_str(), m.is_complete))
+        .map(|m| (m.id.as_str(), m.is_complete()))
         .collect();
     assert_eq!(
         summary,
@@ -1096,7 +1096,7 @@ fn the_cache_is_listed() {
     ];
     fs::remove_dir_all(&base).unwrap();
     python_snapshot(&base, COMMIT, &complete);
-    assert!(cached(&world.options).unwrap()[0].is_complete);
+    assert!(cached(&world.options).unwrap()[0].is_complete());
 }
 
 #[test]

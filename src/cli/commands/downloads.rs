@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use diffucoder::Error;
 use diffucoder::hub::registry::{by_hub_id, in_repo};
-use diffucoder::hub::{CachedFile, CachedModel, HubModel, HubOptions, ModelSpec, cached, remove};
+use diffucoder::hub::{CachedFile, CachedModel, HubOptions, ModelSpec, cached, remove};
 use diffucoder::model::tidy_packed;
 use serde::Serialize;
 
@@ -65,7 +65,7 @@ struct Row {
 pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
     let spec = args.model.spec_of(args.name.as_deref())?;
     let name = match &spec {
-        ModelSpec::Hub(model) => name_of(model),
+        ModelSpec::Hub(model) => model.to_string(),
         ModelSpec::BuiltIn(model) => {
             ui.note(&format!("{} is a part of this program", model.alias));
             return Ok(());
@@ -102,8 +102,8 @@ pub fn rm(args: &RmArgs, ui: &Ui) -> anyhow::Result<()> {
     }
     for model in models {
         let freed = remove(&model, &HubOptions::from_env()).map_err(Error::from)?;
-        let (name, freed) = (name_of(&model), human_bytes(freed));
-        ui.note(&format!("removed {name}, which frees {freed}"));
+        let freed = human_bytes(freed);
+        ui.note(&format!("removed {model}, which frees {freed}"));
     }
     let packed = packed_folder().map_or(0, |folder| tidy_packed(&folder));
     if packed > 0 {
@@ -119,16 +119,9 @@ fn no_download(spec: &ModelSpec) -> UsageError {
     let message = match spec {
         ModelSpec::BuiltIn(model) => format!("{} is a part of this program", model.alias),
         ModelSpec::Local(path) => format!("{} is a path, not a model on the Hub", path.display()),
-        ModelSpec::Hub(model) => format!("{} is a model on the Hub", name_of(model)),
+        ModelSpec::Hub(model) => format!("{model} is a model on the Hub"),
     };
     UsageError::with_hint(message, "`diffucoder models` shows what can be downloaded")
-}
-
-fn name_of(model: &HubModel) -> String {
-    match &model.gguf {
-        Some(gguf) => format!("{}:{gguf}", model.id),
-        None => model.id.to_string(),
-    }
 }
 
 impl Row {

@@ -138,7 +138,7 @@ impl Row {
 }
 
 fn completeness(found: &CachedModel) -> &'static str {
-    if found.is_complete {
+    if found.is_complete() {
         "complete"
     } else {
         "partial"

@@ -178,7 +178,7 @@ impl From<&CachedModel> for Cached {
         Self {
             id: model.id.to_string(),
             bytes: model.bytes,
-            complete: model.is_complete,
+            complete: model.is_complete(),
         }
     }
 }
