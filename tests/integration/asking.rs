@@ -8,7 +8,7 @@ use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
-use crate::binary::{diffucoder, isolated};
+use crate::binary::{diffucoder, isolated, online};
 use crate::command::{refusal, run, run_json, stdout, tiny};
 use crate::fixture;
 use crate::hub_command::hub;
@@ -604,14 +604,7 @@ fn paths_need_not_be_utf_8() {
 #[test]
 fn models_are_pulled_listed_and_removed() {
     let (hub, home) = (hub(), tempfile::tempdir().unwrap());
-    let run = |args: &[&str]| {
-        diffucoder(args)
-            .env("HF_ENDPOINT", &hub.endpoint)
-            .env("HF_HOME", home.path())
-            .env_remove("HF_HUB_OFFLINE")
-            .output()
-            .unwrap()
-    };
+    let run = |args: &[&str]| online(args, &hub.endpoint, home.path()).output().unwrap();
     let list = || -> Value { serde_json::from_str(&stdout(&run(&["list", "--json"]))).unwrap() };
     assert_eq!(list(), Value::Array(Vec::new()));
     let pulled = run(&["pull", REPO]);

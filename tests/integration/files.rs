@@ -14,7 +14,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, online};
 use crate::command::{refusal, run, run_json, stdout};
 use crate::fixture;
 use crate::hub_server::{Faults, HubServer, REPO};
@@ -267,12 +267,8 @@ fn parts_come_from_the_hub_together() {
         ..Faults::default()
     });
     let ask = |more: &[&str], model: &str| {
-        diffucoder(&generate(model, more))
-            .env("HF_ENDPOINT", &hub.endpoint)
-            .env("HF_HOME", home.path())
-            .env_remove("HF_HUB_OFFLINE")
-            .output()
-            .unwrap()
+        let args = generate(model, more);
+        online(&args, &hub.endpoint, home.path()).output().unwrap()
     };
     let first = ask(&[], "some-one/Model-7B:f32");
     let said = String::from_utf8(first.stderr.clone()).unwrap();
@@ -328,12 +324,8 @@ fn parts_come_from_the_hub_together() {
 fn a_part_that_the_hub_lacks_is_named_before_anything_is_fetched() {
     let home = tempfile::tempdir().unwrap();
     let hub = HubServer::start(&[("m-00001-of-00002.gguf", b"GGUF")]);
-    let output = diffucoder(&generate(REPO, &[]))
-        .env("HF_ENDPOINT", &hub.endpoint)
-        .env("HF_HOME", home.path())
-        .env_remove("HF_HUB_OFFLINE")
-        .output()
-        .unwrap();
+    let mut command = online(&generate(REPO, &[]), &hub.endpoint, home.path());
+    let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         said.starts_with("error: some-one/Model-7B is not whole without m-00002-of-00002.gguf"),
@@ -495,12 +487,8 @@ fn forms_of_other_programs_are_named() {
             .map(|(name, bytes)| (&**name, &**bytes))
             .collect();
         let (hub, home) = (HubServer::start(&contents), tempfile::tempdir().unwrap());
-        let output = diffucoder(&generate(REPO, &[]))
-            .env("HF_ENDPOINT", &hub.endpoint)
-            .env("HF_HOME", home.path())
-            .env_remove("HF_HUB_OFFLINE")
-            .output()
-            .unwrap();
+        let mut command = online(&generate(REPO, &[]), &hub.endpoint, home.path());
+        let output = command.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains(says), "{says}: {said}");
     }
@@ -750,12 +738,8 @@ fn a_name_that_could_be_a_folder_is_said_to_be_none() {
     let home = tempfile::tempdir().unwrap();
     let hub = HubServer::start(&[]);
     let ask = |model: &str, endpoint: &str| {
-        let output = diffucoder(&generate(model, &[]))
-            .env("HF_ENDPOINT", endpoint)
-            .env("HF_HOME", home.path())
-            .env_remove("HF_HUB_OFFLINE")
-            .output()
-            .unwrap();
+        let mut command = online(&generate(model, &[]), endpoint, home.path());
+        let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
     };

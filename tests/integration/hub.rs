@@ -88,6 +88,14 @@ impl World {
         self.options.token = Token::new(TOKEN);
         self
     }
+
+    /// One whose Hub wants this token, which is known, and has these faults.
+    fn wanting(token: Option<&'static str>, faults: Faults) -> Self {
+        let mut world = Self::new();
+        world.options.token = token.and_then(Token::new);
+        world.hub.set(Faults { token, ..faults });
+        world
+    }
 }
 
 fn path(file: &ModelFile) -> &Path {
@@ -403,12 +411,7 @@ fn leftover_parts_of_any_size_do_no_harm() {
         (vec![], 1),
     ] {
         for token in [None, Some(TOKEN)] {
-            let mut world = World::new();
-            world.options.token = token.and_then(Token::new);
-            world.hub.set(Faults {
-                token,
-                ..Faults::default()
-            });
+            let world = World::wanting(token, Faults::default());
             world.leave_part(&part);
             assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
             assert_eq!(
@@ -424,13 +427,11 @@ fn leftover_parts_of_any_size_do_no_harm() {
 #[test]
 fn a_server_that_ignores_ranges_sends_the_whole_file_once() {
     for token in [None, Some(TOKEN)] {
-        let mut world = World::new();
-        world.options.token = token.and_then(Token::new);
-        world.hub.set(Faults {
+        let faults = Faults {
             ignores_ranges: true,
-            token,
             ..Faults::default()
-        });
+        };
+        let world = World::wanting(token, faults);
         world.leave_part(&weights()[..1000]);
         assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
         assert_eq!(world.hub.transfers(), ["bytes=1000-"]);
@@ -440,13 +441,11 @@ fn a_server_that_ignores_ranges_sends_the_whole_file_once() {
 #[test]
 fn wrong_bytes_never_reach_the_cache() {
     for token in [None, Some(TOKEN)] {
-        let mut world = World::new();
-        world.options.token = token.and_then(Token::new);
-        world.hub.set(Faults {
+        let faults = Faults {
             wrong_bytes: true,
-            token,
             ..Faults::default()
-        });
+        };
+        let world = World::wanting(token, faults);
         let error = world.fetch(&mut ()).unwrap_err();
         assert!(
             error.to_string().ends_with("its checksum is wrong"),
@@ -487,22 +486,59 @@ fn a_busy_hub_is_asked_again() {
 #[test]
 fn a_transfer_that_stalls_is_given_up() {
     for (stalls, token) in [(true, None), (false, None), (true, Some(TOKEN))] {
-        let mut world = World::new();
-        world.options.token = token.and_then(Token::new);
-        world.options.patience.stall = Duration::from_millis(300);
-        world.options.patience.retries = 0;
-        world.hub.set(Faults {
+        let faults = Faults {
             stalls,
             stalls_half_way: !stalls,
-            token,
             ..Faults::default()
-        });
+        };
+        let mut world = World::wanting(token, faults);
+        world.options.patience.stall = Duration::from_millis(300);
+        world.options.patience.retries = 0;
         let error = world.fetch(&mut ()).unwrap_err();
         assert!(matches!(error, HubError::BrokenTransfer { .. }), "{error}");
         if !stalls {
             let arrived = fs::metadata(world.part()).unwrap().len();
             assert_eq!(arrived, weights().len() as u64 / 2);
         }
+    }
+}
+
+/// Another process, which ends once it is waited for.
+struct Other {
+    lock: Option<fs::File>,
+    /// Where it leaves the whole file; nowhere if it is killed.
+    folder: Option<PathBuf>,
+}
+
+impl Progress for Other {
+    fn on(&mut self, event: Event<'_>) {
+        if event == (Event::Waiting { file: SHARD }) {
+            if let Some(folder) = &self.folder {
+                python_snapshot(folder, COMMIT, &[(SHARD, &weights())]);
+            }
+            self.lock = None;
+        }
+    }
+}
+
+#[test]
+fn what_another_process_downloads_is_waited_for() {
+    for is_done in [true, false] {
+        let world = World::new();
+        let locks = world.options.cache_dir.join(".locks");
+        let lock = locks.join("models--some-one--Model-7B");
+        let lock = lock.join(format!("{}.lock", sha256(&weights())));
+        fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        let lock = fs::File::create(lock).unwrap();
+        lock.lock().unwrap();
+        let mut other = Other {
+            lock: Some(lock),
+            folder: is_done.then(|| world.folder()),
+        };
+        let file = world.fetch(&mut other).unwrap();
+        assert!(other.lock.is_none(), "it was not waited for");
+        assert_eq!(fs::read(file).unwrap(), weights());
+        assert_eq!(world.hub.transfers().len(), usize::from(!is_done));
     }
 }
 
@@ -624,13 +660,11 @@ fn a_token_opens_gated_models_and_stays_with_the_hub() {
 #[test]
 fn a_renamed_repository_is_followed() {
     for token in [None, Some(TOKEN)] {
-        let mut world = World::new();
-        world.options.token = token.and_then(Token::new);
-        world.hub.set(Faults {
+        let faults = Faults {
             renamed_from: Some("old/Name"),
-            token,
             ..Faults::default()
-        });
+        };
+        let world = World::wanting(token, faults);
         let spec = ModelSpec::parse("old/Name").unwrap();
         let snapshot = Snapshot::open(&spec, &[], &world.options).unwrap();
         snapshot.required("config.json", &mut ()).unwrap();

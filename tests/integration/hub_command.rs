@@ -1,16 +1,23 @@
 //! The real binary against a Hub on this machine.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, online};
 use crate::fixture;
 use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
 
 /// A Hub that has the golden model.
 pub fn hub() -> HubServer {
-    let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(fixture("golden/model"))
-        .unwrap()
+    serving(&["golden/model"])
+}
+
+/// A Hub that has what is in these folders of fixtures.
+fn serving(folders: &[&str]) -> HubServer {
+    let folders = folders.iter().map(|folder| fixture(folder));
+    let files: Vec<(String, Vec<u8>)> = folders
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap())
         .map(|entry| {
             (
@@ -30,12 +37,8 @@ fn generate(endpoint: &str, home: &Path, more: &[&str]) -> Output {
     let args = [
         "generate", "--model", REPO, "--raw", "-p", "def f():", "-n", "8", "--seed", "1",
     ];
-    diffucoder(&[&args[..], more].concat())
-        .env("HF_ENDPOINT", endpoint)
-        .env("HF_HOME", home)
-        .env_remove("HF_HUB_OFFLINE")
-        .output()
-        .unwrap()
+    let args = [&args[..], more].concat();
+    online(&args, endpoint, home).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -112,6 +115,53 @@ fn a_cut_download_says_so_and_is_resumed_by_the_next_run() {
         "{said}"
     );
     assert!(said.contains("20.00 kB of it already here"), "{said}");
+}
+
+#[test]
+fn what_another_process_downloads_is_waited_for_with_a_note() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    let name = "model-00001-of-00002.safetensors";
+    let shard = std::fs::read(fixture("golden/model").join(name)).unwrap();
+    let locks = format!("hub/.locks/models--{}", REPO.replace('/', "--"));
+    let locks = home.path().join(locks);
+    std::fs::create_dir_all(&locks).unwrap();
+    let lock = std::fs::File::create(locks.join(format!("{}.lock", sha256(&shard)))).unwrap();
+    lock.lock().unwrap();
+    let mut pull = online(&["pull", REPO], &hub.endpoint, home.path());
+    let mut pull = pull.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(pull.stderr.take().unwrap()).lines();
+    let note = format!("note: another process is downloading {name}: waiting for it");
+    assert!(said.any(|line| line.unwrap() == note));
+    drop(lock);
+    assert!(said.any(|line| line.unwrap().contains("is here, whole")));
+    assert!(pull.wait().unwrap().success());
+}
+
+/// The adapter comes by a name that it had before.
+#[test]
+fn an_adapter_is_pulled_with_its_model() {
+    let hub = serving(&["golden/model", "golden-lora"]);
+    let home = tempfile::tempdir().unwrap();
+    let adapter = "some-one/Adapter";
+    hub.set(Faults {
+        renamed_from: Some(adapter),
+        ..Faults::default()
+    });
+    let pull = ["pull", REPO, "--lora", adapter];
+    let pulled = online(&pull, &hub.endpoint, home.path()).output().unwrap();
+    assert!(pulled.status.success(), "{}", text(&pulled.stderr));
+    let asked = hub.seen().len();
+    let folder = fixture("golden-lora").display().to_string();
+    let [plain, adapted, local] = [
+        &[][..],
+        &["--lora", adapter, "--offline"],
+        &["--lora", &folder],
+    ]
+    .map(|flags| generate(&hub.endpoint, home.path(), flags));
+    assert!(adapted.status.success(), "{}", text(&adapted.stderr));
+    assert_eq!(adapted.stdout, local.stdout);
+    assert_ne!(adapted.stdout, plain.stdout);
+    assert_eq!(hub.seen().len(), asked, "all of it was there");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::binary::diffucoder;
+use crate::binary::{diffucoder, online};
 use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
 
 /// The built-in model as a GGUF file.
@@ -18,12 +18,8 @@ fn gguf(folder: &Path) -> Vec<u8> {
 
 fn generate(hub: &HubServer, home: &Path, model: &[&str]) -> Output {
     let rest = ["-p", "def f(x):", "-n", "8", "--seed", "1", "-t", "0.2"];
-    diffucoder(&[&["generate", "--raw", "--model"][..], model, &rest].concat())
-        .env("HF_ENDPOINT", &hub.endpoint)
-        .env("HF_HOME", home)
-        .env_remove("HF_HUB_OFFLINE")
-        .output()
-        .unwrap()
+    let args = [&["generate", "--raw", "--model"][..], model, &rest].concat();
+    online(&args, &hub.endpoint, home).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -139,10 +135,7 @@ fn a_newer_version_comes_with_pull() {
     let bytes = gguf(home.path());
     let hub = HubServer::start(&[("m.gguf", &bytes)]);
     let pull = || {
-        let mut command = diffucoder(&["pull", REPO]);
-        command.env("HF_ENDPOINT", &hub.endpoint);
-        command.env("HF_HOME", home.path());
-        command.env_remove("HF_HUB_OFFLINE");
+        let mut command = online(&["pull", REPO], &hub.endpoint, home.path());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
     };
@@ -168,11 +161,8 @@ fn what_is_packed_of_a_model_goes_with_it() {
     let home = tempfile::tempdir().unwrap();
     let hub = HubServer::start(&[("m.gguf", &gguf(home.path()))]);
     let run = |args: &[&str]| {
-        let mut command = diffucoder(args);
-        command.env("HF_ENDPOINT", &hub.endpoint);
-        command.env("HF_HOME", home.path());
+        let mut command = online(args, &hub.endpoint, home.path());
         command.env("XDG_CACHE_HOME", home.path());
-        command.env_remove("HF_HUB_OFFLINE");
         command.output().unwrap()
     };
     let packed = home.path().join("diffucoder/packed");
