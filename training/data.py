@@ -220,32 +220,30 @@ class Corpus:
         levels = 0.02 + 0.98 * (rng.permutation(rows) + rng.random(rows)) / rows  # stratified
         return masked_batch(target, worth, [(area == 1, levels, 1.0), (area == 2, 0.3 * rng.random(rows), 0.5)], rng, self.enough)
 
-    def causal_batch(self, tokens, length=256):
-        """Plain text for next-token prediction: half packed functions, half modules. The head is shifted as always."""
-        rows = max(1, tokens // length)
+    def plain(self, rows, length):
+        """Module pieces and packed functions in turn, without padding."""
         ids = np.full((rows, length), EOT, dtype=np.int64)
-        for r in range(rows):
-            if r % 2:
-                self.fill(ids[r], 0)
-            else:
+        for r, row in enumerate(ids):
+            begin = 0
+            if r % 2 == 0:
                 text = self.piece(length)
-                ids[r, :len(text)] = text
-                self.fill(ids[r], len(text) + 1)
+                row[:len(text)] = text
+                begin = len(text) + 1
+            self.fill(row, begin)
+        return ids
+
+    def causal_batch(self, tokens, length=256):
+        """Plain text for next-token prediction. The head is shifted as always."""
+        rows = max(1, tokens // length)
+        ids = self.plain(rows, length)
         at = np.arange(rows * length).reshape(rows, length)[:, 1:].ravel()
         weight = np.full(len(at), 1.0 / len(at), dtype=np.float32)
         return {"ids": torch.from_numpy(ids), "at": torch.from_numpy(at), "target": torch.from_numpy(ids.ravel()[at]),
                 "weight": torch.from_numpy(weight)}
 
     def validation(self, rows, length=256):
-        """Module pieces and packed functions without padding, masked at stratified levels: an estimate of the NELBO."""
-        target = np.full((rows, length), EOT, dtype=np.int64)
-        for r in range(rows):
-            if r % 2:
-                self.fill(target[r], 0)
-            else:
-                text = self.piece(length)
-                target[r, :len(text)] = text
-                self.fill(target[r], len(text) + 1)
+        """Plain text, masked at stratified levels: an estimate of the NELBO."""
+        target = self.plain(rows, length)
         ones = np.ones((rows, length), dtype=np.float32)
         levels = (np.arange(rows) // 2 * 2 + 1) / (rows // 2 * 2)
         return masked_batch(target, ones, [(ones > 0, levels, 1.0)], self.rng)

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from data import MIXES, Corpus
-from model import CONFIG, Dream
+from model import CONFIG, Dream, load
 
 
 class Prefetch(threading.Thread):
@@ -150,14 +150,13 @@ def main():
     args.run.mkdir(parents=True, exist_ok=True)
     (args.run / "DECAY").unlink(missing_ok=True)
 
-    config = CONFIG | {"num_hidden_layers": args.layers, "max_window_layers": args.layers, "hidden_size": args.hidden,
-                       "intermediate_size": args.intermediate, "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads}
     if args.init:
-        from safetensors.torch import load_file
-        config = json.loads((args.init / "config.json").read_text())
-    net = Dream(config)
-    if args.init:
-        net.load_state_dict({k: v.float() for k, v in load_file(args.init / "model.safetensors").items()})
+        net = load(args.init).train()
+    else:
+        net = Dream(CONFIG | {"num_hidden_layers": args.layers, "max_window_layers": args.layers, "hidden_size": args.hidden,
+                              "intermediate_size": args.intermediate, "num_attention_heads": args.heads,
+                              "num_key_value_heads": args.kv_heads})
+    config = net.config
     net.to(device)
     body = net.model
     if args.compile:
