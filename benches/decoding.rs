@@ -293,7 +293,7 @@ impl std::fmt::Display for Texts {
 /// What came of the lines.
 struct Holes {
     exact: usize,
-    similarity: f64, // sum
+    similarity: f64, // sum: 1 for the same text, 0 where every character has to be changed
     count: usize,
 }
 
@@ -313,7 +313,7 @@ impl Holes {
             let done = session.run(&task.with(way.settings(0.0, remask, 0)))?;
             let (text, line) = (done.text(), line.trim()); // the space before it may be given
             exact += usize::from(text.trim() == line);
-            similarity += edit_similarity(text.trim(), line);
+            similarity += strsim::normalized_levenshtein(text.trim(), line);
         }
         Ok(Self {
             exact,
@@ -339,11 +339,6 @@ impl std::fmt::Display for Holes {
 
 fn percent(part: usize, of: usize) -> String {
     format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64)
-}
-
-/// 1 for the same text, 0 for one in which every character has to be changed.
-fn edit_similarity(a: &str, b: &str) -> f64 {
-    strsim::normalized_levenshtein(a, b)
 }
 
 /// Whether Python parses each of the texts, where there is a Python.
