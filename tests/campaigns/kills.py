@@ -228,7 +228,7 @@ def download(c):
                     c.fault(f"{file.name} is not whole")
         c.whole(*args)
         found = {file.name: file.read_bytes() for file in home.rglob("snapshots/*/*")}
-        if any(found.get(name) != data for name, data in Hub.files.items() if name in found) or not found:
+        if not found or any(data != Hub.files[name] for name, data in found.items()):
             c.fault("the download is not whole")
         if left := [file.name for file in home.rglob("*.incomplete")]:
             c.fault(f"left behind: {left}")

@@ -10,6 +10,7 @@ of Rust's allocator: nothing can run after it. Prints a line for each kind; ends
 """
 
 import argparse
+import contextlib
 import os
 import resource
 import signal
@@ -124,21 +125,14 @@ def disks(p):
             if mounted.returncode != 0:
                 print(f"{kind}: not mounted here, so not tried")
                 continue
-            fill = Path(folder) / "fill"
 
-            def prepare():
-                with open(fill, "ab", buffering=0) as file:
+            def fill():
+                with contextlib.suppress(OSError), open(Path(folder) / "fill", "ab", buffering=0) as file:
                     while file.write(b"x" * 512) == 512:
                         pass
 
-            def full():
-                try:
-                    prepare()
-                except OSError:
-                    pass
-
             try:
-                writing(p, kind, Path(folder), prepare=full)
+                writing(p, kind, Path(folder), prepare=fill)
             finally:
                 subprocess.run(["umount", folder], check=True)
 
