@@ -3,16 +3,15 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use diffucoder::diffusion::{
     Algorithm, Attention, Cache, Canvas, Decoding, Denoiser, Ending, Observer, Pass, Refresh,
     Schedule, Settings, Shaping, Step, Steps, generate,
 };
 use diffucoder::kernels::Isa;
+use diffucoder::model::Model;
 use diffucoder::model::config::Config;
-use diffucoder::model::{Model, Target};
-use diffucoder::session::{Conditions, Hole, Job, Observer as SessionObserver, Session};
-use diffucoder::weights::{Bytes, Checkpoint, Index};
+use diffucoder::session::{self, Conditions, Hole, Job, Session};
 use serde_json::Value;
 
 use crate::fixture;
@@ -21,30 +20,16 @@ use crate::golden_set::{
 };
 
 const SET: &str = "golden";
+const CODA: &str = "golden-coda";
 
 fn tensors() -> HashMap<String, Tensor> {
     candle_core::safetensors::load(fixture("golden/golden.safetensors"), &Device::Cpu).unwrap()
 }
 
 fn model() -> (Config, Model) {
-    let (config, checkpoint) = checkpoint();
-    let target = Target::cpu(DType::F32);
-    let model = Model::load(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
-    (config, model)
-}
-
-fn checkpoint() -> (Config, Checkpoint) {
-    let folder = fixture("golden/model");
-    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-    let config = Config::from_json(&read("config.json")).unwrap();
-    let index_name = "model.safetensors.index.json";
-    let index = Index::from_json(index_name, &read(index_name)).unwrap();
-    let files = index.shards().into_iter().map(|shard| {
-        let bytes = Bytes::map(&folder.join(&shard)).unwrap();
-        (shard, bytes)
-    });
-    let checkpoint = Checkpoint::open(files.collect(), Some(&index)).unwrap();
-    (config, checkpoint)
+    let mut session = session(SET);
+    let model = session.load(&mut (), &mut |_, _| ()).unwrap().beside();
+    (session.package().config.clone(), model)
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -79,18 +64,20 @@ fn shaping(settings: &Value) -> Shaping {
 #[test]
 fn logits_equal_the_reference() {
     let (_, mut model) = model();
-    for (case, (ids, expected)) in forwards(SET).iter().enumerate() {
+    let cases = forwards(SET);
+    assert_eq!(cases.len(), 3);
+    for (ids, expected) in cases {
         // The stored logits are the head's own output, before the shift.
-        let found = model.head_output(ids).unwrap();
-        let error = relative_error(&found, expected);
-        assert!(error < 1e-5, "case {case}: {error}");
+        let found = model.head_output(&ids).unwrap();
+        let error = relative_error(&found, &expected);
+        assert!(error < 1e-5, "{ids:?}: {error}");
     }
 }
 
 #[test]
 fn predictions_are_shifted_right_by_one() {
     let (config, mut model) = model();
-    let ids = ids(&tensors()["forward.1.ids"]);
+    let (ids, _) = forwards(SET).remove(1);
     let unshifted = model.head_output(&ids).unwrap();
     let row = |i: usize| &unshifted[i * config.vocab_size..][..config.vocab_size];
     let positions = [0, 1, 2, 20, ids.len() - 1];
@@ -107,9 +94,7 @@ fn predictions_are_shifted_right_by_one() {
 /// Keys and values are those of the same pass, or of one that saw the same canvas.
 #[test]
 fn a_cache_changes_nothing_and_both_networks_agree() {
-    let (config, checkpoint) = checkpoint();
-    let target = Target::cpu(DType::F32);
-    let mut tensors = Model::load_on_tensors(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
+    let mut tensors = on_tensors(&session(SET));
     let (_, mut native) = model();
     let mut ids: Vec<u32> = (0..40).map(|i| (i * 7) % 256).collect();
     let all: Vec<usize> = (0..ids.len()).collect();
@@ -151,10 +136,8 @@ fn a_cache_changes_nothing_and_both_networks_agree() {
 /// Masks at the end of which some are left out stand where they stand: a row sees by how far.
 #[test]
 fn positions_may_be_left_out_at_the_end() {
-    let (config, checkpoint) = checkpoint();
-    let target = Target::cpu(DType::F32);
-    let mut tensors = Model::load_on_tensors(&config, checkpoint, &target, &mut |_, _| ()).unwrap();
-    let (_, mut native) = model();
+    let mut tensors = on_tensors(&session(SET));
+    let (config, mut native) = model();
     let mut ids: Vec<u32> = (0..12).map(|i| (i * 7) % 256).collect();
     ids.extend([config.mask_token_id.unwrap(); 4]);
     let all: Vec<usize> = (0..ids.len()).collect();
@@ -363,7 +346,7 @@ fn every_canvas_equals_the_reference_step_by_step() {
 }
 
 /// Every generation of a set of vectors, step for step, through a session.
-fn generations_of(set: &str, session: &mut Session) {
+fn assert_generations(set: &str, session: &mut Session) {
     let special = (
         session.package().mask_id,
         session.package().stop_ids.clone(),
@@ -419,14 +402,15 @@ impl SessionObserver for NewParts {
 /// checkpoint.
 #[test]
 fn coda_equals_its_reference() {
-    let mut session = session("golden-coda");
-    let mut tensors = on_tensors(&session);
-    let native = session.load(&mut (), &mut |_, _| ()).unwrap();
-    for (case, (ids, expected)) in forwards("golden-coda").iter().enumerate() {
-        for found in [native.head_output(ids), tensors.head_output(ids)] {
-            let error = relative_error(&found.unwrap(), expected);
-            assert!(error < 1e-5, "case {case}: {error}");
+    let mut session = session(CODA);
+    let tensors = on_tensors(&session);
+    let native = session.load(&mut (), &mut |_, _| ()).unwrap().beside();
+    for mut model in [native, tensors] {
+        for (ids, expected) in forwards(CODA) {
+            let found = model.head_output(&ids).unwrap();
+            let error = relative_error(&found, &expected);
+            assert!(error < 1e-5, "{ids:?}: {error}");
         }
     }
-    generations_of("golden-coda", &mut session);
+    assert_generations(CODA, &mut session);
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::binary::QUIET_BROWSER;
 use crate::serve::Server;
 
 /// A browser, and a page in it; spoken with in the DevTools protocol over two pipes.
@@ -30,21 +31,11 @@ impl Browser {
             pipe
         };
         let (input, output) = (pipe("in"), pipe("out"));
-        let flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--remote-debugging-pipe",
-        ];
         let child = Command::new("sh")
             .args(["-c", "exec chromium \"$@\" 3<\"$0/in\" 4>\"$0/out\""])
             .arg(folder)
-            .args(flags)
+            .args(QUIET_BROWSER)
+            .arg("--remote-debugging-pipe")
             .arg(format!(
                 "--user-data-dir={}",
                 folder.join("profile").display()

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::binary::{diffucoder, program};
+use crate::binary::{QUIET_BROWSER, diffucoder, program};
 use crate::command::{refusal, run, run_json, stdout};
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -347,19 +347,9 @@ fn a_picture_shows_hostile_text_as_text() {
 
 /// The page after its script has run; `None` where there is no browser.
 fn browse(page: &Path, profile: &Path) -> Option<String> {
-    let flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--dump-dom",
-    ];
     let output = Command::new("chromium")
-        .args(flags)
+        .args(QUIET_BROWSER)
+        .arg("--dump-dom")
         .arg(format!("--user-data-dir={}", profile.display()))
         .arg(format!("file://{}", page.display()))
         .stderr(Stdio::null())

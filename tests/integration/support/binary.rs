@@ -5,6 +5,18 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// Flags of a Chromium that has neither a window nor anything to do but what it is asked to.
+pub const QUIET_BROWSER: [&str; 8] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
+
 /// What a child's environment has instead of the user's; `None` is nothing.
 pub fn isolation() -> impl Iterator<Item = (OsString, Option<&'static OsStr>)> {
     const NOWHERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/no-such-cache");
