@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Output, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -286,8 +287,10 @@ fn a_killed_in_place_leaves_the_old_file_or_the_new_one() {
     let name = path.to_str().unwrap();
     let part = "x = <FILL:2>\n";
     fs::write(&path, part).unwrap();
+    let started = Instant::now();
     let new = stdout(&infill(&[name], b"")).to_vec();
-    for millis in (0..400).step_by(25) {
+    let whole = started.elapsed();
+    for moment in 0..20 {
         fs::write(&path, part).unwrap();
         let mut child = program(&[])
             .args([
@@ -304,13 +307,13 @@ fn a_killed_in_place_leaves_the_old_file_or_the_new_one() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(millis));
+        std::thread::sleep(whole * moment / 16);
         child.kill().unwrap();
         child.wait().unwrap();
         let found = fs::read(&path).unwrap();
         assert!(
             found == part.as_bytes() || found == new,
-            "after {millis} ms"
+            "after {moment}/16 of a run"
         );
     }
 }
