@@ -265,21 +265,14 @@ fn links_are_followed_and_devices_written_into() {
 #[cfg(unix)]
 #[test]
 fn permissions_and_links_stay() {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
-    let (file, link) = (
-        directory.path().join("run.py"),
-        directory.path().join("link"),
-    );
+    let [file, link] = ["run.py", "link"].map(|name| directory.path().join(name));
     fs::write(&file, "old").unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o750)).unwrap();
+    set_mode(&file, 0o750);
     std::os::unix::fs::symlink("run.py", &link).unwrap();
     replace(&link, b"old", b"new").unwrap();
     assert_eq!(fs::read(&file).unwrap(), b"new");
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o750
-    );
+    assert_eq!(mode(&file), 0o750);
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("run.py"));
 }
 

@@ -142,10 +142,7 @@ fn a_download_has_the_layout_that_python_shares() {
     assert_eq!(snapshot.commit(), Some(COMMIT));
     assert_eq!(snapshot.describe(), format!("{REPO}@01234567"));
     let config = snapshot.required("config.json", &mut ()).unwrap();
-    assert_eq!(
-        fs::read(path(&config)).unwrap(),
-        br#"{"model_type":"Dream"}"#
-    );
+    assert_eq!(fs::read(path(&config)).unwrap(), CONFIG);
     let mut record = Record::default();
     let files = snapshot
         .fetch(&[SHARD.to_owned(), SHARD.to_owned()], &mut record)
@@ -256,15 +253,7 @@ fn all_files_come_from_the_commit_resolved_first() {
     let files = snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap();
     assert_eq!(fs::read(path(&files[0])).unwrap(), weights());
     // A later run keeps to what the cache has begun.
-    let config = world
-        .open()
-        .unwrap()
-        .required("config.json", &mut ())
-        .unwrap();
-    assert_eq!(
-        fs::read(path(&config)).unwrap(),
-        br#"{"model_type":"Dream"}"#
-    );
+    assert_eq!(world.config().unwrap(), CONFIG);
 }
 
 #[test]
@@ -273,17 +262,9 @@ fn revisions_may_be_branches_tags_and_commits() {
     world
         .hub
         .commit("refs/pr/1", &"b".repeat(40), &[("config.json", b"pr")]);
-    for (revision, content) in [
-        ("refs/pr/1", &b"pr"[..]),
-        (COMMIT, br#"{"model_type":"Dream"}"#),
-    ] {
+    for (revision, content) in [("refs/pr/1", &b"pr"[..]), (COMMIT, CONFIG)] {
         world.options.revision = Some(revision.to_owned());
-        let config = world
-            .open()
-            .unwrap()
-            .required("config.json", &mut ())
-            .unwrap();
-        assert_eq!(fs::read(path(&config)).unwrap(), content, "{revision}");
+        assert_eq!(world.config().unwrap(), content, "{revision}");
     }
     assert!(world.folder().join("refs/refs/pr/1").is_file());
     assert!(!world.folder().join("refs").join(COMMIT).exists());
@@ -630,11 +611,7 @@ fn a_token_opens_gated_models_and_stays_with_the_hub() {
             cut: Some((100_000, 1)),
             ..Faults::default()
         });
-        world
-            .open()
-            .unwrap()
-            .required("config.json", &mut ())
-            .unwrap();
+        world.config().unwrap();
         assert_eq!(fs::read(world.fetch(&mut ()).unwrap()).unwrap(), weights());
         let on_cdn: Vec<_> = world
             .hub
@@ -908,11 +885,7 @@ fn offline_says_what_is_missing() {
     let error = world.open().unwrap_err();
     assert!(matches!(error, HubError::NotCached { .. }));
     world.options.offline = false;
-    world
-        .open()
-        .unwrap()
-        .required("config.json", &mut ())
-        .unwrap();
+    world.config().unwrap();
     world.options.offline = true;
     let error = world.fetch(&mut ()).unwrap_err();
     assert!(error.to_string().contains(SHARD), "{error}");
@@ -1096,11 +1069,7 @@ fn the_cache_is_listed() {
         cut: Some((20_000, 1000)),
         ..Faults::default()
     });
-    world
-        .open()
-        .unwrap()
-        .required("config.json", &mut ())
-        .unwrap();
+    world.config().unwrap();
     world.fetch(&mut ()).unwrap_err();
     let models = cached(&world.options).unwrap();
     let summary: Vec<_> = models
@@ -1121,7 +1090,6 @@ fn the_cache_is_listed() {
     assert!(models[3].bytes > 20_000);
     #[cfg(unix)]
     assert_eq!(models[0].bytes, 2 + 60 + 3);
-    python_snapshot(&base, &"e".repeat(40), &[("2.safetensors", b"two")]);
     let complete: [(&str, &[u8]); 4] = [
         config,
         index,
