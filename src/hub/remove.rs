@@ -97,9 +97,12 @@ mod tests {
         fs::create_dir_all(repo.join("blobs")).unwrap();
         for (commit, name, blob) in files {
             fs::write(repo.join("blobs").join(blob), blob).unwrap();
-            let folder = repo.join("snapshots").join(commit.to_string().repeat(40));
-            fs::create_dir_all(&folder).unwrap();
-            symlink(format!("../../blobs/{blob}"), folder.join(name)).unwrap();
+            let file = repo
+                .join("snapshots")
+                .join(commit.to_string().repeat(40))
+                .join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            symlink(repo.join("blobs").join(blob), file).unwrap();
         }
         let mut options = HubOptions::from_env();
         options.cache_dir = root.path().to_path_buf();
@@ -134,6 +137,23 @@ mod tests {
         assert!(matches!(gone, HubError::NotDownloaded { .. }), "{gone}");
         assert_eq!(remove("o/r", &options).unwrap(), 5);
         assert!(!root.path().join(REPO).exists());
+    }
+
+    #[test]
+    fn all_parts_go_together() {
+        let (root, options) = cache(&[
+            ('a', "Q8_0/m-q8_0-00001-of-00002.gguf", "one"),
+            ('a', "Q8_0/m-q8_0-00002-of-00002.gguf", "two"),
+            ('b', "Q8_0/m-q8_0-00002-of-00002.gguf", "older"),
+            ('a', "Q8_0/m-q8_0-00002-of-00003.gguf", "other's"),
+            ('a', "Q8_0/more-q8_0-00002-of-00002.gguf", "another's"),
+        ]);
+        let blobs = root.path().join(REPO).join("blobs");
+        assert_eq!(remove("o/r:q8_0", &options).unwrap(), 3 + 3 + 5);
+        let left = fs::read_dir(blobs).unwrap().flatten();
+        let mut left: Vec<_> = left.map(|blob| blob.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["another's", "other's"]);
     }
 
     #[test]
