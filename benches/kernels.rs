@@ -102,7 +102,7 @@ fn measure(options: &Options, matrices: &[PackedMatrix], rows: usize) -> Times {
     let values: Vec<f32> = (0..rows * k)
         .map(|i| (i * 2_654_435_761 % 1009) as f32 / 504.0 - 1.0)
         .collect();
-    let mut x = Activations::new();
+    let mut x = Activations::default();
     let group = matrices[0].format().scale_group();
     x.quantize(isa, &values, k, group);
     let is_tiled = tiled(isa, rows);

@@ -178,11 +178,6 @@ impl Activations {
     /// The most blocks that share a scale.
     pub const MAX_GROUP: usize = 4;
 
-    /// Empty, without memory.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Rows held.
     pub fn rows(&self) -> usize {
         self.rows

@@ -12,7 +12,7 @@
 //! a row both halves.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
-use super::format::{BlockFormat, Scaling, with_format};
+use super::format::{BlockFormat, Scaling};
 use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -22,17 +22,7 @@ macro_rules! matmul {
     ($features:literal, split: $split:literal, rows: [$narrow:literal, $wide:literal], $dots:ident) => {
         /// See [`crate::kernels::matmul_panels`]; `out` is `[panel, row, 16]`.
         #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn matmul(
-            w: &PackedMatrix,
-            x: &Activations,
-            panels: Range<usize>,
-            out: &mut [[f32; PANEL]],
-        ) {
-            with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
-        }
-
-        #[target_feature(enable = $features)]
-        fn matmul_format<F: BlockFormat>(
+        pub(in crate::kernels) fn matmul<F: BlockFormat>(
             w: &PackedMatrix,
             x: &Activations,
             panels: Range<usize>,

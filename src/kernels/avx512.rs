@@ -8,7 +8,7 @@
 //! one conversion and one or two fused multiply-adds; a group of blocks one more.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
-use super::format::{BlockFormat, Scaling, with_format};
+use super::format::{BlockFormat, Scaling};
 use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -18,17 +18,7 @@ const FEW_ROWS: usize = 4;
 
 /// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn matmul(
-    w: &PackedMatrix,
-    x: &Activations,
-    panels: Range<usize>,
-    out: &mut [[f32; PANEL]],
-) {
-    with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn matmul_format<F: BlockFormat>(
+pub(super) fn matmul<F: BlockFormat>(
     w: &PackedMatrix,
     x: &Activations,
     panels: Range<usize>,

@@ -179,13 +179,13 @@ impl fmt::Display for Isa {
 /// Plain Rust, compiled once for each set of registers. `run` must be `#[inline(always)]`, and so
 /// must all that it calls: only code inlined into a function with features is compiled for them.
 /// `map` and `from_fn` of arrays are not in them: they leave a call in the loop, for each lane.
-pub(super) trait Portable {
-    fn run(self);
+pub(super) trait Portable<T = ()> {
+    fn run(self) -> T;
 }
 
 /// Runs `code` with the registers and fused products of `isa`.
 #[allow(unsafe_code)]
-pub(super) fn run(isa: Isa, code: impl Portable) {
+pub(super) fn run<T>(isa: Isa, code: impl Portable<T>) -> T {
     match isa.0 {
         Kind::Scalar => code.run(),
         // SAFETY: an `Isa` of this kind exists only where `Kind::detected` found every feature that
@@ -203,12 +203,12 @@ pub(super) fn run(isa: Isa, code: impl Portable) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2(code: impl Portable) {
-    code.run();
+fn run_avx2<T>(code: impl Portable<T>) -> T {
+    code.run()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw")]
-fn run_avx512(code: impl Portable) {
-    code.run();
+fn run_avx512<T>(code: impl Portable<T>) -> T {
+    code.run()
 }

@@ -1,6 +1,7 @@
-//! Products of packed matrices: the one place that goes from an [`Isa`] to its kernels.
+//! Products of packed matrices: the one place that goes from an [`Isa`] and a format to a kernel.
 
 use super::activations::Activations;
+use super::format::with_format;
 use super::isa::{Isa, Kind};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
@@ -13,25 +14,25 @@ use std::ops::Range;
 
 /// Calls a function of the kernels of an instruction set.
 macro_rules! dispatch {
-    ($isa:expr, $function:ident($($argument:expr),*)) => {
+    ($isa:expr, $function:ident $(::<$F:ident>)? ($($argument:expr),*)) => {
         match $isa.kind() {
-            Kind::Scalar => scalar::$function($($argument),*),
+            Kind::Scalar => scalar::$function$(::<$F>)?($($argument),*),
             // SAFETY: an `Isa` of this kind exists only where detection found every feature that
             // the kernels enable.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::$function($($argument),*) },
+            Kind::Avx2 => unsafe { avx2::$function$(::<$F>)?($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::AvxVnni => unsafe { avx2::vnni::$function($($argument),*) },
+            Kind::AvxVnni => unsafe { avx2::vnni::$function$(::<$F>)?($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni | Kind::Amx => unsafe { avx512::$function($($argument),*) },
+            Kind::Avx512Vnni | Kind::Amx => unsafe { avx512::$function$(::<$F>)?($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::NeonDotprod => unsafe { neon::dotprod::$function($($argument),*) },
+            Kind::NeonDotprod => unsafe { neon::dotprod::$function$(::<$F>)?($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::NeonI8mm => unsafe { neon::i8mm::$function($($argument),*) },
+            Kind::NeonI8mm => unsafe { neon::i8mm::$function$(::<$F>)?($($argument),*) },
         }
     };
 }
@@ -52,7 +53,7 @@ pub fn matmul_panels(
 ) {
     check((w.k(), w.panels()), (x.k(), x.rows()), &panels, out);
     let (out, _) = out.as_chunks_mut::<PANEL>();
-    dispatch!(isa, matmul(w, x, panels, out))
+    with_format!(w.format(), F => dispatch!(isa, matmul::<F>(w, x, panels, out)))
 }
 
 /// Panics unless weights `(k, panels)` and rows `(k, rows)` belong together, and the output is

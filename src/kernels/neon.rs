@@ -6,7 +6,7 @@
 //! instructions whose intrinsics are not stable yet are inline assembly.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
-use super::format::{BlockFormat, Scaling, with_format};
+use super::format::{BlockFormat, Scaling};
 use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -17,17 +17,7 @@ macro_rules! matmul {
     ($features:literal) => {
         /// See [`crate::kernels::matmul_panels`]; `out` is `[panel, row, 16]`.
         #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn matmul(
-            w: &PackedMatrix,
-            x: &Activations,
-            panels: Range<usize>,
-            out: &mut [[f32; PANEL]],
-        ) {
-            with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
-        }
-
-        #[target_feature(enable = $features)]
-        fn matmul_format<F: BlockFormat>(
+        pub(in crate::kernels) fn matmul<F: BlockFormat>(
             w: &PackedMatrix,
             x: &Activations,
             panels: Range<usize>,

@@ -108,14 +108,11 @@ fn ln(x: Lanes) -> Lanes {
 
 /// Sum of `p * ln(p + 1e-10)`, the negative entropy as Dream's reference computes it, nats.
 pub fn negative_entropy(isa: Isa, probs: &[f32]) -> f64 {
-    struct Sum<'a> {
-        probs: &'a [f32],
-        sum: &'a mut f64,
-    }
-    impl Portable for Sum<'_> {
+    struct Sum<'a>(&'a [f32]);
+    impl Portable<f64> for Sum<'_> {
         #[inline(always)]
-        fn run(self) {
-            let (lanes, rest) = self.probs.as_chunks::<LANES>();
+        fn run(self) -> f64 {
+            let (lanes, rest) = self.0.as_chunks::<LANES>();
             let mut last = [0.0; LANES];
             last[..rest.len()].copy_from_slice(rest);
             let mut sums = [0f64; LANES];
@@ -129,18 +126,10 @@ pub fn negative_entropy(isa: Isa, probs: &[f32]) -> f64 {
                     *sum += f64::from(p * log);
                 }
             }
-            *self.sum = sums.iter().sum();
+            sums.iter().sum()
         }
     }
-    let mut sum = 0.0;
-    run(
-        isa,
-        Sum {
-            probs,
-            sum: &mut sum,
-        },
-    );
-    sum
+    run(isa, Sum(probs))
 }
 
 /// `x * sigmoid(x)` for each lane.
@@ -171,16 +160,11 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
     struct Terms<'a> {
         logits: &'a mut [f32],
         divisor: f32,
-        sum: &'a mut Option<f64>,
     }
-    impl Portable for Terms<'_> {
+    impl Portable<Option<f64>> for Terms<'_> {
         #[inline(always)]
-        fn run(self) {
-            let Self {
-                logits,
-                divisor,
-                sum,
-            } = self;
+        fn run(self) -> Option<f64> {
+            let Self { logits, divisor } = self;
             // Bit patterns of absolute values are ordered as the values are, and those not finite
             // come last.
             let size = |x: f32| x.to_bits() & 0x7fff_ffff;
@@ -195,7 +179,7 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
             let rest = rest.iter().copied();
             let largest = sizes.into_iter().chain(rest.clone().map(size));
             if largest.fold(0, u32::max) >= f32::INFINITY.to_bits() {
-                return;
+                return None;
             }
             // Clamped: an infinity would turn into NaN below.
             let scaled = |x: f32| (x / divisor).clamp(f32::MIN, f32::MAX);
@@ -219,17 +203,10 @@ pub fn softmax_terms(isa: Isa, logits: &mut [f32], divisor: f32) -> Option<f64> 
                 *x = exp(*x);
             }
             rest.copy_from_slice(&last[..rest.len()]);
-            *sum = Some(sums.iter().chain(&last.map(f64::from)).sum());
+            Some(sums.iter().chain(&last.map(f64::from)).sum())
         }
     }
-    let mut sum = None;
-    let terms = Terms {
-        logits,
-        divisor,
-        sum: &mut sum,
-    };
-    run(isa, terms);
-    sum
+    run(isa, Terms { logits, divisor })
 }
 
 /// Divides terms by their sum; those below `least` become 0.

@@ -27,37 +27,32 @@ impl Format {
             numbers.len().is_multiple_of(self.block_inputs()),
             "not whole blocks of {self}"
         );
-        let blocks = vec![0; numbers.len() / self.block_inputs() * self.block_bytes()];
-        let mut quantize = Quantize {
+        let quantize = Quantize {
             format: self,
             numbers,
-            blocks,
         };
-        Self::WRITTEN.contains(&self).then(|| {
-            isa::run(isa, &mut quantize);
-            quantize.blocks
-        })
+        isa::run(isa, quantize)
     }
 }
 
 struct Quantize<'a> {
     format: Format,
     numbers: &'a [f32],
-    blocks: Vec<u8>,
 }
 
-impl Portable for &mut Quantize<'_> {
+impl Portable<Option<Vec<u8>>> for Quantize<'_> {
     #[inline(always)]
-    fn run(self) {
-        match self.format {
-            Format::Q4_0 => each_group::<format::Q4_0, 32>(self, half_scales::<8, 32>),
-            Format::Q8_0 => each_group::<format::Q8_0, 32>(self, largest_to_127::<32>),
-            Format::Q4K => each_group::<format::Q4K, 32>(self, with_min::<15, 32>),
-            Format::Q5K => each_group::<format::Q5K, 32>(self, with_min::<31, 32>),
-            Format::Q6K => each_group::<format::Q6K, 16>(self, signed_scales::<32, 16>),
-            Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => {}
-            Format::Q2K | Format::Q3K | Format::Iq4Nl | Format::Iq4Xs => {}
-        }
+    fn run(self) -> Option<Vec<u8>> {
+        let numbers = self.numbers;
+        Some(match self.format {
+            Format::Q4_0 => each_group::<format::Q4_0, 32>(numbers, half_scales::<8, 32>),
+            Format::Q8_0 => each_group::<format::Q8_0, 32>(numbers, largest_to_127::<32>),
+            Format::Q4K => each_group::<format::Q4K, 32>(numbers, with_min::<15, 32>),
+            Format::Q5K => each_group::<format::Q5K, 32>(numbers, with_min::<31, 32>),
+            Format::Q6K => each_group::<format::Q6K, 16>(numbers, signed_scales::<32, 16>),
+            Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => return None,
+            Format::Q2K | Format::Q3K | Format::Iq4Nl | Format::Iq4Xs => return None,
+        })
     }
 }
 
@@ -74,12 +69,11 @@ struct Group<const N: usize> {
 /// Quantizes 16 parts at a time and writes them down.
 #[inline(always)]
 fn each_group<F: BlockFormat, const N: usize>(
-    Quantize {
-        numbers, blocks, ..
-    }: &mut Quantize<'_>,
+    numbers: &[f32],
     fit: impl Fn(&mut Group<N>),
-) {
+) -> Vec<u8> {
     let (inputs, bytes) = (F::FORMAT.block_inputs(), F::FORMAT.block_bytes());
+    let mut blocks = vec![0; numbers.len() / inputs * bytes];
     let groups = numbers.chunks(LANES * N);
     for (numbers, blocks) in groups.zip(blocks.chunks_mut(LANES * N / inputs * bytes)) {
         let mut group = Group {
@@ -109,6 +103,7 @@ fn each_group<F: BlockFormat, const N: usize>(
             }
         }
     }
+    blocks
 }
 
 /// The inverse of [`super::stored::word`], for one quant in a block that was zero.

@@ -17,22 +17,13 @@
 //! `part = 0`.
 
 use super::activations::{Activations, Block};
-use super::format::{BlockFormat, Scaling, with_format};
+use super::format::{BlockFormat, Scaling};
 use super::packed::{BLOCK, PANEL, PackedMatrix, Panel, Scales};
 use super::stored::{self, Scaled};
 use std::ops::Range;
 
 /// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
-pub(super) fn matmul(
-    w: &PackedMatrix,
-    x: &Activations,
-    panels: Range<usize>,
-    out: &mut [[f32; PANEL]],
-) {
-    with_format!(w.format(), F => matmul_format::<F>(w, x, panels, out))
-}
-
-fn matmul_format<F: BlockFormat>(
+pub(super) fn matmul<F: BlockFormat>(
     w: &PackedMatrix,
     x: &Activations,
     panels: Range<usize>,

@@ -16,7 +16,7 @@ fn product(isa: Isa, w: &PackedMatrix, x: &Activations) -> Vec<f32> {
 }
 
 fn quantized(isa: Isa, values: &[f32], k: usize, group: usize) -> Activations {
-    let mut x = Activations::new();
+    let mut x = Activations::default();
     x.quantize(isa, values, k, group);
     x
 }
@@ -53,8 +53,10 @@ fn versions() -> Vec<(&'static str, Product)> {
 fn product_of_vnni_loops(w: &PackedMatrix, x: &Activations) -> Vec<f32> {
     let mut out = vec![f32::NAN; w.panels() * x.rows() * PANEL];
     let (columns, _) = out.as_chunks_mut();
-    // SAFETY: `versions` found the features.
-    unsafe { avx2::vnni::as_avx512::matmul(w, x, 0..w.panels(), columns) };
+    format::with_format!(w.format(), F => {
+        // SAFETY: `versions` found the features.
+        unsafe { avx2::vnni::as_avx512::matmul::<F>(w, x, 0..w.panels(), columns) }
+    });
     out
 }
 
@@ -253,7 +255,7 @@ fn quantizing_is_the_same_everywhere_and_within_half_a_step() {
             }
         }
         for isa in Isa::available() {
-            let mut x = Activations::new();
+            let mut x = Activations::default();
             x.resize(rows, k, group);
             x.parts_mut(1).for_each(|part| part.quantize(isa, &values));
             for (e, a) in expected.tiles().zip(x.tiles()) {
