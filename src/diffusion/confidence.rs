@@ -103,6 +103,20 @@ pub struct Candidate {
 }
 
 #[cfg(test)]
+impl Candidate {
+    /// A token that goes where it goes, however sure it is.
+    pub fn of(position: usize, token: u32) -> Self {
+        Self {
+            position,
+            token,
+            confidence: 0.0,
+            probability: 0.0,
+            is_settled: false,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

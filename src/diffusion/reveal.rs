@@ -52,9 +52,7 @@ impl Amount {
             ..Self::default()
         }
     }
-}
 
-impl Amount {
     /// P2's, of so many positions, tokens among them: those that are not masked again. In float32,
     /// as published.
     pub fn planned(step: usize, steps: usize, positions: usize) -> Self {
@@ -122,12 +120,8 @@ fn all_or_surest(
 ) -> Vec<Candidate> {
     let mut revealed = most_confident(candidates, candidates.len());
     let least = amount.least.max(1);
-    if revealed
-        .iter()
-        .filter(|&candidate| is_sure(candidate))
-        .count()
-        >= least
-    {
+    let sure = candidates.iter().filter(|&candidate| is_sure(candidate));
+    if sure.count() >= least {
         revealed.retain(is_sure);
         revealed.truncate(amount.most);
     } else {
@@ -225,11 +219,8 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, &confidence)| Candidate {
-                position: 10 + i,
-                token: 0,
                 confidence: confidence.into(),
-                probability: 0.0,
-                is_settled: false,
+                ..Candidate::of(10 + i, 0)
             })
             .collect()
     }

@@ -38,11 +38,6 @@ impl Schedule {
         Self { steps, eps }
     }
 
-    /// Number of steps.
-    pub fn steps(&self) -> usize {
-        self.steps
-    }
-
     /// Timestep 0 to `steps`, by `torch.linspace` in float32: it counts up from the start in the
     /// first half and down from the end in the second, so that both ends are exact. Product and sum
     /// are fused, as in PyTorch's kernels on every processor that can; rounding in between changes

@@ -1,9 +1,11 @@
 //! The loop against a scripted network.
 
 mod beside;
-mod cached;
 mod remasking;
+mod reuse;
+mod strict;
 mod summarized;
+mod windows;
 
 use std::convert::Infallible;
 
@@ -55,7 +57,7 @@ fn settings(steps: usize) -> Settings {
     }
 }
 
-/// Records the canvas and the reveals of each step.
+/// The canvas and the reveals of each step.
 #[derive(Default)]
 struct Record(Vec<(usize, Vec<u32>, Vec<usize>)>);
 
@@ -71,12 +73,28 @@ impl Observer for Record {
     }
 }
 
+impl Record {
+    fn reveals(&self) -> Vec<&[usize]> {
+        self.0.iter().map(|step| &*step.2).collect()
+    }
+}
+
+/// Fills so many masks behind a token.
+fn fill(
+    model: &mut impl Denoiser<Error = Infallible>,
+    masks: usize,
+    settings: &Settings,
+) -> (Generation, Record) {
+    let mut record = Record::default();
+    let canvas = Canvas::new(&[1], masks, MASK);
+    let done = generate(model, canvas, settings, &mut record).unwrap();
+    (done, record)
+}
+
 #[test]
 fn surest_positions_are_revealed_first() {
     let mut model = Scripted::new(&[1, 1, 2, 3, 4], &[0.0, 2.0, 9.0, 1.0, 5.0]);
-    let mut record = Record::default();
-    let canvas = Canvas::new(&[1], 4, MASK);
-    let done = generate(&mut model, canvas, &settings(2), &mut record).unwrap();
+    let (done, record) = fill(&mut model, 4, &settings(2));
     assert_eq!(done.canvas.generated(), [1, 2, 3, 4]);
     // int(4 * (1 - 0.5005)) = 1 at first, the rest at the last step.
     assert_eq!(
@@ -104,9 +122,7 @@ fn what_is_nearly_certain_is_told_apart_where_the_reference_does() {
             let mut settings = settings(1);
             settings.algorithm = algorithm;
             settings.decoding.order_temperature = order_temperature;
-            let mut record = Record::default();
-            let canvas = Canvas::new(&[1], 3, MASK);
-            generate(&mut model, canvas, &settings, &mut record).unwrap();
+            let (_, record) = fill(&mut model, 3, &settings);
             assert_eq!(record.0[0].2, order, "{algorithm} {order_temperature:?}");
         }
     }
@@ -130,8 +146,7 @@ fn the_steps_of_all_windows_add_up() {
             },
             ..settings(steps)
         };
-        let canvas = Canvas::new(&[1], masks as usize, MASK);
-        let done = generate(&mut model, canvas, &settings, &mut ()).unwrap();
+        let (done, _) = fill(&mut model, masks as usize, &settings);
         let windows = (masks as usize).div_ceil(window);
         assert_eq!(done.forwards, steps.max(windows));
         assert!(done.canvas.masked().is_empty());
@@ -192,9 +207,7 @@ fn behind_a_filtered_mask_is_the_most_probable_token() {
                 shaping: Shaping::nucleus(temperature, 0.5),
                 ..settings(3)
             };
-            let mut record = Record::default();
-            let canvas = Canvas::new(&[1], 3, MASK);
-            let done = generate(&mut model, canvas, &settings, &mut record).unwrap();
+            let (done, record) = fill(&mut model, 3, &settings);
             assert_eq!(done.canvas.generated(), [3, 2, 1], "{algorithm}");
             let last = &record.0[record.0.len() - 1];
             assert_eq!(last.2.last(), Some(&1), "{algorithm}");
@@ -217,8 +230,7 @@ fn a_certain_mask_is_still_not_committed() {
                 },
                 ..settings(3)
             };
-            let done =
-                generate(&mut model, Canvas::new(&[1], 3, MASK), &settings, &mut ()).unwrap();
+            let (done, _) = fill(&mut model, 3, &settings);
             assert!(done.canvas.masked().is_empty(), "{algorithm}");
             assert!(!done.canvas.generated().contains(&MASK), "{algorithm}");
         }
@@ -235,7 +247,7 @@ fn stops_once_the_text_is_decided() {
         ending,
         ..settings(5)
     };
-    let done = generate(&mut model, Canvas::new(&[1], 5, MASK), &settings, &mut ()).unwrap();
+    let (done, _) = fill(&mut model, 5, &settings);
     assert_eq!(done.canvas.generated(), [3, STOP, MASK, MASK, MASK]);
     assert!(done.forwards < 5);
 }
@@ -258,7 +270,7 @@ fn every_algorithm_fills_the_canvas_and_repeats_itself() {
                     },
                     ..settings(5)
                 };
-                generate(&mut model, Canvas::new(&[1], 12, MASK), &settings, &mut ()).unwrap()
+                fill(&mut model, 12, &settings).0
             };
             assert!(run(1).canvas.masked().is_empty());
             assert_eq!(run(1), run(1));
@@ -285,7 +297,7 @@ fn the_same_at_any_thread_count() {
                 },
                 ..settings(20)
             };
-            generate(&mut model, Canvas::new(&[1], 64, MASK), &settings, &mut ()).unwrap()
+            fill(&mut model, 64, &settings).0
         })
     };
     let one = run(1);
@@ -329,14 +341,7 @@ fn what_is_sure_waits_until_it_has_settled() {
             },
             ..settings(6)
         };
-        let mut record = Record::default();
-        generate(
-            &mut model,
-            Canvas::new(&[1], 6, MASK),
-            &settings,
-            &mut record,
-        )
-        .unwrap();
+        let (_, record) = fill(&mut model, 6, &settings);
         let revealed: Vec<usize> = record.0.iter().map(|step| step.2.len()).collect();
         assert_eq!(revealed, counts);
     }
@@ -356,8 +361,7 @@ fn a_plan_sees_all_of_the_canvas() {
         settings.ending = ending;
         settings.decoding.lookahead = lookahead;
         settings.decoding.window = lookahead.map(|_| 2);
-        let canvas = Canvas::new(&[1], 5, MASK);
-        let done = generate(&mut model, canvas, &settings, &mut ()).unwrap();
+        let (done, _) = fill(&mut model, 5, &settings);
         assert_eq!(done.canvas.generated()[0], STOP, "{settings:?}");
     }
 }

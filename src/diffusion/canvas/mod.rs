@@ -5,6 +5,7 @@
 
 mod resizing;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::confidence::Candidate;
@@ -165,10 +166,8 @@ impl Canvas {
 
     /// Length of the canvas without what lies behind a stop token of a hole at its end.
     pub fn visible(&self, stop_ids: &[u32]) -> usize {
-        let stop = self
-            .last_hole()
-            .and_then(|hole| self.first_stop(hole, stop_ids));
-        stop.map_or(self.ids.len(), |stop| stop + 1)
+        self.last_stop(stop_ids)
+            .map_or(self.ids.len(), |stop| stop + 1)
     }
 
     /// Length of the canvas without the masks that nothing follows.
@@ -195,10 +194,7 @@ impl Canvas {
 
     /// Makes all that follows the first of these tokens in the hole at the end the same token.
     pub(super) fn repeat_stop(&mut self, stop_ids: &[u32]) {
-        let stop = self
-            .last_hole()
-            .and_then(|hole| self.first_stop(hole, stop_ids));
-        if let Some(stop) = stop {
+        if let Some(stop) = self.last_stop(stop_ids) {
             let id = self.ids[stop];
             self.ids[stop..].fill(id);
         }
@@ -230,6 +226,11 @@ impl Canvas {
             .find(|&position| self.is_revealed(position) && stop_ids.contains(&self.ids[position]))
     }
 
+    /// The same in the hole at the end, if there is one.
+    fn last_stop(&self, stop_ids: &[u32]) -> Option<usize> {
+        self.first_stop(self.last_hole()?, stop_ids)
+    }
+
     /// Writes a candidate's token into its masked position.
     pub fn reveal(&mut self, candidate: &Candidate, step: usize) {
         let start = self.prompt_len();
@@ -248,7 +249,7 @@ impl Canvas {
 
     /// Takes the tokens away again at the positions of candidates that are not among the kept ones.
     pub(super) fn mask_others(&mut self, candidates: &[Candidate], kept: &[Candidate]) {
-        let kept: Vec<usize> = kept.iter().map(|candidate| candidate.position).collect();
+        let kept: HashSet<usize> = kept.iter().map(|candidate| candidate.position).collect();
         for candidate in candidates {
             if self.is_revealed(candidate.position) && !kept.contains(&candidate.position) {
                 self.remask(candidate.position);
@@ -306,16 +307,7 @@ mod tests {
     use super::*;
 
     fn reveal(canvas: &mut Canvas, position: usize, token: u32, step: usize) {
-        canvas.reveal(
-            &Candidate {
-                position,
-                token,
-                confidence: 0.0,
-                probability: 0.0,
-                is_settled: false,
-            },
-            step,
-        );
+        canvas.reveal(&Candidate::of(position, token), step);
     }
 
     #[test]

@@ -176,14 +176,7 @@ mod tests {
 
     fn reveal(canvas: &mut Canvas, step: usize, tokens: &[(usize, u32)]) {
         for &(position, token) in tokens {
-            let candidate = Candidate {
-                position,
-                token,
-                confidence: 0.0,
-                probability: 0.0,
-                is_settled: false,
-            };
-            canvas.reveal(&candidate, step);
+            canvas.reveal(&Candidate::of(position, token), step);
         }
     }
 

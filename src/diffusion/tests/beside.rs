@@ -20,17 +20,9 @@ fn windows_open_beside_each_other_and_an_end_closes_what_is_behind_it() {
         },
         ..settings(1)
     };
-    let mut record = Record::default();
-    let done = generate(
-        &mut model,
-        Canvas::new(&[1], 12, MASK),
-        &settings,
-        &mut record,
-    )
-    .unwrap();
-    let reveals: Vec<Vec<usize>> = record.0.into_iter().map(|step| step.2).collect();
+    let (done, record) = fill(&mut model, 12, &settings);
     assert_eq!(
-        reveals,
+        record.reveals(),
         [
             vec![1],            // the first window alone
             vec![5, 7, 4],      // a tenth of it is there; 4 is its surest, the others are sure
@@ -66,16 +58,8 @@ fn one_token_at_least_where_nothing_is_sure() {
             },
             ..settings(1)
         };
-        let mut record = Record::default();
-        generate(
-            &mut model,
-            Canvas::new(&[1], 4, MASK),
-            &settings,
-            &mut record,
-        )
-        .unwrap();
-        let reveals: Vec<Vec<usize>> = record.0.into_iter().map(|step| step.2).collect();
-        assert_eq!(reveals, [[2], [1], [3], [4]]);
+        let (_, record) = fill(&mut model, 4, &settings);
+        assert_eq!(record.reveals(), [[2], [1], [3], [4]]);
         assert_eq!(model.calls, calls, "{opens_at}");
     }
 }

@@ -31,21 +31,16 @@ fn remasked(remask: usize, ending: Ending, decoding: Decoding) -> (Generation, R
         decoding,
         ..settings(4)
     };
-    let mut record = Record::default();
-    let canvas = Canvas::new(&[1], 4, MASK);
-    let done = generate(&mut Neighbours, canvas, &settings, &mut record).unwrap();
-    (done, record)
+    fill(&mut Neighbours, 4, &settings)
 }
 
 #[test]
 fn remasking_looks_again_in_the_order_of_the_reveals() {
     let (plain, record) = remasked(0, Ending::FullCanvas, Decoding::default());
     assert_eq!(plain.canvas.generated(), [1, 1, 1, 1]);
-    let reveals: Vec<_> = record.0.iter().map(|step| &step.2[..]).collect();
-    assert_eq!(reveals, [&[][..], &[4], &[3], &[2, 1]]);
+    assert_eq!(record.reveals(), [&[][..], &[4], &[3], &[2, 1]]);
     let (once, record) = remasked(1, Ending::FullCanvas, Decoding::default());
-    let looks: Vec<_> = record.0[4..].iter().map(|step| &step.2[..]).collect();
-    assert_eq!(looks, [[4], [3], [1], [2]]);
+    assert_eq!(record.reveals()[4..], [[4], [3], [1], [2]]);
     assert_eq!(once.canvas.generated(), [2, 3, 2, 2]);
     assert_eq!(once.canvas.reveal_step(), [6, 7, 5, 4].map(Some));
     assert_eq!((once.forwards, once.rows), (8, 8 * 5));
