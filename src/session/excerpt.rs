@@ -127,75 +127,59 @@ pub(super) fn end_of<'t>(
 }
 
 /// As much of a text in tokens as can be shown.
-enum Encoded<'t> {
-    /// All of it.
-    Whole(Source<'t>, Stretch<'t>),
-    /// Its beginning and its end, where a hole is beside them.
-    Ends(Source<'t>, Option<Stretch<'t>>, Option<Stretch<'t>>),
+struct Encoded<'t> {
+    source: Source<'t>,
+    /// Its end, or where no hole follows its beginning; all of it where that is not too much.
+    near: Stretch<'t>,
+    /// Its beginning, where a hole is beside that too and `near` is not all.
+    beginning: Option<Stretch<'t>>,
 }
 
 impl<'t> Encoded<'t> {
     fn new(tokenizer: &Tokenizer, source: Source<'t>, room: usize) -> Result<Self, TokenizerError> {
         let stretch = |end| Stretch::new(tokenizer, source, end, room);
-        let end = if source.precedes {
-            End::Last
-        } else {
-            End::First
-        };
-        let first = stretch(end)?;
-        if first.is_whole() {
-            return Ok(Self::Whole(source, first));
-        }
-        Ok(match (source.follows, source.precedes) {
-            (true, true) => Self::Ends(source, Some(stretch(End::First)?), Some(first)),
-            (_, true) => Self::Ends(source, None, Some(first)),
-            _ => Self::Ends(source, Some(first), None),
+        let near = stretch(match source.precedes {
+            true => End::Last,
+            false => End::First,
+        })?;
+        let has_two = source.follows && source.precedes && !near.is_whole();
+        Ok(Self {
+            source,
+            near,
+            beginning: has_two.then(|| stretch(End::First)).transpose()?,
         })
     }
 
     /// How many of its ends a hole is beside.
     fn sides(&self) -> usize {
-        let (Self::Whole(source, _) | Self::Ends(source, ..)) = self;
-        (usize::from(source.follows) + usize::from(source.precedes)).max(1)
+        (usize::from(self.source.follows) + usize::from(self.source.precedes)).max(1)
     }
 
     /// Tokens that are wanted at most.
     fn tokens(&self) -> usize {
-        match self {
-            Self::Whole(_, all) => all.tokens.len(),
-            Self::Ends(_, first, last) => {
-                let count =
-                    |end: &Option<Stretch<'_>>| end.as_ref().map_or(0, |end| end.tokens.len());
-                count(first) + count(last)
-            }
-        }
+        let beginning = self.beginning.as_ref();
+        self.near.tokens.len() + beginning.map_or(0, |stretch| stretch.tokens.len())
     }
 
     /// The ids of what is kept in so many tokens, and the bytes of the text that are not.
     fn keep(&self, most: usize) -> (Vec<u32>, Range<usize>) {
+        let Self { source, near, .. } = self;
         let ids = |tokens: &[Placed]| tokens.iter().map(|token| token.id).collect::<Vec<_>>();
-        let (source, first, last) = match self {
-            Self::Whole(source, all) if all.tokens.len() <= most => {
-                return (ids(&all.tokens), source.text.len()..source.text.len());
-            }
-            Self::Whole(source, all) => (
-                source,
-                source.follows.then_some(all),
-                source.precedes.then_some(all),
-            ),
-            Self::Ends(source, first, last) => (source, first.as_ref(), last.as_ref()),
-        };
         let text_len = source.text.len();
-        let half = if last.is_some() { most / 2 } else { most };
-        let (mut kept, begin) = first.map_or((Vec::new(), 0), |stretch| {
-            let (tokens, at) = stretch.beginning(half);
-            (ids(tokens), at)
-        });
-        let end = last.map_or(text_len, |stretch| {
-            let (tokens, at) = stretch.end(most - kept.len());
+        if near.is_whole() && near.tokens.len() <= most {
+            return (ids(&near.tokens), text_len..text_len);
+        }
+        let (mut kept, mut begin, mut end) = (Vec::new(), 0, text_len);
+        if source.follows || !source.precedes {
+            let half = if source.precedes { most / 2 } else { most };
+            let (tokens, at) = self.beginning.as_ref().unwrap_or(near).beginning(half);
+            (kept, begin) = (ids(tokens), at);
+        }
+        if source.precedes {
+            let (tokens, at) = near.end(most - kept.len());
             kept.extend(ids(tokens));
-            at
-        });
+            end = at;
+        }
         // A text in the middle may fit but for a line that both halves end before.
         (kept, begin..end.max(begin))
     }
@@ -261,32 +245,33 @@ impl<'t> Stretch<'t> {
 
     /// The first tokens, at most so many, and the byte behind them.
     fn beginning(&self, most: usize) -> (&[Placed], usize) {
-        let most = most.min(self.tokens.len());
-        let place = |&at: &usize| {
-            self.tokens
-                .get(at)
-                .map_or(self.bytes.end, |token| token.start)
-        };
-        let mut cuts = (1..=most).rev();
-        let is_line_start = |at: &usize| self.is_cut(*at) && self.is_line_start(place(at));
-        let at = cuts.clone().find(is_line_start);
-        let at = at.or_else(|| cuts.find(|&at| self.is_cut(at)));
+        let cuts = 1..=most.min(self.tokens.len());
+        let at = self.cut_at(cuts.rev());
         at.map_or((&[], self.bytes.start), |at| {
-            (&self.tokens[..at], place(&at))
+            (&self.tokens[..at], self.byte(at))
         })
     }
 
     /// The last tokens, at most so many, and the byte where they begin.
     fn end(&self, most: usize) -> (&[Placed], usize) {
         let len = self.tokens.len();
-        let mut cuts = len.saturating_sub(most)..len;
-        let is_line_start =
-            |at: &usize| self.is_cut(*at) && self.is_line_start(self.tokens[*at].start);
-        let at = cuts.clone().find(is_line_start);
-        let at = at.or_else(|| cuts.find(|&at| self.is_cut(at)));
+        let at = self.cut_at(len.saturating_sub(most)..len);
         at.map_or((&[], self.bytes.end), |at| {
-            (&self.tokens[at..], self.tokens[at].start)
+            (&self.tokens[at..], self.byte(at))
         })
+    }
+
+    /// The first of these tokens that begins a line, or else before which the text can be cut.
+    fn cut_at(&self, mut cuts: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+        let is_line_start = |at: &usize| self.is_cut(*at) && self.is_line_start(self.byte(*at));
+        let at = cuts.clone().find(is_line_start);
+        at.or_else(|| cuts.find(|&at| self.is_cut(at)))
+    }
+
+    /// Where this token begins, or the last one ends.
+    fn byte(&self, at: usize) -> usize {
+        let token = self.tokens.get(at);
+        token.map_or(self.bytes.end, |token| token.start)
     }
 
     fn is_line_start(&self, byte: usize) -> bool {
@@ -295,13 +280,8 @@ impl<'t> Stretch<'t> {
 
     /// Whether the text can be cut before this token: it does not begin inside of a character.
     fn is_cut(&self, at: usize) -> bool {
-        match (
-            at.checked_sub(1).map(|before| self.tokens[before]),
-            self.tokens.get(at),
-        ) {
-            (Some(before), Some(token)) => before.start < token.start,
-            _ => true,
-        }
+        let token = self.tokens.get(at);
+        at == 0 || token.is_none_or(|token| self.tokens[at - 1].start < token.start)
     }
 }
 
