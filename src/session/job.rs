@@ -25,9 +25,9 @@ pub struct Job {
     pub ends: Ends,
     texts: Vec<Vec<u32>>,
     holes: Vec<Hole>,
-    /// One for each hole, or none.
-    seams: Vec<Seam>,
+    seams: Vec<Seam>, // one for each hole
     left_out: LeftOut,
+    context: usize, // positions that its canvas has at most
     mask_id: u32,
     stop_ids: Vec<u32>,
     tokens: usize, // ids below it are drawn
@@ -68,9 +68,10 @@ impl Job {
             settings,
             ends: Ends::default(),
             texts,
+            seams: vec![Seam::default(); holes.len()],
             holes,
-            seams: Vec::new(),
             left_out: LeftOut::default(),
+            context: usize::MAX,
             mask_id,
             stop_ids: stop_ids.to_vec(),
             tokens: usize::MAX,
@@ -123,23 +124,24 @@ impl Job {
         self.seams.iter().map(|seam| seam.piece.len()).collect()
     }
 
-    /// Checks that there is something to fill, and that it fits a model's context.
+    /// The same for a model that is shown so many tokens at most.
     ///
     /// # Errors
-    /// [`RequestError`] with the sizes.
-    pub fn check(&self, context: usize) -> Result<(), RequestError> {
+    /// [`RequestError`] with the sizes, where there is nothing to fill or it does not fit.
+    pub fn within(mut self, context: usize) -> Result<Self, RequestError> {
         if self.holes.is_empty() || self.holes.iter().any(|hole| hole.most() == 0) {
             return Err(RequestError::NothingToFill);
         }
         let (given, new) = (self.given_tokens(), self.most_new_tokens());
-        match given.saturating_add(new) <= context {
-            true => Ok(()),
-            false => Err(RequestError::TooLong {
+        if given.saturating_add(new) > context {
+            return Err(RequestError::TooLong {
                 given,
                 new,
                 context,
-            }),
+            });
         }
+        self.context = context;
+        Ok(self)
     }
 
     /// Tokens that a hole can become.
@@ -275,7 +277,8 @@ impl Job {
         let extent = decoding
             .blocks
             .map_or(Extent::Tokens, |blocks| blocks.extent);
-        let limit = extent.end(given, hole.most(), size);
+        // A block that the context ends in is shorter.
+        let limit = extent.end(given, hole.most(), size).min(self.context);
         let end = match decoding.is_padded() {
             true => given.saturating_add(size),
             false => attention.end(given),
@@ -285,12 +288,18 @@ impl Job {
     }
 
     fn canvas(&self, attention: Attention) -> Canvas {
-        let lengths = self.holes.iter().map(|hole| hole.first());
-        let in_blocks = self.in_blocks(attention);
-        let is_in_blocks = in_blocks.is_some();
-        let canvas = in_blocks
-            .unwrap_or_else(|| canvas(&self.texts, &lengths.collect::<Vec<_>>(), self.mask_id));
-        let mut canvas = match self.settings.ending {
+        let canvas = self.in_blocks(attention).unwrap_or_else(|| {
+            let lengths: Vec<usize> = self.holes.iter().map(|hole| hole.first()).collect();
+            let canvas = canvas(&self.texts, &lengths, self.mask_id);
+            match self.holes.last() {
+                Some(Hole::Growing { up_to }) => {
+                    let limit = canvas.ids().len() - 1 + up_to;
+                    canvas.growing_to(limit)
+                }
+                _ => canvas,
+            }
+        });
+        let canvas = match self.settings.ending {
             // As published: rows without a token are revealed too.
             Ending::FullCanvas | Ending::AfterBlock(_) | Ending::InBlock(_) => canvas,
             Ending::AtStop(_) => canvas.of_tokens(self.tokens),
@@ -300,14 +309,8 @@ impl Job {
                 Hole::Resizing { .. } => Some(hole.most()),
                 Hole::Exactly(_) | Hole::Chosen { .. } | Hole::Growing { .. } => None,
             });
-            canvas = canvas.resizing(resizing, &longest.collect::<Vec<_>>());
+            return canvas.resizing(resizing, &longest.collect::<Vec<_>>());
         }
-        match self.holes.last() {
-            Some(Hole::Growing { up_to }) if !is_in_blocks => {
-                let limit = canvas.ids().len() - 1 + up_to;
-                canvas.growing_to(limit)
-            }
-            _ => canvas,
-        }
+        canvas
     }
 }

@@ -222,8 +222,7 @@ impl Observer for Texts<'_> {
     }
 
     fn on_start(&mut self, canvas: &Canvas, settings: &Settings) {
-        let given = self.given.iter().copied().chain(std::iter::repeat(0));
-        let holes = given.take(canvas.holes().len()).map(|given| HoleText {
+        let holes = self.given.iter().map(|&given| HoleText {
             given,
             ..HoleText::default()
         });

@@ -64,7 +64,7 @@ impl Outcome {
         } = filling;
         let given = job.given_bytes();
         let filled = |(number, hole): (usize, &std::ops::Range<usize>)| {
-            let given = given.get(number).copied().unwrap_or_default();
+            let given = given[number];
             let ids = canvas.ids()[hole.clone()].to_vec();
             // Whole blocks of a block-causal model can be more than is wanted.
             let most = job.most_of(number);

@@ -94,13 +94,6 @@ impl<'a> Task<'a> {
         self
     }
 
-    /// The same with texts in the tokens that they have by themselves.
-    #[must_use]
-    pub fn without_token_healing(mut self) -> Self {
-        self.token_healing = false;
-        self
-    }
-
     /// The task in tokens, at most `context` with those to be written. `usual` are the settings
     /// where the task has none, given whether text follows a hole.
     ///
@@ -112,17 +105,12 @@ impl<'a> Task<'a> {
         context: usize,
         usual: impl FnOnce(bool) -> Settings,
     ) -> Result<Job, Error> {
-        let (mut stretches, mut holes) = (vec![Vec::new()], Vec::new());
-        for segment in &self.segments {
-            match (segment, stretches.last_mut()) {
-                (Segment::Hole(hole), _) => {
-                    holes.push(*hole);
-                    stretches.push(Vec::new());
-                }
-                (_, Some(stretch)) => stretch.push(segment),
-                (_, None) => {}
-            }
-        }
+        let hole = |segment: &Segment<'_>| match segment {
+            Segment::Hole(hole) => Some(*hole),
+            Segment::Text(_) | Segment::Prompt(_) => None,
+        };
+        let mut holes: Vec<Hole> = self.segments.iter().filter_map(hole).collect();
+        let stretches = self.segments.split(|segment| hole(segment).is_some());
         let is_resizing = holes
             .iter()
             .any(|hole| matches!(hole, Hole::Resizing { .. }));
@@ -131,7 +119,7 @@ impl<'a> Task<'a> {
         let reserved = reserved_tokens(&holes, context).saturating_add(ends);
         let room = context.saturating_sub(reserved);
         let mut seams = vec![Seam::default(); holes.len()];
-        let texts = stretches.iter().enumerate().map(|(i, segments)| {
+        let texts = stretches.enumerate().map(|(i, segments)| {
             let text = Text::of(segments, package, [reserved, context])?;
             match (text, seams.get_mut(i), segments.last()) {
                 (Text::Long(text, Added::Plain), Some(seam), Some(Segment::Text(_)))
@@ -177,9 +165,10 @@ impl<'a> Task<'a> {
         let job = Job::new(texts, holes, special, settings)
             .of_tokens(package.tokenizer.vocab_size())
             .with_length_bias(package.recipe.lengths.bias)
-            .resizing(package.infilling.map(|infilling| infilling.resizing));
-        job.check(context)?;
-        Ok(job.with(seams, left_out))
+            .resizing(package.infilling.map(|infilling| infilling.resizing))
+            .with(seams, left_out)
+            .within(context)?;
+        Ok(job)
     }
 }
 
@@ -205,7 +194,7 @@ impl<'t> Text<'t> {
     /// One text can be cut; several in a row, and what is in a template, cannot.
     /// `sizes` are the tokens that can be written, and those of the context.
     fn of(
-        segments: &[&'t Segment<'_>],
+        segments: &'t [Segment<'_>],
         package: &Package,
         sizes: [usize; 2],
     ) -> Result<Self, Error> {

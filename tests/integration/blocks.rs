@@ -2,7 +2,9 @@
 //! own code made on small random checkpoints (`tests/fixtures/golden-sdar` and the like).
 
 use candle_core::DType;
-use diffucoder::diffusion::{Attention, Cache, Decoding, Denoiser, Pass, Refresh, Settings, Steps};
+use diffucoder::diffusion::{
+    Attention, Cache, Decoding, Denoiser, Ending, Pass, Refresh, Settings, Steps,
+};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::infill::Template;
 use diffucoder::model::Target;
@@ -91,6 +93,33 @@ fn every_generation_equals_the_reference() {
             let done = job.run(&mut tensors, &mut Conditions::default()).unwrap();
             assert_eq!(done.canvas.generated(), expected, "{family} {number}");
         }
+    }
+}
+
+/// Whole blocks, and the token that the last of them predicts, are more than is asked for.
+#[test]
+fn blocks_end_with_the_context() {
+    for (set, given, new, whole) in [
+        ("golden-sdar", 3, 3, 8),
+        ("golden-fast-dllm-v2", 32, 32, 65),
+    ] {
+        let mut session = session(set);
+        let settings = Settings {
+            ending: Ending::AfterBlock(Vec::new()),
+            ..session.settings(session.package().mode(), false)
+        };
+        let special = (session.package().mask_id, &[][..]);
+        let texts = vec![vec![40; given], Vec::new()];
+        let job = Job::new(texts, vec![Hole::Exactly(new)], special, settings);
+        for (context, len) in [(whole, whole), (given + new, given + new)] {
+            let mut job = job.clone().within(context).unwrap();
+            let outcome = session.run_job(&mut job, &mut Conditions::default());
+            let outcome = outcome.unwrap();
+            assert_eq!(outcome.canvas.ids().len(), len, "{set} {context}");
+            assert!(outcome.canvas.masked().is_empty());
+            assert_eq!(outcome.tokens(), new);
+        }
+        assert!(job.within(given + new - 1).is_err());
     }
 }
 

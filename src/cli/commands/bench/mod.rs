@@ -99,8 +99,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             }
             let decoding = args.mode.decoding(is_gpu);
             let job = generation(&config, n, args.tokens_per_forward, decoding);
-            job.check(longest).map_err(|error| as_usage(error.into()))?;
-            Some(job)
+            let job = job.within(longest);
+            Some(job.map_err(|error| as_usage(error.into()))?)
         }
         None => None,
     };
