@@ -44,31 +44,27 @@ impl Asking {
     /// `text`, with what is wanted of it; `language` stands behind the fence. A model that is no
     /// chat model continues whatever it gets.
     pub fn new(package: &Package, before: String, wish: Wish, language: &str) -> Self {
-        let is_continued = wish != Wish::Answer && wish != Wish::Code || !package.is_chat();
+        let is_chat = package.is_chat() && wish != Wish::Raw;
+        let is_continued = !is_chat || wish == Wish::Continuation;
         let is_crlf = is_continued && lines::is_crlf(before.as_bytes());
         let text = lines::to_lf(&before).into_owned();
         let plain = Self {
             text: String::new(),
             answer: String::new(),
-            is_chat: package.is_chat(),
+            is_chat,
             has_tokens: false,
             fence: None,
             before: if is_continued { before } else { String::new() },
             is_crlf,
         };
         match wish {
-            _ if wish == Wish::Raw || !package.is_chat() => Self {
-                text,
-                is_chat: false,
-                ..plain
-            },
-            Wish::Raw | Wish::Answer => Self { text, ..plain },
-            Wish::Code => plain.fenced(language, text, ""),
-            Wish::Continuation => {
+            Wish::Code if is_chat => plain.fenced(language, text, ""),
+            Wish::Continuation if is_chat => {
                 let shown = Fence::show(language, &text);
                 let question = format!("Complete the following {language} code.\n{shown}");
                 plain.fenced(language, question, &text)
             }
+            _ => Self { text, ..plain },
         }
     }
 
@@ -130,18 +126,7 @@ impl Asking {
     /// The result, out of what the model wrote, with the line ends of what it continues.
     pub fn result<'a>(&self, written: &'a str) -> Cow<'a, str> {
         let fence = self.fence.as_ref();
-        self.with_line_ends(fence.map_or(written, |fence| fence.cut(written)))
-    }
-
-    /// The beginning of the result that stands, whatever the model writes behind `written`. What
-    /// could yet become the end of a fence is held back.
-    pub fn settled<'a>(&self, written: &'a str) -> Cow<'a, str> {
-        let fence = self.fence.as_ref();
-        let end = fence.map_or(written.len(), |fence| fence.settled(written));
-        self.with_line_ends(&written[..end])
-    }
-
-    fn with_line_ends<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = fence.map_or(written, |fence| fence.cut(written));
         match self.is_crlf {
             true => lines::to_crlf(text),
             false => text.into(),

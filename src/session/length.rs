@@ -188,8 +188,7 @@ where
         let refresh = if is_computed {
             masks.clone()
         } else if reuses_context && self.model.attention() == Attention::Full {
-            let attention = self.model.attention();
-            let kept = Kept::of(self.model, &canvas, attention);
+            let kept = Kept::of(self.model, &canvas, Attention::Full);
             let anew = all.iter().filter(|&&at| !kept.contains(at));
             anew.copied().collect()
         } else {

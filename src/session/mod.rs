@@ -301,25 +301,21 @@ impl Session {
         let package = Arc::clone(&self.package);
         let model = self.load(&mut (), &mut |_, _| ())?;
         let mut unwatched = ();
-        let observer: Option<&mut dyn Observer> = match &mut conditions.observer {
-            Some(observer) => Some(*observer),
-            None if job.ends.is_empty() => None,
-            None => Some(&mut unwatched),
+        let observer: &mut dyn Observer = match &mut conditions.observer {
+            Some(observer) => *observer,
+            None => &mut unwatched,
         };
         let ends = job.ends.clone();
-        let mut texts = observer
-            .map(|observer| Texts::new(observer, &package.tokenizer, &ends, job.given_bytes()));
+        let mut texts = Texts::new(observer, &package.tokenizer, &ends, job.given_bytes());
         let _seat = model.seat(); // sessions beside this one read the weights together
         let filling = job.run(
             model,
             &mut Conditions {
-                observer: texts.as_mut().map(|texts| texts as &mut dyn Observer),
+                observer: Some(&mut texts),
                 ..*conditions
             },
         )?;
-        if let Some(texts) = texts {
-            texts.finish();
-        }
+        texts.finish();
         Ok(Outcome::new(filling, job, &package.tokenizer))
     }
 }

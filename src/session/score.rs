@@ -33,11 +33,11 @@ impl Session {
             ids.extend(&written[from..hole.start]);
             let text = &filled.ids[..filled.ids.len().min(filled.tokens + 1)];
             // Of a run that was ended early the last may be a mask.
-            let text = text.iter().filter(|&&id| id != mask_id);
-            let before = tokens.len();
-            tokens.extend(text);
-            masked.extend(ids.len()..ids.len() + tokens.len() - before);
-            ids.resize(ids.len() + tokens.len() - before, mask_id);
+            for &token in text.iter().filter(|&&id| id != mask_id) {
+                masked.push(ids.len());
+                tokens.push(token);
+                ids.push(mask_id);
+            }
             from = hole.end;
         }
         ids.extend(&written[from..]);

@@ -202,7 +202,7 @@ impl Form {
     /// What of the text is certain before the model has written all of it.
     fn settled<'a>(&self, written: &'a str) -> Cow<'a, str> {
         match self {
-            Self::Behind(asking) => asking.settled(written),
+            Self::Behind(asking) => asking.result(written),
             Self::Between(_) => Cow::default(),
         }
     }

@@ -54,7 +54,7 @@ impl Fence {
 
     /// Bytes of the beginning that stands, whatever comes: what could yet become the end of the
     /// fence is held back.
-    pub(in crate::session) fn settled(&self, written: &str) -> usize {
+    fn settled(&self, written: &str) -> usize {
         let cut = self.cut(written);
         let last = cut.rfind('\n').map_or(0, |end| end + 1);
         let begins = last > 0 || self.at_line_start;
