@@ -45,11 +45,11 @@ impl Portable<Option<Vec<u8>>> for Quantize<'_> {
     fn run(self) -> Option<Vec<u8>> {
         let numbers = self.numbers;
         Some(match self.format {
-            Format::Q4_0 => each_group::<format::Q4_0, 32>(numbers, half_scales::<8, 32>),
-            Format::Q8_0 => each_group::<format::Q8_0, 32>(numbers, largest_to_127::<32>),
-            Format::Q4K => each_group::<format::Q4K, 32>(numbers, with_min::<15, 32>),
-            Format::Q5K => each_group::<format::Q5K, 32>(numbers, with_min::<31, 32>),
-            Format::Q6K => each_group::<format::Q6K, 16>(numbers, signed_scales::<32, 16>),
+            Format::Q4_0 => each_group::<format::Q4_0, 32>(numbers),
+            Format::Q8_0 => each_group::<format::Q8_0, 32>(numbers),
+            Format::Q4K => each_group::<format::Q4K, 32>(numbers),
+            Format::Q5K => each_group::<format::Q5K, 32>(numbers),
+            Format::Q6K => each_group::<format::Q6K, 16>(numbers),
             Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => return None,
             Format::Q2K | Format::Q3K | Format::Iq4Nl | Format::Iq4Xs => return None,
         })
@@ -68,10 +68,7 @@ struct Group<const N: usize> {
 
 /// Quantizes 16 parts at a time and writes them down.
 #[inline(always)]
-fn each_group<F: BlockFormat, const N: usize>(
-    numbers: &[f32],
-    fit: impl Fn(&mut Group<N>),
-) -> Vec<u8> {
+fn each_group<F: BlockFormat, const N: usize>(numbers: &[f32]) -> Vec<u8> {
     let (inputs, bytes) = (F::FORMAT.block_inputs(), F::FORMAT.block_bytes());
     let mut blocks = vec![0; numbers.len() / inputs * bytes];
     let groups = numbers.chunks(LANES * N);
@@ -86,7 +83,7 @@ fn each_group<F: BlockFormat, const N: usize>(
                 lanes[part] = *number;
             }
         }
-        fit(&mut group);
+        fit::<F, N>(&mut group);
         for (b, block) in blocks.chunks_exact_mut(bytes).enumerate() {
             let parts = inputs / N;
             for i in 0..inputs {
@@ -104,6 +101,21 @@ fn each_group<F: BlockFormat, const N: usize>(
         }
     }
     blocks
+}
+
+/// Finds the scales of some parts and makes quants of their numbers. By the format and not by a
+/// function that is passed: what calls that would not be inlined, and compiled for no registers.
+#[inline(always)]
+fn fit<F: BlockFormat, const N: usize>(group: &mut Group<N>) {
+    match F::FORMAT {
+        Format::Q4_0 => half_scales::<8, N>(group),
+        Format::Q8_0 => largest_to_127(group),
+        Format::Q4K => with_min::<15, N>(group),
+        Format::Q5K => with_min::<31, N>(group),
+        Format::Q6K => signed_scales::<32, N>(group),
+        Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => {}
+        Format::Q2K | Format::Q3K | Format::Iq4Nl | Format::Iq4Xs => {}
+    }
 }
 
 /// The inverse of [`super::stored::word`], for one quant in a block that was zero.
