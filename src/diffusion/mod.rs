@@ -98,8 +98,6 @@ pub struct Generation {
     pub forwards: usize,
     /// Positions pushed through the transformer, summed over the forward passes.
     pub rows: usize,
-    /// Whether it came to its end, rather than that the observer ended it.
-    pub is_whole: bool,
 }
 
 /// Why a generation failed.
@@ -139,13 +137,9 @@ where
     let mut run = Run::new(&canvas, settings, attention, &kept);
     let (mut predicted, mut rows) = (Predicted::default(), 0);
     let mut stability = Stability::default();
-    let is_whole = loop {
-        if !observer.goes_on() {
-            break false;
-        }
-        let Some(frame) = run.next(&mut canvas) else {
-            break true;
-        };
+    while observer.goes_on()
+        && let Some(frame) = run.next(&mut canvas)
+    {
         let asked = Asked::of(settings, &canvas, frame.masked());
         let computed = model.forward_likely(&frame.pass(), asked.as_ref(), &mut predicted);
         rows += computed.map_err(GenerateError::Model)?;
@@ -170,12 +164,11 @@ where
             run.moved(&edits);
             stability = Stability::default();
         }
-    };
+    }
     Ok(Generation {
         canvas,
         forwards: run.steps(),
         rows,
-        is_whole,
     })
 }
 

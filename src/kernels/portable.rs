@@ -304,7 +304,7 @@ mod tests {
     fn negative_entropy_is_that_of_the_definition() {
         let probs: Vec<f32> = (0..37).map(|i| (i * 7919 % 100) as f32 / 1813.0).collect();
         let of = |probs: &[f32], isa| negative_entropy(isa, probs);
-        let scalar = Isa::named("scalar").unwrap();
+        let scalar = Isa::SCALAR;
         let terms = probs.iter().map(|&p| f64::from(p));
         let expected: f64 = terms.map(|p| p * (p + 1e-10).ln()).sum();
         assert!((of(&probs, scalar) - expected).abs() < 1e-6);
@@ -323,7 +323,7 @@ mod tests {
             let sum = softmax_terms(isa, &mut row, 0.5).unwrap();
             (row, sum)
         };
-        let scalar = terms(Isa::named("scalar").unwrap());
+        let scalar = terms(Isa::SCALAR);
         for (term, logit) in scalar.0.iter().zip(&logits) {
             let expected = (2.0 * f64::from(logit - most)).exp();
             assert!((f64::from(*term) - expected).abs() < 1e-6 * expected + 1e-9);
@@ -365,7 +365,7 @@ mod tests {
             scales.map(f32::to_bits)
         };
         let expected = xs[..37].iter().map(|x| x * x).sum::<f32>() / 37.0;
-        let scalar = scales(Isa::named("scalar").unwrap());
+        let scalar = scales(Isa::SCALAR);
         assert!((f32::from_bits(scalar[0]) * expected.sqrt() - 1.0).abs() < 1e-5);
         for isa in Isa::available() {
             assert_eq!(scales(isa), scalar, "{isa}");

@@ -146,7 +146,7 @@ impl Job {
 
     /// Tokens that a hole can become.
     pub(super) fn most_of(&self, hole: usize) -> usize {
-        self.holes.get(hole).map_or(usize::MAX, |hole| hole.most())
+        self.holes[hole].most()
     }
 
     /// Tokens that are given.

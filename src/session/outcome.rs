@@ -118,8 +118,8 @@ impl Outcome {
     /// Why the whole of it ends: [`Finish::Stop`] if each of its texts does, else why the first
     /// other one does.
     pub fn finish(&self) -> Finish {
-        let finishes = self.holes.iter().map(|hole| hole.finish);
-        let other = finishes.into_iter().find(|&finish| finish != Finish::Stop);
+        let mut finishes = self.holes.iter().map(|hole| hole.finish);
+        let other = finishes.find(|&finish| finish != Finish::Stop);
         other.unwrap_or(Finish::Stop)
     }
 

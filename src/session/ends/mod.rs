@@ -33,14 +33,6 @@ pub(super) enum Known {
 }
 
 impl Ends {
-    /// Whether nothing ends a text.
-    pub fn is_empty(&self) -> bool {
-        self.texts.is_empty()
-            && self.function.is_none()
-            && self.least_indent == 0
-            && self.fence.is_none()
-    }
-
     /// Where `text` ends, in bytes, if it does and nothing more comes.
     pub fn cut(&self, text: &str) -> Option<usize> {
         let ends = self.each(text).filter_map(|known| match known {
@@ -160,7 +152,7 @@ mod tests {
         assert_eq!(ends.cut("a\n\nb\n\n"), Some(1));
         assert_eq!(ends.cut("é!\n\n"), Some(0));
         assert_eq!(texts(&[""]).cut("a"), None);
-        assert!(Ends::default().is_empty() && Ends::default().cut("a").is_none());
+        assert_eq!(Ends::default().cut("a"), None);
     }
 
     #[test]
@@ -189,21 +181,6 @@ mod tests {
                     Known::Sure(sure) => proptest::prop_assert!(sure <= end.unwrap_or(text.len())),
                 }
             }
-        }
-    }
-
-    #[test]
-    fn whatever_can_end_a_text_counts() {
-        let by_function = Ends {
-            function: Function::of_language("rust", ""),
-            ..Ends::default()
-        };
-        let by_indent = Ends {
-            least_indent: 1,
-            ..Ends::default()
-        };
-        for ends in [texts(&["a"]), by_function, by_indent] {
-            assert!(!ends.is_empty(), "{ends:?}");
         }
     }
 }
