@@ -195,13 +195,14 @@ impl Needs {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use diffucoder::hub::registry::MODELS;
 
-    fn machine(free_gb: u64) -> Machine {
+    /// A CPU with so much free memory.
+    pub fn machine(free_gb: f64) -> Machine {
         Machine {
-            free_bytes: Some(free_gb * 1_000_000_000),
+            free_bytes: Some((free_gb * 1e9) as u64),
             limits: Limits {
                 int8_ops_per_s: 1e12,
                 read_bytes_per_s: 40e9,
@@ -214,57 +215,35 @@ mod tests {
 
     #[test]
     fn the_first_choice_that_fits_is_the_conversion() {
-        let first = |free_gb| {
-            let choices = machine(free_gb).choices(&MODELS[0]);
-            let mut fitting = choices.into_iter().filter(|choice| choice.needs.fits);
+        let first = |machine: &Machine| {
+            let choices = machine.choices(&MODELS[0]).into_iter();
+            let mut fitting = choices.filter(|choice| choice.needs.fits);
             fitting
                 .next()
                 .map(|choice| (choice.flags, choice.download_bytes))
         };
-        let conversion = ("--model diffucoder:q4_k_m".to_owned(), 4_800_000_000);
-        assert_eq!(first(64), Some(conversion.clone()));
-        assert_eq!(first(6), Some(conversion));
+        let conversion = || Some(("--model diffucoder:q4_k_m".to_owned(), 4_800_000_000));
+        assert_eq!(first(&machine(64.0)), conversion());
+        assert_eq!(first(&machine(6.0)), conversion());
         // 4.3 GB of weights and what stands beside them.
         let smallest = ("--model diffucoder --quant q4_0".to_owned(), 15_200_000_000);
-        assert_eq!(first(5).map(|(flags, _)| flags), None);
-        assert_eq!(
-            Machine {
-                free_bytes: Some(5_500_000_000),
-                ..machine(0)
-            }
-            .choices(&MODELS[0])
-            .into_iter()
-            .find(|choice| choice.needs.fits)
-            .map(|choice| (choice.flags, choice.download_bytes)),
-            Some(smallest)
-        );
-        let on_gpu = Machine {
+        assert_eq!(first(&machine(5.5)), Some(smallest));
+        assert_eq!(first(&machine(5.0)), None);
+        let on_gpu = |free_gb| Machine {
             is_gpu: true,
-            ..machine(23)
+            ..machine(free_gb)
         };
-        let recommended = |machine: &Machine| {
-            let choices = machine.choices(&MODELS[0]).into_iter();
-            let mut fitting = choices.filter(|choice| choice.needs.fits);
-            fitting.next().map(|choice| choice.flags)
-        };
-        let whole = "--model diffucoder".to_owned();
-        assert_eq!(recommended(&on_gpu), Some(whole));
-        assert_eq!(
-            on_gpu.needs_of_whole(&MODELS[0]).memory_bytes,
-            15_960_000_000
-        );
-        let small = Machine {
-            free_bytes: Some(7_000_000_000),
-            ..on_gpu
-        };
-        let conversion = "--model diffucoder:q4_k_m".to_owned();
-        assert_eq!(recommended(&small), Some(conversion));
-        assert!(small.needs_of_whole(&MODELS[0]).memory_bytes < 5_000_000_000);
+        let memory = |machine: &Machine| machine.needs_of_whole(&MODELS[0]).memory_bytes;
+        let whole = ("--model diffucoder".to_owned(), 15_200_000_000);
+        assert_eq!(first(&on_gpu(23.0)), Some(whole));
+        assert_eq!(memory(&on_gpu(23.0)), 15_960_000_000);
+        assert_eq!(first(&on_gpu(7.0)), conversion());
+        assert!(memory(&on_gpu(7.0)) < 5_000_000_000);
     }
 
     #[test]
     fn every_use_has_its_model() {
-        let uses: Vec<_> = machine(64).uses().map(|each| each.choice.flags).collect();
+        let uses: Vec<_> = machine(64.0).uses().map(|each| each.choice.flags).collect();
         let expected = [
             "--model open-dcoder",
             "--model dreamon",
@@ -276,23 +255,23 @@ mod tests {
     #[test]
     fn speed_follows_arithmetic_and_then_reading() {
         let speed = |needs: Needs| needs.speed();
-        assert_eq!(speed(machine(64).needs(&MODELS[0], 4.8e9)), "1.1 to 3.3");
-        let mut slow = machine(64);
+        assert_eq!(speed(machine(64.0).needs(&MODELS[0], 4.8e9)), "1.1 to 3.3");
+        let mut slow = machine(64.0);
         slow.limits.read_bytes_per_s = 4.8e9;
         assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "1.0 to 3.0");
         // Tiles, at a quarter of their limit: 0.33 s of arithmetic.
-        let mut tiles = machine(64);
+        let mut tiles = machine(64.0);
         tiles.limits.tile_ops_per_s = Some(6.6e12);
         assert_eq!(speed(tiles.needs(&MODELS[0], 4.8e9)), "3.0 to 9.1");
         slow.is_gpu = true;
         assert_eq!(speed(slow.needs(&MODELS[0], 4.8e9)), "-");
         // A whole model is held in q8_0, or smaller if that does not fit.
         assert_eq!(
-            machine(10).needs_of_whole(&MODELS[0]).memory_bytes,
+            machine(10.0).needs_of_whole(&MODELS[0]).memory_bytes,
             9_690_000_000
         );
         assert_eq!(
-            machine(9).needs_of_whole(&MODELS[0]).memory_bytes,
+            machine(9.0).needs_of_whole(&MODELS[0]).memory_bytes,
             5_130_000_000
         );
     }

@@ -275,27 +275,15 @@ fn features() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diffucoder::kernels::limits::Limits;
+    use crate::cli::commands::choices::tests::machine;
 
     #[test]
     fn the_advice_is_the_first_choice_that_fits() {
-        let choices = |gb: u64| {
-            let machine = Machine {
-                free_bytes: Some(gb * 1_000_000_000),
-                limits: Limits {
-                    int8_ops_per_s: 1e12,
-                    read_bytes_per_s: 40e9,
-                    ..Limits::default()
-                },
-                busy: None,
-                is_gpu: false,
-            };
-            machine.choices(&MODELS[0])
-        };
-        assert!(advice(&choices(24)).contains("--model diffucoder:q4_k_m"));
-        assert!(advice(&choices(2)).contains("--model tiny"));
+        let choices = |free_gb| machine(free_gb).choices(&MODELS[0]);
+        assert!(advice(&choices(24.0)).contains("--model diffucoder:q4_k_m"));
+        assert!(advice(&choices(2.0)).contains("--model tiny"));
         assert_eq!(
-            choices_table(&choices(7)),
+            choices_table(&choices(7.0)),
             "\
 7B MODEL                         DOWNLOAD   MEMORY    TOKENS/S
 --model diffucoder:q4_k_m         4.80 GB  5.76 GB  1.1 to 3.3  recommended
