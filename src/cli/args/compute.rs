@@ -13,7 +13,7 @@ use diffucoder::session::{Compute, Session};
 use diffucoder::{Error, RequestError};
 use etcetera::BaseStrategy;
 
-use crate::cli::args::model::ModelArgs;
+use crate::cli::args::model::{ModelArgs, package};
 use crate::cli::args::values::at_least_one;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::ui::Ui;
@@ -123,7 +123,7 @@ impl ComputeArgs {
     pub fn open_as(&self, model: &ModelArgs, spec: ModelSpec, ui: &Ui) -> anyhow::Result<Engine> {
         self.start_threads(ui)?;
         let lora = model.lora()?;
-        let open = || model.package(&spec, lora.as_ref(), ui);
+        let open = || package(model.hub_options(), &spec, lora.as_ref(), ui);
         let session = Session::open_with(&self.compute()?, open);
         let session = session.map_err(|error| match error {
             Error::Request(RequestError::HeldAsStored) => UsageError::with_hint(

@@ -59,35 +59,6 @@ impl ModelArgs {
         }
     }
 
-    /// Opens a model, with an adapter if there is one.
-    pub fn package(
-        &self,
-        spec: &ModelSpec,
-        lora: Option<&ModelSpec>,
-        ui: &Ui,
-    ) -> Result<Package, Error> {
-        self.package_by(self.hub_options(), spec, lora, ui)
-    }
-
-    /// The same with these options.
-    pub fn package_by(
-        &self,
-        mut options: HubOptions,
-        spec: &ModelSpec,
-        lora: Option<&ModelSpec>,
-        ui: &Ui,
-    ) -> Result<Package, Error> {
-        let mut package = Package::open(spec, &options, &mut Download::new(ui, spec))?;
-        if let Some(lora) = lora {
-            options.revision = None; // the model's
-            let base = package.adapt(lora, &options, &mut Download::new(ui, lora))?;
-            if let Some(base) = base.map(str::to_owned) {
-                ui.status(&format!("the adapter was trained on {base}"));
-            }
-        }
-        Ok(package)
-    }
-
     /// What was typed for `--model`, or its default.
     pub fn name(&self) -> &OsStr {
         &self.model
@@ -121,6 +92,24 @@ impl ModelArgs {
         }
         Ok(spec)
     }
+}
+
+/// Opens a model, with an adapter if there is one.
+pub fn package(
+    mut options: HubOptions,
+    spec: &ModelSpec,
+    lora: Option<&ModelSpec>,
+    ui: &Ui,
+) -> Result<Package, Error> {
+    let mut package = Package::open(spec, &options, &mut Download::new(ui, spec))?;
+    if let Some(lora) = lora {
+        options.revision = None; // the model's
+        let base = package.adapt(lora, &options, &mut Download::new(ui, lora))?;
+        if let Some(base) = base.map(str::to_owned) {
+            ui.status(&format!("the adapter was trained on {base}"));
+        }
+    }
+    Ok(package)
 }
 
 /// What a name stands for; one that is not UTF-8 is a path. `source` is where it was given.

@@ -64,20 +64,17 @@ struct Row {
 
 pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
     let spec = args.model.spec_of(args.name.as_deref())?;
-    let name = match &spec {
-        ModelSpec::Hub(model) => model.to_string(),
-        ModelSpec::BuiltIn(model) => {
-            ui.note(&format!("{} is a part of this program", model.alias));
-            return Ok(());
-        }
-        other @ ModelSpec::Local(_) => return Err(no_download(other).into()),
-    };
+    if let ModelSpec::BuiltIn(model) = &spec {
+        ui.note(&format!("{} is a part of this program", model.alias));
+        return Ok(());
+    }
+    let name = on_hub(spec.clone())?.to_string();
     let lora = args.model.lora()?;
     let options = HubOptions {
         newest: true,
         ..args.model.hub_options()
     };
-    let package = args.model.package_by(options, &spec, lora.as_ref(), ui)?;
+    let package = model::package(options, &spec, lora.as_ref(), ui)?;
     package.fetch_weights(&mut Download::new(ui, &spec))?;
     ui.note(&format!("{name} is here, whole: {}", package.name()));
     Ok(())
@@ -93,14 +90,9 @@ pub fn list(args: &ListArgs, ui: &Ui) -> anyhow::Result<()> {
 }
 
 pub fn rm(args: &RmArgs, ui: &Ui) -> anyhow::Result<()> {
-    let mut models = Vec::new();
-    for name in &args.names {
-        match model::named("MODEL", name)? {
-            ModelSpec::Hub(model) => models.push(model),
-            other => return Err(no_download(&other).into()),
-        }
-    }
-    for model in models {
+    let specs = args.names.iter().map(|name| model::named("MODEL", name));
+    let models = specs.map(|spec| on_hub(spec?));
+    for model in models.collect::<Result<Vec<_>, _>>()? {
         let freed = remove(&model, &HubOptions::from_env()).map_err(Error::from)?;
         let freed = human_bytes(freed);
         ui.note(&format!("removed {model}, which frees {freed}"));
@@ -115,13 +107,15 @@ pub fn rm(args: &RmArgs, ui: &Ui) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn no_download(spec: &ModelSpec) -> UsageError {
+/// The model, if it is one that is downloaded.
+fn on_hub(spec: ModelSpec) -> Result<HubModel, UsageError> {
     let message = match spec {
+        ModelSpec::Hub(model) => return Ok(model),
         ModelSpec::BuiltIn(model) => format!("{} is a part of this program", model.alias),
         ModelSpec::Local(path) => format!("{} is a path, not a model on the Hub", path.display()),
-        ModelSpec::Hub(model) => format!("{model} is a model on the Hub"),
     };
-    UsageError::with_hint(message, "`diffucoder models` shows what can be downloaded")
+    let hint = "`diffucoder models` shows what can be downloaded";
+    Err(UsageError::with_hint(message, hint))
 }
 
 impl Row {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::args::model::ModelArgs;
+use crate::cli::args::model::{ModelArgs, package};
 use crate::cli::args::values::one_of;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::table::{Align, table};
@@ -60,7 +60,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     }
     atomic::check(file, args.force).map_err(Error::from)?;
     let (spec, lora) = (args.model.spec()?, args.model.lora()?);
-    let package = args.model.package(&spec, lora.as_ref(), ui)?;
+    let package = package(args.model.hub_options(), &spec, lora.as_ref(), ui)?;
     let weights = package.fetch_weights(&mut Download::new(ui, &spec))?;
     let bar = ui.byte_bar("quantizing", 0);
     let report = package.quantize(weights, args.to, (file, args.force), &mut |done, total| {
