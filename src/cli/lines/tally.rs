@@ -2,7 +2,6 @@
 //! end.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use crate::cli::exit;
@@ -28,10 +27,7 @@ pub struct Tally<'a> {
 
 /// Lines of which the same is to be said.
 struct Kind {
-    first: usize,
-    /// How many others, and the first of them.
-    more: usize,
-    named: Vec<usize>,
+    numbers: Vec<usize>,
     is_failure: bool,
 }
 
@@ -84,47 +80,31 @@ impl<'a> Tally<'a> {
     fn is_new(&mut self, number: usize, text: &str, is_failure: bool) -> bool {
         let digits = |c: char| c.is_ascii_digit();
         let kind = text.split(digits).filter(|part| !part.is_empty()).collect();
-        match self.kinds.entry(kind) {
-            Entry::Vacant(entry) => {
-                entry.insert(Kind {
-                    first: number,
-                    more: 0,
-                    named: Vec::new(),
-                    is_failure,
-                });
-                true
-            }
-            Entry::Occupied(mut entry) => {
-                let kind = entry.get_mut();
-                kind.more += 1;
-                if kind.named.len() < NAMED {
-                    kind.named.push(number);
-                }
-                false
-            }
-        }
+        let kind = self.kinds.entry(kind).or_insert(Kind {
+            numbers: Vec::new(),
+            is_failure,
+        });
+        kind.numbers.push(number);
+        kind.numbers.len() == 1
     }
 
     /// Says of how many others the same is true, and what was done.
     pub fn finish(&self) {
-        let mut kinds: Vec<&Kind> = self.kinds.values().filter(|kind| kind.more > 0).collect();
-        kinds.sort_by_key(|kind| (kind.first, kind.is_failure));
+        let mut kinds: Vec<&Kind> = self.kinds.values().collect();
+        kinds.retain(|kind| kind.numbers.len() > 1);
+        kinds.sort_by_key(|kind| (kind.numbers[0], kind.is_failure));
         for kind in kinds {
-            let numbers: Vec<String> = kind.named.iter().map(usize::to_string).collect();
-            let rest = if kind.more > kind.named.len() {
-                ", …"
-            } else {
-                ""
-            };
+            let (first, more) = (kind.numbers[0], &kind.numbers[1..]);
+            let named: Vec<String> = more.iter().take(NAMED).map(usize::to_string).collect();
+            let rest = if more.len() > NAMED { ", …" } else { "" };
             let text = format!(
-                "{}: {} like line {}: {}{rest}",
+                "{}: {} like line {first}: {}{rest}",
                 self.input,
-                ui::count(kind.more, "more line"),
-                kind.first,
-                numbers.join(", ")
+                ui::count(more.len(), "more line"),
+                named.join(", ")
             );
             match kind.is_failure {
-                true => Ui::problem(&text),
+                true => ui::print_error(&anyhow::anyhow!("{text}"), None),
                 false => self.ui.note(&text),
             }
         }

@@ -115,11 +115,6 @@ impl Ui {
         }
     }
 
-    /// Tells of a failure that does not end the command.
-    pub fn problem(text: &str) {
-        print_error(&anyhow::anyhow!("{text}"), None);
-    }
-
     /// A bar that counts bytes.
     pub fn byte_bar(&self, what: &str, total_bytes: u64) -> ProgressBar {
         const TEMPLATE: &str = "{prefix} {bar:30} {decimal_bytes} of {decimal_total_bytes} \
