@@ -18,7 +18,7 @@ pub(super) struct DecodingArgs {
     pub window: Option<Window>,
     /// Masks that are seen behind the window: a number, or all
     #[arg(long, value_name = "N", value_parser = lookahead)]
-    lookahead: Option<Lookahead>,
+    lookahead: Option<Given<usize>>,
     /// In a block-causal model, positions of a block that are filled before those behind them are
     /// [default: 8 of Fast-dLLM v2, all of others]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -40,14 +40,14 @@ pub(super) struct DecodingArgs {
     /// Reveal all tokens at least this probable at once, and the surest if there are none; off
     /// reveals a fixed number, as --steps, --tokens-per-step, --alg-temp and --algorithm origin do
     #[arg(long, value_name = "P", value_parser = threshold)]
-    threshold: Option<Threshold>,
+    threshold: Option<Given<f32>>,
     /// What the threshold is held against
     #[arg(long, value_parser = one_of(&Rule::ALL, Rule::name, about_rule))]
     rule: Option<Rule>,
     /// Temperature of the probabilities that decide the order of the reveals; sampling takes those
     /// that tokens are drawn from
     #[arg(long, value_name = "T", value_parser = order_temperature)]
-    order_temperature: Option<OrderTemperature>,
+    order_temperature: Option<Given<f32>>,
     /// How many times each token is masked and predicted again once all are there, ending early
     /// where nothing changes [default: 0; with the built-in model 1 in holes between text, unless
     /// --exact]
@@ -79,14 +79,9 @@ pub(super) enum Window {
     Masks(usize),
 }
 
+/// A number, or none, for which there is a word: all, off or sampling.
 #[derive(Debug, Clone, Copy)]
-struct Lookahead(Option<usize>);
-
-#[derive(Debug, Clone, Copy)]
-struct Threshold(Option<f32>);
-
-#[derive(Debug, Clone, Copy)]
-struct OrderTemperature(Option<f32>);
+struct Given<N>(Option<N>);
 
 fn window(text: &str) -> Result<Window, String> {
     match text {
@@ -98,11 +93,11 @@ fn window(text: &str) -> Result<Window, String> {
     }
 }
 
-fn lookahead(text: &str) -> Result<Lookahead, String> {
+fn lookahead(text: &str) -> Result<Given<usize>, String> {
     match text {
-        "all" => Ok(Lookahead(None)),
+        "all" => Ok(Given(None)),
         _ => zero_or_above(text)
-            .map(|n| Lookahead(Some(n)))
+            .map(|n| Given(Some(n)))
             .map_err(|_| "expected all or a number".into()),
     }
 }
@@ -117,20 +112,20 @@ fn refresh(text: &str) -> Result<Refresh, String> {
     }
 }
 
-fn threshold(text: &str) -> Result<Threshold, String> {
+fn threshold(text: &str) -> Result<Given<f32>, String> {
     match text {
-        "off" => Ok(Threshold(None)),
+        "off" => Ok(Given(None)),
         _ => share(text)
-            .map(|p| Threshold(Some(p)))
+            .map(|p| Given(Some(p)))
             .map_err(|_| "expected off or a number above 0 and at most 1".into()),
     }
 }
 
-fn order_temperature(text: &str) -> Result<OrderTemperature, String> {
+fn order_temperature(text: &str) -> Result<Given<f32>, String> {
     match text {
-        "sampling" => Ok(OrderTemperature(None)),
+        "sampling" => Ok(Given(None)),
         _ => match zero_or_more(text) {
-            Ok(t) if t > 0.0 => Ok(OrderTemperature(Some(t))),
+            Ok(t) if t > 0.0 => Ok(Given(Some(t))),
             _ => Err("expected sampling or a number above 0".into()),
         },
     }

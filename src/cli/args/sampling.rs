@@ -309,7 +309,7 @@ impl SamplingArgs {
             )
             .about(&["remask", "algorithm"]));
         }
-        if job.is_resizing() && self.decoding.remask.is_some_and(|rounds| rounds > 0) {
+        if job.is_resizing() && is_remasked {
             let message = "--remask predicts tokens once more, and here each can change a length";
             return Err(UsageError::with_hint(message, "leave it out").about(&["remask"]));
         }
