@@ -70,17 +70,16 @@ impl Recorder {
             stop_ids: self.package.stop_ids.clone(),
         })
     }
+
+    /// Writes how it ended, and says whether all could be written.
+    ///
+    /// # Errors
+    /// The first failure.
     pub fn finish(mut self, end: End) -> anyhow::Result<()> {
         self.write(&Line::End(end));
-        self.check()
-    }
-
-    fn check(mut self) -> anyhow::Result<()> {
-        match self.failure.take() {
-            Some(error) => Err(error)
-                .with_context(|| format!("cannot write the trace {}", self.file.path.display())),
-            None => Ok(()),
-        }
+        let path = self.file.path.display();
+        let written = self.failure.map_or(Ok(()), Err);
+        written.with_context(|| format!("cannot write the trace {path}"))
     }
 
     /// One line in one write.
@@ -153,25 +152,22 @@ impl TraceFile {
     /// Makes the file where there is none. What is there and no trace is not overwritten.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("cannot write the trace {}", path.display());
-        let stream = atomic::open_stream(path).with_context(cannot)?;
-        let is_stream = stream.is_some();
-        let mut file = match stream {
-            Some(stream) => stream,
-            None => {
-                let mut options = File::options();
-                options.read(true).write(true).create(true).truncate(false);
-                options.open(path).with_context(cannot)?
-            }
-        };
-        if !is_stream && !may_be_replaced(&mut file).with_context(cannot)? {
-            let message = format!("{} holds something else than a trace", path.display());
-            return Err(UsageError::new(message).about(&["trace"]).into());
-        }
-        Ok(Self {
+        let opened = |file, is_stream| Self {
             file,
             path: path.to_path_buf(),
             is_stream,
-        })
+        };
+        if let Some(stream) = atomic::open_stream(path).with_context(cannot)? {
+            return Ok(opened(stream, true));
+        }
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).with_context(cannot)?;
+        if !may_be_replaced(&mut file).with_context(cannot)? {
+            let message = format!("{} holds something else than a trace", path.display());
+            return Err(UsageError::new(message).about(&["trace"]).into());
+        }
+        Ok(opened(file, false))
     }
 }
 
