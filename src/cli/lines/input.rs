@@ -40,7 +40,7 @@ pub struct Lines {
 }
 
 /// A line with its number, or why it cannot be taken.
-type Numbered<'a> = (usize, Result<&'a [u8], UsageError>);
+pub type Numbered = (usize, Result<Vec<u8>, UsageError>);
 
 impl Source {
     /// `path` or, for `-`, stdin.
@@ -121,7 +121,7 @@ impl Lines {
     ///
     /// # Errors
     /// When the input cannot be read on.
-    pub fn next(&mut self) -> anyhow::Result<Option<Numbered<'_>>> {
+    pub fn next(&mut self) -> anyhow::Result<Option<Numbered>> {
         if self.peek()?.is_none() {
             return Ok(None);
         }
@@ -131,7 +131,7 @@ impl Lines {
                 "the line is longer than {} MiB",
                 LONGEST_LINE >> 20
             ))),
-            false => Ok(trimmed(&self.line)),
+            false => Ok(trimmed(&self.line).to_vec()),
         };
         Ok(Some((self.number, line)))
     }
@@ -179,7 +179,7 @@ mod tests {
         };
         let (mut lines, mut all) = (source.lines()?, Vec::new());
         while let Some((number, line)) = lines.next()? {
-            let line = line.map(|line| String::from_utf8_lossy(line).into_owned());
+            let line = line.map(|line| String::from_utf8_lossy(&line).into_owned());
             all.push((number, line.map_err(|error| error.to_string())));
         }
         Ok(all)

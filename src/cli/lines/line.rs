@@ -74,13 +74,18 @@ pub struct Parser {
     typed: Values,
     /// What variables and the configuration file say of them.
     defaults: Values,
-    /// Tokens of an open hole where nobody says how many.
     usual_hole: usize,
 }
 
 impl Parser {
-    /// `matches` are those of the command, for which `defaults` were found.
-    pub fn new(format: LineFormat, matches: &ArgMatches, defaults: Values) -> Self {
+    /// `matches` are those of the command, for which `defaults` were found; an open hole has
+    /// `usual_hole` tokens where nobody says how many.
+    pub fn new(
+        format: LineFormat,
+        matches: &ArgMatches,
+        defaults: Values,
+        usual_hole: usize,
+    ) -> Self {
         let command = Command::new("line").no_binary_name(true);
         let command = SamplingArgs::augment_args(command.disable_help_flag(true));
         Self {
@@ -88,7 +93,7 @@ impl Parser {
             typed: layers::given(&command, matches, &Values::new()),
             defaults,
             command,
-            usual_hole: USUAL_HOLE,
+            usual_hole,
         }
     }
 
@@ -101,13 +106,6 @@ impl Parser {
             defaults: Values::new(),
             usual_hole: USUAL_HOLE,
         }
-    }
-
-    /// The same where an open hole has so many tokens.
-    #[must_use]
-    pub fn with_usual_hole(mut self, tokens: usize) -> Self {
-        self.usual_hole = tokens;
-        self
     }
 
     /// Which default makes a line fail: one that it can do without.
@@ -345,7 +343,7 @@ mod tests {
         });
         let command = SamplingArgs::augment_args(Command::new("batch").no_binary_name(true));
         let matches = command.get_matches_from(flags);
-        Parser::new(LineFormat::Json, &matches, Values::new())
+        Parser::new(LineFormat::Json, &matches, Values::new(), USUAL_HOLE)
     }
 
     fn understood(parser: &Parser, line: &str) -> (Line, SamplingArgs) {

@@ -12,15 +12,11 @@ use anyhow::Context;
 
 use diffucoder::session::Session;
 
-use super::input::Lines;
+use super::input::{Lines, Numbered};
 use crate::cli::threads;
-use crate::cli::usage::UsageError;
 
 /// Lines that may wait, for each that is worked on, until an earlier one is done.
 const AHEAD: usize = 4;
-
-/// A line of the input with its number, or why it cannot be taken.
-pub type Numbered = (usize, Result<Vec<u8>, UsageError>);
 
 /// What comes of a line, in this order.
 #[derive(Debug)]
@@ -89,10 +85,7 @@ impl<'scope, 'env, T: Send + 'scope> Workers<'scope, 'env, T> {
         // Not in the scope: a read from a terminal or a pipe cannot be ended.
         threads::start(move || {
             while let Ok(()) = wanted.recv() {
-                let line = lines
-                    .next()
-                    .map(|line| line.map(|(number, line)| (number, line.map(<[u8]>::to_vec))));
-                if read.send(Message::Line(line)).is_err() {
+                if read.send(Message::Line(lines.next())).is_err() {
                     break;
                 }
             }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use diffucoder::package::Package;
 use diffucoder::session::{Ends, Function};
 
-use crate::cli::lines::form::Form;
+use crate::cli::form::Form;
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::input::Source;
 use crate::cli::lines::line::{Line, Parser, Request};
@@ -65,7 +65,7 @@ impl Problems {
         while let Some((number, line)) = lines.next()?
             && all.len() < limit
         {
-            let problem = line.and_then(|line| Problem::parse(&parser, line, number, format));
+            let problem = line.and_then(|line| Problem::parse(&parser, &line, number, format));
             let problem = problem.and_then(|problem| {
                 match seen.insert(problem.line.id.to_string(), number) {
                     None => Ok(problem),
@@ -130,7 +130,7 @@ impl Problem {
     }
 
     /// As the model takes it. A chat model answers with code alone.
-    pub fn form(&self, format: LineFormat, package: &Package) -> Form<'_> {
+    pub fn form(&self, format: LineFormat, package: &Package) -> Form {
         let format = match format {
             LineFormat::Json => LineFormat::HumanEval,
             other => other,
@@ -141,7 +141,7 @@ impl Problem {
     /// What Python gets of a result, which is whole or was cut off at the end of the canvas.
     pub fn programs(
         &self,
-        (form, format): (&Form<'_>, LineFormat),
+        (form, format): (&Form, LineFormat),
         text: &str,
         is_whole: bool,
     ) -> Programs {
@@ -169,7 +169,7 @@ impl Problem {
                 ..Ends::default()
             }
             .cut(text),
-            Form::Answer(_) | Form::Fill { .. } => None,
+            Form::Answer(_) | Form::Fill(_) => None,
         };
         Programs {
             written: whole(text),
