@@ -1,34 +1,30 @@
-//! A line's request as the model takes it, and the result out of what the model writes.
+//! A request as the model takes it, and the result out of what the model writes.
+
+use std::borrow::Cow;
 
 use diffucoder::infill::Template;
 use diffucoder::package::Package;
 use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Hole, Job, Session, Task};
 
-use super::format::LineFormat;
-use super::line::{Line, Request};
 use crate::cli::args::sampling::{SamplingArgs, as_usage};
+use crate::cli::lines::format::LineFormat;
+use crate::cli::lines::line::{Line, Request};
 
-/// A line's request as the model takes it.
-pub enum Form<'a> {
-    /// A hole between two texts.
-    Fill {
-        template: Template,
-        prefix: &'a str,
-        suffix: &'a str,
-    },
+/// A request as the model takes it.
+pub enum Form {
     Answer(Asking),
+    /// A hole between two texts.
+    Fill(Template),
 }
 
-impl<'a> Form<'a> {
-    /// The problems of a benchmark are answered with code alone, in Python.
-    pub fn of(line: &'a Line, (raw, format): (bool, LineFormat), package: &Package) -> Self {
+impl Form {
+    /// A line's. The problems of a benchmark are answered with code alone, in Python.
+    pub fn of(line: &Line, (raw, format): (bool, LineFormat), package: &Package) -> Self {
         match &line.request {
-            Request::Fill { prefix, suffix, .. } => Self::Fill {
-                template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
-                prefix,
-                suffix,
-            },
+            Request::Fill { prefix, suffix, .. } => {
+                Self::Fill(Template::between(prefix.as_bytes(), suffix.as_bytes()))
+            }
             Request::Answer { prompt } => {
                 let wish = match (raw, format) {
                     (true, _) => Wish::Raw,
@@ -53,7 +49,7 @@ impl<'a> Form<'a> {
     /// What is to be written, into this hole.
     pub fn task<'s>(&'s self, hole: Hole, system: &'s str, session: &Session) -> Task<'s> {
         match self {
-            Self::Fill { template, .. } => session.fill(template, hole),
+            Self::Fill(template) => session.fill(template, hole),
             Self::Answer(asking) => Task::answer(asking.prompt(system), hole),
         }
     }
@@ -83,23 +79,26 @@ impl<'a> Form<'a> {
     /// The system message, where the model gets one.
     pub fn system<'s>(&'s self, system: &'s str) -> Option<&'s str> {
         match self {
-            Self::Fill { .. } => None,
+            Self::Fill(_) => None,
             Self::Answer(asking) => asking.prompt(system).system(),
         }
     }
 
     /// What was asked for, out of what the model wrote.
-    pub fn result(&self, written: &str) -> String {
+    pub fn result<'w>(&self, written: &'w str) -> Cow<'w, str> {
         match self {
-            Self::Fill { template, .. } => template.fill_one(written),
-            Self::Answer(asking) => asking.result(written).into_owned(),
+            Self::Fill(template) => template.fill_one(written).into(),
+            Self::Answer(asking) => asking.result(written),
         }
     }
 
     /// The result with what stands round it.
     pub fn whole(&self, text: &str) -> String {
         match self {
-            Self::Fill { prefix, suffix, .. } => format!("{prefix}{text}{suffix}"),
+            Self::Fill(template) => {
+                let (whole, _) = template.fill(&[text]);
+                String::from_utf8_lossy(&whole).into_owned() // all of it is UTF-8
+            }
             Self::Answer(asking) => format!("{}{text}", asking.before),
         }
     }
@@ -109,7 +108,7 @@ impl<'a> Form<'a> {
     pub fn completion(&self, text: &str) -> String {
         match self {
             Self::Answer(asking) if asking.is_chat() => format!("\n{text}"),
-            Self::Fill { .. } | Self::Answer(_) => text.to_string(),
+            Self::Fill(_) | Self::Answer(_) => text.to_string(),
         }
     }
 }

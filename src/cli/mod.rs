@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod defaults;
 mod exit;
+mod form;
 mod habits;
 mod help;
 mod hints;
@@ -196,20 +197,12 @@ fn dispatch(
     matches: &ArgMatches,
 ) -> anyhow::Result<()> {
     let cli = Cli::from_arg_matches(matches)?;
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let ui = Ui::new(cli.quiet);
     match cli.command {
-        Command::Generate(args) => {
-            let typed = matches.subcommand().map_or(matches, |(_, matches)| matches);
-            generate::run(&args, typed, &ui)
-        }
-        Command::Infill(args) => {
-            let typed = matches.subcommand().map_or(matches, |(_, matches)| matches);
-            infill::run(&args, typed, &ui)
-        }
-        Command::Batch(args) => {
-            let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-            batch::run(&args, matches, defaults, &ui)
-        }
+        Command::Generate(args) => generate::run(&args, matches, &ui),
+        Command::Infill(args) => infill::run(&args, matches, &ui),
+        Command::Batch(args) => batch::run(&args, matches, defaults, &ui),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, &ui),
         #[cfg(feature = "serve")]

@@ -12,14 +12,6 @@ use crate::cli::terminal::stream::Stream;
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::trace::{End, Recorder, TraceFile};
 
-/// What is drawn and recorded of a run.
-#[derive(Clone, Copy)]
-pub struct Shown<'a> {
-    pub args: &'a ShownArgs,
-    /// The system message of the chat template, where that is used.
-    pub system: Option<&'a str>,
-}
-
 /// A loaded model, and what it is to do.
 pub struct Runner<'a> {
     ui: &'a Ui,
@@ -31,26 +23,22 @@ pub struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Loads the model, once it is known that the trace can be written.
+    /// Loads the model, once it is known that the trace can be written. `system` is the message of
+    /// the chat template, where that is used.
     pub fn load(
         mut engine: Engine,
-        job: Job,
-        shown: Shown<'_>,
+        (job, system): (Job, Option<&str>),
+        shown: &ShownArgs,
         ui: &'a Ui,
     ) -> anyhow::Result<Self> {
-        let trace = shown
-            .args
-            .trace
-            .as_deref()
-            .map(TraceFile::create)
-            .transpose()?;
+        let trace = shown.trace.as_deref().map(TraceFile::create).transpose()?;
         engine.load(ui)?;
         let session = engine.session;
-        let asked = Asked::new(&session, &job, shown.system);
+        let asked = Asked::new(&session, &job, system);
         let recorder = trace.map(|file| Recorder::new(file, session.package(), &asked));
         Ok(Self {
             ui,
-            watch: shown.args.watch,
+            watch: shown.watch,
             session,
             job,
             asked,
@@ -108,6 +96,7 @@ impl<'a> Runner<'a> {
             self.job.settings.seed,
         ));
     }
+
     pub fn report(&self, outcome: &Outcome) -> RunReport {
         RunReport::new(&self.asked, &self.session, &self.job, outcome)
     }

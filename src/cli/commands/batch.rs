@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,13 +19,13 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::Defaults;
+use crate::cli::form::Form;
 use crate::cli::json::{Asked, Report, RunReport};
-use crate::cli::lines::form::Form;
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::input::{Lines, Source};
 use crate::cli::lines::kept::Kept;
 use crate::cli::lines::line::{Line, Parser};
-use crate::cli::lines::sink::{Others, Sink};
+use crate::cli::lines::sink::{ResumeArgs, Sink};
 use crate::cli::lines::tally::Tally;
 use crate::cli::lines::workers::{Event, Next, Workers};
 use crate::cli::terminal::progress::Progress;
@@ -70,12 +69,8 @@ pub struct Args {
     /// The form of input and results [default: what the keys of the first line are of]
     #[arg(long, value_enum)]
     format: Option<LineFormat>,
-    /// Add to results that were made with other settings
-    #[arg(long)]
-    resume_anyway: bool,
-    /// Drop the results that are there, as soon as there is a new one
-    #[arg(long, conflicts_with = "resume_anyway")]
-    restart: bool,
+    #[command(flatten)]
+    resume: ResumeArgs,
     /// Results of each line, with the seeds that follow its seed
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
     num_samples: usize,
@@ -145,10 +140,14 @@ pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> a
         ui,
         format,
         defaults,
-        parser: Parser::new(format, matches, defaults.values())
-            .with_usual_hole(engine.session.usual_hole()),
+        parser: Parser::new(
+            format,
+            matches,
+            defaults.values(),
+            engine.session.usual_hole(),
+        ),
         engine,
-        sink: Sink::open(&args.output, format, (kept, args.others()), ui)?,
+        sink: Sink::open(&args.output, format, (kept, &args.resume), ui)?,
         seen: HashMap::new(),
         tally: Tally::new(lines.name(), ui),
         since: None,
@@ -200,14 +199,11 @@ impl<'a> Batch<'a> {
                     if self.args.shard.is_some_and(|shard| !shard.has(number)) {
                         continue;
                     }
-                    let begun = match bytes {
-                        Ok(bytes) => self.begin(&bytes, number, &mut workers),
-                        Err(refused) => Err(Failure::OfLine(refused.into())),
-                    };
-                    match begun {
-                        Ok(()) => {}
-                        Err(Failure::OfLine(error)) => workers.end(number, Err(error)),
-                        Err(Failure::OfBatch(error)) => return Err(error),
+                    let prepared = bytes.map_err(Into::into);
+                    match prepared.and_then(|bytes| self.prepare(&bytes, number)) {
+                        Ok(None) => self.tally.skipped += 1,
+                        Ok(Some(work)) => self.begin(work, number, &mut workers)?,
+                        Err(error) => workers.end(number, Err(error)),
                     }
                 }
                 Next::Event(_, Event::Result(sample)) => {
@@ -231,56 +227,60 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Begins with a line, unless all of its results are there.
-    fn begin<'s>(
-        &mut self,
-        bytes: &[u8],
-        number: usize,
-        workers: &mut Workers<'s, '_, Sample>,
-    ) -> Result<(), Failure>
-    where
-        'a: 's,
-    {
-        let of_line = |error: UsageError| Failure::OfLine(error.into());
-        let line = self.parser.parse(bytes, number).map_err(of_line)?;
+    /// What is to be done for a line, unless all of its results are there.
+    fn prepare(&mut self, bytes: &[u8], number: usize) -> anyhow::Result<Option<Work<'a>>> {
+        let line = self.parser.parse(bytes, number)?;
         match self.seen.entry(line.id.to_string()) {
             Entry::Vacant(entry) => entry.insert(number),
             Entry::Occupied(other) => {
                 let (key, id, other) = (self.format.id_key(), other.key(), other.get());
                 let message = format!("the {key} {id} is on line {other} already");
-                return Err(of_line(UsageError::new(message)));
+                return Err(UsageError::new(message).into());
             }
         };
-        let (args, ui, format) = (self.args, self.ui, self.format);
+        let (args, format) = (self.args, self.format);
         let done = self.sink.done(&line.id);
         if done >= args.num_samples {
-            self.tally.skipped += 1;
-            return Ok(());
+            return Ok(None);
         }
-        let package = Arc::clone(self.engine.session.package());
-        let form = Form::of(&line, (args.raw, format), &package);
-        let job = self.job(&line, &form, number).map_err(Failure::OfLine)?;
+        let form = Form::of(&line, (args.raw, format), self.engine.session.package());
+        let job = self.job(&line, &form, number)?;
         let system = line.system.as_deref().unwrap_or(&args.system);
         let asked = Asked::new(&self.engine.session, &job, form.system(system));
-        let work = Work {
+        Ok(Some(Work {
             args,
             format,
             line,
+            form,
             asked,
-        };
+            job,
+            done,
+        }))
+    }
+
+    /// Begins with a line.
+    fn begin<'s>(
+        &mut self,
+        mut work: Work<'a>,
+        number: usize,
+        workers: &mut Workers<'s, '_, Sample>,
+    ) -> anyhow::Result<()>
+    where
+        'a: 's,
+    {
+        let (args, ui) = (self.args, self.ui);
         // Not before a line needs it.
         self.engine.load(ui)?;
         self.since.get_or_insert_with(Instant::now);
         let session = || self.engine.session.beside();
         let cancelled = workers.cancelled();
-        let begun = workers.begin(number, session, move |session, emit| {
-            let mut job = job;
-            for sample in done..args.num_samples {
+        workers.begin(number, session, move |session, emit| {
+            for sample in work.done..args.num_samples {
                 // One bar for each would be drawn over the others.
                 let mut bar =
                     (args.parallel == 1).then(|| Progress::bar(ui, &format!("line {number}")));
                 let outcome = session.run_job(
-                    &mut job,
+                    &mut work.job,
                     &mut Conditions {
                         observer: bar.as_mut().map(|bar| bar as &mut dyn Observer),
                         cancel: Some(cancelled),
@@ -290,16 +290,16 @@ impl<'a> Batch<'a> {
                 if let Some(bar) = bar {
                     bar.finish();
                 }
-                emit(work.sample(sample, session, &job, &outcome?)?);
-                job.settings.seed = job.settings.seed.wrapping_add(1);
+                emit(work.sample(sample, session, &outcome?)?);
+                let seed = &mut work.job.settings.seed;
+                *seed = seed.wrapping_add(1);
             }
             Ok(())
-        });
-        begun.map_err(Failure::OfBatch)
+        })
     }
 
     /// The line in tokens with its settings, without the defaults that it cannot have.
-    fn job(&mut self, line: &Line, form: &Form<'_>, number: usize) -> anyhow::Result<Job> {
+    fn job(&mut self, line: &Line, form: &Form, number: usize) -> anyhow::Result<Job> {
         let system = line.system.as_deref().unwrap_or(&self.args.system);
         let (mut without, mut notes) = (Vec::new(), Vec::<String>::new());
         loop {
@@ -327,12 +327,16 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What is known of a line while it is worked on.
+/// A line that is worked on.
 struct Work<'a> {
     args: &'a Args,
     format: LineFormat,
     line: Line,
+    form: Form,
     asked: Asked,
+    job: Job,
+    /// Results that are there.
+    done: usize,
 }
 
 impl Work<'_> {
@@ -340,21 +344,16 @@ impl Work<'_> {
         &self,
         sample: usize,
         session: &Session,
-        job: &Job,
         outcome: &Outcome,
     ) -> anyhow::Result<Sample> {
-        let Self {
-            args,
-            format,
-            line,
-            asked,
-        } = self;
-        let form = Form::of(line, (args.raw, *format), session.package());
-        let text = form.result(&outcome.text());
-        let result = match format {
+        let (line, form) = (&self.line, &self.form);
+        let written = outcome.text();
+        let text = form.result(&written);
+        let result = match self.format {
             LineFormat::Json => {
-                let run = RunReport::new(asked, session, job, outcome);
-                args.result(line, sample, &Report::new(&text, outcome, run))?
+                let run = RunReport::new(&self.asked, session, &self.job, outcome);
+                self.args
+                    .result(line, sample, &Report::new(&text, outcome, run))?
             }
             LineFormat::Evalplus => {
                 json!({ "task_id": line.id, "solution": form.whole(&text) })
@@ -368,20 +367,6 @@ impl Work<'_> {
             result,
             tokens: outcome.tokens(),
         })
-    }
-}
-
-/// Why a line has no result.
-enum Failure {
-    /// The others may have theirs.
-    OfLine(anyhow::Error),
-    /// No line can have one.
-    OfBatch(anyhow::Error),
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::OfBatch(error.into())
     }
 }
 
@@ -399,15 +384,6 @@ impl Args {
             ));
         }
         Ok(format)
-    }
-
-    /// What to do with results that were made with other settings.
-    fn others(&self) -> Others {
-        match (self.restart, self.resume_anyway) {
-            (true, _) => Others::Restart,
-            (false, true) => Others::GoOn,
-            (false, false) => Others::Refuse,
-        }
     }
 
     /// The id first: half a line is recognised by it.

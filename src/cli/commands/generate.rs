@@ -1,12 +1,10 @@
 //! `diffucoder generate`: a prompt in, code out.
 
-use std::borrow::Cow;
-
 use clap::{ArgMatches, ValueEnum};
 use diffucoder::infill::Template;
 use diffucoder::package::Package;
 use diffucoder::session::asking::Asking;
-use diffucoder::session::{Ends, Function, Hole, Job, Session, Task};
+use diffucoder::session::{Ends, Function, Hole, Job, Session};
 use diffucoder::text::lines;
 
 use crate::cli::args::check::{Check, CheckArgs};
@@ -18,8 +16,9 @@ use crate::cli::args::sampling::{NewTokens, SamplingArgs, as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
+use crate::cli::form::Form;
 use crate::cli::json::Report;
-use crate::cli::runner::{Runner, Shown};
+use crate::cli::runner::Runner;
 use crate::cli::terminal::stream::Stream;
 use crate::cli::terminal::ui::{self, Ui, Written};
 use crate::cli::usage::UsageError;
@@ -149,7 +148,7 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let (form, mut job) = args.prepare(&given, &whole, (hole, &language), &engine.session)?;
     let package = engine.session.package();
     args.note_what_is_vain(matches, &given, package, ui);
-    if let Form::Behind(asking) = &form {
+    if let Form::Answer(asking) = &form {
         args.note_how_it_is_read(asking, &given, package, ui);
     }
     for note in sampling.context_notes(&engine.session, &job) {
@@ -159,61 +158,9 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     job.ends = args.ends(&form, &language)?;
     check.check_chance(&job.settings)?;
     let first_seed = job.settings.seed;
-    let shown = Shown {
-        args: &args.shown,
-        system: form.system(&args.system),
-    };
-    let mut runner = Runner::load(engine, job, shown, ui)?;
+    let asked = (job, form.system(&args.system));
+    let mut runner = Runner::load(engine, asked, &args.shown, ui)?;
     args.draw_all(&form, (&check, first_seed), &mut runner, ui)
-}
-
-/// Where the text goes.
-enum Form {
-    Behind(Asking),
-    /// Between a prompt and a suffix.
-    Between(Template),
-}
-
-impl Form {
-    /// The system message, where the model gets one.
-    fn system<'a>(&'a self, system: &'a str) -> Option<&'a str> {
-        match self {
-            Self::Behind(asking) => asking.prompt(system).system(),
-            Self::Between(_) => None,
-        }
-    }
-
-    /// What stands before the text in the file that it belongs to, as the model reads it.
-    fn before(&self) -> String {
-        match self {
-            Self::Behind(asking) => lines::to_lf(&asking.before).into_owned(),
-            Self::Between(template) => template.texts().swap_remove(0),
-        }
-    }
-
-    /// The text, out of what the model wrote.
-    fn result<'a>(&self, written: &'a str) -> Cow<'a, str> {
-        match self {
-            Self::Behind(asking) => asking.result(written),
-            Self::Between(template) => template.fill_one(written).into(),
-        }
-    }
-
-    /// What of the text is certain before the model has written all of it.
-    fn settled<'a>(&self, written: &'a str) -> Cow<'a, str> {
-        match self {
-            Self::Behind(asking) => asking.result(written),
-            Self::Between(_) => Cow::default(),
-        }
-    }
-
-    /// The text with what stands round it.
-    fn whole(&self, text: &str) -> Vec<u8> {
-        match self {
-            Self::Behind(asking) => [asking.before.as_bytes(), text.as_bytes()].concat(),
-            Self::Between(template) => template.fill(&[text]).0,
-        }
-    }
 }
 
 impl Args {
@@ -245,17 +192,16 @@ impl Args {
         session: &Session,
     ) -> anyhow::Result<(Form, Job)> {
         let (context, package) = (self.sampling.context(), session.package());
+        let prepare =
+            |form: &Form| session.prepare(&form.task(hole, &self.system, session).within(context));
         if let Some(suffix) = self.suffix() {
             let template = Template::between(whole.as_bytes(), suffix.as_bytes());
-            let task = session.fill(&template, hole).within(context);
-            let job = session.prepare(&task).map_err(as_usage)?;
-            return Ok((Form::Between(template), job));
+            let form = Form::Fill(template);
+            let job = prepare(&form).map_err(as_usage)?;
+            return Ok((form, job));
         }
         let asking = |text: &str| given.asking(text, package, (self.raw, self.code), language);
-        let prepare = |text| {
-            let asking = asking(text);
-            session.prepare(&Task::answer(asking.prompt(&self.system), hole).within(context))
-        };
+        let prepare = |text| prepare(&Form::Answer(asking(text)));
         let text = given.text();
         let is_whole = package.is_chat() && !self.raw && given.is_question_alone();
         let fitted = match is_whole {
@@ -267,7 +213,7 @@ impl Args {
         if !asking.before.is_empty() {
             asking.stands_behind(whole);
         }
-        Ok((Form::Behind(asking), job))
+        Ok((Form::Answer(asking), job))
     }
 
     /// Says how a text is read that can be read in other ways.
@@ -285,8 +231,13 @@ impl Args {
 
     /// What ends the text, beside the model.
     fn ends(&self, form: &Form, language: &str) -> Result<Ends, UsageError> {
+        // What stands before the text in its file, as the model reads it.
+        let (before, fence) = match form {
+            Form::Answer(asking) => (lines::to_lf(&asking.before), asking.fence().cloned()),
+            Form::Fill(template) => (template.texts().swap_remove(0).into(), None),
+        };
         let of_language = || {
-            Function::of_language(language, &form.before()).ok_or_else(|| {
+            Function::of_language(language, &before).ok_or_else(|| {
                 UsageError::with_hint(
                     format!("--stop-after function cannot tell where functions of {language} end"),
                     "--language names another language, --stop TEXT ends the text before that",
@@ -298,10 +249,7 @@ impl Args {
         Ok(Ends {
             texts: stops.map(|stop| lines::to_lf(stop).into_owned()).collect(),
             function: self.stop_after.map(|_| of_language()).transpose()?,
-            fence: match form {
-                Form::Behind(asking) => asking.fence().cloned(),
-                Form::Between(_) => None,
-            },
+            fence,
             ..Ends::default()
         })
     }
@@ -334,16 +282,18 @@ impl Args {
         runner: &mut Runner<'_>,
         ui: &Ui,
     ) -> anyhow::Result<()> {
-        let settled = |written: &str| form.settled(written).into_owned();
-        let is_streamed = self.is_streamed(form) && !check.is_on() && !runner.is_drawn();
-        let mut stream = is_streamed.then(|| Stream::new(ui, &settled));
+        let is_streamed = self.is_streamed() && !check.is_on() && !runner.is_drawn();
+        let mut stream = match form {
+            Form::Answer(asking) if is_streamed => Some(Stream::new(ui, asking)),
+            _ => None,
+        };
         let (mut first_problem, mut for_file) = (None, Vec::new());
         for sample in 0..self.num_samples {
             let draw = |seed: u64| {
                 let outcome = runner.draw(seed, stream.as_mut())?;
                 let text = form.result(&outcome.text()).into_owned();
                 let code = form.whole(&text);
-                Ok(((outcome, text), code))
+                Ok(((outcome, text), code.into_bytes()))
             };
             let ((outcome, text), problem) =
                 check.until_it_parses(&mut seed, draw, |text| ui.note(text))?;
@@ -382,9 +332,9 @@ impl Args {
 
     /// Whether the text is printed as it is decided, as far as the flags say so: one text, and
     /// nothing that is known only of the whole.
-    fn is_streamed(&self, form: &Form) -> bool {
+    fn is_streamed(&self) -> bool {
         let to_stdout = !self.output.is_json() && self.output.file().is_none();
-        !self.no_stream && to_stdout && self.num_samples == 1 && matches!(form, Form::Behind(_))
+        !self.no_stream && to_stdout && self.num_samples == 1
     }
 
     /// One of several texts gets a line above that tells it from the others, as in `head`.

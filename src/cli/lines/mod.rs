@@ -1,7 +1,6 @@
 //! JSON lines in and JSON lines out, for commands that do many of them: what a line asks for, and a
 //! file of results that another run can continue.
 
-pub mod form;
 pub mod format;
 pub mod input;
 pub mod kept;

@@ -44,14 +44,15 @@ struct First {
     settings: Option<Kept>,
 }
 
-/// What to do with results that were made with other settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Others {
-    Refuse,
-    /// Add to them.
-    GoOn,
-    /// Drop them, and those that were made with the same settings too.
-    Restart,
+/// What to do with the results that are there: the flags of every command that goes on where it was.
+#[derive(clap::Args)]
+pub struct ResumeArgs {
+    /// Add to results that were made with other settings
+    #[arg(long)]
+    resume_anyway: bool,
+    /// Drop the results that are there, as soon as there is a new one
+    #[arg(long, conflicts_with = "resume_anyway")]
+    pub restart: bool,
 }
 
 impl<'a> Sink<'a> {
@@ -59,11 +60,11 @@ impl<'a> Sink<'a> {
     ///
     /// # Errors
     /// When the file cannot be written, is in use, holds something else than results, or results of
-    /// other `settings` that are to be refused.
+    /// other `settings` that may not be added to.
     pub fn open(
         path: &Path,
         format: LineFormat,
-        (settings, others): (Kept, Others),
+        (settings, resume): (Kept, &ResumeArgs),
         ui: &'a Ui,
     ) -> anyhow::Result<Self> {
         if path == Path::new("-") {
@@ -88,10 +89,10 @@ impl<'a> Sink<'a> {
         let mut file = options.open(path).with_context(cannot)?;
         lock(&file, path)?;
         let (results, bytes, is_ended) = results(&mut file, path, format)?;
-        let restarts = others == Others::Restart;
+        let restarts = resume.restart;
         let before = match restarts || results.is_empty() {
             true => None,
-            false => check_settings(path, &settings, others, ui)?,
+            false => check_settings(path, &settings, resume, ui)?,
         };
         cut(&mut file, path, bytes, ui)?;
         if !is_ended {
@@ -232,7 +233,7 @@ fn cut(file: &mut File, path: &Path, bytes: u64, ui: &Ui) -> anyhow::Result<()> 
 fn check_settings(
     path: &Path,
     settings: &Kept,
-    others: Others,
+    resume: &ResumeArgs,
     ui: &Ui,
 ) -> anyhow::Result<Option<Kept>> {
     let (name, before) = (path.display(), Kept::read(path)?);
@@ -247,7 +248,7 @@ fn check_settings(
     if !differences.is_empty() {
         let differences = differences.join(", ");
         let message = format!("{name} holds results of other settings: {differences}");
-        if others == Others::Refuse {
+        if !resume.resume_anyway {
             let hint = "--resume-anyway adds to them, --restart drops them; or give another output";
             return Err(UsageError::with_hint(message, hint).into());
         }

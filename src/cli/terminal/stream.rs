@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diffucoder::session::Observer;
+use diffucoder::session::asking::Asking;
 
 use crate::cli::terminal::ui::{Ui, Written};
 
 /// Prints the text of the only hole.
 pub struct Stream<'a> {
     ui: &'a Ui,
-    /// The beginning of the result that a text so far makes certain.
-    settled: &'a dyn Fn(&str) -> String,
+    asking: &'a Asking,
     text: String,
     written_bytes: usize,
     /// That of the last write.
@@ -21,12 +21,11 @@ pub struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// `settled` makes of a text so far the beginning of the result that it will have whatever
-    /// follows.
-    pub fn new(ui: &'a Ui, settled: &'a dyn Fn(&str) -> String) -> Self {
+    /// Of what `asking` asks for.
+    pub fn new(ui: &'a Ui, asking: &'a Asking) -> Self {
         Self {
             ui,
-            settled,
+            asking,
             text: String::new(),
             written_bytes: 0,
             written: Ok(Written::Whole),
@@ -52,7 +51,7 @@ impl<'a> Stream<'a> {
 impl Observer for Stream<'_> {
     fn on_text(&mut self, _: usize, text: &str) {
         self.text.push_str(text);
-        let settled = (self.settled)(&self.text);
+        let settled = self.asking.settled(&self.text);
         if settled.len() > self.written_bytes && matches!(self.written, Ok(Written::Whole)) {
             self.written = self.ui.piece(&settled[self.written_bytes..]);
             self.written_bytes = settled.len();

@@ -27,7 +27,7 @@ use crate::cli::args::values::{at_least_one, one_of, zero_or_above, zero_or_more
 use crate::cli::defaults::Defaults;
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::kept::Kept;
-use crate::cli::lines::sink::{Others, Sink};
+use crate::cli::lines::sink::{ResumeArgs, Sink};
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 use execution::Python;
@@ -109,12 +109,8 @@ pub struct Args {
     /// Keep what is written of each problem in this file, and go on where it ends
     #[arg(short, long, value_name = "FILE.jsonl")]
     output: Option<PathBuf>,
-    /// Add to results that were made with other settings
-    #[arg(long)]
-    resume_anyway: bool,
-    /// Drop the results that are there, as soon as there is a new one
-    #[arg(long, conflicts_with = "resume_anyway")]
-    restart: bool,
+    #[command(flatten)]
+    resume: ResumeArgs,
     /// Write the report as JSON
     #[arg(long)]
     json: bool,
@@ -257,15 +253,10 @@ impl Args {
         let (Some(path), Some((_, first))) = (&self.output, engines.first()) else {
             return Ok((None, HashMap::new()));
         };
-        let others = match (self.restart, self.resume_anyway) {
-            (true, _) => Others::Restart,
-            (false, true) => Others::GoOn,
-            (false, false) => Others::Refuse,
-        };
         let kept = self.kept(problems, &first.session);
-        let mut sink = Sink::open(path, LineFormat::Json, (kept, others), ui)?;
+        let mut sink = Sink::open(path, LineFormat::Json, (kept, &self.resume), ui)?;
         let mut records = HashMap::new();
-        if !self.restart {
+        if !self.resume.restart {
             for (number, line) in sink.before()?.lines().enumerate() {
                 let record: Record = serde_json::from_str(line).with_context(|| {
                     let number = number + 1;

@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::Args;
 use super::execution::Python;
-use super::problem::{Problem, Problems};
+use super::problem::{Problem, Problems, Programs};
 use super::record::Record;
 use super::row::Row;
 use crate::cli::args::compute::Engine;
 use crate::cli::args::sampling::as_usage;
+use crate::cli::form::Form;
 use crate::cli::json::quant_name;
-use crate::cli::lines::form::Form;
 use crate::cli::lines::sink::Sink;
 use crate::cli::lines::tally::Tally;
 use crate::cli::terminal::progress::Progress;
@@ -128,7 +128,7 @@ impl Eval<'_, '_> {
             return Ok((record, false));
         }
         let form = problem.form(self.problems.format, engine.session.package());
-        let passed = self.passes(problem, &form, &record)?;
+        let passed = self.passes(&self.programs(problem, &form, &record))?;
         Ok((Record { passed, ..record }, passed.is_some()))
     }
 
@@ -151,7 +151,7 @@ impl Eval<'_, '_> {
         let outcome = self.write(&form, hole, what, session, mode)?;
         let finish = outcome.finish();
         let mut record = Record {
-            text: form.result(&outcome.text()),
+            text: form.result(&outcome.text()).into_owned(),
             tokens: outcome.tokens(),
             forwards: outcome.work.forwards,
             rows: outcome.work.rows,
@@ -159,15 +159,11 @@ impl Eval<'_, '_> {
             ended: (!is_hole).then_some(finish == Finish::Stop),
             ..Record::default()
         };
-        let programs = problem.programs(
-            (&form, self.problems.format),
-            &record.text,
-            record.ended != Some(false),
-        );
+        let programs = self.programs(problem, &form, &record);
         if let Some(python) = self.python {
             record.parses = Some(python.parses(&programs.written)?);
         }
-        record.passed = self.passes(problem, &form, &record)?;
+        record.passed = self.passes(&programs)?;
         if let Some(filling) = problem.filling() {
             let length = package
                 .tokenizer
@@ -175,7 +171,8 @@ impl Eval<'_, '_> {
                 .map_err(diffucoder::Error::from)?
                 .len();
             let filled = self.write(&form, Hole::Exactly(length), what, session, mode)?;
-            let filled = form.result(&filled.text());
+            let filled = filled.text();
+            let filled = form.result(&filled);
             record.exact = Some(filled == filling);
             record.similarity = Some(strsim::normalized_levenshtein(&filled, filling));
         }
@@ -188,7 +185,7 @@ impl Eval<'_, '_> {
 
     fn write(
         &self,
-        form: &Form<'_>,
+        form: &Form,
         hole: Hole,
         what: &str,
         session: &mut Session,
@@ -208,22 +205,19 @@ impl Eval<'_, '_> {
         Ok(outcome?)
     }
 
-    /// Whether a solution passes its tests, if it is to be tried.
-    fn passes(
-        &self,
-        problem: &Problem,
-        form: &Form<'_>,
-        record: &Record,
-    ) -> anyhow::Result<Option<bool>> {
-        let Some(python) = self.python.filter(|_| self.args.execute) else {
-            return Ok(None);
-        };
+    /// What Python gets of a solution.
+    fn programs(&self, problem: &Problem, form: &Form, record: &Record) -> Programs {
         let is_whole = record.ended != Some(false);
-        let programs = problem.programs((form, self.problems.format), &record.text, is_whole);
-        let Some(program) = programs.tested else {
+        problem.programs((form, self.problems.format), &record.text, is_whole)
+    }
+
+    /// Whether a solution passes its tests, if it is to be tried.
+    fn passes(&self, programs: &Programs) -> anyhow::Result<Option<bool>> {
+        let python = self.python.filter(|_| self.args.execute);
+        let (Some(python), Some(program)) = (python, &programs.tested) else {
             return Ok(None);
         };
         let time = Duration::from_secs(self.args.time_limit as u64);
-        Ok(Some(python.run(&program, time)?.is_passed()))
+        Ok(Some(python.run(program, time)?.is_passed()))
     }
 }

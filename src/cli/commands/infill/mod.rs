@@ -21,7 +21,7 @@ use crate::cli::args::sampling::{NewTokens, SamplingArgs, too_long};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
-use crate::cli::runner::{Runner, Shown};
+use crate::cli::runner::Runner;
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::usage::UsageError;
 
@@ -159,11 +159,7 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     job.settings = args.sampling.settings(&engine.session, &job)?;
     check.check_chance(&job.settings)?;
     let mut seed = job.settings.seed;
-    let shown = Shown {
-        args: &args.shown,
-        system: None,
-    };
-    let mut runner = Runner::load(engine, job, shown, ui)?;
+    let mut runner = Runner::load(engine, (job, None), &args.shown, ui)?;
     let draw = |seed: u64| {
         let filled = Filled::new(&template, runner.draw(seed, None)?);
         let code = filled.bytes.clone();
@@ -283,17 +279,13 @@ impl Args {
     /// The text, and where its holes are.
     fn template(&self) -> anyhow::Result<Template> {
         let read = |file: &Path| {
-            let is_stdin = file == Path::new("-");
-            let bytes = match is_stdin {
-                true => prompt::stdin()?,
+            let (name, bytes) = match file == Path::new("-") {
+                true => ("stdin".to_string(), prompt::stdin()?),
                 false => {
-                    fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
+                    let name = file.display().to_string();
+                    let read = fs::read(file).with_context(|| format!("cannot read {name}"));
+                    (name, read?)
                 }
-            };
-            let name = if is_stdin {
-                "stdin".into()
-            } else {
-                file.display().to_string()
             };
             prompt::check_encoding(&bytes, &name)?;
             Ok::<_, anyhow::Error>(bytes)
@@ -348,15 +340,11 @@ fn as_usage(error: Error) -> anyhow::Error {
 /// `LINE` or `LINE:COL`.
 fn place_arg(text: &str) -> Result<(usize, Option<usize>), String> {
     let number = |part: &str| part.parse().ok().filter(|&n| n > 0);
-    let (line, column) = match text.split_once(':') {
-        Some((line, column)) => (number(line), Some(number(column))),
-        None => (number(text), None),
+    let place = match text.split_once(':') {
+        Some((line, column)) => number(line).zip(number(column).map(Some)),
+        None => number(text).map(|line| (line, None)),
     };
-    match (line, column) {
-        (Some(line), None) => Ok((line, None)),
-        (Some(line), Some(Some(column))) => Ok((line, Some(column))),
-        _ => Err("must be LINE or LINE:COL, both counted from 1".into()),
-    }
+    place.ok_or_else(|| "must be LINE or LINE:COL, both counted from 1".into())
 }
 
 /// How the length of a hole without one is chosen.
