@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// One line of the list.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Row {
     /// What to give to `--model`, or `None` if that is the id.
     alias: Option<String>,
@@ -52,22 +52,17 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         let mut found = in_cache.iter();
         found.find(|found| found.id.as_str().eq_ignore_ascii_case(id))
     };
-    let machine = &machine;
     let known = MODELS.iter().flat_map(|model| {
         let needs = model.hub_id.map(|_| machine.needs_of_whole(model));
-        let whole = Row {
-            needs,
-            ..Row::known(model, model.hub_id.and_then(find))
-        };
-        let conversion = model.conversion.as_ref();
-        let quantized = conversion.into_iter().flat_map(move |conversion| {
-            let row = move |file: &(&str, u64)| Row {
-                needs: Some(machine.needs(model, file.1 as f64)),
-                ..Row::quantized(model, conversion.hub_id, file, find(conversion.hub_id))
-            };
-            conversion.files.iter().map(row)
-        });
-        std::iter::once(whole).chain(quantized)
+        let mut rows = vec![Row::whole(model, needs, model.hub_id.and_then(find))];
+        if let Some(conversion) = &model.conversion {
+            let found = find(conversion.hub_id);
+            rows.extend(conversion.files.iter().map(|file| {
+                let needs = machine.needs(model, file.1 as f64);
+                Row::quantized(model, needs, (conversion.hub_id, file), found)
+            }));
+        }
+        rows
     });
     let is_other = |found: &&CachedModel| in_repo(found.id.as_str()).is_none();
     let others = in_cache.iter().filter(is_other).map(Row::other);
@@ -83,29 +78,37 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 }
 
 impl Row {
-    fn known(model: &KnownModel, found: Option<&CachedModel>) -> Self {
+    /// What all rows of a model have.
+    fn of(model: &KnownModel) -> Self {
+        Self {
+            licence: Some(model.licence),
+            mode: Some(model.mode().name()),
+            about: Some(model.about),
+            ..Self::default()
+        }
+    }
+
+    fn whole(model: &KnownModel, needs: Option<Needs>, found: Option<&CachedModel>) -> Self {
         Self {
             alias: Some(model.alias.to_owned()),
             id: model.hub_id.map(str::to_string),
             download_bytes: model.hub_id.map(|_| model.download_bytes),
-            needs: None,
-            licence: Some(model.licence),
-            mode: Some(model.mode().name()),
+            needs,
             cached: match (model.hub_id, found) {
                 (None, _) => "built in",
                 (_, Some(found)) => completeness(found),
                 (_, None) => "no",
             },
             cached_bytes: found.map_or(0, |found| found.bytes),
-            about: Some(model.about),
+            ..Self::of(model)
         }
     }
 
     /// One GGUF file of a conversion.
     fn quantized(
         model: &KnownModel,
-        hub_id: &str,
-        &(quantization, download_bytes): &(&str, u64),
+        needs: Needs,
+        (hub_id, &(quantization, download_bytes)): (&str, &(&str, u64)),
         found: Option<&CachedModel>,
     ) -> Self {
         let file = found.and_then(|found| found.gguf(quantization));
@@ -113,26 +116,19 @@ impl Row {
             alias: Some(format!("{}:{quantization}", model.alias)),
             id: Some(hub_id.to_owned()),
             download_bytes: Some(download_bytes),
-            needs: None,
-            licence: Some(model.licence),
-            mode: Some(model.mode().name()),
+            needs: Some(needs),
             cached: if file.is_some() { "complete" } else { "no" },
             cached_bytes: file.map_or(0, |file| file.bytes),
-            about: Some(model.about),
+            ..Self::of(model)
         }
     }
 
     fn other(found: &CachedModel) -> Self {
         Self {
-            alias: None,
             id: Some(found.id.to_string()),
-            download_bytes: None,
-            needs: None,
-            licence: None,
-            mode: None,
             cached: completeness(found),
             cached_bytes: found.bytes,
-            about: None,
+            ..Self::default()
         }
     }
 }
@@ -194,7 +190,7 @@ mod tests {
         let row = Row {
             cached_bytes: 15_200_000_000,
             cached: "complete",
-            ..Row::known(&MODELS[0], None)
+            ..Row::whole(&MODELS[0], None, None)
         };
         let rows = [row];
         assert!(text(&rows, usize::MAX).contains("apple/DiffuCoder"));
