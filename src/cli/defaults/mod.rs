@@ -33,25 +33,12 @@ const PREFIX: &str = "DIFFUCODER_";
 /// The variable that is no flag.
 const OF_FILE: &str = "DIFFUCODER_CONFIG";
 
-impl Entry {
-    /// For a person, as one text.
-    pub fn value(&self) -> String {
-        self.values.join(", ")
-    }
-}
-
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {} ({})", self.name, self.value(), self.source)
-    }
-}
-
 /// Every default that was found.
 #[derive(Debug, Default)]
 pub struct Defaults {
     pub file: Option<PathBuf>,
-    in_file: Vec<Entry>,
-    in_environment: Vec<Entry>,
+    /// Those of variables first, which win over the file's.
+    entries: Vec<Entry>,
     /// What `config` says of variables with our prefix that mean nothing.
     pub unknown: Vec<String>,
     /// What is to be told, once: why the file that nobody named is not read, and variables that are
@@ -66,6 +53,20 @@ pub struct Entry {
     values: Vec<String>,
     /// For a person: `config.toml:3` or the variable.
     pub source: String,
+    is_variable: bool,
+}
+
+impl Entry {
+    /// For a person, as one text.
+    pub fn value(&self) -> String {
+        self.values.join(", ")
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} ({})", self.name, self.value(), self.source)
+    }
 }
 
 impl Defaults {
@@ -141,10 +142,11 @@ impl Defaults {
                 .to_str()
                 .ok_or_else(|| UsageError::new(format!("{variable} is not UTF-8")))?;
             let value = check(cli, &name, value, variable)?;
-            self.in_environment.push(Entry {
+            self.entries.push(Entry {
                 name,
                 values: vec![value],
                 source: variable.to_string(),
+                is_variable: true,
             });
         }
         Ok(())
@@ -186,10 +188,11 @@ impl Defaults {
             let texts: Vec<String> = texts
                 .ok_or_else(|| UsageError::new(format!("{source}: {name} is not one value")))?;
             let checked = texts.iter().map(|text| check(cli, &name, text, &source));
-            self.in_file.push(Entry {
+            self.entries.push(Entry {
                 values: checked.collect::<Result<_, _>>()?,
                 name,
                 source,
+                is_variable: false,
             });
         }
         Ok(())
@@ -225,7 +228,7 @@ impl Defaults {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.in_file.is_empty() && self.in_environment.is_empty()
+        self.entries.is_empty()
     }
 
     /// The command line with these as its defaults, for the arguments that `matches` holds.
@@ -241,10 +244,10 @@ impl Defaults {
 
     fn apply_to(&self, command: Command, matches: &ArgMatches) -> Command {
         let mut above = layers::given(&command, matches, &Values::new());
-        let environment = values(&self.in_environment);
+        let environment = self.layer(true);
         let command = layers::with_defaults(command, &environment, &above);
         above.extend(environment);
-        layers::with_defaults(command, &values(&self.in_file), &above)
+        layers::with_defaults(command, &self.layer(false), &above)
     }
 
     /// Takes out the default that makes this wrong usage, and says which. `None` if all that it is
@@ -257,14 +260,9 @@ impl Defaults {
     ) -> Option<Entry> {
         let typed = typed(cli, matches);
         let may = |name: &&&str| **name != "model" && !typed.contains_key(**name);
-        error.flags.iter().filter(may).find_map(|name| {
-            [&mut self.in_environment, &mut self.in_file]
-                .into_iter()
-                .find_map(|entries| {
-                    let at = entries.iter().position(|entry| entry.name == **name)?;
-                    Some(entries.remove(at))
-                })
-        })
+        let place = |name: &&str| self.entries.iter().position(|entry| entry.name == **name);
+        let at = error.flags.iter().filter(may).find_map(place)?;
+        Some(self.entries.remove(at))
     }
 
     /// Wrong usage, with where the flags that it is about came from if they were not typed.
@@ -283,30 +281,32 @@ impl Defaults {
 
     /// All values by flag: the environment's over the file's.
     pub fn values(&self) -> Values {
-        let mut all = values(&self.in_file);
-        all.extend(values(&self.in_environment));
+        let mut all = self.layer(false);
+        all.extend(self.layer(true));
         all
+    }
+
+    /// Those of the variables, or those of the file.
+    fn layer(&self, is_variable: bool) -> Values {
+        let entries = self.entries.iter();
+        let entries = entries.filter(|entry| entry.is_variable == is_variable);
+        let pairs = entries.map(|entry| (entry.name.clone(), entry.values.clone()));
+        pairs.collect()
     }
 
     /// What a flag that is not typed gets, and from where.
     pub fn of(&self, name: &str) -> Option<&Entry> {
-        let mut both = self.in_environment.iter().chain(&self.in_file);
-        both.find(|entry| entry.name == name)
+        self.entries.iter().find(|entry| entry.name == name)
     }
 
     /// The variable that a value of the file yields to, for another flag.
     pub fn yields_to(&self, cli: &Command, name: &str) -> Option<&Entry> {
         let mut commands = cli.get_subcommands();
         let (command, arg) = commands.find_map(|command| Some((command, find(command, name)?)))?;
-        let environment = values(&self.in_environment);
+        let environment = self.layer(true);
         let other = layers::blocking(command, arg, &environment)?;
         self.of(other).filter(|entry| entry.name != name)
     }
-}
-
-fn values(entries: &[Entry]) -> Values {
-    let pairs = entries.iter().map(|e| (e.name.clone(), e.values.clone()));
-    pairs.collect()
 }
 
 /// The flags of the command that were typed.
