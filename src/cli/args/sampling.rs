@@ -1,5 +1,6 @@
 //! How to denoise: the flags, and the settings they become.
 
+use clap::ArgMatches;
 use diffucoder::diffusion::{Algorithm, Attention, Decoding, Ending, Mode, Rule, Settings, Steps};
 use diffucoder::session::{Hole, Job, Session};
 use diffucoder::{Error, RequestError};
@@ -8,6 +9,7 @@ use crate::cli::args::decoding::DecodingArgs;
 use crate::cli::args::values::{
     at_least_one, inside_unit, one_of, share, steps, zero_or_above, zero_or_more,
 };
+use crate::cli::defaults::layers::is_typed;
 use crate::cli::terminal::ui;
 use crate::cli::usage::UsageError;
 
@@ -17,7 +19,7 @@ use crate::cli::usage::UsageError;
 pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text
     /// or the model's context ends, and between texts the model chooses it
-    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
+    #[arg(short = 'n', long, value_name = "N", default_value = USUAL_TOKENS.to_string(), value_parser = new_tokens)]
     #[arg(visible_alias = "max-tokens", aliases = ["n-predict", "num-predict"])]
     pub max_new_tokens: NewTokens,
     /// Tokens that the model is shown at most, those to be written included: of longer text, what
@@ -65,17 +67,15 @@ pub struct SamplingArgs {
     decoding: DecodingArgs,
 }
 
+/// The most tokens that are written behind a text where nobody says how many.
+pub const USUAL_TOKENS: usize = 256;
+
 /// How much can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewTokens {
     /// As much as the context holds.
     Auto,
     Most(usize),
-}
-
-impl NewTokens {
-    /// What is built in.
-    pub const USUAL: Self = Self::Most(256);
 }
 
 pub fn new_tokens(text: &str) -> Result<NewTokens, String> {
@@ -165,6 +165,14 @@ impl SamplingArgs {
             )
         });
         [held, trained, cut].into_iter().flatten().collect()
+    }
+
+    /// How much is asked for, unless that is what is built in, which variables and the file can say
+    /// too.
+    pub fn asked_tokens(&self, matches: &ArgMatches, built_in: usize) -> Option<NewTokens> {
+        let asked = self.max_new_tokens;
+        let is_other = asked != NewTokens::Most(built_in);
+        (is_other || is_typed(matches, "max_new_tokens")).then_some(asked)
     }
 
     /// The hole behind a prompt.

@@ -12,7 +12,7 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::prompt::{Given, PromptArgs};
-use crate::cli::args::sampling::{NewTokens, SamplingArgs, as_usage};
+use crate::cli::args::sampling::{SamplingArgs, USUAL_TOKENS, as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
@@ -174,11 +174,9 @@ impl Args {
         if self.suffix().is_none() {
             return self.sampling.hole();
         }
-        // Where the variables and the file say what is built in, nobody has said anything.
-        let is_said = self.sampling.max_new_tokens != NewTokens::USUAL;
-        match is_said || is_typed(matches, "max_new_tokens") {
-            true => self.sampling.open_hole(session),
-            false => session.open_hole(session.usual_hole()),
+        match self.sampling.asked_tokens(matches, USUAL_TOKENS) {
+            Some(_) => self.sampling.open_hole(session),
+            None => session.open_hole(session.usual_hole()),
         }
     }
 

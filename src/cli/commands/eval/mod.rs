@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::cli::args::compute::{ComputeArgs, Engine, device_name};
 use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::{ModelArgs, named};
-use crate::cli::args::sampling::{NewTokens, new_tokens};
+use crate::cli::args::sampling::{NewTokens, USUAL_TOKENS, new_tokens};
 use crate::cli::args::values::{at_least_one, one_of, zero_or_above, zero_or_more};
 use crate::cli::defaults::Defaults;
 use crate::cli::lines::format::LineFormat;
@@ -98,7 +98,7 @@ pub struct Args {
     nll: usize,
     /// Length of the canvas: the most tokens that can be written. A hole between
     /// texts has as many as infill gives it at most
-    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = new_tokens)]
+    #[arg(short = 'n', long, value_name = "N", default_value = USUAL_TOKENS.to_string(), value_parser = new_tokens)]
     max_new_tokens: NewTokens,
     /// Randomness of the tokens; 0 takes the most probable [default: as in generate]
     #[arg(short, long, value_name = "T", value_parser = zero_or_more)]
@@ -124,9 +124,6 @@ pub struct Args {
     #[command(flatten)]
     compute: ComputeArgs,
 }
-
-/// Tokens of a canvas that is to be as long as it takes.
-const USUAL_TOKENS: usize = 256;
 
 /// Runs the command.
 pub fn run(args: &Args, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {

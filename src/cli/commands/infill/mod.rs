@@ -20,7 +20,6 @@ use crate::cli::args::prompt;
 use crate::cli::args::sampling::{NewTokens, SamplingArgs, too_long};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
-use crate::cli::defaults::layers::is_typed;
 use crate::cli::runner::Runner;
 use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::usage::UsageError;
@@ -39,7 +38,7 @@ token_ids and finish_reason), and usage, parses, timing, model and settings as o
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 it does not parse (--check), 130 interrupted."
 )]
 #[command(mut_arg("max_new_tokens", |arg| arg
-    .default_value("32")
+    .default_value(USUAL_HOLE.to_string())
     .visible_alias("max-length")
     .help("The longest that a hole without a length can become, in tokens; 64 unless it is given with \
         a model that makes holes longer and shorter (DreamOn). auto is as long as the model chooses, \
@@ -115,27 +114,20 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     let check = args.check.check(args.named(), &template.texts().concat())?;
     args.shown.check(ui, check.retries() == 0, &["retries"])?;
     let engine = args.compute.open(&args.model, ui)?;
-    let said = args.sampling.max_new_tokens;
-    let longest = match said {
-        NewTokens::Most(USUAL_HOLE) if !is_typed(matches, "max_new_tokens") => {
-            engine.session.usual_hole()
-        }
-        NewTokens::Most(tokens) => tokens,
-        NewTokens::Auto => engine.session.usual_hole(),
+    let asked = args.sampling.asked_tokens(matches, USUAL_HOLE);
+    let longest = match asked {
+        Some(NewTokens::Most(tokens)) => tokens,
+        Some(NewTokens::Auto) | None => engine.session.usual_hole(),
     };
-    let open = match engine.session.package().infilling {
-        Some(_) => {
-            if args.length_by.is_some() {
-                ui.note("--length-by has no effect: this model finds lengths while it fills holes");
-            }
-            Hole::Chosen { up_to: longest }
-        }
-        None => match args.length_by {
-            Some(LengthBy::Confidence) => Hole::Chosen { up_to: longest },
-            Some(LengthBy::Pads) => Hole::Exactly(longest),
-            None if said == NewTokens::Auto => Hole::Chosen { up_to: longest },
-            None => engine.session.open_hole(longest),
-        },
+    let finds_lengths = engine.session.package().infilling.is_some();
+    if finds_lengths && args.length_by.is_some() {
+        ui.note("--length-by has no effect: this model finds lengths while it fills holes");
+    }
+    let open = match args.length_by.filter(|_| !finds_lengths) {
+        Some(LengthBy::Confidence) => Hole::Chosen { up_to: longest },
+        Some(LengthBy::Pads) => Hole::Exactly(longest),
+        None if asked == Some(NewTokens::Auto) => Hole::Chosen { up_to: longest },
+        None => engine.session.open_hole(longest),
     };
     // Before each of very many is looked at.
     let least = template.holes().iter().map(|hole| hole.tokens.unwrap_or(1));
