@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::binary::{diffucoder, program};
-use crate::command::stdout;
+use crate::command::{run, run_json, stdout, tiny};
 
 const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
 {"id": "b", "prompt": "def b(x):", "seed": 9, "meta": {"k": [1], "x": 2.7715077941825975e-163}}
@@ -20,21 +20,9 @@ const INPUT: &str = r#"{"id": "a", "prompt": "def a(x):", "max_new_tokens": 6}
 /// Exit code, and stderr without the summary.
 pub fn batch(input: &Path, output: &Path, more: &[&str]) -> (Option<i32>, String) {
     let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
-    let args = [
-        "batch",
-        input,
-        "-o",
-        output,
-        "--model",
-        "tiny",
-        "--seed",
-        "1",
-        "-n",
-        "4",
-        "--threads",
-        "1",
-    ];
-    let done = diffucoder(&[&args[..], more].concat()).output().unwrap();
+    let flags = "-m tiny --seed 1 -n 4 --threads 1".split(' ');
+    let mut command = diffucoder(&["batch", input, "-o", output]);
+    let done = command.args(flags).args(more).output().unwrap();
     assert!(done.stdout.is_empty());
     let stderr = String::from_utf8(done.stderr).unwrap();
     let is_summary = |line: &&str| line.contains(" done, ") && line.contains(" skipped");
@@ -81,21 +69,8 @@ fn results_are_in_order_and_have_their_own_settings() {
         json!({"k": [1], "x": 2.771_507_794_182_597_5e-163})
     );
     // A line alone is what `generate` writes.
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "def a(x):",
-        "-n",
-        "6",
-        "--seed",
-        "1",
-    ];
-    assert_eq!(
-        stdout(&diffucoder(&args).output().unwrap()),
-        results[0]["text"].as_str().unwrap()
-    );
+    let alone = stdout(&run(&tiny("def a(x):", "-n 6 --seed 1")));
+    assert_eq!(results[0]["text"], alone);
     // Pipes do as well.
     let piped = diffucoder(&["batch", "-", "--model", "tiny", "--seed", "1", "-n", "4"])
         .write_stdin(INPUT)
@@ -281,19 +256,9 @@ fn a_batch_equals_its_prompts_one_by_one() {
         let results = results(&output);
         assert_eq!(results.len(), 6);
         for (at, result) in results.iter().enumerate() {
-            let seed = (1 + at % 2).to_string();
-            let args = [
-                "generate",
-                "--model",
-                "tiny",
-                "-n",
-                "4",
-                "--seed",
-                &seed,
-                "-p",
-                prompts[at / 2],
-            ];
-            let alone = crate::command::run_json(&[&args[..], flags].concat());
+            let seed = format!("-n 4 --seed {}", 1 + at % 2);
+            let args = tiny(prompts[at / 2], &seed);
+            let alone = run_json(&[&args[..], flags].concat());
             for key in ["text", "token_ids", "reveal_step", "finish_reason", "usage"] {
                 assert_eq!(result[key], alone[key], "{key} of {at}");
             }
@@ -306,19 +271,10 @@ fn a_batch_equals_its_prompts_one_by_one() {
 #[test]
 fn a_line_is_answered_before_the_next_is_there() {
     for parallel in ["1", "3"] {
-        let mut child = program(&[])
-            .args([
-                "batch",
-                "-",
-                "--model",
-                "tiny",
-                "--seed",
-                "1",
-                "-n",
-                "4",
-                "--parallel",
-            ])
-            .args([parallel, "--quiet"])
+        let flags = "--model tiny --seed 1 -n 4 --quiet --parallel".split(' ');
+        let mut child = program(&["batch", "-"])
+            .args(flags)
+            .arg(parallel)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

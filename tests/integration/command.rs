@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::binary::{diffucoder, program};
+use crate::files::golden_copy;
 use crate::fixture;
 
 pub fn run(args: &[&str]) -> Output {
@@ -19,6 +20,10 @@ pub fn stdout(output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 pub fn run_json(args: &[&str]) -> Value {
@@ -112,18 +117,7 @@ fn reveal_steps(history: &Value) -> Value {
 
 #[test]
 fn the_report_is_complete_and_adds_up() {
-    let report = run_json(&[
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "def add(a, b):\n",
-        "-n",
-        "32",
-        "--seed",
-        "7",
-        "--exact",
-    ]);
+    let report = run_json(&tiny("def add(a, b):\n", "-n 32 --seed 7 --exact"));
     let usage = &report["usage"];
     let tokens = report["token_ids"].as_array().unwrap();
     assert_eq!(tokens.len(), 32);
@@ -157,53 +151,25 @@ fn the_report_is_complete_and_adds_up() {
 
 #[test]
 fn stdout_is_the_text_and_stderr_is_empty_off_a_terminal() {
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "def fibonacci(n):",
-        "-n",
-        "48",
-        "--seed",
-        "3",
-    ];
+    let args = tiny("def fibonacci(n):", "-n 48 --seed 3");
     let output = run(&args);
     let text = stdout(&output);
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(stderr(&output), "");
     assert_eq!(run_json(&args)["text"], text);
     assert!(!text.is_empty());
 }
 
 #[test]
 fn the_same_seed_gives_the_same_text_at_any_thread_count() {
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
+    let args = tiny(
         "def mean(xs):\n",
-        "-n",
-        "40",
-        "--seed",
-        "11",
-        "--temperature",
-        "0.8",
-        "--alg-temp",
-        "0.3",
-    ];
-    let with_threads = |threads: &str| {
-        stdout(
-            &diffucoder(&args)
-                .args(["--threads", threads])
-                .output()
-                .unwrap(),
-        )
-    };
+        "-n 40 --seed 11 --temperature 0.8 --alg-temp 0.3",
+    );
+    let with_threads = |n: &str| stdout(&run(&[&args[..], &["--threads", n]].concat()));
     let one = with_threads("1");
     assert_eq!(one, with_threads("2"));
     assert_eq!(one, with_threads("7"));
-    let other = stdout(&run(&[&args[..7], &["--seed", "12"], &args[9..]].concat()));
+    let other = stdout(&run(&[&args[..], &["--seed", "12"]].concat()));
     assert_ne!(one, other);
 }
 
@@ -319,139 +285,91 @@ fn a_canvas_grows_until_the_text_or_the_context_ends() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_names_flag_and_range() {
-    let model = golden_model();
-    let tiny: &[&str] = &["generate", "--model", "tiny", "-p", "x"];
-    let cases: &[(&[&str], &str)] = &[
-        (&["--prompt", ""], "the prompt from --prompt is empty"),
-        (&["-p", "x", "y"], "cannot be used with"),
-        (
-            &["-p", "x", "-n", "0"],
-            "--max-new-tokens <N>': must be at least 1",
-        ),
-        (
-            &["-p", "x", "-n", "-3"],
-            "--max-new-tokens <N>': must be a whole number",
-        ),
-        (
-            &["-p", "x", "--seed", "-1"],
-            "--seed <N>': must be a whole number, at least 0",
-        ),
-        (
-            &["-p", "x", "--seed", "18446744073709551616"],
-            "--seed <N>': is too large",
-        ),
-        (
-            &["-p", "x", "--modle", "tiny"],
-            "a similar argument exists: '--model'",
-        ),
-        (
-            &["-p", "x", "--steps", "0"],
-            "--steps <N>': must be at least 1",
-        ),
-        (
-            &["-p", "x", "-n", "auto", "--steps", "4"],
-            "--steps needs a number of new tokens",
-        ),
-        (&["-p", "x", "-n", "auto", "--exact"], "seen at once"),
-        (
-            &["-p", "x", "-n", "auto", "--window", "full"],
-            "seen at once",
-        ),
-        (
-            &["-p", "x", "-n", "8", "--steps", "9"],
-            "--steps is 9, but must be from 1 to 8",
-        ),
-        (
-            &["-p", "x", "-n", "8", "--tokens-per-step", "9"],
-            "--tokens-per-step is 9",
-        ),
-        (
-            &["-p", "x", "--steps", "2", "--tokens-per-step", "2"],
-            "cannot be used with",
-        ),
-        (
-            &["-p", "x", "--temperature", "-0.1"],
-            "--temperature <T>': must be a number, at least 0",
-        ),
-        (
-            &["-p", "x", "--temperature", "NaN"],
-            "--temperature <T>': must be a number, at least 0",
-        ),
-        (
-            &["-p", "x", "--temperature", "inf"],
-            "--temperature <T>': must be a number, at least 0",
-        ),
-        (
-            &["-p", "x", "--top-p", "0"],
-            "--top-p <P>': must be a number above 0 and at most 1",
-        ),
-        (
-            &["-p", "x", "--top-p", "1.01"],
-            "--top-p <P>': must be a number above 0 and at most 1",
-        ),
-        (
-            &["-p", "x", "--top-k", "-1"],
-            "--top-k <K>': must be a whole number",
-        ),
-        (
-            &["-p", "x", "--alg-temp", "-1"],
-            "--alg-temp <T>': must be a number, at least 0",
-        ),
-        (
-            &["-p", "x", "--eps", "1"],
-            "--eps <E>': must be a number above 0 and below 1",
-        ),
-        (
-            &["-p", "x", "--algorithm", "greedy"],
-            "[possible values: entropy, topk_margin, maskgit_plus, origin, p2]",
-        ),
-        (
-            &["-p", "x", "--device", "tpu"],
-            "expected auto, cpu, cuda, cuda:N or metal",
-        ),
-        (
-            &["-p", "x", "--dtype", "int3"],
-            "expected auto, f32, bf16 or f16",
-        ),
-        (
-            &["-p", "x", "--raw", "--system", "y"],
-            "cannot be used with",
-        ),
-        (&["-p", "x", "--model", "tinny"], "did you mean `tiny`?"),
-        (
-            &["-p", "x", "--model", &model, "-n", "3000"],
-            "-n/--max-new-tokens can be from 1 to",
-        ),
-        (
-            &["-p", "x", "--model", "tiny", "-n", "18446744073709551615"],
-            "can be from 1 to 5",
-        ),
-        (&["-p", "x", "--unknown"], "--unknown"),
-        (
-            &["-p", "x", "--model", "tiny", "--revision", "v1"],
-            "--revision is for models on the Hub",
-        ),
-    ];
-    for (args, says) in cases {
-        let base: &[&str] = if args.contains(&"--model") {
-            &["generate"]
-        } else {
-            &tiny[..3]
-        };
-        let (code, stderr) = refusal(&[base, args].concat());
+    let refused = |args: &[&str], says: &str| {
+        let (code, stderr) = refusal(args);
         assert_eq!(code, Some(2), "{args:?}: {stderr}");
         assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
         assert!(stderr.contains(says), "{args:?}: {stderr}");
+    };
+    for (flags, says) in [
+        ("y", "cannot be used with"),
+        ("-n 0", "--max-new-tokens <N>': must be at least 1"),
+        ("-n -3", "--max-new-tokens <N>': must be a whole number"),
+        (
+            "--seed -1",
+            "--seed <N>': must be a whole number, at least 0",
+        ),
+        ("--seed 18446744073709551616", "--seed <N>': is too large"),
+        ("--modle tiny", "a similar argument exists: '--model'"),
+        ("--steps 0", "--steps <N>': must be at least 1"),
+        ("-n auto --steps 4", "--steps needs a number of new tokens"),
+        ("-n auto --exact", "seen at once"),
+        ("-n auto --window full", "seen at once"),
+        ("-n 8 --steps 9", "--steps is 9, but must be from 1 to 8"),
+        ("-n 8 --tokens-per-step 9", "--tokens-per-step is 9"),
+        ("--steps 2 --tokens-per-step 2", "cannot be used with"),
+        (
+            "--temperature -0.1",
+            "--temperature <T>': must be a number, at least 0",
+        ),
+        (
+            "--temperature NaN",
+            "--temperature <T>': must be a number, at least 0",
+        ),
+        (
+            "--temperature inf",
+            "--temperature <T>': must be a number, at least 0",
+        ),
+        (
+            "--top-p 0",
+            "--top-p <P>': must be a number above 0 and at most 1",
+        ),
+        (
+            "--top-p 1.01",
+            "--top-p <P>': must be a number above 0 and at most 1",
+        ),
+        ("--top-k -1", "--top-k <K>': must be a whole number"),
+        (
+            "--alg-temp -1",
+            "--alg-temp <T>': must be a number, at least 0",
+        ),
+        (
+            "--eps 1",
+            "--eps <E>': must be a number above 0 and below 1",
+        ),
+        (
+            "--algorithm greedy",
+            "[possible values: entropy, topk_margin, maskgit_plus, origin, p2]",
+        ),
+        ("--device tpu", "expected auto, cpu, cuda, cuda:N or metal"),
+        ("--dtype int3", "expected auto, f32, bf16 or f16"),
+        ("--raw --system y", "cannot be used with"),
+        ("--model tinny", "did you mean `tiny`?"),
+        ("-n 18446744073709551615", "can be from 1 to 5"),
+        ("--unknown", "--unknown"),
+        ("--revision v1", "--revision is for models on the Hub"),
+    ] {
+        refused(&tiny("x", flags), says);
     }
-    let output = diffucoder(&tiny[..3]).write_stdin("").output().unwrap();
+    refused(&tiny("", ""), "the prompt from --prompt is empty");
+    let golden = [
+        "generate",
+        "--model",
+        &golden_model(),
+        "-p",
+        "x",
+        "-n",
+        "3000",
+    ];
+    refused(&golden, "-n/--max-new-tokens can be from 1 to");
+    let no_prompt = &tiny("x", "")[..3];
+    let output = diffucoder(no_prompt).write_stdin("").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the prompt from stdin is empty"));
-    let output = diffucoder(&tiny[..3])
-        .write_stdin(b"ok \xff".as_slice())
-        .output()
-        .unwrap();
+    assert!(stderr(&output).contains("the prompt from stdin is empty"));
+    let mut command = diffucoder(no_prompt);
+    let output = command.write_stdin(b"ok \xff".as_slice()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not UTF-8 (byte 3)"));
+    assert!(stderr(&output).contains("not UTF-8 (byte 3)"));
 }
 
 #[test]
@@ -480,17 +398,8 @@ fn failures_exit_with_1_say_why_and_what_to_do() {
 #[test]
 fn a_prompt_with_the_mask_token_is_refused() {
     let model = golden_model();
-    let args = [
-        "generate",
-        "--model",
-        &model,
-        "--raw",
-        "-p",
-        "a = <|mask|>",
-        "-n",
-        "4",
-    ];
-    let (code, stderr) = refusal(&args);
+    let args = ["--model", &model, "--raw", "-p", "a = <|mask|>", "-n", "4"];
+    let (code, stderr) = refusal(&[&["generate"], &args[..]].concat());
     assert_eq!(code, Some(1));
     assert!(
         stderr.contains("the prompt contains the mask token <|mask|> (line 1)"),
@@ -545,17 +454,7 @@ fn models_are_listed_for_people_and_scripts() {
 
 #[test]
 fn a_closed_pipe_ends_quietly() {
-    let mut child = program(&[])
-        .args([
-            "generate",
-            "--model",
-            "tiny",
-            "-p",
-            "import os\n",
-            "-n",
-            "16",
-            "--exact",
-        ])
+    let mut child = program(&tiny("import os\n", "-n 16 --exact"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -563,7 +462,7 @@ fn a_closed_pipe_ends_quietly() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(stderr(&output), "");
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -580,11 +479,9 @@ fn licences_of_all_parts_are_shown() {
 #[test]
 fn a_temperature_that_leaves_nothing_of_the_model_is_noted() {
     let note = |t: &str| {
-        let done = run(&[
-            "generate", "--model", "tiny", "-p", "x", "-n", "2", "--seed", "1", "-t", t,
-        ]);
+        let done = run(&[&tiny("x", "-n 2 --seed 1")[..], &["-t", t]].concat());
         assert!(done.status.success());
-        String::from_utf8(done.stderr).unwrap()
+        stderr(&done)
     };
     assert!(note("4").contains("note: at --temperature 4 tokens are nearly random"));
     assert!(!note("1").contains("nearly random"));
@@ -593,12 +490,6 @@ fn a_temperature_that_leaves_nothing_of_the_model_is_noted() {
 #[test]
 fn a_broken_folder_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let copy = |from: &Path| {
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-        }
-    };
     let path = folder.path().to_str().unwrap();
     let refused = |says: &str| {
         let (code, stderr) = refusal(&["generate", "--model", path, "-p", "x", "-n", "4"]);
@@ -610,9 +501,8 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     };
     refused("has no config.json");
 
-    let original = fixture("golden/model");
     let change = |file: &str, from: &str, to: &str| {
-        copy(&original);
+        golden_copy(folder.path());
         let path = folder.path().join(file);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{file} has no {from}");
@@ -649,7 +539,7 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     change("tokenizer.json", "{", "[");
     refused("tokenizer.json");
 
-    copy(&original);
+    golden_copy(folder.path());
     let stray = folder.path().join("model-00003-of-00003.safetensors");
     std::fs::write(&stray, b"").unwrap();
     let model = folder.path().to_str().unwrap();
@@ -667,7 +557,7 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     assert_ne!(written(), of_shards);
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
 
-    copy(&original);
+    golden_copy(folder.path());
     let shard = folder.path().join("model-00002-of-00002.safetensors");
     let bytes = std::fs::read(&shard).unwrap();
     std::fs::write(&shard, &bytes[..bytes.len() - 100]).unwrap();

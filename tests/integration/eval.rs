@@ -36,23 +36,9 @@ fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
 
 /// Flags that make a run short.
 fn args<'a>(problems: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    let all = [
-        "eval",
-        "--model",
-        "tiny",
-        "--modes",
-        "exact,fast",
-        "--nll",
-        "1",
-        "-n",
-        "8",
-        "--json",
-        "--threads",
-        "1",
-        "--problems",
-        problems.to_str().unwrap(),
-    ];
-    [&all[..], more].concat()
+    let flags = "eval --model tiny --modes exact,fast --nll 1 -n 8 --json --threads 1 --problems";
+    let all = flags.split(' ').chain([problems.to_str().unwrap()]);
+    all.chain(more.iter().copied()).collect()
 }
 
 fn report(problems: &Path, more: &[&str]) -> Value {
@@ -106,10 +92,8 @@ fn every_form_of_problem_runs_to_its_end() {
 
 #[test]
 fn without_a_file_there_are_problems_and_a_table() {
-    let done = run(&[
-        "eval", "--model", "tiny", "--modes", "fast", "--limit", "2", "-n", "8", "--nll", "0",
-    ]);
-    let text = stdout(&done);
+    let args = "eval --model tiny --modes fast --limit 2 -n 8 --nll 0";
+    let text = stdout(&run(&args.split(' ').collect::<Vec<_>>()));
     assert!(text.contains("of the built-in problems\nMODE  "), "{text}");
     assert!(text.contains("too few"), "{text}");
     let row = text.lines().find(|line| line.starts_with("fast ")).unwrap();

@@ -53,7 +53,7 @@ fn golden_floats(file: &Path) {
 }
 
 /// The golden checkpoint's files in a folder of their own.
-fn golden_copy(folder: &Path) {
+pub fn golden_copy(folder: &Path) {
     for entry in fs::read_dir(fixture("golden/model")).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::binary::{diffucoder, program};
+use crate::command::tiny;
 use crate::fixture;
 
 const PART: &str = "class Stack:\n    def size(self):\n        return <FILL:4>\n\n    def top(self):\n        <FILL>\n";
@@ -217,31 +218,18 @@ fn holes_come_from_places_and_from_two_files_too() {
     fs::write(path("all.py"), "x = 1\r\ny =\r\nprint(x)  # <FILL>\r\n").unwrap();
     fs::write(path("prefix"), "def f(x):\n    return").unwrap();
     fs::write(path("suffix"), "\n\nprint(f(1))").unwrap();
-    let args = [
-        &*path("all.py"),
-        "--at",
-        "2",
-        "--at",
-        "3:7",
-        "--length",
-        "2",
-    ];
+    let filled = |args: &[&str]| infill(&[args, &["--length", "2"]].concat(), b"");
+    let all = path("all.py");
     let expected: &[&[u8]] = &[b"x = 1\r\ny =", b"\r\nprint(", b"x)  # <FILL>\r\n"];
-    assert_filled(stdout(&infill(&args, b"")), expected);
-    let args = [
-        "--prefix-file",
-        &path("prefix"),
-        "--suffix-file",
-        &path("suffix"),
-        "--length",
-        "3",
-    ];
-    let expected: &[&[u8]] = &[b"def f(x):\n    return", b"\n\nprint(f(1))"];
-    assert_filled(stdout(&infill(&args, b"")), expected);
-    let diff = infill(
-        &[&path("all.py"), "--at", "2", "--length", "2", "--diff"],
-        b"",
+    assert_filled(
+        stdout(&filled(&[&all, "--at", "2", "--at", "3:7"])),
+        expected,
     );
+    let [prefix, suffix] = [path("prefix"), path("suffix")];
+    let expected: &[&[u8]] = &[b"def f(x):\n    return", b"\n\nprint(f(1))"];
+    let files = ["--prefix-file", &prefix, "--suffix-file", &suffix];
+    assert_filled(stdout(&filled(&files)), expected);
+    let diff = filled(&[&all, "--at", "2", "--diff"]);
     let diff = String::from_utf8(stdout(&diff).to_vec()).unwrap();
     let lines: Vec<&str> = diff.split('\n').collect();
     assert!(
@@ -292,16 +280,7 @@ fn a_killed_in_place_leaves_the_old_file_or_the_new_one() {
     let whole = started.elapsed();
     for moment in 0..20 {
         fs::write(&path, part).unwrap();
-        let mut child = program(&[])
-            .args([
-                "infill",
-                "--model",
-                "tiny",
-                "--seed",
-                "1",
-                "--in-place",
-                name,
-            ])
+        let mut child = program(&["infill", "-m", "tiny", "--seed", "1", "-i", name])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -361,6 +340,16 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["--in-place", "-"], "<FILL>", "--in-place needs a file"),
         (&["--in-place", "--diff", file], "", "cannot be used with"),
         (&["--prefix-file", file, file], "", "cannot be used with"),
+        (
+            &["--prefix-file", file, "--at", "1"],
+            "",
+            "cannot be used with",
+        ),
+        (
+            &["--prefix-file", file, "--diff"],
+            "",
+            "cannot be used with",
+        ),
         (
             &["--length", "3", "--length-by", "pads"],
             "<FILL>",
@@ -444,17 +433,7 @@ fn a_chat_model_continues_files_and_answers_questions() {
 
 #[test]
 fn code_of_a_raw_model_is_its_text() {
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "--seed",
-        "1",
-        "-n",
-        "8",
-        "-p",
-        "def f(x):\n",
-    ];
+    let args = tiny("def f(x):\n", "--seed 1 -n 8");
     let plain = diffucoder(&args).output().unwrap();
     let code = diffucoder(&args).arg("--code").output().unwrap();
     assert!(code.status.success()); // a note says that the flag has no effect
@@ -478,28 +457,9 @@ fn a_report_that_cannot_be_written_leaves_the_file() {
     let text = "x = <FILL:2>\n";
     fs::write(&file, text).unwrap();
     let file = file.to_str().unwrap();
-    let (code, _) = crate::command::refusal(&[
-        "infill",
-        "--model",
-        "tiny",
-        file,
-        "-i",
-        "--json",
-        "-o",
-        "/no/such/folder/x",
-    ]);
-    assert_eq!(code, Some(1));
+    let output = infill(&[file, "-i", "--json", "-o", "/no/such/folder/x"], b"");
+    assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read_to_string(file).unwrap(), text);
-    let places = [
-        "infill",
-        "--model",
-        "tiny",
-        "--prefix-file",
-        file,
-        "--at",
-        "1",
-    ];
-    assert_eq!(crate::command::refusal(&places).0, Some(2));
 }
 
 /// One byte of ours would shift everything behind it.
@@ -536,15 +496,6 @@ fn what_prints_two_things_at_once_is_refused() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(&format!("{flag} prints a text")), "{said}");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let side = folder.path().join("pre");
-    fs::write(&side, "x = 1\n").unwrap();
-    let output = infill(&["--prefix-file", side.to_str().unwrap(), "--diff"], b"");
-    assert_eq!(
-        output.status.code(),
-        Some(2),
-        "it is no file that a patch could change"
-    );
 }
 
 #[test]

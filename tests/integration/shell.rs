@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::binary::{diffucoder, isolated, program};
-use crate::command::{refusal, run, stdout, tiny};
-use crate::fixture;
+use crate::command::{refusal, run, stderr, stdout, tiny};
+use crate::files::golden_copy;
 use crate::signals::with_default_signals;
 use crate::watch::Terminal;
 
@@ -28,7 +28,7 @@ fn command(args: &[&str]) -> Command {
 }
 
 /// What `sh` makes of a script, in which `$0` is the binary.
-fn sh(script: &str, arguments: &[&Path]) -> Output {
+pub fn sh(script: &str, arguments: &[&Path]) -> Output {
     let mut shell = isolated("sh");
     shell.args(["-c", script]);
     shell.arg(assert_cmd::cargo::cargo_bin!("diffucoder"));
@@ -53,7 +53,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn fifo(path: &Path) {
+pub fn fifo(path: &Path) {
     let made = Command::new("mkfifo").arg(path).status().unwrap();
     assert!(made.success());
 }
@@ -186,19 +186,11 @@ fn a_signal_leaves_no_half_file() {
 /// Below 4 the system's loader says it.
 #[test]
 fn too_few_open_files_are_an_error_or_do() {
-    let whole = sh(
-        "\"$0\" generate --model tiny --seed 1 -n 4 -p 'def f(x):'",
-        &[],
-    )
-    .stdout;
+    let generate = "\"$0\" generate --model tiny --seed 1 -n 4 -p 'def f(x):'";
+    let whole = sh(generate, &[]).stdout;
     for files in 4..16 {
-        let output = sh(
-            &format!(
-                "ulimit -n {files}; \"$0\" generate --model tiny --seed 1 -n 4 -p 'def f(x):'"
-            ),
-            &[],
-        );
-        let stderr = String::from_utf8(output.stderr).unwrap();
+        let output = sh(&format!("ulimit -n {files}; {generate}"), &[]);
+        let stderr = stderr(&output);
         match output.status.code() {
             Some(0) => assert_eq!(output.stdout, whole),
             code => assert!(
@@ -212,27 +204,45 @@ fn too_few_open_files_are_an_error_or_do() {
 #[cfg(target_os = "linux")] // the full device
 #[test]
 fn results_that_cannot_be_written_are_failures() {
-    let text = "\"$0\" generate --model tiny -p 'def f(x):' -n 4";
-    for (script, said) in [
-        (format!("{text} >&-"), "it is closed"),
-        (format!("{text} --output json >&-"), "it is closed"),
-        (format!("{text} > /dev/full"), "No space left"),
-        (format!("{text} --no-stream > /dev/full"), "No space left"),
-        ("\"$0\" models > /dev/full".into(), "No space left"),
-        (
-            "\"$0\" quantize --model tiny --to q8_0 --force -o /dev/full".into(),
-            "No space left",
-        ),
-        (format!("{text} --trace /dev/full"), "No space left"),
-        (
-            "echo '{\"prompt\": \"x\"}' | \"$0\" batch - -n 2 --model tiny -o /dev/full".into(),
-            "No space left",
-        ),
+    let text = "generate --model tiny -p 'def f(x):' -n 4";
+    let (closed, full) = ("it is closed", "No space left");
+    for (command, said) in [
+        (format!("{text} >&-"), closed),
+        (format!("{text} --output json >&-"), closed),
+        ("--help >&-".into(), closed),
+        ("models >&-".into(), closed),
+        ("quantize -m tiny --to q8_0 -o - >&-".into(), closed),
+        ("--help > /dev/full".into(), full),
+        ("help generate > /dev/full".into(), full),
+        ("--version > /dev/full".into(), full),
+        ("completions bash > /dev/full".into(), full),
+        (format!("{text} > /dev/full"), full),
+        (format!("{text} --no-stream > /dev/full"), full),
+        ("models > /dev/full".into(), full),
     ] {
+        let output = sh(&format!("\"$0\" {command}"), &[]);
+        let stderr = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
+        let says = stderr.starts_with("error: cannot write to stdout: ") && stderr.contains(said);
+        assert!(says, "{command}: {stderr}");
+    }
+    for command in [
+        "quantize --model tiny --to q8_0 --force -o /dev/full",
+        &format!("{text} --trace /dev/full"),
+        "batch - -n 2 --model tiny -o /dev/full",
+    ] {
+        let script = format!("echo '{{\"prompt\": \"x\"}}' | \"$0\" {command}");
         let output = sh(&script, &[]);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{script}: {stderr}");
-        assert!(stderr.contains(said), "{script}: {stderr}");
+        let stderr = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
+        assert!(stderr.contains(full), "{command}: {stderr}");
+    }
+    for script in [
+        "\"$0\" --help > /dev/null",
+        "\"$0\" --help | true",
+        "\"$0\" models 1<>/dev/null",
+    ] {
+        assert!(sh(script, &[]).status.success(), "{script}");
     }
     assert!(
         fs::metadata("/dev/full")
@@ -242,12 +252,15 @@ fn results_that_cannot_be_written_are_failures() {
     );
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "x = <FILL:1>\n").unwrap();
-    let output = sh("\"$0\" infill --model tiny -i \"$1\" >&-", &[file.path()]);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "nothing was to be written there"
-    );
+    for command in ["-i \"$1\"", "\"$1\" -o \"$1\""] {
+        let output = sh(
+            &format!("\"$0\" infill --model tiny {command} >&-"),
+            &[file.path()],
+        );
+        assert!(output.status.success(), "{command}: {}", stderr(&output));
+        assert!(!fs::read_to_string(file.path()).unwrap().contains("<FILL"));
+        fs::write(file.path(), "x = <FILL:1>\n").unwrap();
+    }
 }
 
 #[test]
@@ -342,9 +355,7 @@ fn a_trace_replaces_nothing_but_traces_and_only_once_there_is_one() {
     let first = fs::read(&trace).unwrap();
     let broken = folder.path().join("model");
     fs::create_dir(&broken).unwrap();
-    for entry in fs::read_dir(fixture("golden/model")).unwrap().flatten() {
-        fs::copy(entry.path(), broken.join(entry.file_name())).unwrap();
-    }
+    golden_copy(&broken);
     fs::write(broken.join("model-00001-of-00002.safetensors"), "none").unwrap();
     let args = ["generate", "--model", broken.to_str().unwrap(), "-p", "x"];
     refusal(&[&args[..], &["--trace", trace.to_str().unwrap()]].concat());

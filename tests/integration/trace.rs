@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::binary::{QUIET_BROWSER, diffucoder, program};
-use crate::command::{refusal, run, run_json, stdout};
+use crate::binary::{QUIET_BROWSER, program};
+use crate::command::{refusal, run, run_json, stdout, tiny};
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
@@ -35,20 +35,8 @@ fn reveals(steps: &[Value], len: usize) -> (Vec<Value>, Vec<Value>) {
 fn a_trace_has_every_reveal() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.jsonl");
-    let report = run_json(&[
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "def f(x):",
-        "-n",
-        "24",
-        "--seed",
-        "1",
-        "--exact",
-        "--trace",
-        path.to_str().unwrap(),
-    ]);
+    let flags = format!("-n 24 --seed 1 --exact --trace {}", path.display());
+    let report = run_json(&tiny("def f(x):", &flags));
     let lines = lines(&path);
     assert_eq!(lines[0]["type"], "header");
     assert_eq!(lines[0]["settings"], report["settings"]);
@@ -143,11 +131,8 @@ fn remasking_is_traced_too() {
 fn a_killed_run_leaves_whole_lines_and_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.jsonl");
-    let mut child = program(&[])
-        .args([
-            "generate", "--model", "tiny", "-p", "x = 1\n", "-n", "450", "--exact", "--trace",
-        ])
-        .arg(&path)
+    let flags = format!("-n 450 --exact --trace {}", path.display());
+    let mut child = program(&tiny("x = 1\n", &flags))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
@@ -223,18 +208,7 @@ fn what_is_no_trace_is_refused_with_its_line() {
     }
     let (code, _) = refusal(&["report", "no-such-file"]);
     assert_eq!(code, Some(1));
-    let args = [
-        "generate",
-        "--model",
-        "tiny",
-        "-p",
-        "x",
-        "-n",
-        "2",
-        "--trace",
-        "no/such/folder/x",
-    ];
-    let (code, stderr) = refusal(&args);
+    let (code, stderr) = refusal(&tiny("x", "-n 2 --trace no/such/folder/x"));
     assert_eq!(code, Some(1));
     assert!(stderr.contains("cannot write the trace"), "{stderr}");
 }
@@ -265,22 +239,20 @@ fn hostile() -> String {
     trace + &format!("\n{euro}\n{stop}\n")
 }
 
+/// What `report` makes of it, in this file.
+fn hostile_report(output: &Path) -> String {
+    let trace = output.with_file_name("t.jsonl");
+    fs::write(&trace, hostile()).unwrap();
+    let [trace, name] = [&trace, output].map(|path| path.to_str().unwrap());
+    assert_eq!(stdout(&run(&["report", trace, "-o", name])), "");
+    fs::read_to_string(output).unwrap()
+}
+
 #[test]
 fn a_page_shows_hostile_text_as_text() {
     let folder = tempfile::tempdir().unwrap();
-    let (trace, page) = (
-        folder.path().join("t.jsonl"),
-        folder.path().join("page.html"),
-    );
-    fs::write(&trace, hostile()).unwrap();
-    let args = [
-        "report",
-        trace.to_str().unwrap(),
-        "-o",
-        page.to_str().unwrap(),
-    ];
-    assert_eq!(stdout(&run(&args)), "");
-    let html = fs::read_to_string(&page).unwrap();
+    let page = folder.path().join("page.html");
+    let html = hostile_report(&page);
     assert_eq!(
         html.matches("<script").count(),
         2,
@@ -318,16 +290,8 @@ fn a_page_shows_hostile_text_as_text() {
 #[test]
 fn a_picture_shows_hostile_text_as_text() {
     let folder = tempfile::tempdir().unwrap();
-    let [trace, svg] = ["t.jsonl", "t.svg"].map(|name| folder.path().join(name));
-    fs::write(&trace, hostile()).unwrap();
-    let args = [
-        "report",
-        trace.to_str().unwrap(),
-        "-o",
-        svg.to_str().unwrap(),
-    ];
-    assert_eq!(stdout(&run(&args)), "");
-    let picture = fs::read_to_string(&svg).unwrap();
+    let svg = folder.path().join("t.svg");
+    let picture = hostile_report(&svg);
     assert!(picture.starts_with("<svg xmlns="));
     assert!(!picture.contains("<script") && !picture.contains("<img"));
     assert!(!picture.contains('\u{1b}'), "XML forbids it");
@@ -372,9 +336,7 @@ fn browse(page: &Path, profile: &Path) -> Option<String> {
 
 #[test]
 fn several_samples_are_several_seeds() {
-    let args = [
-        "generate", "--model", "tiny", "-p", "def f(", "-n", "12", "-t", "1", "--seed", "5",
-    ];
+    let args = tiny("def f(", "-n 12 -t 1 --seed 5");
     let several = [&args[..], &["--num-samples", "3"]].concat();
     let text = stdout(&run(&several));
     let json = stdout(&run(&[&several[..], &["--output", "json"]].concat()));
@@ -388,19 +350,12 @@ fn several_samples_are_several_seeds() {
         assert!(text.contains(&format!("==> {} of 3, seed {} <==\n", at + 1, 5 + at)));
         assert!(text.contains(report["text"].as_str().unwrap()));
     }
-    let last = run_json(&[&args[..9], &["--seed", "7"]].concat());
+    let last = run_json(&[&args[..], &["--seed", "7"]].concat());
     assert_eq!(last["token_ids"], reports[2]["token_ids"]);
     let trace = [&several[..], &["--trace", "x.jsonl"]].concat();
     let (code, stderr) = refusal(&trace);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("--trace records one run"), "{stderr}");
     assert!(!Path::new("x.jsonl").exists());
-    assert_eq!(
-        diffucoder(&["generate", "--num-samples", "0"])
-            .output()
-            .unwrap()
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(refusal(&tiny("x", "--num-samples 0")).0, Some(2));
 }

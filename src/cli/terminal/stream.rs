@@ -51,7 +51,7 @@ impl<'a> Stream<'a> {
 impl Observer for Stream<'_> {
     fn on_text(&mut self, _: usize, text: &str) {
         self.text.push_str(text);
-        let settled = self.asking.settled(&self.text);
+        let settled = self.asking.result(&self.text);
         if settled.len() > self.written_bytes && matches!(self.written, Ok(Written::Whole)) {
             self.written = self.ui.piece(&settled[self.written_bytes..]);
             self.written_bytes = settled.len();
