@@ -246,9 +246,8 @@ impl Args {
                 self.output.write(holes.as_bytes(), ui)?;
             }
             Show::Diff => {
-                let named = self.named().map(|path| path.display().to_string());
-                let name = named.unwrap_or_else(|| "stdin".into());
-                let diff = output::diff(&name, template.bytes(), &filled.bytes)?;
+                let name = self.named().unwrap_or(Path::new("stdin"));
+                let diff = output::diff(name, template.bytes(), &filled.bytes)?;
                 self.output.write(&diff, ui)?;
             }
             Show::InPlace => {}

@@ -1,6 +1,7 @@
 //! What `infill` prints: the holes, a diff, or one JSON object.
 
 use std::io::{self, Write};
+use std::path::{Component, Path};
 
 use diffucoder::infill::Template;
 use diffucoder::session::Outcome;
@@ -20,6 +21,8 @@ pub enum Show {
     /// Nothing: the file itself is written.
     InPlace,
 }
+
+/// The outcome of a run, and the file that it makes.
 pub struct Filled {
     pub bytes: Vec<u8>,
     pub holes: Vec<HoleReport>,
@@ -88,12 +91,7 @@ pub fn only_holes(holes: &[HoleReport]) -> String {
 }
 
 /// The change from `old` to `new` as `git apply` and `patch -p1` take it; empty if there is none.
-pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
-    let name = name.trim_start_matches(['/', '\\']);
-    let name = name.replace("/./", "/");
-    let name = name.trim_start_matches("./");
-    // As GNU's diff writes it, so that `patch` knows where a name with blanks ends.
-    let end = if name.contains(' ') { "\t" } else { "" };
+pub fn diff(file: &Path, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
     // The library's own notion of a line ends at a carriage return too, and its writer for the
     // whole diff is lossy, unlike that for a hunk.
     let lines = |bytes| <[u8]>::split_inclusive(bytes, |&byte| byte == b'\n').collect::<Vec<_>>();
@@ -104,11 +102,44 @@ pub fn diff(name: &str, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
     let mut written = Vec::new();
     for hunk in diff.unified_diff().iter_hunks() {
         if written.is_empty() {
-            write!(written, "--- a/{name}{end}\n+++ b/{name}{end}\n")?;
+            let [before, after] = ["a", "b"].map(|side| header_name(side, file));
+            write!(written, "--- {before}\n+++ {after}\n")?;
         }
         hunk.to_writer(&mut written)?;
     }
     Ok(written)
+}
+
+/// What a header calls a file: its name from the folder on that is above all of it, since neither
+/// program takes one that leads out of where it is run.
+fn header_name(side: &str, file: &Path) -> String {
+    let mut parts = Vec::new();
+    for part in file.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.as_encoded_bytes()),
+            Component::ParentDir => _ = parts.pop(),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    parts.insert(0, side.as_bytes());
+    let name = parts.join(&b'/');
+    let is_plain = |c: char| !c.is_control() && c != '"' && c != '\\';
+    match std::str::from_utf8(&name) {
+        // As GNU's diff writes it, so that `patch` knows where a name with blanks ends.
+        Ok(text) if text.contains(' ') && text.chars().all(is_plain) => format!("{text}\t"),
+        Ok(text) if text.chars().all(is_plain) => text.to_string(),
+        _ => quoted(&name),
+    }
+}
+
+/// As git quotes the names that do not fit a line of text.
+fn quoted(name: &[u8]) -> String {
+    let spelt = name.iter().map(|&byte| match byte {
+        b'"' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\{byte:03o}"),
+    });
+    format!("\"{}\"", spelt.collect::<String>())
 }
 
 #[cfg(test)]
@@ -117,6 +148,7 @@ mod tests {
 
     #[test]
     fn a_diff_says_what_changed() {
+        let diff = |name: &str, old: &[u8], new: &[u8]| diff(Path::new(name), old, new);
         let said = diff("/a.py", b"x\r= 1\ny = <FILL>\n\xff", b"x\r= 1\ny = 2\n\xff").unwrap();
         let expected = b"--- a/a.py\n+++ b/a.py\n@@ -1,3 +1,3 @@\n x\r= 1\n-y = <FILL>\n+y = 2\n \xff\n\\ No newline at end of file\n";
         assert_eq!(
@@ -128,6 +160,12 @@ mod tests {
         for (name, header) in [
             ("./sub/./a.py", "--- a/sub/a.py\n+++ b/sub/a.py\n"),
             ("a b.py", "--- a/a b.py\t\n+++ b/a b.py\t\n"),
+            ("../x/y/../a.py", "--- a/x/a.py\n+++ b/x/a.py\n"),
+            ("\u{e4}.py", "--- a/\u{e4}.py\n+++ b/\u{e4}.py\n"),
+            (
+                "a\n\"\u{e4}",
+                "--- \"a/a\\012\\\"\\303\\244\"\n+++ \"b/a\\012\\\"\\303\\244\"\n",
+            ),
         ] {
             let said = diff(name, b"x\n", b"y\n").unwrap();
             assert!(said.starts_with(header.as_bytes()), "{name}");
