@@ -7,7 +7,7 @@ use diffucoder::package::Package;
 use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Hole, Job, Session, Task};
 
-use crate::cli::args::sampling::{SamplingArgs, as_usage};
+use crate::cli::args::sampling::{SamplingArgs, as_usage, holes_as_usage};
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::line::{Line, Request};
 
@@ -67,7 +67,10 @@ impl Form {
             _ => sampling.hole(),
         };
         let job = session.prepare(&self.task(hole, system, session).within(sampling.context()));
-        let mut job = job.map_err(as_usage)?;
+        let mut job = job.map_err(match self {
+            Self::Answer(_) => as_usage,
+            Self::Fill(_) => holes_as_usage,
+        })?;
         job.settings = sampling.settings(session, &job)?;
         if let Self::Answer(asking) = self {
             job.ends.fence = asking.fence().cloned();

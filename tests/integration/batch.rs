@@ -166,7 +166,8 @@ fn bad_lines_are_reported_and_the_rest_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in"), folder.path().join("out"));
     let bad = "nonsense\n{\"id\": \"a\", \"prompt\": \"x\"}\n{\"id\": \"a\", \"prompt\": \"y\"}\n\
-               {\"prompt\": \"z\", \"max_new_tokens\": 9999}\n{\"id\": \"b\", \"prompt\": \"x\"}";
+               {\"prompt\": \"z\", \"max_new_tokens\": 9999}\n{\"id\": \"b\", \"prompt\": \"x\"}\n\
+               {\"prefix\": \"x\", \"suffix\": \"y\", \"length\": 9999}";
     fs::write(&input, bad).unwrap();
     let (code, stderr) = batch(&input, &output, &[]);
     assert_eq!(code, Some(1));
@@ -175,7 +176,8 @@ fn bad_lines_are_reported_and_the_rest_is_done() {
         format!("error: {name}:1: not a JSON object"),
         format!("error: {name}:3: the id \"a\" is on line 2 already"),
         format!("error: {name}:4: --max-new-tokens 9999 leaves a context of 512 no prompt"),
-        "error: 3 of 5 lines failed".into(),
+        format!("error: {name}:6: the holes can become 9999 tokens long"),
+        "error: 4 of 6 lines failed".into(),
     ] {
         assert!(stderr.contains(&says), "{says}\n{stderr}");
     }

@@ -392,9 +392,22 @@ pub fn as_usage(error: Error) -> anyhow::Error {
     })
 }
 
+/// The same of an error of texts and the holes between them.
+pub fn holes_as_usage(error: Error) -> anyhow::Error {
+    too_long(error, |_, new, context| {
+        let message = format!(
+            "the holes can become {new} tokens long, which leaves none of the context of {context} \
+             to the text"
+        );
+        let hint = "fill fewer or shorter holes at a time: -n/--max-new-tokens bounds those without \
+                    a length";
+        UsageError::with_hint(message, hint)
+    })
+}
+
 /// A text that is too long is wrong usage, which `describe` puts into words: tokens that are given,
 /// those that can be written, and positions that the model has.
-pub fn too_long(
+fn too_long(
     error: Error,
     describe: impl FnOnce(usize, usize, usize) -> UsageError,
 ) -> anyhow::Error {

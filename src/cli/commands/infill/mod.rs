@@ -17,7 +17,7 @@ use crate::cli::args::compute::ComputeArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
 use crate::cli::args::prompt;
-use crate::cli::args::sampling::{NewTokens, SamplingArgs, too_long};
+use crate::cli::args::sampling::{NewTokens, SamplingArgs, holes_as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::runner::Runner;
@@ -139,12 +139,12 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
             new,
             context,
         };
-        return Err(as_usage(error.into()));
+        return Err(holes_as_usage(error.into()));
     }
     let task = engine.session.fill(&template, open);
     let mut task = task.within(args.sampling.context());
     task.token_healing = !args.raw;
-    let mut job = engine.session.prepare(&task).map_err(as_usage)?;
+    let mut job = engine.session.prepare(&task).map_err(holes_as_usage)?;
     for note in args.sampling.context_notes(&engine.session, &job) {
         ui.note(&note);
     }
@@ -313,19 +313,6 @@ impl Args {
         }
         Ok(template)
     }
-}
-
-/// Wrong usage, if that is what an error of a file and its holes means.
-fn as_usage(error: Error) -> anyhow::Error {
-    too_long(error, |_, new, context| {
-        let message = format!(
-            "the holes can become {new} tokens long, which leaves none of the context of {context} \
-             to the text"
-        );
-        let hint = "fill fewer or shorter holes at a time: -n/--max-new-tokens bounds those without \
-                    a length";
-        UsageError::with_hint(message, hint)
-    })
 }
 
 /// `LINE` or `LINE:COL`.
