@@ -149,6 +149,9 @@ fn explain(error: anyhow::Error) -> Exit {
         Ok(Err(unwritten)) => unwritten.into(),
         Err(error) => error,
     };
+    if exit::is_closed_pipe(&error) {
+        return Exit::Done;
+    }
     let (exit, hint) = exit::of(&error);
     ui::print_error(&error, hint.as_deref());
     exit

@@ -454,16 +454,19 @@ fn models_are_listed_for_people_and_scripts() {
 
 #[test]
 fn a_closed_pipe_ends_quietly() {
-    let mut child = program(&tiny("import os\n", "-n 16 --exact"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(stderr(&output), "");
-    assert_eq!(output.status.code(), Some(0));
+    let quantize = ["quantize", "--model", "tiny", "--to", "q8_0", "-o", "-"];
+    for args in [&tiny("import os\n", "-n 16 --exact")[..], &quantize] {
+        let mut child = program(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(stderr(&output), "", "{args:?}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+    }
 }
 
 #[test]

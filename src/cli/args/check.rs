@@ -35,14 +35,8 @@ pub struct CheckArgs {
 pub struct DoesNotParse {
     language: Language,
     place: Place,
-    hint: Option<&'static str>,
-}
-
-impl DoesNotParse {
     /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        self.hint.map(str::to_string)
-    }
+    pub hint: Option<&'static str>,
 }
 
 /// What is asked of a result.

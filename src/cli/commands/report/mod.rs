@@ -16,8 +16,8 @@ use crate::cli::args::apart::check_apart;
 use crate::cli::terminal::cells::cells;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::trace::Trace;
-use diffucoder::atomic;
 use diffucoder::diffusion::arness;
+use diffucoder::{Error, atomic};
 
 /// The page; `LOOK` stands where the style of all pages goes, and `DATA` where the run's data does.
 const PAGE: &str = include_str!("page.html");
@@ -103,7 +103,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     if args.output == Path::new("-") {
         return Ok(ui.result(&page)?);
     }
-    Ok(atomic::write(&args.output, true, page.as_bytes())?)
+    Ok(atomic::write(&args.output, true, page.as_bytes()).map_err(Error::from)?)
 }
 
 fn page(trace: &Trace) -> anyhow::Result<String> {
