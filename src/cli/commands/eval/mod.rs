@@ -62,7 +62,8 @@ system allows that. That keeps off accidents and nobody who means harm: run it a
 to lose, or in a container.
 
 A run with -o that is interrupted goes on where it was. Results that were not executed are executed
-when a later run has --execute, and written again: the last of an id counts.
+when a later run has --execute, and written again: the last of an id counts. All others stay, also
+where a problem of that id, or --time-limit, is another than it was: --restart drops them.
 
 Examples:
   diffucoder eval --model tiny
