@@ -21,19 +21,13 @@ use crate::cli::usage::UsageError;
 /// Takes results, and knows which were there before.
 pub struct Sink<'a> {
     ui: &'a Ui,
-    out: Out,
+    path: PathBuf,
+    /// `None` is stdout.
+    file: Option<File>,
+    /// What is to be done before the first result, if it is no stream.
+    first: Option<First>,
     /// Results that the file had already, by their ids' JSON.
     done: HashMap<String, usize>,
-}
-
-enum Out {
-    Stdout,
-    File {
-        file: File,
-        path: PathBuf,
-        /// What is to be done before the first result.
-        first: Option<First>,
-    },
 }
 
 /// What the first result of a run does to a file.
@@ -67,22 +61,19 @@ impl<'a> Sink<'a> {
         (settings, resume): (Kept, &ResumeArgs),
         ui: &'a Ui,
     ) -> anyhow::Result<Self> {
+        let sink = |file, first, done| Self {
+            ui,
+            path: path.to_path_buf(),
+            file,
+            first,
+            done,
+        };
         if path == Path::new("-") {
-            return Ok(Self {
-                ui,
-                out: Out::Stdout,
-                done: HashMap::new(),
-            });
+            return Ok(sink(None, None, HashMap::new()));
         }
         let cannot = || format!("cannot write {}", path.display());
-        if let Some(file) = atomic::open_stream(path).with_context(cannot)? {
-            let path = path.to_path_buf();
-            let first = None;
-            return Ok(Self {
-                ui,
-                out: Out::File { file, path, first },
-                done: HashMap::new(),
-            });
+        if let Some(stream) = atomic::open_stream(path).with_context(cannot)? {
+            return Ok(sink(Some(stream), None, HashMap::new()));
         }
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
@@ -99,13 +90,11 @@ impl<'a> Sink<'a> {
             file.write_all(b"\n").with_context(cannot)?; // an editor took it
         }
         let done = if restarts { HashMap::new() } else { results };
-        let first = Some(First {
+        let first = First {
             restarts,
             settings: Some(settings).filter(|settings| before.as_ref() != Some(settings)),
-        });
-        let path = path.to_path_buf();
-        let out = Out::File { file, path, first };
-        Ok(Self { ui, out, done })
+        };
+        Ok(sink(Some(file), Some(first), done))
     }
 
     /// The results that were there before, one a line.
@@ -114,14 +103,9 @@ impl<'a> Sink<'a> {
     /// When they cannot be read.
     pub fn before(&mut self) -> anyhow::Result<String> {
         let mut text = String::new();
-        if let Out::File {
-            file,
-            path,
-            first: Some(_), // else it is a stream
-        } = &mut self.out
-        {
+        if let (Some(file), Some(_)) = (&mut self.file, &self.first) {
             let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
-            read.with_context(|| format!("cannot read {}", path.display()))?;
+            read.with_context(|| format!("cannot read {}", self.path.display()))?;
         }
         Ok(text)
     }
@@ -137,19 +121,18 @@ impl<'a> Sink<'a> {
     /// When it cannot be written. A reader that has gone is none.
     pub fn write(&mut self, result: &Value) -> anyhow::Result<Written> {
         let line = format!("{result}\n");
-        let (file, path, first) = match &mut self.out {
-            Out::Stdout => return Ok(self.ui.one_of_many(&line)?),
-            Out::File { file, path, first } => (file, path, first),
+        let Some(file) = &mut self.file else {
+            return Ok(self.ui.one_of_many(&line)?);
         };
-        let cannot = || format!("cannot write {}", path.display());
-        if let Some(First { restarts, settings }) = first.take() {
+        let cannot = || format!("cannot write {}", self.path.display());
+        if let Some(First { restarts, settings }) = self.first.take() {
             if restarts {
                 file.set_len(0)
                     .and_then(|()| file.rewind())
                     .with_context(cannot)?;
             }
             // A folder that may not be written to is no reason not to work.
-            if let Some(Err(error)) = settings.map(|settings| settings.write(path)) {
+            if let Some(Err(error)) = settings.map(|settings| settings.write(&self.path)) {
                 self.ui
                     .note(&format!("the settings are not kept: {error:#}"));
             }

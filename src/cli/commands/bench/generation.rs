@@ -6,7 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use diffucoder::diffusion::{
-    Asked, Attention, Decoding, Denoiser, Ending, GenerateError, Pass, Predicted, Settings,
+    Asked, Attention, Decoding, Denoiser, Ending, GenerateError, Mode, Pass, Predicted, Settings,
     Shaping, Steps,
 };
 use diffucoder::model::Model;
@@ -71,13 +71,6 @@ struct Timed<'a> {
     time: Duration,
 }
 
-impl<'a> Timed<'a> {
-    fn new(model: &'a mut Model) -> Self {
-        let time = Duration::ZERO;
-        Self { model, time }
-    }
-}
-
 impl Denoiser for Timed<'_> {
     type Error = candle_core::Error;
 
@@ -131,20 +124,19 @@ impl ModeWork {
         config: &Config,
         n: usize,
         tokens_per_forward: usize,
-        mode: &'static str,
-        decoding: Decoding,
+        (mode, is_gpu): (Mode, bool),
     ) -> Self {
         let mut network = Counting {
             shift: usize::from(config.shift_logits),
             attention: config.attention,
         };
-        let mut job = generation(config, n, tokens_per_forward, decoding);
+        let mut job = generation(config, n, tokens_per_forward, mode.decoding(is_gpu));
         let work = match job.run(&mut network, &mut Conditions::default()) {
             Ok(filling) => filling.work,
             Err(_) => Work::default(), // zeros are finite, and nothing else can fail
         };
         Self {
-            mode,
+            mode: mode.name(),
             forwards: work.forwards,
             rows_per_token: work.rows as f64 / n as f64,
         }
@@ -169,7 +161,10 @@ impl Generated {
         let done = thread::scope(|scope| {
             let threads = canvases.into_iter().map(|(seat, mut model, mut job)| {
                 scope.spawn(move || {
-                    let mut timed = Timed::new(&mut model);
+                    let mut timed = Timed {
+                        model: &mut model,
+                        time: Duration::ZERO,
+                    };
                     let filling = job.run(&mut timed, &mut Conditions::default());
                     drop(seat);
                     Ok((filling?.work, timed.time))
@@ -206,8 +201,6 @@ pub fn token_ids(count: usize, config: &Config) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use diffucoder::diffusion::Mode;
-
     use super::super::shape::Shape;
     use super::*;
 
@@ -215,7 +208,7 @@ mod tests {
     #[test]
     fn work_of_the_modes() {
         let config = Shape::DiffuCoder7B.config().unwrap();
-        let work = |mode: Mode| ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(false));
+        let work = |mode: Mode| ModeWork::count(&config, 256, 2, (mode, false));
         let rows = |mode: Mode| work(mode).rows_per_token;
         let forwards = Mode::ALL.map(|mode| (mode.name(), work(mode).forwards));
         assert!(
@@ -231,8 +224,8 @@ mod tests {
     #[test]
     fn work_of_block_causal_models() {
         for (shape, block) in [(Shape::StableDiffCoder, 4.0), (Shape::FastDllm, 32.0)] {
-            let (config, mode) = (shape.config().unwrap(), Mode::Exact);
-            let work = ModeWork::count(&config, 256, 2, mode.name(), mode.decoding(false));
+            let config = shape.config().unwrap();
+            let work = ModeWork::count(&config, 256, 2, (Mode::Exact, false));
             // Fast-dLLM v2's first token of a block can come alone.
             assert!((128..=129).contains(&work.forwards), "{}", work.forwards);
             let prompt = PROMPT as f64 / 256.0;

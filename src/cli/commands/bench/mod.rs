@@ -132,11 +132,8 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         Attention::Full => &Mode::ALL[..],
         Attention::BlockCausal(_) => &[Mode::Exact],
     };
-    let count = |n, mode: &Mode| {
-        let decoding = mode.decoding(is_gpu);
-        ModeWork::count(&config, n, args.tokens_per_forward, mode.name(), decoding)
-    };
-    let work = |n| modes.iter().map(move |mode| count(n, mode));
+    let count = |n, mode| ModeWork::count(&config, n, args.tokens_per_forward, (mode, is_gpu));
+    let work = |n| modes.iter().map(move |&mode| count(n, mode));
     let modes = args.generate.into_iter().flat_map(work).collect();
     let free_after = free_memory_bytes(&device);
     let roof = match meter {
