@@ -11,6 +11,9 @@ use crate::cli::args::sampling::{SamplingArgs, as_usage, holes_as_usage};
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::line::{Line, Request};
 
+/// The system message of the chat template where nobody gives another.
+pub const USUAL_SYSTEM: &str = "You are a helpful assistant.";
+
 /// A request as the model takes it.
 pub enum Form {
     Answer(Asking),

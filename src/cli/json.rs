@@ -123,7 +123,11 @@ impl RunReport {
         Self {
             usage: Usage::new(job, outcome),
             parses: None,
-            timing: Timing::new(session, outcome),
+            timing: Timing {
+                load_s: session.load_time().as_secs_f64(),
+                generate_s: outcome.work.time.as_secs_f64(),
+                tokens_per_s: outcome.rate(),
+            },
             model: session.package().name(),
             adapter: session.package().adapter().map(str::to_owned),
             settings: SettingsReport::new(asked, &job.settings, job.most_new_tokens()),
@@ -141,16 +145,6 @@ impl Usage {
             forwards: work.forwards,
             rows: work.rows,
             tokens_per_forward: tokens as f64 / work.forwards.max(1) as f64,
-        }
-    }
-}
-
-impl Timing {
-    pub fn new(session: &Session, outcome: &Outcome) -> Self {
-        Self {
-            load_s: session.load_time().as_secs_f64(),
-            generate_s: outcome.work.time.as_secs_f64(),
-            tokens_per_s: outcome.rate(),
         }
     }
 }

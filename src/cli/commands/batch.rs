@@ -19,7 +19,7 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::Defaults;
-use crate::cli::form::Form;
+use crate::cli::form::{Form, USUAL_SYSTEM};
 use crate::cli::json::{Asked, Report, RunReport};
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::input::{Lines, Source};
@@ -84,11 +84,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "system")]
     raw: bool,
     /// The system message of the chat template
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "You are a helpful assistant."
-    )]
+    #[arg(long, value_name = "TEXT", default_value = USUAL_SYSTEM)]
     system: String,
 
     #[command(flatten)]

@@ -16,7 +16,7 @@ use crate::cli::args::sampling::{SamplingArgs, USUAL_TOKENS, as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
-use crate::cli::form::Form;
+use crate::cli::form::{Form, USUAL_SYSTEM};
 use crate::cli::json::Report;
 use crate::cli::runner::Runner;
 use crate::cli::terminal::stream::Stream;
@@ -84,12 +84,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["system", "code", "ask"])]
     raw: bool,
     /// The system message of the chat template
-    #[arg(
-        long,
-        alias = "system-prompt",
-        value_name = "TEXT",
-        default_value = "You are a helpful assistant."
-    )]
+    #[arg(long, alias = "system-prompt", value_name = "TEXT", default_value = USUAL_SYSTEM)]
     system: String,
 
     #[command(flatten)]

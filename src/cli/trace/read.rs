@@ -97,9 +97,7 @@ impl Trace {
             None => bail!("{name} is not a trace: it has no header line"),
         }
     }
-}
 
-impl Trace {
     /// The same with every position where it is in the end. A token that changed the length of its
     /// hole is not there any more.
     fn settled(mut self) -> anyhow::Result<Self> {

@@ -88,7 +88,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
         cuda: gpu(DeviceChoice::Cuda(0)),
         metal: gpu(DeviceChoice::Metal),
         cache: options.cache_dir.display().to_string(),
-        cached: models.iter().map(Cached::from).collect(),
+        cached: models.iter().map(cached).collect(),
         int8_ops_per_s: machine.limits.int8_ops_per_s,
         tile_ops_per_s: machine.limits.tile_ops_per_s,
         read_bytes_per_s: machine.limits.read_bytes_per_s,
@@ -173,13 +173,11 @@ impl Findings {
     }
 }
 
-impl From<&CachedModel> for Cached {
-    fn from(model: &CachedModel) -> Self {
-        Self {
-            id: model.id.to_string(),
-            bytes: model.bytes,
-            complete: model.is_complete(),
-        }
+fn cached(model: &CachedModel) -> Cached {
+    Cached {
+        id: model.id.to_string(),
+        bytes: model.bytes,
+        complete: model.is_complete(),
     }
 }
 

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::row::Row;
 use crate::cli::args::compute::Engine;
 use crate::cli::args::sampling::as_usage;
-use crate::cli::form::Form;
+use crate::cli::form::{Form, USUAL_SYSTEM};
 use crate::cli::json::quant_name;
 use crate::cli::lines::sink::Sink;
 use crate::cli::lines::tally::Tally;
@@ -24,9 +24,6 @@ use crate::cli::terminal::ui::{Ui, count};
 
 /// Problems from which on it is said how many are done.
 const MANY: usize = 50;
-
-/// The system message of the chat template.
-const SYSTEM: &str = "You are a helpful assistant.";
 
 /// Problems, and what solves them.
 pub struct Eval<'a, 's> {
@@ -192,7 +189,7 @@ impl Eval<'_, '_> {
         mode: Mode,
     ) -> anyhow::Result<Outcome> {
         let mut job = session
-            .prepare(&form.task(hole, SYSTEM, session))
+            .prepare(&form.task(hole, USUAL_SYSTEM, session))
             .map_err(as_usage)?;
         job.settings = session.settings(mode, job.is_between());
         job.settings.seed = self.args.seed;

@@ -13,6 +13,8 @@ use layout::{Look, Row, Run, rows};
 
 /// Time between frames: faster than this the eye sees nothing.
 const FRAME: Duration = Duration::from_millis(40);
+
+/// The canvas of a run that goes on.
 pub struct Watch<'a> {
     package: &'a Package,
     screen: Screen,
@@ -46,7 +48,7 @@ impl<'a> Watch<'a> {
     pub fn finish(mut self, keep: bool) {
         if let Some(canvas) = self.last.take() {
             self.unseen = self.done; // nothing is new any more
-            self.draw(&canvas, self.done);
+            self.draw(&canvas);
         }
         if !keep {
             return self.screen.wipe();
@@ -54,18 +56,17 @@ impl<'a> Watch<'a> {
         self.screen.keep();
     }
 
-    /// Draws the canvas after so many steps.
-    fn draw(&mut self, canvas: &Canvas, done: usize) {
+    fn draw(&mut self, canvas: &Canvas) {
         let size = self.screen.size();
         let rows = self.rows(canvas, size.columns);
         let room = size.rows - 1; // the last line says how far it is
         self.scroll(&rows, room);
         let shown = rows.iter().skip(self.top).take(room);
         let mut lines: Vec<StyledLine> = shown.map(|row| self.line(row)).collect();
-        lines.push(self.status(canvas, done, size, rows.len() > room));
+        lines.push(self.status(canvas, size, rows.len() > room));
         self.screen.draw(lines, size.columns);
         self.drawn = Some(Instant::now());
-        self.unseen = done;
+        self.unseen = self.done;
     }
 
     fn rows(&self, canvas: &Canvas, columns: usize) -> Vec<Row> {
@@ -126,7 +127,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn status(&self, canvas: &Canvas, done: usize, size: Size, is_higher: bool) -> StyledLine {
+    fn status(&self, canvas: &Canvas, size: Size, is_higher: bool) -> StyledLine {
         let revealed = canvas.reveal_step().iter().flatten().count();
         let secs = self.started.elapsed().as_secs_f64().max(1e-3);
         let part = if is_higher {
@@ -135,7 +136,8 @@ impl<'a> Watch<'a> {
             ""
         };
         let text = format!(
-            "step {done} · {revealed}/{} tokens · {:.1} tokens/s{part}",
+            "step {} · {revealed}/{} tokens · {:.1} tokens/s{part}",
+            self.done,
             canvas.holes().iter().map(Range::len).sum::<usize>(),
             revealed as f64 / secs,
         );
@@ -146,14 +148,12 @@ impl<'a> Watch<'a> {
             text,
         }
     }
-}
 
-impl Watch<'_> {
     /// Draws the canvas after a step, unless that would be sooner than the eye sees.
     pub fn on_step(&mut self, step: &Step<'_>) {
         self.done = step.index + 1;
         if self.drawn.is_none_or(|drawn| drawn.elapsed() >= FRAME) {
-            self.draw(step.canvas, self.done);
+            self.draw(step.canvas);
         }
         self.last = Some(step.canvas.clone());
     }
