@@ -15,7 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::binary::{diffucoder, online};
-use crate::command::{refusal, run, run_json, stdout};
+use crate::command::{refusal, run, run_json, stdout, tiny};
 use crate::fixture;
 use crate::hub_server::{Faults, HubServer, REPO};
 
@@ -116,21 +116,8 @@ fn three_parts(folder: &Path) -> [PathBuf; 3] {
 }
 
 fn generate<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let args = [
-        "generate",
-        "--raw",
-        "--model",
-        model,
-        "-p",
-        "def f(x):",
-        "-n",
-        "8",
-        "--seed",
-        "1",
-        "-t",
-        "0.2",
-    ];
-    [&args[..], more].concat()
+    let args = tiny("def f(x):", "--raw -n 8 --seed 1 -t 0.2 --model");
+    [&args[..], &[model], more].concat()
 }
 
 fn text(path: &Path) -> &str {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
 use crate::binary::{diffucoder, isolation};
-use crate::command::refusal;
+use crate::command::{refusal, tiny};
 
 /// The binary at a terminal, and everything that it wrote there.
 pub struct Terminal {
@@ -18,17 +18,19 @@ pub struct Terminal {
     size: (u16, u16),
 }
 
-fn isolate(command: &mut CommandBuilder) {
-    for (name, value) in isolation() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        }
-    }
-}
-
 impl Terminal {
     pub fn start(rows: u16, columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = CommandBuilder::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
+        command.args(args);
+        Self::start_command(rows, columns, command, variables)
+    }
+
+    fn start_command(
+        rows: u16,
+        columns: u16,
+        mut command: CommandBuilder,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let size = PtySize {
             rows,
             cols: columns,
@@ -36,10 +38,13 @@ impl Terminal {
             pixel_height: 0,
         };
         let pair = native_pty_system().openpty(size).unwrap();
-        let mut command = CommandBuilder::new(assert_cmd::cargo::cargo_bin!("diffucoder"));
-        command.args(args);
         command.env("TERM", "xterm-256color");
-        isolate(&mut command);
+        for (name, value) in isolation() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            }
+        }
         for (name, value) in variables {
             command.env(name, value);
         }
@@ -87,21 +92,9 @@ impl Terminal {
     }
 }
 
-const ARGS: [&str; 13] = [
-    "generate",
-    "--model",
-    "tiny",
-    "-p",
-    "class Stack:\n",
-    "-n",
-    "40",
-    "--seed",
-    "5",
-    "--exact",
-    "-t",
-    "1",
-    "--watch",
-];
+fn args() -> Vec<&'static str> {
+    tiny("class Stack:\n", "-n 40 --seed 5 --exact -t 1 --watch")
+}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -109,8 +102,10 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn the_canvas_fills_and_makes_room_for_the_text() {
-    let plain = diffucoder(&ARGS[..12]).output().unwrap().stdout;
-    let (code, written, screen) = Terminal::start(24, 80, &ARGS, &[]).finish();
+    let args = args();
+    let without = &args[..args.len() - 1];
+    let plain = diffucoder(without).output().unwrap().stdout;
+    let (code, written, screen) = Terminal::start(24, 80, &args, &[]).finish();
     assert_eq!(code, 0);
     let screen = screen.screen();
     assert!(!screen.hide_cursor());
@@ -158,7 +153,7 @@ fn holes_fill_between_the_texts_around_them() {
 
 #[test]
 fn no_colours_when_they_are_not_wanted() {
-    let (code, written, _) = Terminal::start(24, 80, &ARGS, &[("NO_COLOR", "1")]).finish();
+    let (code, written, _) = Terminal::start(24, 80, &args(), &[("NO_COLOR", "1")]).finish();
     assert_eq!(code, 0);
     let written = text(&written);
     assert!(written.contains("step 40 ·"));
@@ -171,11 +166,7 @@ fn no_colours_when_they_are_not_wanted() {
 
 #[test]
 fn an_interrupt_gives_the_cursor_back() {
-    let args = [
-        &ARGS[..5],
-        &["-n", "450", "--seed", "5", "--exact", "--watch"],
-    ]
-    .concat();
+    let args = tiny("class Stack:\n", "-n 450 --seed 5 --exact --watch");
     let terminal = Terminal::start(24, 80, &args, &[]);
     terminal.wait_for("step 2 ·");
     terminal
@@ -201,7 +192,7 @@ fn an_interrupt_gives_the_cursor_back() {
 #[test]
 fn any_size_will_do() {
     for (rows, columns) in [(24, 7), (3, 20), (2, 30), (2, 200)] {
-        let (code, written, screen) = Terminal::start(rows, columns, &ARGS, &[]).finish();
+        let (code, written, screen) = Terminal::start(rows, columns, &args(), &[]).finish();
         assert_eq!(code, 0, "{rows}x{columns}");
         assert!(!screen.screen().hide_cursor());
         // No frame is wider or higher than the terminal.
@@ -222,32 +213,12 @@ fn any_size_will_do() {
 fn what_was_on_the_screen_stays() {
     // As a shell would have left it: the frame is drawn below, and removed again.
     let script = "echo first line; \"$0\" \"$@\" > /dev/null; echo last line";
-    let size = PtySize {
-        rows: 12,
-        cols: 60,
-        pixel_width: 0,
-        pixel_height: 0,
-    };
-    let pair = native_pty_system().openpty(size).unwrap();
     let mut command = CommandBuilder::new("sh");
-    isolate(&mut command);
-    command.args([
-        "-c",
-        script,
-        assert_cmd::cargo::cargo_bin!("diffucoder")
-            .to_str()
-            .unwrap(),
-    ]);
-    command.args(ARGS);
-    command.env("TERM", "xterm-256color");
-    let mut child = pair.slave.spawn_command(command).unwrap();
-    drop(pair.slave);
-    let mut from = pair.master.try_clone_reader().unwrap();
-    let mut written = Vec::new();
-    let _ = from.read_to_end(&mut written); // ends in an error on Linux
-    assert!(child.wait().unwrap().success());
-    let mut parser = vt100::Parser::new(12, 60, 1000);
-    parser.process(&written);
+    command.args(["-c", script]);
+    command.arg(assert_cmd::cargo::cargo_bin!("diffucoder"));
+    command.args(args());
+    let (code, _, mut parser) = Terminal::start_command(12, 60, command, &[]).finish();
+    assert_eq!(code, 0);
     let all = parser.screen().contents();
     parser.screen_mut().set_scrollback(1000);
     let everything = parser.screen().contents() + &all;
@@ -261,15 +232,15 @@ fn what_was_on_the_screen_stays() {
 
 #[test]
 fn off_a_terminal_it_is_wrong_usage() {
-    let (code, stderr) = refusal(&ARGS);
+    let (code, stderr) = refusal(&args());
     assert_eq!(code, Some(2));
     assert!(
         stderr.starts_with("error: --watch draws on stderr, which is not a terminal here\nhint: "),
         "{stderr}"
     );
-    let (code, stderr) = refusal(&[&ARGS[..], &["--quiet"]].concat());
+    let (code, stderr) = refusal(&[&args()[..], &["--quiet"]].concat());
     assert_eq!(code, Some(2));
     assert!(stderr.contains("which --quiet forbids"), "{stderr}");
-    let (code, written, _) = Terminal::start(24, 80, &ARGS, &[("TERM", "dumb")]).finish();
+    let (code, written, _) = Terminal::start(24, 80, &args(), &[("TERM", "dumb")]).finish();
     assert_eq!(code, 2, "{}", text(&written));
 }
