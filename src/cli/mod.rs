@@ -223,6 +223,6 @@ fn dispatch(
         Command::Completions(args) => shell::completions(&args, command.clone(), &ui),
         Command::Man(args) => shell::man(&args, command.clone(), &ui),
         Command::Licences => licences::run(&ui),
-        Command::Version => Ok(ui.result(&command.render_version())?),
+        Command::Version => Ok(ui.result(command.render_version())?),
     }
 }

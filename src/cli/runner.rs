@@ -46,11 +46,6 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Whether the canvas is drawn on the terminal, so that no text can stand there before it ends.
-    pub fn is_drawn(&self) -> bool {
-        self.watch
-    }
-
     /// Runs with this seed. A stream prints the text while it is decided, and ends the run once
     /// nobody reads it.
     pub fn draw(&mut self, seed: u64, stream: Option<&mut Stream<'_>>) -> anyhow::Result<Outcome> {

@@ -75,7 +75,7 @@ impl OutputArgs {
     /// When it cannot be written.
     pub fn write(&self, bytes: &[u8], ui: &Ui) -> anyhow::Result<()> {
         match self.file() {
-            None => Ok(ui.result_bytes(bytes)?),
+            None => Ok(ui.result(bytes)?),
             Some(path) => Ok(atomic::write(path, true, bytes).map_err(Error::from)?),
         }
     }

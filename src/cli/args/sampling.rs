@@ -229,13 +229,8 @@ impl SamplingArgs {
 
     /// How the canvas is taken in parts: as usual, with what the flags change.
     fn decoding(&self, usual: Decoding, is_gpu: bool) -> Decoding {
-        let is_fixed = self.has_steps() || self.is_random();
+        let is_fixed = self.steps().is_some() || self.is_random();
         self.decoding.decoding(usual, is_gpu, is_fixed)
-    }
-
-    /// Whether it is said how many tokens each step reveals.
-    fn has_steps(&self) -> bool {
-        self.steps().is_some()
     }
 
     /// Whether chance decides the order.
@@ -334,7 +329,7 @@ impl SamplingArgs {
             .about(&["rule", "algorithm", "mode"]));
         }
         let has_own_pace = decoding.is_capped || decoding.blocks.is_some();
-        if self.has_steps() && decoding.threshold.is_some() && !has_own_pace {
+        if self.steps().is_some() && decoding.threshold.is_some() && !has_own_pace {
             return Err(UsageError::with_hint(
                 "--threshold reveals what is sure, and --steps or --tokens-per-step a fixed number",
                 "leave one of them out",

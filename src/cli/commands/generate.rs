@@ -275,7 +275,7 @@ impl Args {
         runner: &mut Runner<'_>,
         ui: &Ui,
     ) -> anyhow::Result<()> {
-        let is_streamed = self.is_streamed() && !check.is_on() && !runner.is_drawn();
+        let is_streamed = self.is_streamed() && !check.is_on();
         let mut stream = match form {
             Form::Answer(asking) if is_streamed => Some(Stream::new(ui, asking)),
             _ => None,
@@ -323,11 +323,11 @@ impl Args {
         first_problem.map_or(Ok(()), |problem| Err(problem.into()))
     }
 
-    /// Whether the text is printed as it is decided, as far as the flags say so: one text, and
-    /// nothing that is known only of the whole.
+    /// Whether the text is printed as it is decided, as far as the flags say so: one text, nothing
+    /// that is known only of the whole, and no canvas in its place.
     fn is_streamed(&self) -> bool {
         let to_stdout = !self.output.is_json() && self.output.file().is_none();
-        !self.no_stream && to_stdout && self.num_samples == 1
+        !self.no_stream && to_stdout && self.num_samples == 1 && !self.shown.watch
     }
 
     /// One of several texts gets a line above that tells it from the others, as in `head`.

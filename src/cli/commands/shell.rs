@@ -33,7 +33,7 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut cli, "diffucoder", &mut script);
-    Ok(ui.result(&String::from_utf8_lossy(&script))?)
+    Ok(ui.result(&script)?)
 }
 
 /// Prints a page of the manual.
@@ -55,7 +55,7 @@ pub fn man(args: &ManArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<()> {
         .to_string();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone().name(name)).render(&mut page)?;
-    Ok(ui.result(&with_lines_kept(&String::from_utf8_lossy(&page)))?)
+    Ok(ui.result(with_lines_kept(&String::from_utf8_lossy(&page)))?)
 }
 
 /// A page whose examples and tables, which are the indented lines, stay lines when `man` fills the

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Model, mode and problem; and what came of it.
+/// What came of a problem.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// Model, mode and problem.
     pub id: [Value; 3],
     /// The solution as it was written.
     pub text: String,
@@ -38,11 +39,4 @@ pub struct Record {
     /// Negative log-likelihood under exact decoding, in nats, and of how many tokens.
     #[serde(default)]
     pub nll: Option<(f64, usize)>,
-}
-
-impl Record {
-    /// The problem's id.
-    pub fn problem(&self) -> &Value {
-        &self.id[2]
-    }
 }

@@ -45,9 +45,7 @@ impl Report {
             .rows
             .chunk_by(|a, b| (&a.model, &a.quant) == (&b.model, &b.quant))
         {
-            let Some(first) = of_model.first() else {
-                continue;
-            };
+            let first = &of_model[0]; // no chunk is empty
             let quant = match &*first.quant {
                 "none" => String::new(),
                 quant => format!(", {quant}"),

@@ -10,7 +10,7 @@ const THIRD_PARTY: &str = include_str!("third-party.txt");
 
 /// Prints them.
 pub fn run(ui: &Ui) -> anyhow::Result<()> {
-    Ok(ui.result(&format!(
+    Ok(ui.result(format!(
         "diffucoder and the model that is built into it: Apache-2.0, whose text comes first. Then what the\n\
          program is made of, or made with, and under which licence; then the texts of the others.\n\n\
          {APACHE}\n{THIRD_PARTY}"

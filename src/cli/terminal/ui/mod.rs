@@ -64,13 +64,8 @@ impl Ui {
 
     /// Writes the result to stdout as it is; on a terminal, a final newline is added if it lacks
     /// one.
-    pub fn result(&self, text: &str) -> io::Result<()> {
-        self.result_bytes(text.as_bytes())
-    }
-
-    /// [`Self::result`] of a file that need not be UTF-8.
-    pub fn result_bytes(&self, bytes: &[u8]) -> io::Result<()> {
-        write_stdout(bytes, true).map(|_| ())
+    pub fn result(&self, result: impl AsRef<[u8]>) -> io::Result<()> {
+        write_stdout(result.as_ref(), true).map(|_| ())
     }
 
     /// [`Self::result`], for those who have more of them.
