@@ -194,7 +194,7 @@ fn too_few_open_files_are_an_error_or_do() {
         match output.status.code() {
             Some(0) => assert_eq!(output.stdout, whole),
             code => assert!(
-                code == Some(1) && stderr.contains("error: "),
+                code == Some(1) && stderr.contains("error: cannot "),
                 "{files}: {stderr}"
             ),
         }

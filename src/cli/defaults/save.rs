@@ -1,6 +1,6 @@
 //! A default written into the configuration file, which stays as it is otherwise.
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 /// The text of a file with this value of a key, in the place of the one that it has, or else behind
 /// everything.
@@ -10,18 +10,8 @@ use toml::de::{DeTable, DeValue};
 pub fn with_value(text: &str, name: &str, value: &str) -> Result<String, toml::de::Error> {
     // A text of JSON is one of TOML, escapes and all.
     let value = serde_json::Value::from(value).to_string();
-    let table = DeTable::parse(text)?;
-    if let Some((_, old)) = table
-        .get_ref()
-        .iter()
-        .find(|(key, _)| key.get_ref() == name)
-    {
-        let span = old.span();
-        return Ok(format!(
-            "{}{value}{}",
-            &text[..span.start],
-            &text[span.end..]
-        ));
+    if let Some(replaced) = replaced(text, name, &value)? {
+        return Ok(replaced);
     }
     let end = match diffucoder::text::lines::is_crlf(text.as_bytes()) && text.contains('\n') {
         true => "\r\n",
@@ -35,20 +25,21 @@ pub fn with_value(text: &str, name: &str, value: &str) -> Result<String, toml::d
     Ok(format!("{text}{gap}{name} = {value}{end}"))
 }
 
-/// The text with a switch off, if it is on.
+/// The text with a switch off, if it is there.
 ///
 /// # Errors
 /// When the text is no TOML.
 pub fn without_switch(text: &str, name: &str) -> Result<String, toml::de::Error> {
+    Ok(replaced(text, name, "false")?.unwrap_or_else(|| text.to_string()))
+}
+
+/// The text with this in the place of a key's value; `None` where it has no such key.
+fn replaced(text: &str, name: &str, value: &str) -> Result<Option<String>, toml::de::Error> {
     let table = DeTable::parse(text)?;
     let mut entries = table.get_ref().iter();
-    let on = entries.find(|(key, value)| {
-        key.get_ref() == name && !matches!(value.get_ref(), DeValue::Boolean(false))
-    });
-    Ok(match on.map(|(_, value)| value.span()) {
-        Some(span) => format!("{}false{}", &text[..span.start], &text[span.end..]),
-        None => text.to_string(),
-    })
+    let old = entries.find(|(key, _)| key.get_ref() == name);
+    let span = old.map(|(_, old)| old.span());
+    Ok(span.map(|span| format!("{}{value}{}", &text[..span.start], &text[span.end..])))
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub fn listen() -> anyhow::Result<()> {
 /// Begins to listen.
 #[cfg(unix)]
 pub fn listen() -> anyhow::Result<()> {
+    use anyhow::Context;
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
     use signal_hook::iterator::Signals;
 
@@ -68,7 +69,7 @@ pub fn listen() -> anyhow::Result<()> {
     const SIGXFSZ: i32 = libc::SIGXFSZ;
     let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ];
     let wanted = wanted.into_iter().filter(|&signal| !is_ignored(signal));
-    let mut signals = Signals::new(wanted)?;
+    let mut signals = Signals::new(wanted).context("cannot listen to signals")?;
     threads::start(move || {
         for signal in signals.forever() {
             match signal {
