@@ -6,16 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::batch::results as lines;
 use crate::binary::{QUIET_BROWSER, program};
 use crate::command::{refusal, run, run_json, stdout, tiny};
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    assert!(text.ends_with('\n'));
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
 
 /// The token of each position, and the step that revealed it.
 fn reveals(steps: &[Value], len: usize) -> (Vec<Value>, Vec<Value>) {

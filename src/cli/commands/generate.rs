@@ -188,8 +188,7 @@ impl Args {
         let prepare =
             |form: &Form| session.prepare(&form.task(hole, &self.system, session).within(context));
         if let Some(suffix) = self.suffix() {
-            let template = Template::between(whole.as_bytes(), suffix.as_bytes());
-            let form = Form::Fill(template);
+            let form = Form::Fill(Template::between(whole.as_bytes(), suffix.as_bytes()));
             let job = prepare(&form).map_err(as_usage)?;
             return Ok((form, job));
         }
