@@ -174,10 +174,7 @@ impl ComputeArgs {
         if STARTED.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let threads = self
-            .threads
-            .map_or_else(cores, |threads| clamped(threads, ui));
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(self.threads, ui));
         pool.build_global().context("cannot start the threads")
     }
 }
@@ -195,8 +192,12 @@ pub fn packed_folder() -> Result<PathBuf, UsageError> {
 /// More threads than this for each that the machine can run at once only wait for each other.
 const THREADS_EACH: usize = 4;
 
-/// A number of threads that does no harm. What is computed is the same with any.
-pub fn clamped(threads: usize, ui: &Ui) -> usize {
+/// The threads that are asked for, as far as they do no harm, or one for each physical core. What
+/// is computed is the same with any number.
+pub fn threads(asked: Option<usize>, ui: &Ui) -> usize {
+    let Some(threads) = asked else {
+        return cores();
+    };
     let here = std::thread::available_parallelism().map_or(1, usize::from);
     let most = THREADS_EACH * here;
     if threads > most {

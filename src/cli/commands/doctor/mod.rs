@@ -64,8 +64,7 @@ struct Cached {
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let isa = args.isa.isa();
-    let threads = args.threads;
-    let threads = threads.map_or_else(compute::cores, |n| compute::clamped(n, ui));
+    let threads = compute::threads(args.threads, ui);
     let options = HubOptions::from_env();
     let models = in_cache(&options, ui);
     let mut system = System::new();
