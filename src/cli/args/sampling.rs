@@ -19,7 +19,8 @@ use crate::cli::usage::UsageError;
 pub struct SamplingArgs {
     /// Length of the canvas: the most tokens that can be written; auto lets it grow until the text
     /// or the model's context ends, and between texts the model chooses it
-    #[arg(short = 'n', long, value_name = "N", default_value = USUAL_TOKENS.to_string(), value_parser = new_tokens)]
+    #[arg(short = 'n', long, value_name = "N", value_parser = new_tokens)]
+    #[arg(default_value = USUAL_TOKENS.to_string())]
     #[arg(visible_alias = "max-tokens", aliases = ["n-predict", "num-predict"])]
     pub max_new_tokens: NewTokens,
     /// Tokens that the model is shown at most, those to be written included: of longer text, what

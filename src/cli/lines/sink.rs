@@ -38,7 +38,7 @@ struct First {
     settings: Option<Kept>,
 }
 
-/// What to do with the results that are there: the flags of every command that goes on where it was.
+/// What to do with the results that are there: the flags of commands that go on where they were.
 #[derive(clap::Args)]
 pub struct ResumeArgs {
     /// Add to results that were made with other settings

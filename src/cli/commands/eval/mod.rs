@@ -99,7 +99,8 @@ pub struct Args {
     nll: usize,
     /// Length of the canvas: the most tokens that can be written. A hole between
     /// texts has as many as infill gives it at most
-    #[arg(short = 'n', long, value_name = "N", default_value = USUAL_TOKENS.to_string(), value_parser = new_tokens)]
+    #[arg(short = 'n', long, value_name = "N", value_parser = new_tokens)]
+    #[arg(default_value = USUAL_TOKENS.to_string())]
     max_new_tokens: NewTokens,
     /// Randomness of the tokens; 0 takes the most probable [default: as in generate]
     #[arg(short, long, value_name = "T", value_parser = zero_or_more)]
