@@ -391,7 +391,7 @@ fn assert_generations(set: &str, session: &mut Session) {
 /// What stands behind a prompt after each step.
 struct NewParts(usize, Vec<Vec<u32>>);
 
-impl SessionObserver for NewParts {
+impl session::Observer for NewParts {
     fn on_step(&mut self, step: &Step<'_>) {
         self.1.push(step.canvas.ids()[self.0..].to_vec());
     }

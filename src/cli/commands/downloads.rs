@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use diffucoder::Error;
 use diffucoder::hub::registry::{by_hub_id, in_repo};
-use diffucoder::hub::{CachedFile, CachedModel, HubOptions, ModelSpec, cached, remove};
+use diffucoder::hub::{CachedFile, CachedModel, HubModel, HubOptions, ModelSpec, cached, remove};
 use diffucoder::model::tidy_packed;
 use serde::Serialize;
 
