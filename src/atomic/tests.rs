@@ -133,7 +133,8 @@ fn another_programs_lock_is_not_waited_for_without_end() {
     lock(&path, Duration::from_millis(20)).unwrap();
 }
 
-/// An editor takes no locks.
+/// An editor takes no locks. Elsewhere there is a moment between the look and the change.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
 #[test]
 fn what_an_editor_saves_meanwhile_stays() {
     let directory = tempfile::tempdir().unwrap();

@@ -8,8 +8,8 @@ use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
-use crate::binary::{diffucoder, online};
-use crate::command::{refusal, run, run_json, stderr, stdout, tiny};
+use crate::binary::{diffucoder, isolated, online};
+use crate::command::{refusal, run, run_json, slashed, stderr, stdout, tiny};
 use crate::files::golden_copy;
 use crate::fixture;
 use crate::hub_command::hub;
@@ -404,7 +404,7 @@ fn the_result_goes_where_it_is_asked_to() {
     for place in [folder.path(), &nowhere] {
         let (code, said) = refusal(&[&args[..], &["-o", place.to_str().unwrap()]].concat());
         assert!(
-            matches!(code, Some(1 | 2)) && said.contains(place.to_str().unwrap()),
+            matches!(code, Some(1 | 2)) && said.contains(&slashed(place)),
             "{said}"
         );
     }
@@ -441,6 +441,21 @@ fn suggestions_are_near_or_know_the_other_program() {
     }
     let (_, said) = refusal(&["generate", "--wholly-unknown", "x"]);
     assert!(!said.contains("tip:"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_that_is_called_otherwise_says_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("dc");
+    std::os::unix::fs::symlink(assert_cmd::cargo::cargo_bin!("diffucoder"), &other).unwrap();
+    let args = ["generate", "write", "a loop"];
+    let said = stderr(&isolated(&other).args(args).output().unwrap());
+    assert!(
+        said.contains("needs quotes") && !said.contains("dc "),
+        "{said}"
+    );
+    assert_eq!(said, stderr(&run(&args)));
 }
 
 #[test]

@@ -39,15 +39,20 @@ pub fn tiny<'a>(prompt: &'a str, flags: &'a str) -> Vec<&'a str> {
     start.into_iter().chain(flags.split_whitespace()).collect()
 }
 
-/// Runs what must fail; gives the exit code and stderr, with the fixture folder's path shortened.
+/// A path as it stands in what [`refusal`] gives.
+pub fn slashed(path: &Path) -> String {
+    path.display().to_string().replace('\\', "/")
+}
+
+/// Runs what must fail; gives the exit code and stderr, with `/` in paths and the fixture folder's
+/// shortened.
 pub fn refusal(args: &[&str]) -> (Option<i32>, String) {
     let output = run(args);
     assert!(output.stdout.is_empty(), "{args:?} wrote to stdout");
-    let fixtures = fixture("").display().to_string();
     let stderr = String::from_utf8(output.stderr)
         .unwrap()
-        .replace(&fixtures, "FIXTURES/")
-        .replace('\\', "/");
+        .replace('\\', "/")
+        .replace(&slashed(&fixture("")), "FIXTURES/");
     (output.status.code(), stderr)
 }
 

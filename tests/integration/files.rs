@@ -15,7 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::binary::{diffucoder, online};
-use crate::command::{refusal, run, run_json, stdout, tiny};
+use crate::command::{refusal, run, run_json, slashed, stdout, tiny};
 use crate::fixture;
 use crate::hub_server::{Faults, HubServer, REPO};
 
@@ -398,9 +398,8 @@ fn a_folder_is_the_model_that_is_in_it() {
 
     fs::copy(&alone, folder.path().join("other.gguf")).unwrap();
     let (_, said) = refusal(&generate(text(folder.path()), &[]));
-    let folder_name = folder.path().display();
     assert_eq!(
-        said.replace(&folder_name.to_string(), "FOLDER"),
+        said.replace(&slashed(folder.path()), "FOLDER"),
         "error: FOLDER holds 2 GGUF files\n\
          hint: give the path of one: FOLDER/m-F32.gguf, FOLDER/other.gguf\n"
     );

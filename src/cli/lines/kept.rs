@@ -38,7 +38,9 @@ const OF_BATCH: [&str; 7] = [
 
 /// The file beside `output`, or beside what that leads to: a link, /dev/stdout.
 pub fn beside(output: &Path) -> PathBuf {
-    let mut name: OsString = output.canonicalize().unwrap_or(output.into()).into();
+    // What is no link keeps the name that the user gave it: on Windows the other is hard to read.
+    let to = output.is_symlink().then(|| output.canonicalize().ok());
+    let mut name: OsString = to.flatten().unwrap_or(output.into()).into();
     name.push(".settings.json");
     name.into()
 }
