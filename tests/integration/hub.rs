@@ -1243,12 +1243,12 @@ fn text_files_are_checked_by_their_git_hash() {
                     );
                 }
             }
-            assert_eq!(
-                world.folder().join("blobs").join(&etag).exists(),
-                is_right,
-                "{etag}"
-            );
-            assert_eq!(world.blobs(), usize::from(is_right));
+            // On Windows it is where the snapshot has it, unless the user may make links.
+            if cfg!(unix) {
+                let blob = world.folder().join("blobs").join(&etag);
+                assert_eq!(blob.exists(), is_right, "{etag}");
+                assert_eq!(world.blobs(), usize::from(is_right));
+            }
         }
     }
 }

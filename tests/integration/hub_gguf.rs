@@ -152,7 +152,10 @@ fn a_newer_version_comes_with_pull() {
     let transfers = hub.transfers().len();
     pull();
     assert_eq!(revision(), newer);
-    assert_eq!(hub.transfers().len(), transfers, "the weights are the same");
+    // Without links, as on Windows, they are in the older snapshot alone.
+    if cfg!(unix) {
+        assert_eq!(hub.transfers().len(), transfers, "the weights are the same");
+    }
 }
 
 #[cfg(unix)] // elsewhere no variable moves the cache
