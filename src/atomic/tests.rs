@@ -113,9 +113,13 @@ fn of_many_that_replace_a_file_at_once_one_does() {
             let done = runs.into_iter().map(|run| run.join().unwrap());
             done.collect::<Vec<_>>()
         });
-        let changed =
-            |run: &&Result<String, AtomicError>| matches!(run, Err(AtomicError::Changed { .. }));
-        assert_eq!(done.iter().filter(changed).count(), 7, "{done:?}");
+        let is_refused = |run: &&Result<String, AtomicError>| match run {
+            Err(AtomicError::Changed { .. }) => true,
+            // Windows may not replace what another run has open.
+            Err(_) => cfg!(windows),
+            Ok(_) => false,
+        };
+        assert_eq!(done.iter().filter(is_refused).count(), 7, "{done:?}");
         let new = done.iter().flatten().next().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), *new);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
