@@ -8,12 +8,11 @@ use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
-use crate::binary::{diffucoder, isolated, online};
+use crate::binary::{diffucoder, isolated};
 use crate::command::{refusal, run, run_json, slashed, stderr, stdout, tiny};
-use crate::files::golden_copy;
 use crate::fixture;
 use crate::hub_command::hub;
-use crate::hub_server::REPO;
+use crate::hub_server::{REPO, online};
 
 const CODE: &str = "def area(r):\n    return 3.14 * r * r\n";
 
@@ -479,7 +478,7 @@ fn paths_need_not_be_utf_8() {
     let path = |name: &[u8]| folder.join(OsStr::from_bytes(name));
     let model = path(b"model-\xff");
     std::fs::create_dir(&model).unwrap();
-    golden_copy(&model);
+    crate::files::golden_copy(&model);
     let source = path(b"\xe9.py");
     std::fs::write(&source, "x = <FILL:2>\n").unwrap();
     let lines = path(b"\xe9.jsonl");

@@ -14,10 +14,10 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::binary::{diffucoder, online};
+use crate::binary::diffucoder;
 use crate::command::{refusal, run, run_json, slashed, stdout, tiny};
 use crate::fixture;
-use crate::hub_server::{Faults, HubServer, REPO};
+use crate::hub_server::{Faults, HubServer, REPO, online};
 
 fn golden() -> Package {
     let path = fixture("golden/model");

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use crate::binary::{diffucoder, online};
+use crate::binary::diffucoder;
 use crate::fixture;
-use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO, online, sha256};
 
 /// A Hub that has the golden model.
 pub fn hub() -> HubServer {

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::binary::{diffucoder, online};
-use crate::hub_server::{COMMIT, Faults, HubServer, REPO, sha256};
+use crate::binary::diffucoder;
+use crate::hub_server::{COMMIT, Faults, HubServer, REPO, online, sha256};
 
 /// The built-in model as a GGUF file.
 fn gguf(folder: &Path) -> Vec<u8> {

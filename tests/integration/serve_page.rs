@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::binary::QUIET_BROWSER;
 use crate::serve::Server;
+use crate::trace::QUIET_BROWSER;
 
 /// A browser, and a page in it; spoken with in the DevTools protocol over two pipes.
 struct Browser {

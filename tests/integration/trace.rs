@@ -7,8 +7,20 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::batch::results as lines;
-use crate::binary::{QUIET_BROWSER, program};
+use crate::binary::program;
 use crate::command::{refusal, run, run_json, stdout, tiny};
+
+/// Flags of a Chromium that has neither a window nor anything to do but what it is asked to.
+pub const QUIET_BROWSER: [&str; 8] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
 
 /// The token of each position, and the step that revealed it.
 fn reveals(steps: &[Value], len: usize) -> (Vec<Value>, Vec<Value>) {

@@ -2,20 +2,7 @@
 //! models, no network.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-/// Flags of a Chromium that has neither a window nor anything to do but what it is asked to.
-pub const QUIET_BROWSER: [&str; 8] = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-];
+use std::process::Command;
 
 /// What a child's environment has instead of the user's; `None` is nothing.
 pub fn isolation() -> impl Iterator<Item = (OsString, Option<&'static OsStr>)> {
@@ -67,14 +54,6 @@ pub fn isolated(program: impl AsRef<OsStr>) -> Command {
 pub fn program(args: &[&str]) -> Command {
     let mut command = isolated(assert_cmd::cargo::cargo_bin!("diffucoder"));
     command.args(args);
-    command
-}
-
-/// The program, which may ask the Hub at `endpoint` and keeps what it gets in `home`.
-pub fn online(args: &[&str], endpoint: &str, home: &Path) -> Command {
-    let mut command = program(args);
-    command.env("HF_ENDPOINT", endpoint).env("HF_HOME", home);
-    command.env_remove("HF_HUB_OFFLINE").stdin(Stdio::null());
     command
 }
 

@@ -14,10 +14,14 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use crate::binary::program;
 
 pub const REPO: &str = "some-one/Model-7B";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -106,6 +110,14 @@ struct Reply {
 
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+/// The program, which may ask the Hub at `endpoint` and keeps what it gets in `home`.
+pub fn online(args: &[&str], endpoint: &str, home: &Path) -> Command {
+    let mut command = program(args);
+    command.env("HF_ENDPOINT", endpoint).env("HF_HOME", home);
+    command.env_remove("HF_HUB_OFFLINE").stdin(Stdio::null());
+    command
 }
 
 /// Git's hash of a file with this content.
