@@ -9,6 +9,7 @@
 
 mod document;
 mod message;
+mod params;
 mod server;
 
 use std::io;

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use diffucoder::session::Ends;
 use hyper::StatusCode;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Input;
-use super::document::{self, Change, Encoding, Position, Range};
+use super::document::{self, Encoding, Position, Range};
 use super::message::{Code, Failure, Id, Incoming, params, response};
+use super::params::{Cancelled, Changed, Completion, Initialize, Opened};
 use crate::cli::commands::serve::work::{
     Ask, Cancel, Client, Event, Form, Queue, Refusal, Running,
 };
@@ -51,8 +50,7 @@ pub struct Server {
     fills: bool,
     phase: Phase,
     encoding: Encoding,
-    /// The kind of a request for a suggestion that somebody made by hand. The protocol counts kinds
-    /// from 1. Its draft had them from 0, as VS Code's library for clients before version 10.
+    /// [`Initialize::invoked`], until the client's requests tell better.
     invoked: u32,
     documents: HashMap<String, String>,
     asked: HashMap<Id, Asked>,
@@ -73,79 +71,6 @@ enum Place {
     Inline(Position),
     /// At the cursor, in a list in which the editor looks for the word before it.
     Listed { word: String, range: Range },
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Initialize {
-    #[serde(default)]
-    capabilities: Capabilities,
-    #[serde(default)]
-    client_info: Value,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Capabilities {
-    general: Option<General>,
-    text_document: Option<TextDocumentCapabilities>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct General {
-    position_encodings: Option<Vec<Value>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct TextDocumentCapabilities {
-    /// Emacs says it with `null`.
-    #[serde(deserialize_with = "is_there")]
-    inline_completion: bool,
-}
-
-fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(value).map(|_| true)
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Opened {
-    text_document: TextDocument,
-}
-
-#[derive(Deserialize)]
-struct TextDocument {
-    uri: String,
-    #[serde(default)]
-    text: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Changed {
-    text_document: TextDocument,
-    content_changes: Vec<Change>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Completion {
-    text_document: TextDocument,
-    position: Position,
-    context: Option<Context>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Context {
-    trigger_kind: Option<u32>,
-}
-
-#[derive(Deserialize)]
-struct Cancelled {
-    id: Id,
 }
 
 impl Server {
@@ -192,7 +117,7 @@ impl Server {
         values: Value,
     ) -> Result<Option<Value>, Failure> {
         match (method, self.phase) {
-            ("initialize", Phase::Begun) => Ok(Some(self.initialize(params(values)?))),
+            ("initialize", Phase::Begun) => Ok(Some(self.initialize(&params(values)?))),
             (_, Phase::Begun) => {
                 let message = "the first request is initialize";
                 Err(Failure::new(Code::NotInitialized, message))
@@ -277,20 +202,9 @@ impl Server {
         meant.for_each(|asked| asked.cancel.cancel());
     }
 
-    fn initialize(&mut self, asked: Initialize) -> Value {
-        let Capabilities {
-            general,
-            text_document,
-        } = asked.capabilities;
-        self.invoked = match asked.client_info["name"].as_str() {
-            Some(name) if name.starts_with("Visual Studio Code") => 0,
-            _ => 1,
-        };
-        // The best for the client comes first.
-        let known = general.unwrap_or_default().position_encodings;
-        let mut known = known.into_iter().flatten();
-        let agreed = known.find_map(|name| serde_json::from_value(name).ok());
-        self.encoding = agreed.unwrap_or_default();
+    fn initialize(&mut self, asked: &Initialize) -> Value {
+        self.invoked = asked.invoked();
+        self.encoding = asked.encoding();
         self.phase = Phase::Initialized;
         let mut capabilities = json!({
             "positionEncoding": self.encoding,
@@ -298,7 +212,7 @@ impl Server {
         });
         // An editor that shows suggestions in the text needs none of them in its lists. To some an
         // empty object is nothing.
-        match text_document.unwrap_or_default().inline_completion {
+        match asked.shows_inline() {
             true => capabilities["inlineCompletionProvider"] = true.into(),
             false => capabilities["completionProvider"] = json!({"resolveProvider": false}),
         }
@@ -309,9 +223,8 @@ impl Server {
 
     /// Asks for a suggestion at the cursor. It takes the place of the document's last one.
     fn suggest(&mut self, id: &Id, asked: Completion, is_inline: bool) -> Result<(), Failure> {
-        let kind = asked.context.and_then(|context| context.trigger_kind);
         // Of lists it is not told: they are asked for the same way by themselves.
-        let is_automatic = !is_inline || self.is_automatic(kind);
+        let is_automatic = !is_inline || self.is_automatic(asked.kind());
         let uri = asked.text_document.uri;
         let Some(text) = self.documents.get(&uri) else {
             let message = format!("textDocument.uri: {uri} is not open");
