@@ -32,5 +32,6 @@ pub use foreign::Foreign;
 pub use options::{CaSource, HubOptions, Patience, Token};
 pub use remove::remove;
 pub use snapshot::{EmbeddedFiles, ModelFile, Snapshot};
+pub(crate) use spec::called;
 pub use spec::{HubModel, ModelSpec, RepoId};
 pub use transfer::{Event, Progress};

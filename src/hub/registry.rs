@@ -9,6 +9,7 @@ use crate::model::arch::{
     A2D_QWEN2, A2D_QWEN3, Attention, CODA, DREAM, FAST_DLLM_V2, Family, LLADA, SDAR,
     STABLE_DIFFCODER,
 };
+use crate::model::named::plain;
 
 /// How a prompt reaches the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,30 @@ pub struct Recipe {
     pub lengths: Lengths,
 }
 
+impl Recipe {
+    /// That of the known model whose name is part of one of these, as it is in those of
+    /// conversions, of tunings and of folders; or else what most models with such names want.
+    pub(super) fn of_names(names: [&str; 2]) -> Self {
+        if let Some(known) = names.into_iter().find_map(named) {
+            return known.recipe;
+        }
+        let is_base = |name: &str| {
+            let mut words = name.split(|c: char| !c.is_alphanumeric());
+            words.any(|word| word.eq_ignore_ascii_case("base"))
+        };
+        let recipe = match names.into_iter().any(is_base) {
+            true => raw(0.2),
+            false => chat(0.3),
+        };
+        // Weights distilled for d3LLM's sampler are otherwise like those that they came from.
+        let is_d3llm = |name: &str| name.to_ascii_lowercase().contains("d3llm");
+        Self {
+            mode: names.into_iter().any(is_d3llm).then_some(Mode::D3llm),
+            ..recipe
+        }
+    }
+}
+
 /// How long holes are whose length nobody says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lengths {
@@ -50,6 +75,11 @@ impl Lengths {
         usual: None,
         bias: LengthBias::PUBLISHED,
     };
+}
+
+/// The name of a model inside the binary.
+pub(super) fn built_in(alias: &str) -> String {
+    format!("{alias} (built in)")
 }
 
 /// One line of the table.
@@ -74,6 +104,14 @@ pub struct KnownModel {
 }
 
 impl KnownModel {
+    /// What its authors call it; what we do, where it is ours.
+    fn name(&self) -> String {
+        match self.hub_id {
+            Some(id) => id.rsplit('/').next().unwrap_or(id).to_owned(),
+            None => built_in(self.alias),
+        }
+    }
+
     /// The names of its GGUF files as a model's name can be given, with their sizes.
     pub fn conversions(&self) -> impl Iterator<Item = (String, u64)> {
         let files = self.conversion.iter().flat_map(|known| known.files);
@@ -386,6 +424,15 @@ pub fn by_hub_id(id: &str) -> Option<&'static KnownModel> {
     })
 }
 
+/// The model whose name is part of this one; of several the longest.
+fn named(name: &str) -> Option<&'static KnownModel> {
+    let name = plain(name);
+    let parts = MODELS.iter().map(|model| (plain(&model.name()), model));
+    let found = parts.filter(|(part, _)| name.contains(part));
+    let longest = found.max_by_key(|(part, _)| part.len());
+    longest.map(|(_, model)| model)
+}
+
 /// The model that this repository holds, be it the authors' or a conversion.
 pub fn in_repo(id: &str) -> Option<&'static KnownModel> {
     by_hub_id(id).or_else(|| converted_in(id))
@@ -403,11 +450,8 @@ pub fn converted_in(id: &str) -> Option<&'static KnownModel> {
 pub fn suggest(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let distance_of = |model: &KnownModel| {
-        let repo_name = model
-            .hub_id
-            .and_then(|id| id.split('/').next_back())
-            .unwrap_or(model.alias);
-        levenshtein(&name, model.alias).min(levenshtein(&name, &repo_name.to_lowercase()))
+        let repo_name = model.name().to_lowercase();
+        levenshtein(&name, model.alias).min(levenshtein(&name, &repo_name))
     };
     let (distance, model) = MODELS
         .iter()

@@ -4,6 +4,7 @@ use super::error::HubError;
 use super::foreign::Foreign;
 use super::gguf;
 use super::options::HubOptions;
+use super::registry;
 use super::repo::HubRepo;
 use super::spec::{ModelSpec, check_name};
 use super::transfer::Progress;
@@ -232,7 +233,7 @@ impl Snapshot {
     /// name.
     pub fn describe(&self) -> String {
         match &self.0 {
-            Source::Embedded { name, .. } => format!("{name} (built in)"),
+            Source::Embedded { name, .. } => registry::built_in(name),
             Source::Folder(folder) => folder.display().to_string(),
             Source::Hub(repo) => format!(
                 "{}@{}",

@@ -6,7 +6,6 @@
 
 use super::error::HubError;
 use super::registry::{self, KnownModel, Recipe};
-use crate::diffusion::Mode;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +65,11 @@ impl ModelSpec {
             return Self::hub(conversion.hub_id, gguf);
         }
         if looks_like_path(text) || (!text.is_empty() && Path::new(text).exists()) {
-            return Ok(Self::Local(expand_home(text, std::env::home_dir())));
+            let path = expand_home(text, std::env::home_dir());
+            // What `.` and `..` are called tells something, as it does of other folders.
+            let is_nameless = path.file_name().is_none();
+            let named = is_nameless.then(|| path.canonicalize().ok()).flatten();
+            return Ok(Self::Local(named.unwrap_or(path)));
         }
         if name.contains('/') {
             return Self::hub(name, gguf);
@@ -77,29 +80,18 @@ impl ModelSpec {
         })
     }
 
-    /// The recipe: from the table, or guessed from the last component of the model's name.
-    pub fn recipe(&self) -> Recipe {
-        let last = match self {
+    /// The recipe: from the table, or by what the model calls itself, where its files say that, and
+    /// by the name that it has here.
+    pub fn recipe(&self, own_name: Option<&str>) -> Recipe {
+        let typed = match self {
             Self::BuiltIn(model) => return model.recipe,
             Self::Hub(model) => match registry::in_repo(model.id.as_str()) {
                 Some(known) => return known.recipe,
                 None => model.id.name().into(),
             },
-            Self::Local(path) => path.file_name().unwrap_or_default().to_string_lossy(),
+            Self::Local(path) => path.to_string_lossy(),
         };
-        let is_base = last
-            .split(|c: char| !c.is_alphanumeric())
-            .any(|word| word.eq_ignore_ascii_case("base"));
-        let recipe = match is_base {
-            true => registry::raw(0.2),
-            false => registry::chat(0.3),
-        };
-        // Weights distilled for d3LLM's sampler are otherwise like those that they came from.
-        let is_d3llm = last.to_ascii_lowercase().contains("d3llm");
-        Recipe {
-            mode: is_d3llm.then_some(Mode::D3llm),
-            ..recipe
-        }
+        Recipe::of_names([own_name.unwrap_or_default(), called(&typed)])
     }
 
     /// An id has the form of a path too: the error that a repository cannot be had says that there
@@ -129,6 +121,17 @@ impl ModelSpec {
             id: RepoId::parse(id)?,
             gguf: gguf.map(str::to_owned),
         }))
+    }
+}
+
+/// What a model is called, without where it lies. In the Hub's cache its folder is called by a
+/// version, and two above that by the model.
+pub(crate) fn called(name: &str) -> &str {
+    let mut parts = name.rsplit(['/', '\\']).filter(|part| !part.is_empty());
+    let last = parts.next().unwrap_or_default();
+    match parts.next() {
+        Some("snapshots") => parts.next().unwrap_or(last),
+        _ => last,
     }
 }
 
@@ -306,6 +309,12 @@ mod tests {
             ("./database", chat(0.3)),
             ("someone/Dream_base", raw(0.2)),
             ("someone/Coder", chat(0.3)),
+            ("./DiffuCoder-7B-cpGRPO.i1-Q4_K_M.gguf", chat(0.4)),
+            (
+                "./models--apple--DiffuCoder-7B-Base/snapshots/0a1b/",
+                raw(0.2),
+            ),
+            ("someone/my-Dream-Coder-v0-Instruct-7B-tuned", chat(0.1)),
             ("Apple/DiffuCoder-7B-cpGRPO", chat(0.4)),
             ("mungert/diffucoder-7b-cpgrpo-gguf:q8_0", chat(0.4)),
             ("someone/Dream-Base-GGUF:q8_0", raw(0.2)),
@@ -320,11 +329,46 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                ModelSpec::parse(typed).expect(typed).recipe(),
+                ModelSpec::parse(typed).expect(typed).recipe(None),
                 expected,
                 "{typed}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_is_what_it_calls_itself() {
+        for (own_name, typed, expected) in [
+            ("DiffuCoder-7B-cpGRPO@0a1b2c3d", "./q.gguf", chat(0.4)),
+            ("DiffuCoder 7B Base", "./diffucoder.gguf", raw(0.2)),
+            ("Dream v0 Base 7B", "./q.gguf", raw(0.2)),
+            ("Model", "./Dream-base.gguf", raw(0.2)),
+            (
+                "LLaDA 1.5",
+                "./q.gguf",
+                registry::by_alias("llada-1.5").unwrap().recipe,
+            ),
+            (
+                "tiny (built in)",
+                "./q.gguf",
+                registry::by_alias("tiny").unwrap().recipe,
+            ),
+            ("tiny", "./q.gguf", chat(0.3)),
+        ] {
+            let spec = ModelSpec::parse(typed).expect(typed);
+            assert_eq!(spec.recipe(Some(own_name)), expected, "{own_name}");
+        }
+    }
+
+    #[test]
+    fn the_folder_that_one_is_in_has_a_name() {
+        let here = std::env::current_dir().unwrap();
+        let parsed = |text| ModelSpec::parse(text).unwrap();
+        assert_eq!(parsed("."), ModelSpec::Local(here.clone()));
+        assert_eq!(
+            parsed(".."),
+            ModelSpec::Local(here.parent().unwrap().into())
+        );
     }
 
     #[test]

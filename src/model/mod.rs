@@ -19,7 +19,7 @@ pub mod device;
 mod embedding;
 mod loader;
 pub mod lora;
-mod named;
+pub(crate) mod named;
 mod native;
 mod packed_cache;
 pub mod quantize;

@@ -19,12 +19,14 @@ static NAMED: [(&str, &str, &Family); 8] = [
     ("qwen3", "sdar", &SDAR),
 ];
 
+/// A name in small letters and without signs, of which people choose their own.
+pub(crate) fn plain(name: &str) -> String {
+    let letters = name.chars().filter(|c| c.is_alphanumeric());
+    letters.collect::<String>().to_ascii_lowercase()
+}
+
 /// The family of a file whose layers are `architecture`'s, by what the model or file is called.
 pub(super) fn family(architecture: &str, names: [&str; 2]) -> Option<&'static Family> {
-    let plain = |name: &str| {
-        let letters = name.chars().filter(|c| c.is_alphanumeric());
-        letters.collect::<String>().to_ascii_lowercase()
-    };
     let names = names.map(plain);
     let is_it = |(layers, part, _): &&(&str, &str, _)| {
         *layers == architecture && names.iter().any(|name| name.contains(part))

@@ -5,10 +5,9 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::{Package, Source, add_sampler, called, files};
+use super::{Package, Source, add_sampler, files};
 use crate::error::Error;
-use crate::hub::registry::Recipe;
-use crate::hub::{HubError, ModelFile, Progress, Snapshot};
+use crate::hub::{HubError, ModelFile, ModelSpec, Progress, Snapshot, called};
 use crate::model::arch;
 use crate::model::config::Config;
 use crate::tokenizer::TokenizerFiles;
@@ -127,15 +126,12 @@ fn blocks(parts: &[&GgufFile<'_>]) -> Option<GgmlType> {
 }
 
 impl Package {
-    pub(super) fn open_gguf(mut gguf: Gguf, recipe: Recipe) -> Result<Self, Error> {
+    pub(super) fn open_gguf(mut gguf: Gguf, spec: &ModelSpec) -> Result<Self, Error> {
         let called = called(&gguf.name);
-        let (config, tokenizer, blocks) = gguf.with_headers(|first, others| {
+        let (config, tokenizer, blocks, recipe) = gguf.with_headers(|first, others| {
             let mut config = Config::from_gguf_parts(first, others, called)?;
-            for name in first
-                .str_if_any("general.name")?
-                .into_iter()
-                .chain([called])
-            {
+            let own_name = first.str_if_any("general.name")?;
+            for name in own_name.into_iter().chain([called]) {
                 add_sampler(&mut config, name);
             }
             let tokenizer = GgufTokenizer::read(first, config.vocab_size)?;
@@ -144,7 +140,8 @@ impl Package {
             config.eos_token_ids.clone_from(&tokenizer.eos_token_ids);
             config.pad_token_id = tokenizer.pad_token_id;
             let parts: Vec<_> = std::iter::once(first).chain(others).collect();
-            Ok((config, tokenizer, blocks(&parts)))
+            let recipe = spec.recipe(own_name);
+            Ok((config, tokenizer, blocks(&parts), recipe))
         })?;
         gguf.blocks = blocks;
         let files = TokenizerFiles {

@@ -18,7 +18,7 @@ use crate::chat::{ChatTemplate, Message, said};
 use crate::diffusion::{Attention, Mode, Resizing};
 use crate::error::Error;
 use crate::hub::registry::{BLOCK_CAUSAL, DREAMON, PromptStyle, Recipe};
-use crate::hub::{Foreign, HubError, HubOptions, ModelSpec, Progress, Snapshot};
+use crate::hub::{Foreign, HubError, HubOptions, ModelSpec, Progress, Snapshot, called};
 use crate::model::config::{Config, ConfigError};
 use crate::model::lora::Adapter;
 use crate::tokenizer::{MASK_TOKENS, TokenRole, Tokenizer, TokenizerFiles};
@@ -99,17 +99,6 @@ impl Source {
     }
 }
 
-/// What a model is called, without where it lies. In the Hub's cache its folder is called by a
-/// version, and two above that by the model.
-fn called(name: &str) -> &str {
-    let mut parts = name.rsplit(['/', '\\']).filter(|part| !part.is_empty());
-    let last = parts.next().unwrap_or_default();
-    match parts.next() {
-        Some("snapshots") => parts.next().unwrap_or(last),
-        _ => last,
-    }
-}
-
 /// dllm's checkpoints say nowhere but in their names which sampler they were trained for.
 fn add_sampler(config: &mut Config, name: &str) {
     let is_named = name.to_ascii_lowercase().contains(BLOCK_CAUSAL);
@@ -128,11 +117,10 @@ impl Package {
         options: &HubOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        let recipe = spec.recipe();
         if let ModelSpec::Local(path) = spec
             && gguf::is_gguf(path)
         {
-            return Self::open_gguf(Gguf::local(path)?, recipe);
+            return Self::open_gguf(Gguf::local(path)?, spec);
         }
         let wanted = match spec {
             ModelSpec::Hub(model) => model.gguf.as_deref(),
@@ -142,8 +130,8 @@ impl Package {
             .and_then(|snapshot| Ok((snapshot.gguf(wanted)?, snapshot)));
         let (files, snapshot) = opened.map_err(|error| spec.or_a_folder(error))?;
         match files {
-            Some(files) => Self::open_gguf(Gguf::fetch(&snapshot, &files, progress)?, recipe),
-            None => Self::open_snapshot(snapshot, recipe, progress),
+            Some(files) => Self::open_gguf(Gguf::fetch(&snapshot, &files, progress)?, spec),
+            None => Self::open_snapshot(snapshot, spec.recipe(None), progress),
         }
     }
 

@@ -318,6 +318,7 @@ fn quantize_writes_a_file_that_generates() {
             tiny.tokenizer.encode_plain(prompt).unwrap()
         );
         assert_eq!(package.mask_id, tiny.mask_id);
+        assert_eq!(package.recipe, tiny.recipe, "by the file's own name");
         let found = logits(
             &package,
             &mut load(&package, Storage::AsStored, Isa::detect()),
