@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempPath;
 
@@ -19,6 +21,8 @@ const SUFFIX: &str = ".diffucoder";
 const KEPT_SUFFIX: &str = ".orig";
 /// Bytes of NAME, so that the whole is no longer than file systems take.
 const MOST_BYTES_OF_NAME: usize = 200;
+/// Before a name is asked for again: in all nearly twice as long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Those of this process. Whoever makes, names or removes one holds the lock.
 static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -129,12 +133,12 @@ impl Temporary {
         };
         forget(&mut temporaries, &path);
         if replace {
-            return Ok(path.persist(target)?);
+            return put(path, target);
         }
         match path.persist_noclobber(target) {
             // A file system that cannot do this in one step.
             Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
-                Ok(error.path.persist(target)?)
+                put(error.path, target)
             }
             done => Ok(done?),
         }
@@ -154,10 +158,30 @@ impl Temporary {
             return Ok(false);
         }
         if swap(&path, target).is_err() {
-            path.persist(target)?;
-            return Ok(true);
+            return put(path, target).map(|()| true);
         }
         settle(path, target, old)
+    }
+}
+
+/// Gives a file the name `target`. Windows denies that while another program has either open, as
+/// those that look for viruses have every new file for a moment.
+fn put(mut path: TempPath, target: &Path) -> io::Result<()> {
+    const DENIED: [Option<i32>; 2] = [Some(5), Some(32)]; // ACCESS_DENIED, SHARING_VIOLATION
+    let mut pause = Duration::from_millis(10);
+    loop {
+        match path.persist(target) {
+            Err(denied)
+                if cfg!(windows)
+                    && pause < LONGEST_PAUSE
+                    && DENIED.contains(&denied.error.raw_os_error()) =>
+            {
+                path = denied.path;
+            }
+            done => return Ok(done?),
+        }
+        thread::sleep(pause);
+        pause *= 2;
     }
 }
 
@@ -296,5 +320,25 @@ mod tests {
         Temporary::beside(&target, false).unwrap(); // removes what is dead
         let kept = error.split(" is in ").last().unwrap();
         assert_eq!(fs::read_to_string(kept).unwrap(), "newer");
+    }
+
+    /// Opened so that nobody else may, for a while.
+    #[test]
+    #[cfg(windows)]
+    fn a_file_that_is_open_elsewhere_is_waited_for() {
+        use std::os::windows::fs::OpenOptionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("part.py");
+        fs::write(&target, "old").unwrap();
+        let opened = File::options().read(true).share_mode(0).open(&target);
+        let new = Temporary::beside(&target, false).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                drop(opened);
+            });
+            new.persist(&target, true).unwrap();
+        });
+        assert_eq!(fs::read(&target).unwrap(), b"");
     }
 }

@@ -8,7 +8,7 @@ use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Finish, Observer, Session, Task};
 use serde_json::Value;
 
-use crate::binary::{diffucoder, isolated};
+use crate::binary::diffucoder;
 use crate::command::{refusal, run, run_json, slashed, stderr, stdout, tiny};
 use crate::fixture;
 use crate::hub_command::hub;
@@ -449,7 +449,7 @@ fn a_program_that_is_called_otherwise_says_the_same() {
     let other = folder.path().join("dc");
     std::os::unix::fs::symlink(assert_cmd::cargo::cargo_bin!("diffucoder"), &other).unwrap();
     let args = ["generate", "write", "a loop"];
-    let said = stderr(&isolated(&other).args(args).output().unwrap());
+    let said = stderr(&crate::binary::isolated(&other).args(args).output().unwrap());
     assert!(
         said.contains("needs quotes") && !said.contains("dc "),
         "{said}"

@@ -2,7 +2,7 @@
 //! mistakes, over the problem sets of benchmarks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -279,7 +279,7 @@ mod pipes {
     #[test]
     fn devices_stay_devices() {
         let (_folder, input, _) = files(INPUT);
-        let null = Path::new("/dev/null");
+        let null = std::path::Path::new("/dev/null");
         assert_eq!(batch(&input, null, &[]), (Some(0), String::new()));
     }
 }

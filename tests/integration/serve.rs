@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::command::refusal;
 pub struct Server {
     child: Child,
     pub port: u16,
+    #[cfg_attr(not(unix), allow(dead_code, reason = "its other end is in use"))]
     log: BufReader<std::process::ChildStderr>,
 }
 
@@ -821,7 +822,7 @@ fn sigterm_lets_requests_end() {
     server.wait_for("diffucoder_requests_running", 1.0);
     let pid = server.child.id().to_string();
     assert!(
-        Command::new("kill")
+        std::process::Command::new("kill")
             .args(["-TERM", &pid])
             .status()
             .unwrap()

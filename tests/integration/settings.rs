@@ -8,6 +8,7 @@ use crate::binary::diffucoder;
 use crate::command::{run, stderr, stdout, tiny};
 
 /// A folder of configuration with this file in it.
+#[cfg(not(windows))]
 fn configured(text: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("diffucoder")).unwrap();

@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::batch::results as lines;
-use crate::binary::program;
 use crate::command::{refusal, run, run_json, stdout, tiny};
 
 /// Flags of a Chromium that has neither a window nor anything to do but what it is asked to.
@@ -137,7 +136,7 @@ fn a_killed_run_leaves_whole_lines_and_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.jsonl");
     let flags = format!("-n 450 --exact --trace {}", path.display());
-    let mut child = program(&tiny("x = 1\n", &flags))
+    let mut child = crate::binary::program(&tiny("x = 1\n", &flags))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()

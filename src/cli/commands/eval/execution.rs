@@ -101,7 +101,7 @@ impl Python {
     }
 
     /// That of this machine; where there is none, tests say so and end.
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub fn of_tests() -> Option<Self> {
         use std::io::Write;
         let found = Self::find().ok();
