@@ -35,24 +35,17 @@ pub(super) fn settings(
         false if is_for_llada => Decoding::fast_dllm_of_llada(),
         false => mode.decoding(!target.device.is_cpu()),
     };
-    let (steps, shaping) = match mode {
-        Mode::FastDllm => (
-            Steps::OfTokens(2),
-            Shaping {
-                top_k: (!is_for_llada).then_some(50),
-                ..Shaping::temperature(0.0)
-            },
-        ),
-        Mode::D3llm => (Steps::OfTokens(1), Shaping::temperature(0.0)),
-        _ => {
-            let temperature = package.recipe.temperature as f32;
-            let shaping = Shaping::nucleus(temperature, package.recipe.top_p);
-            (Steps::OfTokens(1), shaping)
-        }
+    let shaping = match mode {
+        Mode::FastDllm => Shaping {
+            top_k: (!is_for_llada).then_some(50),
+            ..Shaping::temperature(0.0)
+        },
+        Mode::D3llm => Shaping::temperature(0.0),
+        _ => Shaping::nucleus(package.recipe.temperature as f32, package.recipe.top_p),
     };
     Settings {
         algorithm: decoding.usual_algorithm(),
-        steps,
+        steps: Steps::OfTokens(if mode == Mode::FastDllm { 2 } else { 1 }),
         eps: 1e-3,
         shaping,
         alg_temp: None,
