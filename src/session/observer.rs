@@ -209,7 +209,7 @@ impl<'a> Texts<'a> {
     /// Passes the text of a hole on, up to `end`.
     fn pass(&mut self, number: usize, end: usize) {
         let hole = &mut self.holes[number];
-        if end > hole.passed && !hole.is_over {
+        if end > hole.passed {
             self.observer.on_text(number, &hole.text[hole.passed..end]);
             hole.passed = end;
         }
