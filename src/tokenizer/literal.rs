@@ -11,7 +11,7 @@
 //! Source: the idea is that of `sanitize_control_tokens` in transformers 5, which cuts the text at
 //! markers; stand-ins leave it whole, so words at the edges are split as always.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 
@@ -37,7 +37,7 @@ impl<'t> Literals<'t> {
     ) -> Option<Self> {
         let tokens: Vec<&str> = tokens.collect();
         let mut taken: HashSet<char> = around.chars().collect();
-        let mut begins: Vec<char> = Vec::new();
+        let mut begins = BTreeSet::new();
         for token in &tokens {
             taken.extend(token.chars());
             if data.clone().any(|text| text.contains(token)) {
@@ -45,8 +45,6 @@ impl<'t> Literals<'t> {
             }
         }
         taken.extend(data.flat_map(str::chars));
-        begins.sort_unstable();
-        begins.dedup();
         let mut free = CANDIDATES
             .into_iter()
             .flatten()

@@ -256,9 +256,7 @@ fn types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufErr
 /// The types in a file that has none: what is neither a byte nor made by a merge can only be found
 /// in the text as a whole, or is nobody's.
 fn guessed_types(file: &GgufFile<'_>, tokens: &[&str]) -> Result<Vec<TokenType>, GgufError> {
-    let merged: HashSet<String> = merges(file)?
-        .map(|merge| merge.replacen(' ', "", 1))
-        .collect();
+    let merged: HashSet<String> = merges(file)?.map(|merge| merge.replace(' ', "")).collect();
     let guess = |(id, token): (usize, &&str)| match *token {
         token if token.chars().count() == 1 || merged.contains(token) => TokenType::Normal,
         token if token == filler(id) => TokenType::Unused,
