@@ -179,7 +179,7 @@ fn by_lines(text: &str) -> Option<&'static str> {
     let mut winners = HABITS
         .iter()
         .zip(scores)
-        .filter(|&(_, score)| score == best && best > 0);
+        .filter(|&(_, score)| score == best); // all of them where no line counts
     let winner = winners.next().map(|((language, _), _)| *language)?;
     winners.next().is_none().then_some(winner)
 }
@@ -193,6 +193,7 @@ mod tests {
         let word = |name: &str, text: &str| fence_word(Some(Path::new(name)), text);
         assert_eq!(word("a/b.rs", "def f():\n").as_deref(), Some("rust"));
         assert_eq!(word("a.RB", "").as_deref(), Some("rb"));
+        assert_eq!(word("a.properties", "").as_deref(), Some("properties"));
         assert_eq!(word("notes.txt", "hello\n"), None);
         assert_eq!(
             word("run", "#!/usr/bin/env python3\n").as_deref(),
