@@ -514,11 +514,14 @@ mod tests {
             let mut logits = Vec::new();
             let rows = model.forward(&pass, &mut logits).unwrap();
             assert_eq!(rows, if is_there { masks + 1 } else { ids.len() });
+            let known = ids.iter().copied().map(Some).collect::<Vec<_>>();
+            assert_eq!(model.cached_ids(model.attention()), known);
             logits
         };
-        let (longer, shorter) = (predict(11, None), predict(3, None));
-        let moved = [predict(11, Some((23, 8))), predict(3, Some((31, -8)))];
-        for (moved, computed) in moved.iter().zip([longer, shorter]) {
+        let computed = [4, 11, 3].map(|masks| predict(masks, None));
+        let moves = [(4, (23, 1)), (11, (24, 7)), (3, (31, -8))];
+        let moved = moves.map(|(masks, by)| predict(masks, Some(by)));
+        for (moved, computed) in moved.iter().zip(computed) {
             assert_eq!(moved.len(), computed.len());
             assert!(
                 moved

@@ -82,5 +82,7 @@ mod tests {
                 "{general} {file}"
             );
         }
+        assert_eq!(parts("qwen2"), ["mdlm", "bd3lm", "fastdllm"]);
+        assert!(parts("dream").is_empty());
     }
 }

@@ -266,6 +266,12 @@ mod tests {
         }
         assert!(place.open().is_none());
         packing.finish().unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let made = fs::metadata(folder.path().join("below")).unwrap();
+            assert_eq!(made.permissions().mode() & 0o777, 0o700);
+        }
 
         let packed = place.open().unwrap();
         for (name, matrix) in &matrices {

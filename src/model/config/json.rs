@@ -78,8 +78,8 @@ impl Config {
         let is_silu = ["silu", "swish"].contains(&act);
         check(name("hidden_act"), act, is_silu, || "\"silu\"".into())?;
         // Only the layers from max_window_layers on look through a window.
-        let layers = raw.max_window_layers.unwrap_or(0);
-        let is_windowed = raw.use_sliding_window && layers < config.num_hidden_layers;
+        let first = raw.max_window_layers.unwrap_or_default();
+        let is_windowed = raw.use_sliding_window && first < config.num_hidden_layers;
         check("use_sliding_window", true, !is_windowed, || "false".into())?;
         let mut kinds = raw.layer_types.iter();
         if let Some(kind) = kinds.find(|kind| *kind != "full_attention") {
@@ -404,6 +404,9 @@ mod tests {
             json[key] = value.clone();
             assert_eq!(read(&json).unwrap(), plain, "{key}: {value}");
         }
+        let mut tied = diffucoder();
+        tied["tie_word_embeddings"] = 1.into();
+        assert!(read(&tied).unwrap().tie_word_embeddings);
         let mut windowed = diffucoder();
         windowed["use_sliding_window"] = true.into();
         windowed["max_window_layers"] = 28.into();
