@@ -9,7 +9,7 @@ use diffucoder::model::Target;
 use diffucoder::package::{Package, Prompt};
 use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Hole, Job, LeftOut, Mode, Segment, Session, Task};
-use diffucoder::tokenizer::TokenizerFiles;
+use diffucoder::tokenizer::{Specials, TokenizerFiles};
 use diffucoder::{Error, RequestError};
 use serde_json::Value;
 
@@ -97,6 +97,21 @@ fn context_bounds_what_is_shown() {
     let report: Value = serde_json::from_str(&short).unwrap();
     let most = report["settings"]["max_new_tokens"].as_u64().unwrap();
     assert_eq!((most + prompt_tokens(&short), &*said), (100, ""));
+}
+
+#[test]
+fn what_is_shown_stands_beside_the_hole() {
+    let mut session = Session::open("tiny").unwrap();
+    let text = long_file(50);
+    let template = Template::between(text.as_bytes(), text.as_bytes());
+    let task = Task::fill(&template, Hole::Exactly(1)).within(Some(200));
+    let outcome = session.run(&task).unwrap();
+    let (canvas, tokenizer) = (&outcome.canvas, &session.package().tokenizer);
+    let hole = canvas.holes()[0].clone();
+    let sides = [&canvas.ids()[..hole.start], &canvas.ids()[hole.end..]];
+    let [before, after] = sides.map(|ids| tokenizer.decode(ids, Specials::Keep));
+    assert!(text.ends_with(&before) && text.starts_with(&after));
+    assert!(before.lines().count() > 4 && after.lines().count() > 4);
 }
 
 #[test]
@@ -198,7 +213,9 @@ fn of_a_text_inside_of_a_question_the_end_is_taken() {
         .unwrap();
     assert_eq!((kept, job.left_out()), ("x = 1\n", LeftOut::default()));
     let long = "a question ".repeat(300);
-    let refused = session.fit(&text, Some(300), |_| question(&session, &long));
+    // Nor is the question asked without the text.
+    let fits_alone = |text: &str| question(&session, if text.is_empty() { "" } else { &long });
+    let refused = session.fit(&text, Some(300), fits_alone);
     assert!(matches!(
         refused,
         Err(Error::Request(RequestError::TooLong { .. }))
@@ -244,6 +261,12 @@ fn a_hole_is_sewn_to_the_text_before_it() {
         .encode("def f(x):\n    ")
         .unwrap();
     assert_eq!(job.given_tokens(), ids.len(), "a prompt is as it is");
+    let template = Template::with_markers(b"def f(x):\n    <FILL:4>\n".to_vec()).unwrap();
+    let mut task = Task::fill(&template, Hole::Exactly(1));
+    for (token_healing, given) in [(true, 1), (false, 0)] {
+        task.token_healing = token_healing;
+        assert_eq!(session.prepare(&task).unwrap().given_bytes(), [given]);
+    }
 }
 
 #[test]

@@ -132,6 +132,12 @@ fn text_round_holes_gets_what_the_family_adds() {
     assert_eq!(outcome.canvas.holes().len(), 2);
     assert_eq!(outcome.work.rows, 4 + 9 + 1 + 3 + 1);
     assert_eq!(outcome.finish(), Finish::Length, "the steps were over");
+    // There is room for it where the text does not fit.
+    let long = "x".repeat(100);
+    let template = Template::between(long.as_bytes(), long.as_bytes());
+    let task = session.fill(&template, Hole::Exactly(9)).within(Some(90));
+    let job = session.prepare(&task).unwrap();
+    assert_eq!(job.given_tokens() + job.most_new_tokens(), 90);
 }
 
 #[test]

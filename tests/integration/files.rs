@@ -41,15 +41,10 @@ fn golden_floats(file: &Path) {
         shift_logits: package.config.shift_logits,
     };
     let weights = package.fetch_weights(&mut ()).unwrap();
-    let place = (file, false);
-    quantize(
-        &package.config,
-        &description,
-        weights,
-        place,
-        &mut |_, _| (),
-    )
-    .unwrap();
+    let (place, mut told) = ((file, false), (0, 1));
+    let on_tensor = &mut |read, of| told = (read, of);
+    quantize(&package.config, &description, weights, place, on_tensor).unwrap();
+    assert_eq!(told.0, told.1);
 }
 
 /// The golden checkpoint's files in a folder of their own.
@@ -717,6 +712,47 @@ fn a_mask_that_no_file_names_is_known_by_its_text() {
     let spec = ModelSpec::Local(folder.path().into());
     let package = Package::open(&spec, &HubOptions::new("no-cache"), &mut ()).unwrap();
     assert_eq!(package.mask_id, golden().mask_id);
+}
+
+/// A configuration names the end of a text alone.
+#[test]
+fn the_ends_of_turns_are_known_by_their_texts() {
+    let package = golden();
+    assert_eq!(package.config.eos_token_ids, [256]);
+    let texts = ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>"];
+    let ids = texts.map(|text| package.tokenizer.token_to_id(text).unwrap());
+    assert_eq!(package.stop_ids, ids);
+}
+
+/// The engine of split expressions panics where it gives up.
+#[test]
+fn a_split_expression_without_end_is_an_error_like_others() {
+    let folder = tempfile::tempdir().unwrap();
+    golden_copy(folder.path());
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let split = json!({
+        "type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": false,
+    });
+    let steps = [split, json["pre_tokenizer"].take()];
+    json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": steps});
+    fs::write(&path, json.to_string()).unwrap();
+    let prompt = "x".repeat(64);
+    let args = [
+        "generate",
+        "--raw",
+        "-p",
+        &prompt,
+        "--model",
+        text(folder.path()),
+    ];
+    let (code, said) = refusal(&args);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.starts_with("error: ") && said.contains("takes too long"),
+        "{said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[test]

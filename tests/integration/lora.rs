@@ -316,6 +316,24 @@ fn names_with_the_adapter_s_own_name_are_read() {
     assert_close(&found, expected, SET);
 }
 
+/// What is saved whole must have the shape of what it stands for.
+#[test]
+fn a_tensor_of_another_shape_is_refused() {
+    let folder = adapter("r", json!(4));
+    let file = folder.path().join("adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    let norm = tensors
+        .get_mut("base_model.model.model.norm.weight")
+        .unwrap();
+    *norm = norm.narrow(0, 0, 32).unwrap();
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let error = adapted(&fixture("golden/model"), folder.path());
+    let error = error.err().unwrap();
+    let says = "norm.weight has shape [32], but this model and the rank make it [64]";
+    assert!(error.to_string().contains(says), "{error}");
+    assert!(error.hint().unwrap().contains("base_model_name_or_path"));
+}
+
 /// PEFT says what is missing of it, and goes on.
 #[test]
 fn an_adapter_that_lacks_a_part_is_refused() {

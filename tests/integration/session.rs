@@ -9,11 +9,15 @@ use diffucoder::package::Prompt;
 use diffucoder::session::{
     Conditions, Finish, Hole, Mode, Observer, Outcome, Segment, Session, Task, Work,
 };
+use diffucoder::tokenizer::Specials;
 use diffucoder::{Error, RequestError};
 
 fn session() -> Session {
     let mut session = Session::open("tiny").unwrap();
-    session.load(&mut (), &mut |_, _| ()).unwrap();
+    let mut told = (0, 1);
+    let on_load = &mut |done, of| told = (done, of);
+    session.load(&mut (), on_load).unwrap();
+    assert_eq!(told.0, told.1);
     session
 }
 
@@ -212,6 +216,44 @@ fn a_run_ends_at_its_deadline_and_when_it_is_cancelled() {
     assert_eq!(listener.texts.concat(), cancelled.text());
     // What is decided is what a whole run decides, and no mask is passed off as text.
     assert!(whole.text().starts_with(&cancelled.text()));
+}
+
+/// Nothing is computed once the texts have ended, and no token is counted that stands behind.
+#[test]
+fn a_run_is_over_with_its_text() {
+    let mut session = session();
+    let file = "class A:\n    def f(self):\n        return self.n<FILL:24>\n";
+    let template = Template::with_markers(file.into()).unwrap();
+    let task = Task::fill(&template, Hole::Exactly(1)).with(Settings {
+        seed: 3,
+        ..session.settings(Mode::Fast, true)
+    });
+    let mut job = session.prepare(&task).unwrap();
+    let piece = ".n";
+    assert_eq!(job.given_bytes(), [piece.len()]);
+    for remask in [0, 1] {
+        job.settings.remask = remask;
+        let mut run_to = |texts: &[&str]| {
+            job.ends.texts = texts.iter().map(|&text| text.into()).collect();
+            let mut listener = Listener::default();
+            let mut conditions = Conditions::watched(&mut listener);
+            session.run_job(&mut job, &mut conditions).unwrap()
+        };
+        let whole = run_to(&[]);
+        let end = whole.text().chars().nth(8).unwrap().to_string();
+        let ended = run_to(&[&end]);
+        // Of what is masked again nothing is known before the end.
+        let is_less = ended.work.forwards < whole.work.forwards;
+        assert_eq!(is_less, remask == 0);
+        let (text, of_whole, tokens) = (ended.text(), whole.text(), ended.tokens());
+        assert_eq!(of_whole.split_once(&end).unwrap().0, text);
+        let tokenizer = &session.package().tokenizer;
+        let has_text = |tokens: usize| {
+            let said = tokenizer.decode(&ended.holes[0].ids[..tokens], Specials::Keep);
+            said.starts_with(&format!("{piece}{text}"))
+        };
+        assert!(has_text(tokens) && !has_text(tokens - 1), "{tokens}");
+    }
 }
 
 #[test]

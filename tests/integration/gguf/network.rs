@@ -299,6 +299,10 @@ fn quantize_writes_a_file_that_generates() {
         );
         let types = down.iter().collect::<std::collections::HashSet<_>>().len();
         assert_eq!(table.matches("ffn_down ").count(), types, "{table}");
+        let errors = table.lines().filter_map(|line| line.strip_suffix(" %"));
+        let errors = errors.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
+        let worst = errors.fold(0.0, f64::max);
+        assert!((0.0..15.0).contains(&worst), "{table}");
         let bytes = std::fs::read(&file).unwrap();
         let gguf = GgufFile::parse(&bytes).unwrap();
         assert_eq!(gguf.u32("general.file_type").unwrap(), number, "{to}");

@@ -62,6 +62,17 @@ fn what_is_written_reads_back() {
     }
     let file = GgufFile::parse(&bytes).unwrap();
     assert_eq!(Config::from_gguf(&file).unwrap(), shape);
+    assert_eq!(
+        file.get("dream.attention.causal"),
+        Some(&Value::Bool(false))
+    );
+    let wide = Config {
+        head_dim: 2 * shape.head_dim,
+        ..shape.clone()
+    };
+    let of_wide = our_file(&wide, &vocabulary);
+    let read = Config::from_gguf(&GgufFile::parse(&of_wide).unwrap());
+    assert_eq!(read.unwrap(), wide);
     assert_eq!(file.tensors().len(), source.tensors().len());
     for (ours, theirs) in file.tensors().iter().zip(source.tensors()) {
         assert_eq!((ours.name, &ours.dims), (theirs.name, &theirs.dims));
