@@ -6,11 +6,11 @@ use super::summary::{Asked, Predicted};
 /// A network that predicts positions of a canvas, and keeps what it computed of the others.
 pub trait Denoiser {
     /// What can go wrong in a forward pass.
-    type Error;
+    type Error: std::error::Error + 'static;
 
     /// Runs a pass, makes `logits` those of `pass.predict`, in their order and unshaped
     /// (`[positions, V]`, row-major), and gives the number of positions that went through the
-    /// transformer: the measure of work.
+    /// transformer: the measure of work. `logits` comes with what the pass before left in it.
     ///
     /// # Errors
     /// When the forward pass fails.

@@ -106,6 +106,14 @@ pub enum GenerateError<E: std::error::Error + 'static> {
     /// The forward pass failed.
     #[error("the forward pass failed")]
     Model(#[source] E),
+    /// The network gave logits that are not as many for each position.
+    #[error("the network gave {logits} logits for {positions} positions")]
+    Misshapen {
+        /// Numbers that it gave.
+        logits: usize,
+        /// Positions that it was asked for.
+        positions: usize,
+    },
     /// The network's output is not numbers: broken weights, or a precision that overflows.
     #[error("the model's output at position {position} is not finite (step {step})")]
     NotFinite {
@@ -119,16 +127,13 @@ pub enum GenerateError<E: std::error::Error + 'static> {
 /// Fills the masks of `canvas`.
 ///
 /// # Errors
-/// When the network fails, or yields infinities or NaN.
+/// When the network fails, or yields infinities, NaN or rows of no one length.
 pub fn generate<D: Denoiser>(
     model: &mut D,
     mut canvas: Canvas,
     settings: &Settings,
     observer: &mut dyn Observer,
-) -> Result<Generation, GenerateError<D::Error>>
-where
-    D::Error: std::error::Error + 'static,
-{
+) -> Result<Generation, GenerateError<D::Error>> {
     let attention = settings.decoding.attention(model.attention());
     let kept = match settings.decoding.reuses_context() {
         true => Kept::of(model, &canvas, attention),
@@ -143,6 +148,7 @@ where
         let asked = Asked::of(settings, &canvas, frame.masked());
         let computed = model.forward_likely(&frame.pass(), asked.as_ref(), &mut predicted);
         rows += computed.map_err(GenerateError::Model)?;
+        predicted.check(frame.masked().len())?;
         let memories = stability.of(frame.masked());
         let candidates = propose(&mut predicted, memories, frame, &canvas, settings)?;
         let mut revealed = frame.reveals(&candidates);

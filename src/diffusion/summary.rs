@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::sampling::{Shaping, surest};
-use super::{Canvas, Rule, Settings};
+use super::{Canvas, GenerateError, Rule, Settings};
 use crate::kernels::{Isa, negative_entropy, normalize, softmax_terms};
 
 /// Most tokens that a summary lists.
@@ -98,6 +98,23 @@ pub struct Predicted {
 }
 
 impl Predicted {
+    /// Whether each of so many positions has a row, all of one length.
+    ///
+    /// # Errors
+    /// [`GenerateError::Misshapen`].
+    pub(crate) fn check<E>(&self, positions: usize) -> Result<(), GenerateError<E>>
+    where
+        E: std::error::Error + 'static,
+    {
+        let logits = self.logits.len();
+        let positions = positions.saturating_sub(self.likely.iter().flatten().count());
+        match logits.checked_rem(positions) {
+            Some(0) if logits > 0 => Ok(()),
+            None => Ok(()),
+            Some(_) => Err(GenerateError::Misshapen { logits, positions }),
+        }
+    }
+
     /// Of these positions the largest probability of a token that can be chosen.
     ///
     /// # Errors

@@ -327,6 +327,29 @@ fn infinities_are_an_error_that_names_the_place() {
     );
 }
 
+/// With fewer rows than positions nothing would ever be revealed at some of them.
+#[test]
+fn rows_of_no_one_length_are_an_error() {
+    struct Short(usize);
+    impl Denoiser for Short {
+        type Error = Infallible;
+
+        fn forward(&mut self, _: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+            *logits = vec![0.0; self.0];
+            Ok(1)
+        }
+    }
+    for given in [0, 2, 3 * VOCAB - 1] {
+        let canvas = Canvas::new(&[1], 3, MASK);
+        let error = generate(&mut Short(given), canvas, &settings(1), &mut ()).unwrap_err();
+        let is_misshapen = matches!(
+            error,
+            GenerateError::Misshapen { logits, positions: 3 } if logits == given
+        );
+        assert!(is_misshapen, "{error}");
+    }
+}
+
 /// The same logits at every pass: nothing is known of them in the first, they have stayed once in
 /// the second, and twice in the third.
 #[test]

@@ -190,10 +190,7 @@ impl Job {
         &mut self,
         model: &mut D,
         conditions: &mut Conditions<'_>,
-    ) -> Result<Filling, GenerateError<D::Error>>
-    where
-        D::Error: std::error::Error + 'static,
-    {
+    ) -> Result<Filling, GenerateError<D::Error>> {
         let chosen_in = self.choose_lengths(model, conditions)?;
         let started = Instant::now();
         let canvas = self.canvas(model.attention());
@@ -221,10 +218,7 @@ impl Job {
         &mut self,
         model: &mut D,
         conditions: &mut Conditions<'_>,
-    ) -> Result<Work, GenerateError<D::Error>>
-    where
-        D::Error: std::error::Error + 'static,
-    {
+    ) -> Result<Work, GenerateError<D::Error>> {
         let mut holes = self.holes.iter();
         let is_open = holes.any(|hole| matches!(hole, Hole::Chosen { .. }));
         if !is_open || conditions.is_over().is_some() {

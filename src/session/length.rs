@@ -75,10 +75,7 @@ pub fn by_confidence<D: Denoiser>(
     (texts, holes, seams): (&[Vec<u32>], &[Hole], &[Seam]),
     known: Known,
     goes_on: &mut dyn FnMut(usize) -> bool,
-) -> Result<Chosen, GenerateError<D::Error>>
-where
-    D::Error: std::error::Error + 'static,
-{
+) -> Result<Chosen, GenerateError<D::Error>> {
     let first = |hole: &Hole| match *hole {
         Hole::Chosen { up_to } => USUAL.min(up_to),
         other => other.first(),
@@ -126,10 +123,7 @@ struct Trials<'a, D> {
     chosen: Chosen,
 }
 
-impl<D: Denoiser> Trials<'_, D>
-where
-    D::Error: std::error::Error + 'static,
-{
+impl<D: Denoiser> Trials<'_, D> {
     /// Looks for the best length of a hole, upwards first, then downwards; and whether the search
     /// goes on.
     fn climb(
@@ -206,6 +200,7 @@ where
         let rows = model.forward_likely(&pass, Some(&asked), &mut self.predicted);
         self.chosen.rows += rows.map_err(GenerateError::Model)?;
         self.chosen.forwards += 1;
+        self.predicted.check(masks.len())?;
         let largest = self.predicted.largest(&masks, &asked);
         let largest = largest.map_err(|position| GenerateError::NotFinite { position, step: 0 })?;
         let sum: f64 = largest.into_iter().map(f64::from).sum();
