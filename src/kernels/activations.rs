@@ -203,9 +203,13 @@ impl Activations {
     /// If `k` is not a positive multiple of 32, `group` is not in `1..=`[`Self::MAX_GROUP`] or
     /// `values` not whole rows.
     pub fn quantize(&mut self, isa: Isa, values: &[f32], k: usize, group: usize) {
+        assert!(
+            values.len().is_multiple_of(k),
+            "the values are not whole rows"
+        );
         self.resize(values.len() / k, k, group);
         self.parts_mut(k / BLOCK)
-            .for_each(|part| part.quantize(isa, values));
+            .for_each(|part| part.quantize(isa, &Stored { values, k }));
     }
 
     /// Makes room for `[rows, k]`, in groups of `group` blocks; the content is unspecified until
@@ -213,7 +217,7 @@ impl Activations {
     ///
     /// # Panics
     /// If `k` is not a positive multiple of 32, or `group` not in `1..=`[`Self::MAX_GROUP`].
-    pub fn resize(&mut self, rows: usize, k: usize, group: usize) {
+    pub(crate) fn resize(&mut self, rows: usize, k: usize, group: usize) {
         assert!(
             k > 0 && k.is_multiple_of(BLOCK),
             "rows of {k} are not whole blocks of {BLOCK}"
@@ -229,7 +233,7 @@ impl Activations {
 
     /// Disjoint parts, each of up to 32 rows and about `blocks` blocks of 32 inputs, whole groups:
     /// for threads to quantize.
-    pub fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = ActivationsPart<'_>> {
+    pub(crate) fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = ActivationsPart<'_>> {
         let (rows, k, group) = (self.rows, self.k, self.group);
         let blocks = blocks.next_multiple_of(group);
         let mut rest = &mut self.blocks[..rows * (k / BLOCK)];
@@ -242,8 +246,6 @@ impl Activations {
                     first_row,
                     first_input: i * blocks * BLOCK,
                     tile_rows,
-                    rows,
-                    k,
                     group,
                     blocks: part,
                 })
@@ -275,30 +277,14 @@ pub struct ActivationsPart<'a> {
     first_row: usize,
     first_input: usize,
     tile_rows: usize,
-    rows: usize,
-    k: usize,
     group: usize,
     /// `[block, row of the tile]`
     blocks: &'a mut [Block],
 }
 
 impl ActivationsPart<'_> {
-    /// Fills this part from the whole of the values, `[rows, k]`.
-    ///
-    /// # Panics
-    /// If `values` is not `[rows, k]`.
-    pub fn quantize(self, isa: Isa, values: &[f32]) {
-        assert_eq!(
-            values.len(),
-            self.rows * self.k,
-            "the values have the wrong length"
-        );
-        let k = self.k;
-        self.quantize_from(isa, &Stored { values, k });
-    }
-
     /// Fills this part.
-    pub fn quantize_from(self, isa: Isa, source: &impl LazyRows) {
+    pub fn quantize(self, isa: Isa, source: &impl LazyRows) {
         isa::run(isa, Quantize { part: self, source });
     }
 }

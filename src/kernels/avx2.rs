@@ -392,7 +392,7 @@ fn load_scales(scales: &Scales, half: usize) -> __m128i {
     unsafe { _mm_loadu_si128(columns.as_ptr().cast()) }
 }
 
-/// See [`super::peak_ops`]: the 16-bit dot product with its addition.
+/// See `matmul::peak_ops`: the 16-bit dot product with its addition.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn peak_ops(rounds: u64) -> u64 {
     let mut sums = [_mm256_setzero_si256(); 6];

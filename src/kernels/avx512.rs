@@ -393,7 +393,7 @@ fn store(out: &mut [f32; PANEL], sums: __m512) {
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) }
 }
 
-/// See [`super::peak_ops`].
+/// See `matmul::peak_ops`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn peak_ops(rounds: u64) -> u64 {
     let mut sums = [_mm512_setzero_si512(); 20];

@@ -68,7 +68,7 @@ impl DenseMatrix {
     ///
     /// # Panics
     /// If they are not `n * k`, or the format is f32.
-    pub fn from_halves(format: FloatFormat, bits: &[u16], n: usize, k: usize) -> Self {
+    pub(crate) fn from_halves(format: FloatFormat, bits: &[u16], n: usize, k: usize) -> Self {
         let packed = pack(bits, n, k);
         let panels = match format {
             FloatFormat::F16 => Panels::F16(packed),
@@ -79,7 +79,7 @@ impl DenseMatrix {
     }
 
     /// How the weights are stored.
-    pub fn format(&self) -> FloatFormat {
+    pub(crate) fn format(&self) -> FloatFormat {
         match self.panels {
             Panels::F32(_) => FloatFormat::F32,
             Panels::F16(_) => FloatFormat::F16,
@@ -88,17 +88,17 @@ impl DenseMatrix {
     }
 
     /// Columns of the product: rows of the weight matrix.
-    pub fn n(&self) -> usize {
+    pub(crate) fn n(&self) -> usize {
         self.n
     }
 
     /// Inputs of each column.
-    pub fn k(&self) -> usize {
+    pub(crate) fn k(&self) -> usize {
         self.k
     }
 
     /// Panels of 16 columns, the last one padded.
-    pub fn panels(&self) -> usize {
+    pub(crate) fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
     }
 }

@@ -124,7 +124,7 @@ impl Isa {
 
     /// What a pass of so many rows computes with: tiles in all of its products, or in none.
     #[must_use]
-    pub fn for_rows(self, rows: usize) -> Self {
+    pub(crate) fn for_rows(self, rows: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         if self.0 == Kind::Amx && rows < LEAST_TILE_ROWS {
             return Self(Kind::Avx512Vnni);

@@ -62,14 +62,16 @@ pub mod limits;
 #[cfg(test)]
 mod tests;
 
-pub use activations::{Activations, ActivationsPart};
-pub use attention::{HeadKeyValues, KeyValues};
-pub use dense::{DenseMatrix, FloatFormat, matmul_dense};
+pub use activations::Activations;
+pub(crate) use attention::KeyValues;
+pub(crate) use dense::FloatFormat;
+pub use dense::{DenseMatrix, matmul_dense};
 pub use format::Format;
 pub use isa::Isa;
-pub use matmul::{copy_rows, matmul_panels, matmul_tiles, peak_ops, peak_tile_ops};
-pub use packed::{BLOCK, Holder, LANES, PANEL, PackError, PackedMatrix};
-pub use portable::{
-    Lanes, LazyRows, negative_entropy, normalize, rms_scales, silu, softmax_terms, write_row,
+pub use matmul::{copy_rows, matmul_panels, matmul_tiles};
+pub(crate) use packed::{BLOCK, Holder, LANES};
+pub use packed::{PANEL, PackError, PackedMatrix};
+pub(crate) use portable::{
+    LazyRows, negative_entropy, normalize, rms_scales, silu, softmax_terms, write_row,
 };
-pub use tiles::{TileRows, TileRowsPart, TileWeights};
+pub use tiles::{TileRows, TileWeights};

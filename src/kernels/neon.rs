@@ -127,7 +127,7 @@ pub(super) mod dotprod {
         sum
     }
 
-    /// See [`crate::kernels::peak_ops`].
+    /// See `matmul::peak_ops`.
     #[target_feature(enable = "neon,dotprod")]
     pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
         let mut sums = [vdupq_n_s32(0); 16];
@@ -220,7 +220,7 @@ pub(super) mod i8mm {
         sum
     }
 
-    /// See [`crate::kernels::peak_ops`].
+    /// See `matmul::peak_ops`.
     #[target_feature(enable = "neon,dotprod,i8mm")]
     pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
         let mut sums = [vdupq_n_s32(0); 16];

@@ -266,7 +266,7 @@ impl PackedMatrix {
 
     /// A matrix `[n, k]` out of the [`Self::parts`] of one like it, which `holder` has at these
     /// places; each has to begin at a multiple of 64 bytes. `None` where they are not its parts.
-    pub fn of_parts(
+    pub(crate) fn of_parts(
         format: Format,
         (n, k): (usize, usize),
         holder: &Holder,
@@ -288,7 +288,7 @@ impl PackedMatrix {
     }
 
     /// Its memory: quants, scales, scales of super-blocks.
-    pub fn parts(&self) -> [&[u8]; 3] {
+    pub(crate) fn parts(&self) -> [&[u8]; 3] {
         [self.lines.bytes(), self.scales.bytes(), self.supers.bytes()]
     }
 

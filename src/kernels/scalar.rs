@@ -106,7 +106,7 @@ pub(super) fn quants<F: BlockFormat>(panel: Panel<'_>, b: usize, column: usize) 
     })
 }
 
-/// See [`super::peak_ops`].
+/// See `matmul::peak_ops`.
 pub(super) fn peak_ops(rounds: u64) -> u64 {
     let mut sums = [0i32; 8];
     let x = std::hint::black_box([3i8; 8]);

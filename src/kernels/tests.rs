@@ -4,6 +4,7 @@
 mod blocks;
 mod tiles;
 
+use super::activations::Stored;
 use super::*;
 use blocks::{FILLS, Fill, activations, dequantize, halves_of, matrix};
 #[cfg(target_arch = "x86_64")]
@@ -257,7 +258,8 @@ fn quantizing_is_the_same_everywhere_and_within_half_a_step() {
         for isa in Isa::available() {
             let mut x = Activations::default();
             x.resize(rows, k, group);
-            x.parts_mut(1).for_each(|part| part.quantize(isa, &values));
+            let source = Stored { values: &values, k };
+            x.parts_mut(1).for_each(|part| part.quantize(isa, &source));
             for (e, a) in expected.tiles().zip(x.tiles()) {
                 assert_eq!((e.0, e.1), (a.0, a.1));
                 for (e, a) in e.2.iter().zip(a.2) {

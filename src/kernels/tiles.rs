@@ -93,7 +93,7 @@ impl TileRows {
     }
 
     /// Makes room for `[rows, k]`; the content is unspecified until every part is filled.
-    pub fn resize(&mut self, rows: usize, k: usize) {
+    pub(crate) fn resize(&mut self, rows: usize, k: usize) {
         (self.rows, self.k) = (rows, k);
         let len = rows.div_ceil(ROWS) * self.blocks();
         self.tiles.resize(len.max(self.tiles.len()), Tile::ZERO);
@@ -103,7 +103,7 @@ impl TileRows {
     ///
     /// # Panics
     /// If there is room for rows without inputs, or `blocks` is zero.
-    pub fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = TileRowsPart<'_>> {
+    pub(crate) fn parts_mut(&mut self, blocks: usize) -> impl Iterator<Item = TileRowsPart<'_>> {
         let (rows, k, row_blocks) = (self.rows, self.k, self.blocks());
         let tiles = &mut self.tiles[..rows.div_ceil(ROWS) * row_blocks];
         let tiles = tiles.chunks_exact_mut(row_blocks).enumerate();
@@ -339,7 +339,7 @@ fn store_sums<const T: usize>(tiles: &impl Tiles, to: &mut [[f32; PANEL]]) {
     }
 }
 
-/// See [`super::peak_tile_ops`].
+/// See `matmul::peak_tile_ops`.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn peak_ops(tiles: &mut impl Tiles, rounds: u64) -> u64 {
     for _ in 0..rounds {

@@ -33,7 +33,7 @@ macro_rules! vnni {
 
 vnni!("avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
 
-/// See [`crate::kernels::peak_ops`].
+/// See `matmul::peak_ops`.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(in crate::kernels) fn peak_ops(rounds: u64) -> u64 {
     let mut sums = [_mm256_setzero_si256(); 14];

@@ -114,7 +114,7 @@ impl Product {
             let parts: Vec<_> = parts.collect();
             parts
                 .into_par_iter()
-                .for_each(|part| part.quantize_from(isa, source));
+                .for_each(|part| part.quantize(isa, source));
         }
         if self.takes(Form::Tiles, isa) {
             input.tiles.resize(rows, k);
