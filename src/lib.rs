@@ -9,6 +9,20 @@
 //! # Ok::<(), diffucoder::Error>(())
 //! ```
 //!
+//! # Where to begin
+//!
+//! | to | there is |
+//! |---|---|
+//! | continue a text, answer a question, fill holes | [`session::Task`], [`infill::Template`] |
+//! | set a seed, a temperature, a way of decoding | [`session::Job::settings`] |
+//! | see the text as it is decided, end a run | [`session::Conditions`] |
+//! | run tasks side by side over the same weights | [`session::Session::beside`] |
+//! | choose a device and a precision, see a download | [`session::Session::open_with`] |
+//! | denoise with a network of your own | [`diffusion::generate`] |
+//! | know what can be done about an error | [`Error::hint`] |
+//!
+//! Without default features there is no server in what is compiled; `cuda` and `metal` are GPUs.
+//!
 //! # What is where
 //!
 //! A folder imports only from those below it, and no two files import each other, directly or round

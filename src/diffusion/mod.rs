@@ -17,6 +17,46 @@
 //! become is `shaped`, `sampling` and `confidence`, with `summary` where they stay on a device;
 //! which candidates are revealed is `reveal`, `schedule` and `stability`. A way of decoding is a
 //! [`Decoding`], and those that have a name are [`Mode`]s: none has a loop of its own.
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use diffucoder::diffusion::{Canvas, Denoiser, Observer, Pass, Settings, Step, generate};
+//!
+//! const VOCABULARY: usize = 10;
+//! const MASK: u32 = 9;
+//!
+//! /// A network that expects at each position its number.
+//! struct Counting;
+//!
+//! impl Denoiser for Counting {
+//!     type Error = Infallible;
+//!
+//!     fn forward(&mut self, pass: &Pass<'_>, logits: &mut Vec<f32>) -> Result<usize, Infallible> {
+//!         logits.clear();
+//!         for &at in pass.predict {
+//!             logits.extend((0..VOCABULARY).map(|token| if token == at { 5.0 } else { 0.0 }));
+//!         }
+//!         Ok(pass.ids.len())
+//!     }
+//! }
+//!
+//! /// How many tokens each step revealed.
+//! struct Counts(Vec<usize>);
+//!
+//! impl Observer for Counts {
+//!     fn on_step(&mut self, step: &Step<'_>) {
+//!         self.0.push(step.revealed.len());
+//!     }
+//! }
+//!
+//! let mut counts = Counts(Vec::new());
+//! let canvas = Canvas::new(&[0, 1], 4, MASK);
+//! let done = generate(&mut Counting, canvas, &Settings::reference(2), &mut counts)?;
+//! assert_eq!(done.canvas.generated(), [2, 3, 4, 5]);
+//! assert_eq!(counts.0, [1, 3]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod arness;
 mod bias;
@@ -102,6 +142,7 @@ pub struct Generation {
 
 /// Why a generation failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GenerateError<E: std::error::Error + 'static> {
     /// The forward pass failed.
     #[error("the forward pass failed")]

@@ -31,6 +31,7 @@ mod tensor;
 pub mod tensors;
 mod weight;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,6 +57,15 @@ pub struct Model {
     cached_with: Attention,       // of the pass before
     cached_ids: Vec<Option<u32>>, // tokens with which keys and values were computed
     not_kept: Option<AtomicError>,
+}
+
+/// Without its numbers.
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("attention", &self.attention)
+            .finish_non_exhaustive()
+    }
 }
 
 enum Network {

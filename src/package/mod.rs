@@ -10,6 +10,7 @@ mod prompt;
 mod weights;
 
 use std::collections::HashMap;
+use std::fmt;
 
 use self::files::read;
 use self::gguf::Gguf;
@@ -54,6 +55,16 @@ pub struct Package {
     pub infilling: Option<Infilling>,
     /// What is merged into its weights, and its name.
     adapter: Option<(String, Adapter)>,
+}
+
+/// Without the tokenizer and the files.
+impl fmt::Debug for Package {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Package")
+            .field("name", &self.name())
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a model that makes holes longer and shorter is shown them: its first token, text and holes,
@@ -213,7 +224,7 @@ impl Package {
     }
 
     /// Whether weights are stored in blocks, as most GGUF files have them, and are to be held so.
-    pub fn is_quantized(&self) -> bool {
+    pub(crate) fn is_quantized(&self) -> bool {
         matches!(&self.source, Source::Gguf(gguf) if gguf.blocks.is_some())
     }
 

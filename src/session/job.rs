@@ -97,7 +97,7 @@ impl Job {
 
     /// The same for a model that is so sure of holes by their length alone.
     #[must_use]
-    pub fn with_length_bias(mut self, bias: LengthBias) -> Self {
+    pub(crate) fn with_length_bias(mut self, bias: LengthBias) -> Self {
         self.length_bias = bias;
         self
     }

@@ -4,7 +4,41 @@
 //! [`Task`] is found before the weights are touched; [`Session::load`] reads those;
 //! [`Session::run`] fills the holes. Between a task and its [`Outcome`] lies a [`Job`]: the same in
 //! tokens, which needs a network and nothing else.
-//! The crate's first page has an example.
+//! The crate's first page has an example of [`Session::run`]. With a seed, with the text as it is
+//! decided, and for another thread to end:
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use diffucoder::infill::Template;
+//! use diffucoder::session::{Conditions, Observer, Session};
+//!
+//! struct Show;
+//!
+//! impl Observer for Show {
+//!     fn on_text(&mut self, hole: usize, text: &str) {
+//!         println!("{hole}: {text}");
+//!     }
+//! }
+//!
+//! let mut session = Session::open("tiny")?;
+//! let file = Template::with_markers(b"with open(path) as <FILL:1>:\n    pass\n".to_vec())?;
+//! let task = session.fill(&file, session.open_hole(session.usual_hole()));
+//! let mut job = session.prepare(&task)?;
+//! job.settings.seed = 1;
+//!
+//! let cancel = AtomicBool::new(false); // in an `Arc`, where another thread is to set it
+//! let mut show = Show;
+//! let mut conditions = Conditions {
+//!     cancel: Some(&cancel),
+//!     ..Conditions::watched(&mut show)
+//! };
+//! let outcome = session.run_job(&mut job, &mut conditions)?;
+//! let texts: Vec<_> = outcome.holes.iter().map(|hole| &hole.text).collect();
+//! let (filled, _) = file.fill(&texts);
+//! assert!(filled.ends_with(b":\n    pass\n"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod asking;
 mod compute;
@@ -52,6 +86,7 @@ pub const CPU_CONTEXT: usize = 1024;
 const LARGE: usize = 1_000_000_000;
 
 /// A model that is open, and loaded once it is needed.
+#[derive(Debug)]
 pub struct Session {
     package: Arc<Package>,
     target: Target,
@@ -158,8 +193,9 @@ impl Session {
     }
 
     /// Another session over the same weights, with a canvas of its own: the two can run side by
-    /// side, each on its thread, and their forward passes are run as one. Before the weights are
-    /// loaded there are none to share, and each loads its own.
+    /// side, each on its thread, and their forward passes are run as one: each waits for those of
+    /// all that run, so that none may wait for another's end. Before the weights are loaded there
+    /// are none to share, and each loads its own.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self {

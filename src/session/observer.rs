@@ -8,7 +8,8 @@ use super::ends::{Ends, Known};
 use crate::diffusion::{self, Canvas, Generation, Settings, Step};
 use crate::tokenizer::Tokenizer;
 
-/// Is told how a run goes on.
+/// Is told how a run goes on, by its thread and between its passes: they wait for it, and so do
+/// those of sessions beside it.
 pub trait Observer {
     /// After each forward pass that helps to choose lengths: how many are done.
     fn on_trial(&mut self, _done: usize) {}
