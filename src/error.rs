@@ -14,6 +14,7 @@ use crate::weights::WeightsError;
 
 /// A failure of any part of the library.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The model's files cannot be had.
     #[error(transparent)]
@@ -70,6 +71,7 @@ impl Error {
 
 /// Why what was asked for cannot be done with this model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
     /// Text and holes do not fit the model's context.
     #[error(

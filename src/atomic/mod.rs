@@ -19,6 +19,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AtomicError {
     /// There is a file of that name already.
     #[error("{} exists already", path.display())]
@@ -97,7 +98,7 @@ impl AtomicError {
 ///
 /// # Errors
 /// [`AtomicError`], and whatever `write` returns.
-pub fn write_atomically<T, E: From<AtomicError>>(
+pub(crate) fn write_atomically<T, E: From<AtomicError>>(
     path: &Path,
     force: bool,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
@@ -139,7 +140,7 @@ pub fn check(path: &Path, force: bool) -> Result<(), AtomicError> {
 
 /// What [`write_atomically`] does, in steps: a file without its name, which [`Self::commit`] gives
 /// it. Dropped before that, nothing is left of it.
-pub struct NewFile {
+pub(crate) struct NewFile {
     path: PathBuf,
     target: PathBuf, // where symbolic links lead
     temporary: Temporary,

@@ -103,7 +103,7 @@ pub enum Share {
 
 impl Extent {
     /// Positions of a canvas with so many `given` and `new` tokens, in blocks of `size`.
-    pub fn end(self, given: usize, new: usize, size: usize) -> usize {
+    pub(crate) fn end(self, given: usize, new: usize, size: usize) -> usize {
         let end = given.saturating_add(new);
         match self {
             Self::Tokens => end,
@@ -133,7 +133,7 @@ impl Blocks {
     };
 
     /// What the authors make of a temperature.
-    pub fn shaping(&self, temperature: f32) -> Shaping {
+    pub(crate) fn shaping(&self, temperature: f32) -> Shaping {
         Shaping {
             top_p: self.top_p,
             filtering: self.filtering,

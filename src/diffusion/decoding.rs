@@ -182,7 +182,7 @@ pub struct Decoding {
 
 impl Decoding {
     /// Whether anything is taken from the run before: not where every pass computes everything.
-    pub fn reuses_context(&self) -> bool {
+    pub(crate) fn reuses_context(&self) -> bool {
         self.reuse_context && self.cache != Cache::None
     }
 
@@ -260,7 +260,7 @@ impl Decoding {
 
     /// Which positions attend to which in a model that is of this kind: on a grid of windows, where
     /// they have a size.
-    pub fn attention(&self, of_model: Attention) -> Attention {
+    pub(crate) fn attention(&self, of_model: Attention) -> Attention {
         match of_model {
             Attention::Full => Attention::Full,
             Attention::BlockCausal(size) => Attention::BlockCausal(self.window.unwrap_or(size)),

@@ -51,7 +51,7 @@ impl Schedule {
     }
 
     /// Chance of each mask to be revealed at `step`: `1 - t_{step+1} / t_step`, and 1 at the last.
-    pub fn reveal_share(&self, step: usize) -> f32 {
+    pub(crate) fn reveal_share(&self, step: usize) -> f32 {
         if step + 1 >= self.steps {
             1.0
         } else {

@@ -110,7 +110,7 @@ impl Ending {
 
     /// The tokens behind which nothing is predicted; none where all of the canvas is filled, or all
     /// of a block.
-    pub fn stop_ids(&self) -> &[u32] {
+    pub(crate) fn stop_ids(&self) -> &[u32] {
         match self {
             Self::FullCanvas | Self::AfterBlock(_) | Self::InBlock(_) => &[],
             Self::AtStop(stop_ids) => stop_ids,

@@ -119,7 +119,11 @@ impl Predicted {
     ///
     /// # Errors
     /// The first position with a logit that is not finite.
-    pub fn largest(&mut self, positions: &[usize], asked: &Asked) -> Result<Vec<f32>, usize> {
+    pub(crate) fn largest(
+        &mut self,
+        positions: &[usize],
+        asked: &Asked,
+    ) -> Result<Vec<f32>, usize> {
         let largest = |(row, &position): (Row<'_>, &usize)| match row {
             Row::Likely(Likely { tokens, probs, .. }) => {
                 Ok(probs[surest(probs, |at| asked.can_be(tokens[at]))])
@@ -226,7 +230,7 @@ impl Summary {
     }
 
     /// What no logit exceeds that is so many steps below the largest.
-    pub fn bound(largest: f32, steps: usize) -> f32 {
+    pub(crate) fn bound(largest: f32, steps: usize) -> f32 {
         largest - steps as f32 / STEPS_PER_UNIT
     }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
     missing_docs,
     reason = "each message says what its variant and fields are"
 )]
+#[non_exhaustive]
 pub enum HubError {
     #[error("no model is called `{name}`")]
     UnknownModel {

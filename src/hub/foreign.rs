@@ -62,7 +62,7 @@ const TENSORS: [(&str, &str); 9] = [
 
 impl Foreign {
     /// From a model's config.json, if that says how its weights are quantized.
-    pub fn of_config(json: &[u8]) -> Option<Self> {
+    pub(crate) fn of_config(json: &[u8]) -> Option<Self> {
         let config: Value = serde_json::from_slice(json).ok()?;
         let given = |key: &str| config.get(key).and_then(Value::as_object);
         let quantization = given("quantization_config").or_else(|| given("quantization"))?;
@@ -81,7 +81,7 @@ impl Foreign {
     }
 
     /// From the names of a model's files, where those that are read here are not among them.
-    pub fn of_files(files: &[String]) -> Option<Self> {
+    pub(crate) fn of_files(files: &[String]) -> Option<Self> {
         let has = |name: &str| files.iter().any(|file| file == name);
         if has("adapter_config.json") || has("adapter_model.safetensors") {
             return Some(Self::Adapter);
@@ -97,7 +97,7 @@ impl Foreign {
     }
 
     /// From the names of a checkpoint's tensors.
-    pub fn of_tensors<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Option<Self> {
+    pub(crate) fn of_tensors<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Option<Self> {
         if names.clone().any(|name| name.contains(".lora_A.")) {
             return Some(Self::Adapter);
         }

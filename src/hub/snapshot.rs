@@ -54,7 +54,7 @@ impl Snapshot {
     }
 
     /// A model whose files are part of the program.
-    pub fn embedded(name: &str, files: EmbeddedFiles) -> Self {
+    pub(crate) fn embedded(name: &str, files: EmbeddedFiles) -> Self {
         Self(Source::Embedded {
             name: name.to_owned(),
             files,
@@ -65,7 +65,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn adapter(spec: &ModelSpec, options: &HubOptions) -> Result<Self, HubError> {
+    pub(crate) fn adapter(spec: &ModelSpec, options: &HubOptions) -> Result<Self, HubError> {
         match spec {
             ModelSpec::Local(path) => Self::any_folder(path),
             _ => Self::open(spec, &[], options),

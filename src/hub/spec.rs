@@ -82,7 +82,7 @@ impl ModelSpec {
 
     /// The recipe: from the table, or by what the model calls itself, where its files say that, and
     /// by the name that it has here.
-    pub fn recipe(&self, own_name: Option<&str>) -> Recipe {
+    pub(crate) fn recipe(&self, own_name: Option<&str>) -> Recipe {
         let typed = match self {
             Self::BuiltIn(model) => return model.recipe,
             Self::Hub(model) => match registry::in_repo(model.id.as_str()) {
@@ -96,7 +96,7 @@ impl ModelSpec {
 
     /// An id has the form of a path too: the error that a repository cannot be had says that there
     /// is no such folder either, unless the program itself named the repository.
-    pub fn or_a_folder(&self, error: HubError) -> HubError {
+    pub(crate) fn or_a_folder(&self, error: HubError) -> HubError {
         let is_nowhere = matches!(
             error,
             HubError::RepoNotFound { .. }

@@ -237,7 +237,7 @@ impl Family {
     ];
 
     /// The family of config.json's `model_type`, in any case, and `architectures`.
-    pub fn of_model_type(name: &str, architectures: &[String]) -> Option<&'static Self> {
+    pub(crate) fn of_model_type(name: &str, architectures: &[String]) -> Option<&'static Self> {
         let name = name.to_ascii_lowercase();
         let is_one = |wanted: &str| architectures.iter().any(|found| found == wanted);
         let is_of = |family: &&Self| {
@@ -247,13 +247,13 @@ impl Family {
     }
 
     /// The family of a GGUF file's `general.architecture`.
-    pub fn of_gguf(architecture: &str) -> Option<&'static Self> {
+    pub(crate) fn of_gguf(architecture: &str) -> Option<&'static Self> {
         let has_name = |family: &&Self| family.gguf_names().any(|name| name == architecture);
         Self::ALL.into_iter().find(has_name)
     }
 
     /// Every `model_type` that is known, for messages.
-    pub fn model_types() -> String {
+    pub(crate) fn model_types() -> String {
         let names = Self::ALL.iter().flat_map(|family| {
             let of = family.architecture.map(|name| format!(" ({name})"));
             let of = of.unwrap_or_default();
@@ -264,14 +264,14 @@ impl Family {
     }
 
     /// Every `general.architecture` that is known, for messages.
-    pub fn gguf_architectures() -> String {
+    pub(crate) fn gguf_architectures() -> String {
         let names = Self::ALL.iter().flat_map(|family| family.gguf_names());
         names.collect::<Vec<_>>().join(", ")
     }
 
     /// Whether it takes a canvas in blocks: always, or where a checkpoint, which looks the same, is
     /// trained for that.
-    pub fn can_be_block_causal(&self) -> bool {
+    pub(crate) fn can_be_block_causal(&self) -> bool {
         self.attention != Attention::Full || [&A2D_QWEN3, &A2D_QWEN2].contains(&self)
     }
 
@@ -281,9 +281,9 @@ impl Family {
 }
 
 /// The embedding table `[V, D]`, by its name in checkpoints.
-pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+pub(crate) const EMBED_TOKENS: &str = "model.embed_tokens.weight";
 /// The output head `[V, D]` of models whose head is not the embedding table.
-pub const LM_HEAD: &str = "lm_head.weight";
+pub(crate) const LM_HEAD: &str = "lm_head.weight";
 
 /// The embedding table in GGUF files, where it also says how many tokens there are.
 pub(super) const GGUF_EMBED_TOKENS: &str = "token_embd.weight";
@@ -392,7 +392,7 @@ const LLADA_LAYER: &str = "model.transformer.blocks.";
 
 /// The table's name of a tensor that LLaDA's checkpoints call otherwise;
 /// `model.transformer.blocks.3.attn_out.weight` is `model.layers.3.self_attn.o_proj.weight`.
-pub fn name_of_llada(name: &str) -> Option<String> {
+pub(crate) fn name_of_llada(name: &str) -> Option<String> {
     let (layer, part) = split_layer(LLADA_LAYER, name);
     let (_, ours) = LLADA_NAMES.iter().find(|(theirs, _)| *theirs == part)?;
     Some(in_layer(CHECKPOINT_LAYER, layer, ours))

@@ -133,7 +133,7 @@ fn else_cpu(
 ///
 /// # Errors
 /// [`DeviceError::Wrong`], or [`DeviceError::Unavailable`] when the device fails.
-pub fn check_products(device: &Device, storage: Storage) -> Result<(), DeviceError> {
+pub(crate) fn check_products(device: &Device, storage: Storage) -> Result<(), DeviceError> {
     if device.is_cpu() {
         return Ok(());
     }

@@ -29,6 +29,7 @@ const PIECES: usize = 16;
 
 /// Why a file could not be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum QuantizeError {
     /// The weights were refused.
     #[error(transparent)]

@@ -89,7 +89,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`TooLarge`] when the weights do not fit.
-    pub fn choose(
+    pub(crate) fn choose(
         precision: Precision,
         quantization: Quantization,
         is_gpu: bool,
@@ -120,7 +120,7 @@ impl Storage {
     /// Type of the matrices that a file has as numbers, beside others in blocks. Those of 16 bits
     /// stay so; on a GPU, where the activations have to be of the same type, only bf16 does, since
     /// Qwen2.5's activations overflow f16.
-    pub fn type_beside_blocks(stored: DType, is_gpu: bool) -> DType {
+    pub(crate) fn type_beside_blocks(stored: DType, is_gpu: bool) -> DType {
         match stored {
             DType::BF16 => DType::BF16,
             DType::F16 if !is_gpu => DType::F16,
@@ -132,7 +132,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`TooLarge`] when they do not fit the `free_bytes`, if those are known.
-    pub fn as_stored(
+    pub(crate) fn as_stored(
         needed_bytes: u64,
         parameters: usize,
         free_bytes: Option<u64>,

@@ -53,7 +53,7 @@ impl Config {
     }
 
     /// The tensor that the output head is multiplied with, by its name in checkpoints.
-    pub fn head_name(&self) -> &'static str {
+    pub(crate) fn head_name(&self) -> &'static str {
         if self.tie_word_embeddings {
             EMBED_TOKENS
         } else {

@@ -114,7 +114,7 @@ impl Package {
     ///
     /// # Errors
     /// When their headers are broken or contradict each other.
-    pub fn bytes_as_stored(&self, is_gpu: bool) -> Result<u64, Error> {
+    pub(crate) fn bytes_as_stored(&self, is_gpu: bool) -> Result<u64, Error> {
         let weights = self.fetch_weights(&mut ())?;
         let table = (EMBED_TOKENS, self.config.tie_word_embeddings);
         let held = |dtype| Storage::type_beside_blocks(dtype, is_gpu);

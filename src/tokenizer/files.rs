@@ -96,7 +96,7 @@ impl TokenRole {
 
     /// The key in the files, which is also the variable in a chat template.
     #[must_use]
-    pub fn key(self) -> &'static str {
+    pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Bos => "bos_token",
             Self::Eos => "eos_token",

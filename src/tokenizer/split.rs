@@ -25,7 +25,7 @@ impl Split {
 
     /// Its names in GGUF files, the one that is written first.
     #[must_use]
-    pub fn gguf_names(self) -> &'static [&'static str] {
+    pub(crate) fn gguf_names(self) -> &'static [&'static str] {
         match self {
             Self::Qwen2 => &["qwen2", "deepseek-r1-qwen"],
             Self::Llama3 => &["llama-bpe", "llama3", "llama-v3"],
@@ -37,7 +37,7 @@ impl Split {
     /// The expression that matches words: contractions, letters with one sign before them, digits,
     /// signs with the line ends after them, line ends, blanks (all but the last before a word).
     #[must_use]
-    pub fn expression(self) -> &'static str {
+    pub(crate) fn expression(self) -> &'static str {
         match self {
             Self::Qwen2 => concat!(
                 r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
@@ -61,13 +61,13 @@ impl Split {
 
     /// Whether text is brought into Unicode's form NFC first.
     #[must_use]
-    pub fn is_normalized(self) -> bool {
+    pub(crate) fn is_normalized(self) -> bool {
         self == Self::Qwen2
     }
 
     /// Whether a word that is a token is that token, whatever the merges make of it.
     #[must_use]
-    pub fn ignores_merges(self) -> bool {
+    pub(crate) fn ignores_merges(self) -> bool {
         self == Self::Llama3
     }
 }

@@ -79,7 +79,7 @@ impl Checkpoint {
     }
 
     /// Gives these tensors out changed. They must be of plain numbers.
-    pub fn change(&mut self, changes: HashMap<String, Change>) {
+    pub(crate) fn change(&mut self, changes: HashMap<String, Change>) {
         self.changes.extend(changes);
     }
 
@@ -87,7 +87,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`WeightsError::Duplicate`] when another file holds one of its tensors.
-    pub fn add_file(
+    pub(crate) fn add_file(
         &mut self,
         file: String,
         bytes: Bytes,
@@ -111,7 +111,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`WeightsError::Duplicate`] when two tensors get the same name.
-    pub fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> Result<Self, WeightsError> {
+    pub(crate) fn renamed(
+        mut self,
+        name: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, WeightsError> {
         let mut old_names = HashMap::new();
         for (old, extent) in std::mem::take(&mut self.extents) {
             let tensor = name(&old).unwrap_or_else(|| old.clone());
@@ -134,7 +137,7 @@ impl Checkpoint {
     }
 
     /// Which files it is made of, in the order of their paths. `None` where there is more to it.
-    pub fn files(&self) -> Option<Vec<&FileIdentity>> {
+    pub(crate) fn files(&self) -> Option<Vec<&FileIdentity>> {
         let files = self.files.iter().map(|(_, bytes)| match &**bytes {
             Bytes::Mapped(_, file) => Some(file),
             Bytes::Static(_) | Bytes::Owned(_) => None,
@@ -164,7 +167,7 @@ impl Checkpoint {
     /// Memory that the tensors take when they are loaded as they are stored: blocks stay what they
     /// are, matrices of numbers become what `held` says of their type, vectors float32, and
     /// `table`, of which a canvas needs a few rows, stays in the file unless it is also the head.
-    pub fn bytes_as_stored(
+    pub(crate) fn bytes_as_stored(
         &self,
         (table, is_tied): (&str, bool),
         held: impl Fn(DType) -> DType,
@@ -185,7 +188,7 @@ impl Checkpoint {
     }
 
     /// Bytes of all tensors together, as stored.
-    pub fn stored_bytes(&self) -> usize {
+    pub(crate) fn stored_bytes(&self) -> usize {
         self.extents
             .values()
             .map(|(_, extent)| extent.range.len())
@@ -249,7 +252,7 @@ impl Checkpoint {
     }
 
     /// The error of a tensor that is as it should be and cannot be loaded all the same.
-    pub fn failed(&self, tensor: &str, source: candle_core::Error) -> WeightsError {
+    pub(crate) fn failed(&self, tensor: &str, source: candle_core::Error) -> WeightsError {
         let number = self.extents.get(tensor).map_or(0, |(number, _)| *number);
         WeightsError::Load {
             file: self.files[number].0.clone(),
@@ -259,7 +262,7 @@ impl Checkpoint {
     }
 
     /// Marks a tensor that may be there and is not needed.
-    pub fn ignore(&mut self, tensor: &str) {
+    pub(crate) fn ignore(&mut self, tensor: &str) {
         self.taken.insert(tensor.into());
     }
 

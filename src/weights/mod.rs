@@ -14,7 +14,8 @@ use std::time::SystemTime;
 
 use memmap2::Mmap;
 
-pub use self::checkpoint::{Change, Checkpoint, Delta, Extent};
+pub use self::checkpoint::Checkpoint;
+pub(crate) use self::checkpoint::{Change, Delta, Extent};
 pub use self::safetensors::Index;
 pub(crate) use self::stored::blocks_on;
 pub use self::stored::{Stored, StoredTensor};
@@ -107,7 +108,7 @@ impl Bytes {
 ///
 /// # Errors
 /// Says what to do about it.
-pub fn check_no_pointer(file: &[u8]) -> io::Result<()> {
+pub(crate) fn check_no_pointer(file: &[u8]) -> io::Result<()> {
     match file.starts_with(b"version https://git-lfs.github.com/spec/") {
         true => Err(io::Error::other(
             "it is a pointer to the file: fetch the file itself with git lfs pull",
@@ -128,6 +129,7 @@ impl AsRef<[u8]> for Bytes {
 
 /// Why weights were refused. Every message names the file and the tensor at fault.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WeightsError {
     /// A file cannot be opened.
     #[error("cannot open {}", path.display())]

@@ -165,20 +165,20 @@ impl Canvas {
     }
 
     /// Length of the canvas without what lies behind a stop token of a hole at its end.
-    pub fn visible(&self, stop_ids: &[u32]) -> usize {
+    pub(crate) fn visible(&self, stop_ids: &[u32]) -> usize {
         self.last_stop(stop_ids)
             .map_or(self.ids.len(), |stop| stop + 1)
     }
 
     /// Length of the canvas without the masks that nothing follows.
-    pub fn masks_from(&self) -> usize {
+    pub(crate) fn masks_from(&self) -> usize {
         let start = self.last_hole().map_or(self.ids.len(), |hole| hole.start);
         let revealed = (start..self.ids.len()).rfind(|&position| self.is_revealed(position));
         revealed.map_or(start, |position| position + 1)
     }
 
     /// Adds masks at the end, until `masks` follow the last token or the canvas is at its limit.
-    pub fn grow(&mut self, masks: usize) {
+    pub(crate) fn grow(&mut self, masks: usize) {
         let old = self.ids.len();
         let new = self.masks_from().saturating_add(masks).min(self.limit);
         if let Some(hole) = self.holes.last_mut().filter(|hole| hole.end == old)

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// Not JSON, or a key is missing or of the wrong type.
     #[error("cannot read {file}")]

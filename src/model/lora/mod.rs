@@ -18,6 +18,7 @@ use crate::weights::{Change, Checkpoint, Delta, WeightsError};
 
 /// Why an adapter was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoraError {
     /// Not JSON, or a key is missing or of the wrong type.
     #[error("cannot read adapter_config.json")]
@@ -223,7 +224,7 @@ impl Adapter {
     }
 
     /// Has `checkpoint`, which is of the same network, give changed tensors out.
-    pub fn apply(&self, checkpoint: &mut Checkpoint) {
+    pub(crate) fn apply(&self, checkpoint: &mut Checkpoint) {
         checkpoint.change(self.changes.clone());
     }
 }

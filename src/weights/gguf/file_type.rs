@@ -49,12 +49,12 @@ impl FileType {
     }
 
     /// The number that stands for it in a file (`general.file_type`).
-    pub fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         self.row().1
     }
 
     /// What most matrices are stored as.
-    pub fn matrices(self) -> GgmlType {
+    pub(crate) fn matrices(self) -> GgmlType {
         self.row().2
     }
 
@@ -74,7 +74,13 @@ impl FileType {
 
     /// What a tensor of that name and shape (rows first) is stored as, in a network of `layers`.
     /// Rows that do not fill the blocks get those of 8 bits, or stay float32.
-    pub fn of_tensor(self, name: &str, is_head: bool, shape: &[usize], layers: usize) -> GgmlType {
+    pub(crate) fn of_tensor(
+        self,
+        name: &str,
+        is_head: bool,
+        shape: &[usize],
+        layers: usize,
+    ) -> GgmlType {
         let &[_, columns] = shape else {
             return GgmlType::F32;
         };

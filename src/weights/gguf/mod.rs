@@ -22,8 +22,8 @@ mod writer;
 
 pub use self::error::GgufError;
 pub use self::file_type::FileType;
-pub use self::open::PAIRED;
-pub use self::parts::{PartName, parse_parts};
+pub(crate) use self::open::PAIRED;
+pub(crate) use self::parts::{PartName, parse_parts};
 pub use self::reader::{GgufFile, TensorInfo};
 pub use self::tokenizer::GgufTokenizer;
 pub use self::types::GgmlType;

@@ -269,7 +269,7 @@ impl<'a> GgufFile<'a> {
     ///
     /// # Errors
     /// [`GgufError::WrongType`], [`GgufError::BadValue`].
-    pub fn u32_if_any(&self, key: &str) -> Result<Option<u32>, GgufError> {
+    pub(crate) fn u32_if_any(&self, key: &str) -> Result<Option<u32>, GgufError> {
         let Some(found) = self.convert(key, "an integer", Value::as_integer)? else {
             return Ok(None);
         };
@@ -295,7 +295,7 @@ impl<'a> GgufFile<'a> {
     ///
     /// # Errors
     /// [`GgufError::WrongType`].
-    pub fn f64_if_any(&self, key: &str) -> Result<Option<f64>, GgufError> {
+    pub(crate) fn f64_if_any(&self, key: &str) -> Result<Option<f64>, GgufError> {
         self.convert(key, "a floating-point number", |value| match value {
             Value::F32(value) => value.to_string().parse().ok(),
             Value::F64(value) => Some(*value),
@@ -307,7 +307,7 @@ impl<'a> GgufFile<'a> {
     ///
     /// # Errors
     /// [`GgufError::WrongType`].
-    pub fn bool_if_any(&self, key: &str) -> Result<Option<bool>, GgufError> {
+    pub(crate) fn bool_if_any(&self, key: &str) -> Result<Option<bool>, GgufError> {
         self.convert(key, "bool", |value| match value {
             Value::Bool(value) => Some(*value),
             _ => None,
@@ -326,7 +326,7 @@ impl<'a> GgufFile<'a> {
     ///
     /// # Errors
     /// [`GgufError::WrongType`].
-    pub fn str_if_any(&self, key: &str) -> Result<Option<&str>, GgufError> {
+    pub(crate) fn str_if_any(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.convert(key, "string", |value| match value {
             Value::String(value) => Some(&**value),
             _ => None,

@@ -145,7 +145,7 @@ impl<'a> Value<'a> {
     }
 
     /// Any integer; `None` for other types.
-    pub fn as_integer(&self) -> Option<i128> {
+    pub(crate) fn as_integer(&self) -> Option<i128> {
         Some(match *self {
             Self::U8(value) => value.into(),
             Self::I8(value) => value.into(),
@@ -284,7 +284,7 @@ impl<'a> Array<'a> {
     }
 
     /// The integers; `None` if the elements are something else.
-    pub fn integers(&self) -> Option<impl Iterator<Item = i128>> {
+    pub(crate) fn integers(&self) -> Option<impl Iterator<Item = i128>> {
         let (mut cursor, element) = (Cursor::new(&self.bytes), self.element);
         let is_integer = !matches!(
             element,
