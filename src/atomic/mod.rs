@@ -98,7 +98,7 @@ impl AtomicError {
 ///
 /// # Errors
 /// [`AtomicError`], and whatever `write` returns.
-pub(crate) fn write_atomically<T, E: From<AtomicError>>(
+pub fn write_atomically<T, E: From<AtomicError>>(
     path: &Path,
     force: bool,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,

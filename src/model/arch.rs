@@ -9,7 +9,7 @@
 //! is in the model's own files.
 //!
 //! llama.cpp's converter stores these networks as they are, but for the rows of q and k in `llama`
-//! and `llada` ([`crate::weights::gguf::PAIRED`]).
+//! and `llada` (`PAIRED` in [`crate::weights::gguf`]).
 //!
 //! Source of the GGUF names: `gguf-py/gguf/tensor_mapping.py` in ggml-org/llama.cpp.
 

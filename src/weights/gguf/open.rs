@@ -15,8 +15,8 @@ impl Checkpoint {
     /// names that `checkpoint_name` gives them.
     ///
     /// # Errors
-    /// Those of [`parse_parts`], and [`WeightsError::Extra`] when a file holds a tensor that has no
-    /// such name.
+    /// [`WeightsError::Gguf`] with the file at fault, [`WeightsError::Duplicate`] for a tensor in
+    /// two parts, and [`WeightsError::Extra`] when a file holds a tensor that has no such name.
     pub fn open_gguf(
         files: Vec<(String, Bytes)>,
         checkpoint_name: impl Fn(&str) -> Option<String>,
