@@ -15,7 +15,8 @@ use crate::diffusion::{
 };
 use crate::error::RequestError;
 
-/// Texts and holes in tokens, one hole fewer than there are texts.
+/// Texts and holes in tokens, one hole fewer than there are texts: what
+/// [`super::Session::prepare`] makes of a task.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// How to denoise. Another seed draws another text.

@@ -166,7 +166,8 @@ impl Session {
         self.fell_back.as_ref()
     }
 
-    /// Loads the weights, downloading them if need be. Does nothing if they are loaded.
+    /// Loads the weights, downloading them if need be. Does nothing if they are loaded. `progress`
+    /// is told of downloads; `on_load` of the bytes that are loaded, and how many there are.
     ///
     /// # Errors
     /// When the weights cannot be had or are not what they should be.
