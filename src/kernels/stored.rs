@@ -210,7 +210,7 @@ fn word_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) fn half_to_f32(half: u16) -> f32 {
     let (sign, rest) = (u32::from(half & 0x8000) << 16, u32::from(half & 0x7fff));
     let magnitude = match rest >> 10 {
-        0 => (rest as f32) * 2f32.powi(-24),
+        0 => rest as f32 / 16_777_216.0, // 2^24: exact
         31 => f32::from_bits(0x7f80_0000 | (rest << 13)),
         _ => f32::from_bits((rest << 13) + (112 << 23)),
     };
