@@ -13,13 +13,14 @@ mod dialect;
 mod functions;
 mod python;
 
+use std::fmt::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, ErrorKind};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, escape_formatter};
 
 use self::functions::Raised;
 use crate::tokenizer::{
@@ -37,7 +38,9 @@ const RECURSION_LIMIT: usize = 100;
 /// Reserved, not used: parsing and dropping nested expressions is recursive in MiniJinja, and
 /// [`MAX_TEMPLATE_BYTES`] is what limits them.
 const STACK_BYTES: usize = 256 << 20;
-/// Printing a list of lists of lists is not charged for. Rendering takes about a millisecond.
+/// So many bytes of a printed list cost 1: to write one out is slower than all else.
+const PRINTED_BYTES: u64 = 16;
+/// What filters make of lists of lists is not charged for. Rendering takes about a millisecond.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why there is no prompt.
@@ -286,6 +289,7 @@ impl ChatTemplate {
                 .unwrap_or_default(),
         );
         environment.set_auto_escape_callback(|_| AutoEscape::None); // not by the file's name
+        environment.set_formatter(print);
         python::add_to(&mut environment);
         environment.add_filter("tojson", functions::tojson);
         environment.add_function("raise_exception", functions::raise_exception);
@@ -294,6 +298,35 @@ impl ChatTemplate {
         environment.set_recursion_limit(RECURSION_LIMIT);
         environment.set_debug(true); // names what is undefined
         environment
+    }
+}
+
+/// Prints a value for which there is fuel; MiniJinja asks for it once a list is written out, and a
+/// million times a list is a short template.
+fn print(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> std::result::Result<(), minijinja::Error> {
+    if let ValueKind::Seq | ValueKind::Iterable | ValueKind::Map = value.kind() {
+        let (_, fuel) = state.fuel_levels().unwrap_or_default();
+        let most = fuel.saturating_mul(PRINTED_BYTES);
+        let mut room = Room(most);
+        match write!(room, "{value}") {
+            Ok(()) => state.consume_fuel((most - room.0) / PRINTED_BYTES)?,
+            Err(_) => return state.consume_fuel(u64::MAX),
+        }
+    }
+    escape_formatter(out, state, value)
+}
+
+/// For so many bytes, which go nowhere.
+struct Room(u64);
+
+impl Write for Room {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.checked_sub(text.len() as u64).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 

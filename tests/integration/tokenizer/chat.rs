@@ -323,6 +323,7 @@ fn hostile_templates_end_in_an_error() {
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'x' * 10000000000 }}",
         "{{ '{:999999999}'.format(3) }}",
+        "{{ 1000000 * ['0123456789'] }}", // 14 MB
         "{{ '%999999999d' % 3 }}",
         "{{ ('{0}' * 9999).format('x' * 99999) }}",
         "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
