@@ -37,30 +37,6 @@ pub struct Recipe {
     pub lengths: Lengths,
 }
 
-impl Recipe {
-    /// That of the known model whose name is part of one of these, as it is in those of
-    /// conversions, of tunings and of folders; or else what most models with such names want.
-    pub(super) fn of_names(names: [&str; 2]) -> Self {
-        if let Some(known) = names.into_iter().find_map(named) {
-            return known.recipe;
-        }
-        let is_base = |name: &str| {
-            let mut words = name.split(|c: char| !c.is_alphanumeric());
-            words.any(|word| word.eq_ignore_ascii_case("base"))
-        };
-        let recipe = match names.into_iter().any(is_base) {
-            true => raw(0.2),
-            false => chat(0.3),
-        };
-        // Weights distilled for d3LLM's sampler are otherwise like those that they came from.
-        let is_d3llm = |name: &str| name.to_ascii_lowercase().contains("d3llm");
-        Self {
-            mode: names.into_iter().any(is_d3llm).then_some(Mode::D3llm),
-            ..recipe
-        }
-    }
-}
-
 /// How long holes are whose length nobody says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lengths {
@@ -424,8 +400,9 @@ pub fn by_hub_id(id: &str) -> Option<&'static KnownModel> {
     })
 }
 
-/// The model whose name is part of this one; of several the longest.
-fn named(name: &str) -> Option<&'static KnownModel> {
+/// The model whose name is part of this one, as it is of those of conversions, of tunings and of
+/// folders; of several the one with the longest name.
+pub(super) fn in_name(name: &str) -> Option<&'static KnownModel> {
     let name = plain(name);
     let parts = MODELS.iter().map(|model| (plain(&model.name()), model));
     let found = parts.filter(|(part, _)| name.contains(part));

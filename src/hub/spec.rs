@@ -6,6 +6,7 @@
 
 use super::error::HubError;
 use super::registry::{self, KnownModel, Recipe};
+use crate::diffusion::Mode;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -81,7 +82,8 @@ impl ModelSpec {
     }
 
     /// The recipe: from the table, or by what the model calls itself, where its files say that, and
-    /// by the name that it has here.
+    /// by the name that it has here: that of a known model of which one is part, or else what most
+    /// models with such names want.
     pub(crate) fn recipe(&self, own_name: Option<&str>) -> Recipe {
         let typed = match self {
             Self::BuiltIn(model) => return model.recipe,
@@ -91,7 +93,24 @@ impl ModelSpec {
             },
             Self::Local(path) => path.to_string_lossy(),
         };
-        Recipe::of_names([own_name.unwrap_or_default(), called(&typed)])
+        let names = [own_name.unwrap_or_default(), called(&typed)];
+        if let Some(known) = names.into_iter().find_map(registry::in_name) {
+            return known.recipe;
+        }
+        let is_base = |name: &str| {
+            let mut words = name.split(|c: char| !c.is_alphanumeric());
+            words.any(|word| word.eq_ignore_ascii_case("base"))
+        };
+        let recipe = match names.into_iter().any(is_base) {
+            true => registry::raw(0.2),
+            false => registry::chat(0.3),
+        };
+        // Weights distilled for d3LLM's sampler are otherwise like those that they came from.
+        let is_d3llm = |name: &str| name.to_ascii_lowercase().contains("d3llm");
+        Recipe {
+            mode: names.into_iter().any(is_d3llm).then_some(Mode::D3llm),
+            ..recipe
+        }
     }
 
     /// An id has the form of a path too: the error that a repository cannot be had says that there
@@ -362,13 +381,10 @@ mod tests {
 
     #[test]
     fn the_folder_that_one_is_in_has_a_name() {
-        let here = std::env::current_dir().unwrap();
-        let parsed = |text| ModelSpec::parse(text).unwrap();
-        assert_eq!(parsed("."), ModelSpec::Local(here.clone()));
-        assert_eq!(
-            parsed(".."),
-            ModelSpec::Local(here.parent().unwrap().into())
-        );
+        for typed in [".", ".."] {
+            let folder = Path::new(typed).canonicalize().unwrap();
+            assert_eq!(ModelSpec::parse(typed).unwrap(), ModelSpec::Local(folder));
+        }
     }
 
     #[test]

@@ -13,11 +13,12 @@
 //! use diffucoder::infill::Template;
 //! use diffucoder::session::{Conditions, Observer, Session};
 //!
-//! struct Show;
+//! /// What is decided so far of the only hole.
+//! struct Decided(String);
 //!
-//! impl Observer for Show {
-//!     fn on_text(&mut self, hole: usize, text: &str) {
-//!         println!("{hole}: {text}");
+//! impl Observer for Decided {
+//!     fn on_text(&mut self, _hole: usize, text: &str) {
+//!         self.0.push_str(text);
 //!     }
 //! }
 //!
@@ -28,13 +29,14 @@
 //! job.settings.seed = 1;
 //!
 //! let cancel = AtomicBool::new(false); // in an `Arc`, where another thread is to set it
-//! let mut show = Show;
+//! let mut decided = Decided(String::new());
 //! let mut conditions = Conditions {
 //!     cancel: Some(&cancel),
-//!     ..Conditions::watched(&mut show)
+//!     ..Conditions::watched(&mut decided)
 //! };
 //! let outcome = session.run_job(&mut job, &mut conditions)?;
 //! let texts: Vec<_> = outcome.holes.iter().map(|hole| &hole.text).collect();
+//! assert_eq!(texts, [&decided.0]);
 //! let (filled, _) = file.fill(&texts);
 //! assert!(filled.ends_with(b":\n    pass\n"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
