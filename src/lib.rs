@@ -21,7 +21,8 @@
 //! | denoise with a network of your own | [`diffusion::generate`] |
 //! | know what can be done about an error | [`Error::hint`] |
 //!
-//! Without default features there is no server in what is compiled; `cuda` and `metal` are GPUs.
+//! Without default features this library is compiled alone, without what the command line takes
+//! (`cli`, and `serve` for its server); `cuda` and `metal` are GPUs.
 //!
 //! # What is where
 //!
