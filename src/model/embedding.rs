@@ -1,6 +1,6 @@
 //! The embedding table: ids to vectors.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::weights::StoredTensor;
 
@@ -13,11 +13,14 @@ pub(super) enum Embedding {
 }
 
 impl Embedding {
-    /// The vectors of some ids. `[T, D]`
-    pub fn forward(&self, ids: &[u32], device: &Device) -> Result<Tensor> {
+    /// The vectors of some ids, as float32. `[T, D]`
+    pub fn rows(&self, ids: &[u32]) -> Result<Vec<f32>> {
         match self {
-            Self::Table(table) => table.index_select(&Tensor::new(ids, device)?, 0),
-            Self::Stored(table) => table.rows(ids)?.to_device(device),
+            Self::Table(table) => {
+                let rows = table.index_select(&Tensor::new(ids, table.device())?, 0)?;
+                rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+            }
+            Self::Stored(table) => table.rows(ids),
         }
     }
 }

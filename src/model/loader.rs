@@ -139,10 +139,8 @@ impl<'a> Loader<'a> {
     /// A vector as plain numbers.
     pub fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;
-        let numbers = stored.load(DType::F32, &Device::Cpu);
-        numbers
-            .and_then(|numbers| numbers.to_vec1())
-            .map_err(|source| self.checkpoint.failed(name, source))
+        let numbers = stored.part(0..1);
+        numbers.map_err(|source| self.checkpoint.failed(name, source))
     }
 
     /// What was made of a tensor, or the error that says which one failed.
@@ -267,7 +265,7 @@ fn quantize(stored: &StoredTensor, format: Format, n: usize) -> candle_core::Res
     const ROWS: usize = 64;
     let parts = (0..n.div_ceil(ROWS)).into_par_iter().map(|part| {
         let rows = stored.part(part * ROWS..n.min((part + 1) * ROWS))?;
-        match format.quantize(Isa::detect(), &finite(&rows)?) {
+        match format.quantize(Isa::detect(), finite(&rows)?) {
             Some(blocks) => Ok(blocks),
             None => candle_core::bail!("{format} is only read"),
         }

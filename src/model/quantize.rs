@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -210,7 +210,7 @@ fn append<W: Write>(
         let converted = together.par_iter().map(|piece| {
             let mut numbers = planned.source.part(piece.clone())?;
             if head > 1 {
-                numbers = halves_to_neighbours(&numbers, head)?;
+                numbers = halves_to_neighbours(&numbers, head, numbers.len() / piece.len());
             }
             convert(&numbers, tensor.ggml_type)
         });
@@ -233,10 +233,13 @@ fn append<W: Write>(
 
 /// Rows of heads `[rows, k]` in the order in which the numbers that are rotated together are
 /// neighbours: the first half of a head's rows alternates with the second.
-fn halves_to_neighbours(rows: &Tensor, head: usize) -> candle_core::Result<Tensor> {
-    let (n, k) = rows.dims2()?;
-    let halves = rows.reshape((n / head, 2, head / 2, k))?;
-    halves.transpose(1, 2)?.contiguous()?.reshape((n, k))
+fn halves_to_neighbours(rows: &[f32], head: usize, k: usize) -> Vec<f32> {
+    let heads = rows.chunks_exact(head * k);
+    let pairs = heads.flat_map(|head| {
+        let (first, second) = head.split_at(head.len() / 2);
+        first.chunks_exact(k).zip(second.chunks_exact(k))
+    });
+    pairs.flat_map(|(a, b)| [a, b]).flatten().copied().collect()
 }
 
 /// Ranges of rows, whole heads of them, each of about [`PIECE`] numbers; vectors are one row.
@@ -255,13 +258,13 @@ fn pieces(
 }
 
 /// The stored form, and the sums of squares of the change and of the numbers.
-fn convert(numbers: &Tensor, to: GgmlType) -> candle_core::Result<(Vec<u8>, f64, f64)> {
-    let before = finite(numbers)?;
+fn convert(before: &[f32], to: GgmlType) -> candle_core::Result<(Vec<u8>, f64, f64)> {
+    let before = finite(before)?;
     let power = before.iter().map(|&x| f64::from(x).powi(2)).sum();
-    let mut after = before.clone();
+    let mut after = before.to_vec();
     let bytes = match Stored::from(to) {
         Stored::Blocks(format) => {
-            let Some(blocks) = format.quantize(Isa::detect(), &before) else {
+            let Some(blocks) = format.quantize(Isa::detect(), before) else {
                 candle_core::bail!("{format} is only read");
             };
             format.dequantize(&blocks, &mut after);
@@ -287,8 +290,7 @@ fn convert(numbers: &Tensor, to: GgmlType) -> candle_core::Result<(Vec<u8>, f64,
 
 /// The numbers of a tensor, all of which must be some: blocks cannot hold what is none, and what
 /// they would have in its place looks like any other.
-pub(super) fn finite(numbers: &Tensor) -> candle_core::Result<Vec<f32>> {
-    let numbers: Vec<f32> = numbers.flatten_all()?.to_vec1()?;
+pub(super) fn finite(numbers: &[f32]) -> candle_core::Result<&[f32]> {
     if !numbers.iter().all(|x| x.is_finite()) {
         candle_core::bail!("it has a number that is not finite");
     }

@@ -12,7 +12,7 @@ mod rope;
 
 use std::ops::Range;
 
-use candle_core::{Device, Result};
+use candle_core::Result;
 use rayon::prelude::*;
 
 use self::buffers::Buffers;
@@ -110,11 +110,7 @@ impl Weights {
         buffers.isa = isa;
         let row_ids = passes.iter().flat_map(|pass| pass.row_ids());
         let row_ids: Vec<u32> = row_ids.collect();
-        let embedded = self.embed_tokens.forward(&row_ids, &Device::Cpu)?;
-        buffers.residual = embedded
-            .to_dtype(candle_core::DType::F32)?
-            .flatten_all()?
-            .to_vec1()?;
+        buffers.residual = self.embed_tokens.rows(&row_ids)?;
         let shape = self.shape;
         let group = row_ids.len() * shape.group();
         buffers.queries.resize(shape.kv_heads * group, 0.0);

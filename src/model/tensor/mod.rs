@@ -183,8 +183,9 @@ impl Network for Weights {
         let row_ids = passes.iter().flat_map(CanvasPass::row_ids);
         let row_ids: Vec<u32> = row_ids.collect();
 
-        let rows = self.embed_tokens.forward(&row_ids, &self.device)?;
-        let xs = Array::from(rows).to_dtype(self.dtype)?; // [R, D]
+        let rows = self.embed_tokens.rows(&row_ids)?;
+        let shape = [row_ids.len(), rows.len() / row_ids.len()];
+        let xs = Array::upload(rows, &shape, &self.device)?.to_dtype(self.dtype)?; // [R, D]
         let last = self.layers.len() - 1;
         #[cfg(feature = "cuda")]
         let layouts = super::card::keep_layouts(&self.device);
