@@ -25,6 +25,14 @@ pub enum Error {
     /// The tokenizer's files were refused, or a text cannot be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The tokenizer in a GGUF file, which is read as the files it was made of, was refused.
+    #[error("{file}: the tokenizer in it cannot be used")]
+    GgufTokenizer {
+        /// The file.
+        file: String,
+        /// Why.
+        source: TokenizerError,
+    },
     /// The chat template failed.
     #[error(transparent)]
     Chat(#[from] ChatError),
@@ -57,7 +65,7 @@ impl Error {
         match self {
             Self::Hub(error) => error.hint(),
             Self::Config(error) => error.hint(),
-            Self::Tokenizer(error) => error.hint(),
+            Self::Tokenizer(error) | Self::GgufTokenizer { source: error, .. } => error.hint(),
             Self::Chat(error) => error.hint(),
             Self::Weights(error) => error.hint(),
             Self::Lora(error) => error.hint(),

@@ -151,6 +151,10 @@ impl Package {
             split: tokenizer.split,
             ..TokenizerFiles::default()
         };
-        Self::new(Source::Gguf(gguf), recipe, config, &files)
+        let file = gguf.name.clone();
+        Self::new(Source::Gguf(gguf), recipe, config, &files).map_err(|error| match error {
+            Error::Tokenizer(source) => Error::GgufTokenizer { file, source },
+            other => other,
+        })
     }
 }

@@ -394,8 +394,14 @@ fn a_broken_gguf_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let whole = std::fs::read(fixture("gguf/tiny.gguf")).unwrap();
     let file = folder.path().join("cut.gguf");
-    for len in [0, 3, 20, whole.len() / 2, whole.len() - 1] {
-        std::fs::write(&file, &whole[..len]).unwrap();
+    let lengths = [0, 3, 20, whole.len() / 2, whole.len() - 1];
+    let cut = lengths.map(|len| whole[..len].to_vec());
+    let mut of_unknown = whole.clone(); // in its first merge
+    let merges = b"tokenizer.ggml.merges";
+    let at = whole.windows(merges.len()).position(|key| key == merges);
+    of_unknown[at.unwrap() + merges.len() + 4 + 4 + 8 + 8] = 1;
+    for bytes in cut.into_iter().chain([of_unknown]) {
+        std::fs::write(&file, bytes).unwrap();
         let args = [
             "generate",
             "--model",
