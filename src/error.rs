@@ -16,6 +16,14 @@ use crate::weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What describes a model was refused: its configuration, tokenizer or chat template.
+    #[error("{model} cannot be loaded")]
+    Package {
+        /// The model: a folder, a file, or its name on the Hub.
+        model: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// The model's files cannot be had.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -25,14 +33,6 @@ pub enum Error {
     /// The tokenizer's files were refused, or a text cannot be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The tokenizer in a GGUF file, which is read as the files it was made of, was refused.
-    #[error("{file}: the tokenizer in it cannot be used")]
-    GgufTokenizer {
-        /// The file.
-        file: String,
-        /// Why.
-        source: TokenizerError,
-    },
     /// The chat template failed.
     #[error(transparent)]
     Chat(#[from] ChatError),
@@ -63,9 +63,10 @@ impl Error {
     /// What the user can do about it, where that does not depend on the program round the library.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Package { source, .. } => source.hint(),
             Self::Hub(error) => error.hint(),
             Self::Config(error) => error.hint(),
-            Self::Tokenizer(error) | Self::GgufTokenizer { source: error, .. } => error.hint(),
+            Self::Tokenizer(error) => error.hint(),
             Self::Chat(error) => error.hint(),
             Self::Weights(error) => error.hint(),
             Self::Lora(error) => error.hint(),

@@ -13,6 +13,7 @@ use diffucoder::model::storage::{Storage, TooLarge};
 /// The hint that names flags, or else the library's own.
 pub fn hint(error: &Error) -> Option<String> {
     let with_flags = match error {
+        Error::Package { source, .. } => return hint(source),
         Error::Hub(error) => hub(error),
         Error::Device(error) => Some(device(error)),
         // A template that fails is what `--raw` goes round.

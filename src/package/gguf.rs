@@ -151,10 +151,6 @@ impl Package {
             split: tokenizer.split,
             ..TokenizerFiles::default()
         };
-        let file = gguf.name.clone();
-        Self::new(Source::Gguf(gguf), recipe, config, &files).map_err(|error| match error {
-            Error::Tokenizer(source) => Error::GgufTokenizer { file, source },
-            other => other,
-        })
+        Self::new(Source::Gguf(gguf), recipe, config, &files)
     }
 }

@@ -128,10 +128,22 @@ impl Package {
         options: &HubOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
+        // The errors of small files name these alone.
+        let of = |model: String| {
+            move |error| match error {
+                Error::Config(_) | Error::Tokenizer(_) | Error::Chat(_) => Error::Package {
+                    model,
+                    source: Box::new(error),
+                },
+                other => other,
+            }
+        };
         if let ModelSpec::Local(path) = spec
             && gguf::is_gguf(path)
         {
-            return Self::open_gguf(Gguf::local(path)?, spec);
+            let gguf = Gguf::local(path)?;
+            let model = gguf.name.clone();
+            return Self::open_gguf(gguf, spec).map_err(of(model));
         }
         let wanted = match spec {
             ModelSpec::Hub(model) => model.gguf.as_deref(),
@@ -140,10 +152,12 @@ impl Package {
         let opened = Snapshot::open(spec, builtin::TINY, options)
             .and_then(|snapshot| Ok((snapshot.gguf(wanted)?, snapshot)));
         let (files, snapshot) = opened.map_err(|error| spec.or_a_folder(error))?;
-        match files {
+        let model = snapshot.describe();
+        let opened = match files {
             Some(files) => Self::open_gguf(Gguf::fetch(&snapshot, &files, progress)?, spec),
             None => Self::open_snapshot(snapshot, spec.recipe(None), progress),
-        }
+        };
+        opened.map_err(of(model))
     }
 
     fn open_snapshot(

@@ -517,7 +517,9 @@ fn a_broken_folder_is_refused_before_anything_runs() {
         std::fs::write(path, text.replacen(from, to, 1)).unwrap();
     };
     change("config.json", "\"Dream\"", "\"llama\"");
-    refused("model_type \"llama\" is not supported");
+    refused(&format!(
+        "{path} cannot be loaded: config.json: model_type \"llama\" is not supported"
+    ));
     change(
         "config.json",
         "\"intermediate_size\": 176",
@@ -545,7 +547,9 @@ fn a_broken_folder_is_refused_before_anything_runs() {
     );
     refused("points outside the model's folder");
     change("tokenizer.json", "{", "[");
-    refused("tokenizer.json");
+    refused(&format!(
+        "{path} cannot be loaded: cannot read tokenizer.json: "
+    ));
 
     golden_copy(folder.path());
     let stray = folder.path().join("model-00003-of-00003.safetensors");

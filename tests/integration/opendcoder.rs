@@ -2,6 +2,8 @@
 //! step, against vectors that its own code made on a small random checkpoint
 //! (`tests/fixtures/golden-opendcoder`).
 
+use std::error::Error as _;
+
 use diffucoder::diffusion::{Settings, Shaping, Step};
 use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::package::Package;
@@ -121,8 +123,10 @@ fn without_a_mask_token_it_is_refused() {
         Package::open(&spec, &HubOptions::new("no-such-cache"), &mut ())
     };
     let error = open(&["config.json", "tokenizer.json"]).err().unwrap();
+    let model = folder.path().display();
+    assert_eq!(error.to_string(), format!("{model} cannot be loaded"));
     assert_eq!(
-        error.to_string(),
+        error.source().unwrap().to_string(),
         "neither the configuration nor the tokenizer names a mask token"
     );
     assert!(
