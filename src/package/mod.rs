@@ -118,6 +118,17 @@ fn add_sampler(config: &mut Config, name: &str) {
     }
 }
 
+/// Errors of small files name these alone: with the model's name.
+fn of_model(model: String, error: Error) -> Error {
+    match error {
+        Error::Config(_) | Error::Tokenizer(_) | Error::Chat(_) => Error::Package {
+            model,
+            source: Box::new(error),
+        },
+        other => other,
+    }
+}
+
 impl Package {
     /// Finds the model and reads its small files, downloading them if need be.
     ///
@@ -128,22 +139,12 @@ impl Package {
         options: &HubOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        // The errors of small files name these alone.
-        let of = |model: String| {
-            move |error| match error {
-                Error::Config(_) | Error::Tokenizer(_) | Error::Chat(_) => Error::Package {
-                    model,
-                    source: Box::new(error),
-                },
-                other => other,
-            }
-        };
         if let ModelSpec::Local(path) = spec
             && gguf::is_gguf(path)
         {
             let gguf = Gguf::local(path)?;
             let model = gguf.name.clone();
-            return Self::open_gguf(gguf, spec).map_err(of(model));
+            return Self::open_gguf(gguf, spec).map_err(|error| of_model(model, error));
         }
         let wanted = match spec {
             ModelSpec::Hub(model) => model.gguf.as_deref(),
@@ -157,7 +158,7 @@ impl Package {
             Some(files) => Self::open_gguf(Gguf::fetch(&snapshot, &files, progress)?, spec),
             None => Self::open_snapshot(snapshot, spec.recipe(None), progress),
         };
-        opened.map_err(of(model))
+        opened.map_err(|error| of_model(model, error))
     }
 
     fn open_snapshot(
