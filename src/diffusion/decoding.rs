@@ -193,8 +193,8 @@ impl Decoding {
 
     /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
     /// arithmetic takes as long as reading the weights, because a window is half full on average.
-    /// Fixed and not measured at each start, so that a seed means a text. With tiles some 50 rows
-    /// are free, but passes of fewer than 32 do not take them: no larger window was shown to pay.
+    /// Fixed and not measured at each start, so that a seed means a text. With tiles some 48 rows
+    /// take little longer than one, but larger windows reveal no more of the model's text at a time.
     pub const CPU_WINDOW: usize = 12;
     /// The same on a GPU, where more rows are free.
     pub const GPU_WINDOW: usize = 32;

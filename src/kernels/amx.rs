@@ -7,11 +7,10 @@
 use super::avx512;
 use super::format::BlockFormat;
 use super::packed::Panel;
-use super::tiles::{Sums, Tile, Tiles};
+use super::tiles::{At, Sums, Tile, Tiles};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use std::mem::transmute;
 
 /// The tiles of this thread, configured; released at the end.
 pub(super) struct Amx(PhantomData<*const ()>);
@@ -36,11 +35,27 @@ static CONFIG: Config = Config {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+/// Does something with the number of a tile of sums as a constant.
+macro_rules! numbered {
+    ($tile:expr, $T:ident => $what:expr) => {
+        numbered!($tile, $T => $what; 0 1 2 3 4 5)
+    };
+    ($tile:expr, $T:ident => $what:expr; $($number:literal)*) => {
+        match $tile {
+            $($number => {
+                const $T: usize = $number;
+                $what
+            })*
+            _ => unreachable!("tiles of sums are the first six"),
+        }
+    };
+}
+
 impl Amx {
     /// Configures the tiles of this thread, and makes them zero.
     ///
     /// # Safety
-    /// The CPU must have AMX with bf16 and AVX-512 with VNNI and bf16, and the system allow it.
+    /// The CPU must have AMX with bf16 and AVX-512 with VNNI, and the system allow it.
     pub unsafe fn configure() -> Self {
         // SAFETY: the caller has made sure of the instruction; it reads the 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack)) };
@@ -70,9 +85,11 @@ impl Drop for Amx {
 
 impl Tiles for Amx {
     #[inline(always)]
-    fn zero<const T: usize>(&mut self) {
+    fn zero(&mut self, tile: usize) {
         // SAFETY: `self` proves configured tiles on this thread.
-        unsafe { asm!("tilezero tmm{tile}", tile = const T, options(nostack)) };
+        numbered!(tile, T => unsafe {
+            asm!("tilezero tmm{tile}", tile = const T, options(nostack));
+        });
     }
 
     #[inline(always)]
@@ -82,18 +99,18 @@ impl Tiles for Amx {
     }
 
     #[inline(always)]
-    fn load_sums<const T: usize>(&mut self, from: &Sums) {
+    fn load_sums(&mut self, tile: usize, from: &Sums) {
         // SAFETY: so do the sums.
-        unsafe { self.load_rows::<T>((&raw const *from).cast()) };
+        numbered!(tile, T => unsafe { self.load_rows::<T>((&raw const *from).cast()) });
     }
 
     #[inline(always)]
-    fn store_sums<const T: usize>(&self, to: &mut Sums) {
+    fn store_sums(&self, tile: usize, to: &mut Sums) {
         // SAFETY: `self` proves configured tiles on this thread; there are 16 rows of 64 bytes.
-        unsafe {
+        numbered!(tile, T => unsafe {
             asm!("tilestored [{to} + {stride} * 1], tmm{tile}", tile = const T,
                 to = in(reg) &raw mut *to, stride = in(reg) 64usize, options(nostack));
-        }
+        });
     }
 
     #[inline(always)]
@@ -105,51 +122,99 @@ impl Tiles for Amx {
         }
     }
 
-    fn unpack<F: BlockFormat>(&self, panel: Panel<'_>, first: usize, to: &mut [Tile]) {
-        // SAFETY: `configure` asked for the features.
-        unsafe { unpack::<F>(panel, first, to) };
+    fn unpack<F: BlockFormat>(
+        &self,
+        (panel, block): At<'_>,
+        half: usize,
+        to: &mut Tile,
+        soon: At<'_>,
+    ) {
+        match half {
+            0 => {
+                soon.0.prefetch::<F>(soon.1);
+                // SAFETY: `configure` asked for the features.
+                unsafe { unpack::<F, 0>(panel, block, to) }
+            }
+            // SAFETY: as above.
+            _ => unsafe { unpack::<F, 1>(panel, block, to) },
+        }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512bf16")]
-fn unpack<F: BlockFormat>(panel: Panel<'_>, first: usize, to: &mut [Tile]) {
-    // Words 0 to 15 have the first input of a pair, of each column, the others the second.
-    let side_by_side: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
-    // SAFETY: both types are 64 bytes.
-    let side_by_side = unsafe { transmute::<[u16; 32], __m512i>(side_by_side) };
-    let byte = _mm512_set1_epi32(0xff);
-    let offset = _mm512_set1_ps(f32::from(F::LAYOUT.offset));
-    for (block, tile) in (first..).zip(to) {
-        panel.prefetch::<F>(block);
-        let w = avx512::Weights::unpack::<F>(panel, block);
-        // `scale * quant + base`, with every product exact.
-        let mins = [_mm512_add_ps(w.mins[0], w.mins[1]), w.mins[0]];
-        let base = |part: usize| {
-            let minus_min = _mm512_sub_ps(_mm512_setzero_ps(), mins[part]);
-            _mm512_fnmadd_ps(offset, w.scales[part], minus_min)
-        };
-        let base = [base(0), base(1)];
-        let (rows, _) = tile.0.as_chunks_mut::<2>();
-        for ((t, quants), rows) in w.quants.into_iter().enumerate().zip(rows) {
-            let part = F::part(t);
-            let number = |quant: __m512i| {
-                let quant = _mm512_cvtepi32_ps(quant);
-                _mm512_fmadd_ps(quant, w.scales[part], base[part])
-            };
-            let numbers = [
-                number(_mm512_and_si512(quants, byte)),
-                number(_mm512_and_si512(_mm512_srli_epi32::<8>(quants), byte)),
-                number(_mm512_and_si512(_mm512_srli_epi32::<16>(quants), byte)),
-                number(_mm512_srli_epi32::<24>(quants)),
-            ];
-            for (row, [even, odd]) in rows.iter_mut().zip(numbers.as_chunks::<2>().0) {
-                let halves = _mm512_cvtne2ps_pbh(*odd, *even);
-                // SAFETY: both types are 64 bytes of a register.
-                let halves = unsafe { transmute::<__m512bh, __m512i>(halves) };
-                let pairs = _mm512_permutexvar_epi16(side_by_side, halves);
-                // SAFETY: a row is 64 bytes, aligned to as many.
-                unsafe { _mm512_store_si512(row.as_mut_ptr().cast(), pairs) };
+/// The first or the last 2 of each 4 words of a block. Formats of 4 bits look their values up, and
+/// all that is done to others for that is saved.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn unpack<F: BlockFormat, const HALF: usize>(panel: &Panel<'_>, block: usize, to: &mut Tile) {
+    let (scales, mins) = avx512::scales::<F>(panel.block::<F>(block));
+    let mins = [_mm512_add_ps(mins[0], mins[1]), mins[0]];
+    let rows = &mut to.0;
+    if F::LAYOUT.bits == [4, 0] {
+        // A word of 32 bits has a pair of inputs 16 bits apart at each of four places; what is
+        // above the 4 bits is not looked at.
+        // SAFETY: there are 64 bytes; the load needs no alignment.
+        let values = unsafe { _mm512_loadu_ps(const { values::<F>() }.as_ptr()) };
+        let lines = panel.block::<F>(block).lines.as_chunks::<2>().0;
+        for (j, line) in (2 * HALF..).zip(&lines[HALF]) {
+            let line = avx512::load(line);
+            for place in 0..4 {
+                let t = j + place % 2 * 4;
+                let part = F::part(t);
+                let number = |shift: usize| {
+                    let quant = _mm512_srlv_epi32(line, _mm512_set1_epi32(shift as i32));
+                    let quant = _mm512_permutexvar_ps(quant, values);
+                    _mm512_fmsub_ps(quant, scales[part], mins[part])
+                };
+                let pair = [number(4 * place), number(4 * place + 16)];
+                store(pair, &mut rows[2 * t + place / 2]);
             }
         }
+        return;
     }
+    // `scale * quant + base`, with every product exact.
+    let offset = _mm512_set1_ps(f32::from(F::LAYOUT.offset));
+    let base = |part: usize| {
+        let minus_min = _mm512_sub_ps(_mm512_setzero_ps(), mins[part]);
+        _mm512_fnmadd_ps(offset, scales[part], minus_min)
+    };
+    let base = [base(0), base(1)];
+    let quants = avx512::quants::<F>(panel.block::<F>(block));
+    for (t, quants) in quants.into_iter().enumerate() {
+        if t % 4 / 2 != HALF {
+            continue;
+        }
+        let part = F::part(t);
+        let number = |byte: i32| {
+            let quant = _mm512_srlv_epi32(quants, _mm512_set1_epi32(8 * byte));
+            let quant = _mm512_and_si512(quant, _mm512_set1_epi32(0xff));
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(quant), scales[part], base[part])
+        };
+        store([number(0), number(2)], &mut rows[2 * t]);
+        store([number(1), number(3)], &mut rows[2 * t + 1]);
+    }
+}
+
+/// What the 4 bits of a quant stand for.
+const fn values<F: BlockFormat>() -> [f32; 16] {
+    let mut values = [0.0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let quant = match F::LAYOUT.table {
+            Some(table) => table[i] as i16,
+            None => i as i16,
+        };
+        values[i] = (quant - F::LAYOUT.offset as i16) as f32;
+        i += 1;
+    }
+    values
+}
+
+/// Rounds pairs to bf16, to nearest and ties away from zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn store(pair: [__m512; 2], to: &mut [u16; 32]) {
+    let half = _mm512_set1_epi32(0x8000);
+    let [first, second] = pair.map(|x| _mm512_add_epi32(_mm512_castps_si512(x), half));
+    let pairs = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(first), second);
+    // SAFETY: a row of a tile is 64 bytes, aligned to as many.
+    unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), pairs) };
 }

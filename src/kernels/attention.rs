@@ -5,12 +5,15 @@
 //! blocks, with a running maximum and sum (online softmax; Milakov and Gimelshein, arXiv
 //! 1805.02867; Dao et al., arXiv 2205.14135).
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::isa::{self, Isa, Portable};
 use super::packed::LANES;
 use super::portable::{Lanes, exp, sum};
+use std::marker::PhantomData;
 
 /// Keys of a block: their scores for a tile of queries stay in the first-level cache.
-const BLOCK_PANELS: usize = 8;
+pub(super) const BLOCK_PANELS: usize = 8;
 const BLOCK: usize = BLOCK_PANELS * LANES;
 
 /// Keys and values of one layer at the positions of a canvas.
@@ -132,36 +135,58 @@ impl HeadKeyValues {
             "not whole queries"
         );
         let head = self;
-        macro_rules! attend {
-            ($tile:literal) => {
-                isa::run(
-                    isa,
-                    Attend::<$tile> {
-                        head,
-                        len,
-                        queries,
-                        out,
-                    },
-                )
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_wide_registers() {
+            let attend = Attend::<avx512::AttentionLoops, 8> {
+                head,
+                len,
+                queries,
+                out,
+                loops: PhantomData,
             };
+            return isa::run(isa, attend);
         }
         // As many sums as fit the registers beside a key: with one more, AVX2 is half as fast.
-        match isa.has_wide_registers() {
-            true => attend!(8),
-            false => attend!(6),
-        }
+        let attend = Attend::<Plain, 6> {
+            head,
+            len,
+            queries,
+            out,
+            loops: PhantomData,
+        };
+        isa::run(isa, attend);
     }
 }
 
+/// The two products of a block of keys and values with `Q` queries.
+pub(super) trait AttentionLoops {
+    /// `q · kᵀ` of keys, `[panels, E, 16]`.
+    fn scores<const Q: usize>(
+        queries: &[&[f32]; Q],
+        keys: &[Lanes],
+        scores: &mut [[Lanes; BLOCK_PANELS]; Q],
+    );
+
+    /// Adds the weighted `values`, `[lines, 128, 16]`, at their first `count` positions to each
+    /// query's output, `[Q, E]`.
+    fn add_values<const Q: usize>(
+        values: &[Lanes],
+        count: usize,
+        weights: &[[Lanes; BLOCK_PANELS]; Q],
+        out: &mut [f32],
+    );
+}
+
 /// `TILE` queries share each load of a key or value.
-struct Attend<'a, const TILE: usize> {
+struct Attend<'a, L, const TILE: usize> {
     head: &'a HeadKeyValues,
     len: usize,
     queries: &'a [f32],
     out: &'a mut [f32],
+    loops: PhantomData<L>,
 }
 
-impl<const TILE: usize> Portable for Attend<'_, TILE> {
+impl<L: AttentionLoops, const TILE: usize> Portable for Attend<'_, L, TILE> {
     #[inline(always)]
     fn run(self) {
         let Self {
@@ -169,18 +194,19 @@ impl<const TILE: usize> Portable for Attend<'_, TILE> {
             len,
             queries,
             out,
+            ..
         } = self;
         let whole = queries.len() - queries.len() % (TILE * head.head_dim);
         let (tiles, rest) = queries.split_at(whole);
         let (tiles_out, rest_out) = out.split_at_mut(whole);
-        attend_tiles::<TILE>(head, len, tiles, tiles_out);
-        attend_tiles::<1>(head, len, rest, rest_out);
+        attend_tiles::<L, TILE>(head, len, tiles, tiles_out);
+        attend_tiles::<L, 1>(head, len, rest, rest_out);
     }
 }
 
 /// `Q` queries at a time; `queries` and `out` are `[tiles, Q, E]`.
 #[inline(always)]
-fn attend_tiles<const Q: usize>(
+fn attend_tiles<L: AttentionLoops, const Q: usize>(
     head: &HeadKeyValues,
     len: usize,
     queries: &[f32],
@@ -189,13 +215,18 @@ fn attend_tiles<const Q: usize>(
     let e = head.head_dim;
     let tiles = queries.chunks_exact(Q * e);
     for (queries, out) in tiles.zip(out.chunks_exact_mut(Q * e)) {
-        tile::<Q>(head, len, queries, out);
+        tile::<L, Q>(head, len, queries, out);
     }
 }
 
 /// One tile: `queries` and `out` are `[Q, E]`.
 #[inline(always)]
-fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: &mut [f32]) {
+fn tile<L: AttentionLoops, const Q: usize>(
+    head: &HeadKeyValues,
+    len: usize,
+    queries: &[f32],
+    out: &mut [f32],
+) {
     let e = head.head_dim;
     let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries[q * e..][..e]);
     out.fill(0.0);
@@ -204,7 +235,7 @@ fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: 
     for first in (0..len).step_by(BLOCK) {
         let count = (len - first).min(BLOCK);
         let keys = &head.keys[first / LANES * e..][..count.div_ceil(LANES) * e];
-        scores(&queries, keys, &mut weights);
+        L::scores(&queries, keys, &mut weights);
         for q in 0..Q {
             let weights = &mut weights[q];
             weights.as_flattened_mut()[count..].fill(f32::NEG_INFINITY);
@@ -235,7 +266,7 @@ fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: 
         }
         let lines = e.div_ceil(LANES);
         let values = &head.values[first * lines..][..lines * BLOCK];
-        add_values(values, count, &weights, out);
+        L::add_values(values, count, &weights, out);
     }
     for (out, total) in out.chunks_exact_mut(e).zip(total) {
         for out in out {
@@ -244,59 +275,61 @@ fn tile<const Q: usize>(head: &HeadKeyValues, len: usize, queries: &[f32], out: 
     }
 }
 
-/// `q · kᵀ` of a block of keys, `[panels, E, 16]`.
-#[inline(always)]
-fn scores<const Q: usize>(
-    queries: &[&[f32]; Q],
-    keys: &[Lanes],
-    scores: &mut [[Lanes; BLOCK_PANELS]; Q],
-) {
-    let e = queries[0].len();
-    for (panel, keys) in keys.chunks_exact(e).enumerate() {
-        let mut sums = [[0.0f32; LANES]; Q];
-        for (i, keys) in keys.iter().enumerate() {
-            for q in 0..Q {
-                let query = queries[q][i];
-                for (sum, key) in sums[q].iter_mut().zip(keys) {
-                    *sum = key.mul_add(query, *sum);
+/// Plain Rust.
+struct Plain;
+
+impl AttentionLoops for Plain {
+    #[inline(always)]
+    fn scores<const Q: usize>(
+        queries: &[&[f32]; Q],
+        keys: &[Lanes],
+        scores: &mut [[Lanes; BLOCK_PANELS]; Q],
+    ) {
+        let e = queries[0].len();
+        for (panel, keys) in keys.chunks_exact(e).enumerate() {
+            let mut sums = [[0.0f32; LANES]; Q];
+            for (i, keys) in keys.iter().enumerate() {
+                for q in 0..Q {
+                    let query = queries[q][i];
+                    for (sum, key) in sums[q].iter_mut().zip(keys) {
+                        *sum = key.mul_add(query, *sum);
+                    }
                 }
             }
-        }
-        for q in 0..Q {
-            scores[q][panel] = sums[q];
+            for q in 0..Q {
+                scores[q][panel] = sums[q];
+            }
         }
     }
-}
 
-/// Adds the weighted `values` of a block, `[lines, 128, 16]`, at its first `count` positions to
-/// each query's output.
-#[inline(always)]
-fn add_values<const Q: usize>(
-    values: &[Lanes],
-    count: usize,
-    weights: &[[Lanes; BLOCK_PANELS]; Q],
-    out: &mut [f32],
-) {
-    let e = out.len() / Q;
-    for (line, values) in values.chunks_exact(BLOCK).enumerate() {
-        let at = line * LANES;
-        let width = (e - at).min(LANES);
-        let mut sums = [[0.0f32; LANES]; Q];
-        for q in 0..Q {
-            sums[q][..width].copy_from_slice(&out[q * e + at..][..width]);
-        }
-        for (i, values) in values.iter().take(count).enumerate() {
-            let values = *values; // in registers for all queries
+    #[inline(always)]
+    fn add_values<const Q: usize>(
+        values: &[Lanes],
+        count: usize,
+        weights: &[[Lanes; BLOCK_PANELS]; Q],
+        out: &mut [f32],
+    ) {
+        let e = out.len() / Q;
+        for (line, values) in values.chunks_exact(BLOCK).enumerate() {
+            let at = line * LANES;
+            let width = (e - at).min(LANES);
+            let mut sums = [[0.0f32; LANES]; Q];
             for q in 0..Q {
-                // A block has no more positions; said so that nothing is checked here.
-                let weight = weights[q].as_flattened()[i % BLOCK];
-                for (sum, value) in sums[q].iter_mut().zip(values) {
-                    *sum = value.mul_add(weight, *sum);
+                sums[q][..width].copy_from_slice(&out[q * e + at..][..width]);
+            }
+            for (i, values) in values.iter().take(count).enumerate() {
+                let values = *values; // in registers for all queries
+                for q in 0..Q {
+                    // A block has no more positions; said so that nothing is checked here.
+                    let weight = weights[q].as_flattened()[i % BLOCK];
+                    for (sum, value) in sums[q].iter_mut().zip(values) {
+                        *sum = value.mul_add(weight, *sum);
+                    }
                 }
             }
-        }
-        for q in 0..Q {
-            out[q * e + at..][..width].copy_from_slice(&sums[q][..width]);
+            for q in 0..Q {
+                out[q * e + at..][..width].copy_from_slice(&sums[q][..width]);
+            }
         }
     }
 }

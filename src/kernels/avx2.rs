@@ -66,7 +66,7 @@ macro_rules! matmul {
             sums: &mut [[Sums; 2]],
         ) {
             for (b, x) in x.chunks_exact(sums.len()).enumerate() {
-                panel.prefetch::<F>(b);
+                panel.prefetch_behind::<F>(b);
                 let w = Weights::unpack::<F, $split>(panel, b);
                 let position = position(b);
                 let (x, sums) = add_rows::<F, R>(&w, x, position, sums);

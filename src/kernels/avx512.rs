@@ -8,8 +8,10 @@
 //! one conversion and one or two fused multiply-adds; a group of blocks one more.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
+use super::attention::{self, BLOCK_PANELS};
 use super::format::{BlockFormat, Scaling};
 use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
+use super::portable::Lanes;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -93,7 +95,7 @@ fn few_rows<F: BlockFormat, const R: usize>(
     let (mut totals, mut parts) = ([_mm512_setzero_ps(); R], [_mm512_setzero_ps(); R]);
     let (_, _, blocks) = x.tiles().next().unwrap_or((0, 0, &[]));
     for (b, blocks) in blocks.as_chunks::<R>().0.iter().enumerate() {
-        panel.prefetch::<F>(b);
+        panel.prefetch_behind::<F>(b);
         let w = Weights::unpack::<F>(panel, b);
         for r in 0..R {
             let mut dots = start::<F>(&blocks[r]);
@@ -142,7 +144,7 @@ fn many_rows<F: BlockFormat, const P: usize>(
 ) {
     for (b, x) in x.chunks_exact(sums.len()).enumerate() {
         for p in panels {
-            p.prefetch::<F>(b);
+            p.prefetch_behind::<F>(b);
         }
         let mut w = [Weights::unpack::<F>(panels[0], b); P];
         for p in 1..P {
@@ -231,35 +233,23 @@ fn start<F: BlockFormat>(x: &Block) -> [__m512i; 2] {
 
 /// One block of a panel, unpacked.
 #[derive(Clone, Copy)]
-pub(super) struct Weights {
+struct Weights {
     /// 4 unsigned inputs of 16 columns each.
-    pub quants: [__m512i; 8],
+    quants: [__m512i; 8],
     /// Of each part of the block.
-    pub scales: [__m512; 2],
+    scales: [__m512; 2],
     /// As in [`super::stored::Scaled`].
-    pub mins: [__m512; 2],
+    mins: [__m512; 2],
 }
 
 impl Weights {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
+    fn unpack<F: BlockFormat>(panel: Panel<'_>, b: usize) -> Self {
         let block = panel.block::<F>(b);
-        let [low, high] = F::LAYOUT.bits;
-        let (low_lines, high_lines) = block.lines.split_at(low);
-        let mut quants = [_mm512_setzero_si512(); 8];
-        for (t, quants) in quants.iter_mut().enumerate() {
-            *quants = bits(low_lines, low, 0, t);
-            if high > 0 {
-                *quants = _mm512_or_si512(*quants, bits(high_lines, high, low, t));
-            }
-            if let Some(table) = &F::LAYOUT.table {
-                *quants = _mm512_shuffle_epi8(load_table(table), *quants);
-            }
-        }
         let (scales, mins) = scales::<F>(block);
         Self {
-            quants,
+            quants: quants::<F>(block),
             scales,
             mins,
         }
@@ -289,6 +279,25 @@ impl Weights {
     }
 }
 
+/// 4 unsigned inputs of 16 columns each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn quants<F: BlockFormat>(block: PanelBlock<'_>) -> [__m512i; 8] {
+    let [low, high] = F::LAYOUT.bits;
+    let (low_lines, high_lines) = block.lines.split_at(low);
+    let mut quants = [_mm512_setzero_si512(); 8];
+    for (t, quants) in quants.iter_mut().enumerate() {
+        *quants = bits(low_lines, low, 0, t);
+        if high > 0 {
+            *quants = _mm512_or_si512(*quants, bits(high_lines, high, low, t));
+        }
+        if let Some(table) = &F::LAYOUT.table {
+            *quants = _mm512_shuffle_epi8(load_table(table), *quants);
+        }
+    }
+    quants
+}
+
 /// The `count` bits of word `t` that some lines hold, moved up by `to`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -314,7 +323,7 @@ fn load_table(table: &[u8; 16]) -> __m512i {
 /// Scales and minimums of a block, as [`super::stored::Scaled`] defines them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn scales<F: BlockFormat>(block: PanelBlock<'_>) -> ([__m512; 2], [__m512; 2]) {
+pub(super) fn scales<F: BlockFormat>(block: PanelBlock<'_>) -> ([__m512; 2], [__m512; 2]) {
     let none = _mm512_setzero_ps();
     let number = |bits: __m512i| _mm512_cvtepi32_ps(bits);
     match (F::LAYOUT.scaling, F::LAYOUT.parts) {
@@ -367,7 +376,7 @@ fn halves(scales: &Scales) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn load(line: &Line) -> __m512i {
+pub(super) fn load(line: &Line) -> __m512i {
     // SAFETY: a line is 64 bytes and aligned to 64.
     unsafe { _mm512_load_si512((&raw const *line).cast()) }
 }
@@ -380,17 +389,140 @@ fn load_scales(scales: &Scales) -> __m256i {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f")]
 fn load_sums(sums: &[f32; PANEL]) -> __m512 {
     // SAFETY: the sums are 64 bytes; the load needs no alignment.
     unsafe { _mm512_loadu_ps(sums.as_ptr()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f")]
 fn store(out: &mut [f32; PANEL], sums: __m512) {
     // SAFETY: the output is 64 bytes; the store needs no alignment.
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) }
+}
+
+/// The loops of attention. The compiler's own, with registers as wide as these, gather numbers from
+/// everywhere and are ten times as slow.
+pub(super) struct AttentionLoops;
+
+impl attention::AttentionLoops for AttentionLoops {
+    #[inline(always)]
+    fn scores<const Q: usize>(
+        queries: &[&[f32]; Q],
+        keys: &[Lanes],
+        scores: &mut [[Lanes; BLOCK_PANELS]; Q],
+    ) {
+        let e = queries[0].len();
+        let (pairs, last) = keys.split_at(keys.len() - keys.len() % (2 * e));
+        for (i, pair) in pairs.chunks_exact(2 * e).enumerate() {
+            let (first, second) = pair.split_at(e);
+            // SAFETY: only an `Isa` with these registers has these loops.
+            unsafe { score_panels(queries, [first, second], 2 * i, scores) };
+        }
+        if !last.is_empty() {
+            // SAFETY: as above.
+            unsafe { score_panels(queries, [last], pairs.len() / e, scores) };
+        }
+    }
+
+    #[inline(always)]
+    fn add_values<const Q: usize>(
+        values: &[Lanes],
+        count: usize,
+        weights: &[[Lanes; BLOCK_PANELS]; Q],
+        out: &mut [f32],
+    ) {
+        let lines = values.len() / (BLOCK_PANELS * PANEL);
+        for first in (0..lines).step_by(2) {
+            match first + 1 < lines {
+                // SAFETY: only an `Isa` with these registers has these loops.
+                true => unsafe { add_lines::<Q, 2>(values, count, weights, first, out) },
+                // SAFETY: as above.
+                false => unsafe { add_lines::<Q, 1>(values, count, weights, first, out) },
+            }
+        }
+    }
+}
+
+/// The scores of `P` panels of keys, from panel `first` of the block on.
+#[target_feature(enable = "avx512f")]
+fn score_panels<const Q: usize, const P: usize>(
+    queries: &[&[f32]; Q],
+    keys: [&[Lanes]; P],
+    first: usize,
+    scores: &mut [[Lanes; BLOCK_PANELS]; Q],
+) {
+    let e = queries[0].len();
+    let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries[q][..e]);
+    let keys: [&[Lanes]; P] = std::array::from_fn(|p| &keys[p][..e]);
+    let mut sums = [[_mm512_setzero_ps(); P]; Q];
+    for i in 0..e {
+        let mut key = [_mm512_setzero_ps(); P];
+        for p in 0..P {
+            key[p] = load_sums(&keys[p][i]);
+        }
+        for q in 0..Q {
+            let query = _mm512_set1_ps(queries[q][i]);
+            for p in 0..P {
+                sums[q][p] = _mm512_fmadd_ps(key[p], query, sums[q][p]);
+            }
+        }
+    }
+    for q in 0..Q {
+        for p in 0..P {
+            store(&mut scores[q][first + p], sums[q][p]);
+        }
+    }
+}
+
+/// `L` lines of the values, from line `first` on.
+#[target_feature(enable = "avx512f")]
+fn add_lines<const Q: usize, const L: usize>(
+    values: &[Lanes],
+    count: usize,
+    weights: &[[Lanes; BLOCK_PANELS]; Q],
+    first: usize,
+    out: &mut [f32],
+) {
+    const BLOCK: usize = BLOCK_PANELS * PANEL;
+    let e = out.len() / Q;
+    let lines: [&[Lanes]; L] = std::array::from_fn(|l| &values[(first + l) * BLOCK..][..count]);
+    let at = |q: usize, l: usize| {
+        let column = (first + l) * PANEL;
+        q * e + column..q * e + e.min(column + PANEL)
+    };
+    let mut sums = [[_mm512_setzero_ps(); L]; Q];
+    for q in 0..Q {
+        for l in 0..L {
+            let mut lanes = [0.0; PANEL];
+            let out = &out[at(q, l)];
+            lanes[..out.len()].copy_from_slice(out);
+            sums[q][l] = load_sums(&lanes);
+        }
+    }
+    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q].as_flattened()[..count]);
+    for i in 0..count {
+        let mut value = [_mm512_setzero_ps(); L];
+        for l in 0..L {
+            value[l] = load_sums(&lines[l][i]);
+        }
+        for q in 0..Q {
+            let weight = _mm512_set1_ps(weights[q][i]);
+            for l in 0..L {
+                sums[q][l] = _mm512_fmadd_ps(value[l], weight, sums[q][l]);
+            }
+        }
+    }
+    for q in 0..Q {
+        for l in 0..L {
+            let mut lanes = [0.0; PANEL];
+            store(&mut lanes, sums[q][l]);
+            let out = &mut out[at(q, l)];
+            let count = out.len();
+            out.copy_from_slice(&lanes[..count]);
+        }
+    }
 }
 
 /// See `matmul::peak_ops`.

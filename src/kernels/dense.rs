@@ -5,7 +5,7 @@
 //! product and sum an input, in the order of the inputs.
 
 use super::isa::{self, Isa, Portable};
-use super::packed::{LANES, PANEL, room};
+use super::packed::{BLOCK, LANES, PANEL, room};
 use super::portable::Lanes;
 use rayon::prelude::*;
 use std::fmt;
@@ -243,8 +243,31 @@ fn tile<T: Copy, const R: usize>(
 }
 
 impl DenseMatrix {
-    /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them, those
-    /// of a column side by side. Zero behind the last input.
+    /// Asks the second-level cache for a block of a panel from input `first` on.
+    #[allow(unsafe_code)]
+    pub(super) fn prefetch(&self, panel: usize, first: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let (start, size) = match &self.panels {
+                Panels::F32(w) => (w.as_ptr().cast::<u8>(), 4 * PANEL),
+                Panels::F16(w) | Panels::Bf16(w) => (w.as_ptr().cast::<u8>(), 2 * PANEL),
+            };
+            let start = start.wrapping_add((panel * self.k + first) * size);
+            for line in 0..BLOCK * size / 64 {
+                #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+                // SAFETY: a prefetch reads nothing and may name any address.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line).cast())
+                };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (panel, first);
+    }
+
+    /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them with one
+    /// between, those of a column side by side. Zero behind the last input.
     pub(super) fn bf16_pairs(
         &self,
         isa: Isa,
@@ -278,7 +301,11 @@ fn pairs<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]>(
         fn run(self) {
             for (i, to) in self.to.iter_mut().enumerate() {
                 let mut halves = [[0; PANEL]; 2];
-                for (half, line) in halves.iter_mut().zip(self.lines.iter().skip(2 * i)) {
+                let first = i / 2 * 4 + i % 2;
+                for (half, line) in halves
+                    .iter_mut()
+                    .zip(self.lines.iter().skip(first).step_by(2))
+                {
                     *half = (self.round)(line.0);
                 }
                 for (c, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {

@@ -54,7 +54,7 @@ kinds! {
     AvxVnni, "avxvnni", "x86_64", Kind::Avx2.detected() && has!("avxvnni");
     Avx512Vnni, "avx512vnni", "x86_64", Kind::Avx2.detected()
         && has!("avx512f") && has!("avx512bw") && has!("avx512vnni");
-    Amx, "amx", "x86_64", Kind::Avx512Vnni.detected() && has!("avx512bf16") && has_tiles();
+    Amx, "amx", "x86_64", Kind::Avx512Vnni.detected() && has_tiles();
     NeonDotprod, "neon-dotprod", "aarch64", has!("neon") && has!("dotprod");
     NeonI8mm, "neon-i8mm", "aarch64", Kind::NeonDotprod.detected() && has!("i8mm");
 }
@@ -88,7 +88,7 @@ fn has_tiles() -> bool {
 }
 
 /// See [`Isa::least_tile_rows`].
-const LEAST_TILE_ROWS: usize = 32;
+const LEAST_TILE_ROWS: usize = 16;
 
 /// What this CPU can run, slowest first; looked up once.
 static AVAILABLE: LazyLock<Vec<Isa>> = LazyLock::new(|| {

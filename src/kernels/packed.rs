@@ -174,33 +174,35 @@ pub(super) struct PanelBlock<'a> {
 
 #[cfg(target_arch = "x86_64")]
 impl Panel<'_> {
-    /// Asks the second-level cache for the lines 8 KiB behind those of block `b`: the hardware
-    /// looks ahead no further than the end of a page. Closer, or into the first level, was slower
-    /// with few rows.
+    /// Asks the second-level cache for what is 8 KiB behind block `b`, where panels are read one
+    /// after the other: the hardware looks ahead no further than the end of a page. Closer, or into
+    /// the first level, was slower with few rows.
+    #[inline]
+    pub fn prefetch_behind<F: BlockFormat>(self, b: usize) {
+        self.prefetch::<F>(b + 8192 / size_of::<Line>() / F::LAYOUT.lines());
+    }
+
+    /// Asks the second-level cache for block `b`, or for what lies there behind the panel.
     #[inline]
     #[allow(unsafe_code)]
     pub fn prefetch<F: BlockFormat>(self, b: usize) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        const AHEAD: usize = 8192 / size_of::<Line>();
         let (lines, (rows, _)) = (F::LAYOUT.lines(), F::LAYOUT.scale_rows());
-        let next = self.lines.as_ptr().wrapping_add(b * lines + AHEAD);
+        let block = self.lines.as_ptr().wrapping_add(b * lines);
         for i in 0..lines {
             #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
             // SAFETY: a prefetch reads nothing and may name any address.
             unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i).cast())
+                _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(i).cast())
             };
         }
         // A line holds two rows of scales.
         if (b * rows).is_multiple_of(2) {
-            let next = self
-                .scales
-                .as_ptr()
-                .wrapping_add((b + AHEAD / lines) * rows);
+            let scales = self.scales.as_ptr().wrapping_add(b * rows);
             #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
             // SAFETY: as above.
             unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(next.cast())
+                _mm_prefetch::<_MM_HINT_T1>(scales.cast())
             };
         }
     }

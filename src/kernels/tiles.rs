@@ -1,16 +1,18 @@
-//! Products of bf16 numbers in tiles: the fastest way to many rows where the CPU has instructions
-//! for it, whatever the format of the weights.
+//! Products of bf16 numbers in tiles: the fastest way to 16 rows and more where the CPU has
+//! instructions for it, whatever the format of the weights.
 //!
-//! Rows become bf16 once. Weights do so a few blocks of two panels at a time, where the first-level
-//! cache holds them, and then meet all the rows; that costs about as much as the products of 100
-//! rows. Sums are f32, 2 x 2 tiles of them at a time, so that each tile that is loaded is used
-//! twice. [`Tiles`] is what a CPU has to offer for this, and [`Model`] is that in plain Rust: the
-//! definition, slow.
+//! Rows become bf16 once. Weights do so half a tile at a time while the tiles before them are
+//! multiplied, which takes other units of the CPU: a tile takes some 80 cycles so, as long as it
+//! takes to multiply 80 rows by it. Sums are f32 and stay in tiles, up to six of them, for as many
+//! inputs as the second-level cache has room for. [`Tiles`] is what a CPU has to offer for this,
+//! and [`Model`] is that in plain Rust: the definition, slow.
 //!
-//! Each number is rounded to bf16, to nearest. Of each block of 32 inputs the even and the odd ones
-//! are added up apart, in order, one fused product and sum an input; then the two together, and
-//! that to the total. So an output depends on its row and column alone, not on how the work is
-//! split.
+//! Each number is rounded to bf16, to nearest: quantized weights with ties away from zero, all
+//! others with ties to even. Of 4 inputs the first and the third are a pair, and the second and the
+//! fourth, as far apart as bytes of a packed word are without moving them. Of each block of 32
+//! inputs the first ones of the pairs and the second ones are added up apart, in order, one fused
+//! product and sum an input; then the two together, and that to the total. So an output depends on
+//! its row and column alone, not on how the work is split.
 
 use super::activations::Stored;
 use super::dense::{DenseMatrix, to_bf16};
@@ -23,14 +25,14 @@ use std::ops::Range;
 
 /// Rows of a tile.
 const ROWS: usize = 16;
-/// Blocks of two panels that become bf16 at once: two thirds of a first-level cache of 48 KiB.
-const DEPTH: usize = 16;
-/// Panels that share each part of the rows while the second-level cache has it, and how many rows
-/// it has room for, beside their sums.
-const GROUP: usize = 8;
-const ROWS_AT_ONCE: usize = 512;
+/// Tiles of rows, of 1 KiB, that the second-level cache has room for beside all else.
+const CACHED_TILES: usize = 1024;
+/// Tiles of rows whose sums have room in tiles, beside one of rows and one of weights.
+const MOST: usize = 6;
+/// Blocks of a panel ahead for which memory is asked.
+const SOON: usize = 24;
 
-/// 16 rows of 32 activations, or the weights of 32 inputs in 16 rows of pairs: a pair of inputs of
+/// 16 rows of 32 activations in pairs, or the weights of 32 inputs in 16 rows: a pair of inputs of
 /// each of the 16 columns.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -45,19 +47,22 @@ pub(super) type Sums = [[f32; PANEL]; ROWS];
 
 /// Eight tiles, which go by their numbers, and what a product needs to do with them.
 pub(super) trait Tiles {
-    /// Makes a tile of sums zero.
-    fn zero<const T: usize>(&mut self);
+    /// Makes a tile of sums zero: one of the first six.
+    fn zero(&mut self, tile: usize);
     /// Loads a tile of numbers.
     fn load<const T: usize>(&mut self, from: &Tile);
     /// Loads a tile of sums.
-    fn load_sums<const T: usize>(&mut self, from: &Sums);
+    fn load_sums(&mut self, tile: usize, from: &Sums);
     /// Stores a tile of sums.
-    fn store_sums<const T: usize>(&self, to: &mut Sums);
+    fn store_sums(&self, tile: usize, to: &mut Sums);
     /// `C += A · B`, with rows in A and weights in B.
     fn multiply_add<const C: usize, const A: usize, const B: usize>(&mut self);
-    /// Makes blocks of a panel bf16, from block `first` on.
-    fn unpack<F: BlockFormat>(&self, panel: Panel<'_>, first: usize, to: &mut [Tile]);
+    /// Makes a half of a block of a panel bf16, and asks for a block that comes `soon`.
+    fn unpack<F: BlockFormat>(&self, at: At<'_>, half: usize, to: &mut Tile, soon: At<'_>);
 }
+
+/// A panel and the number of a block of it.
+pub(super) type At<'a> = (&'a Panel<'a>, usize);
 
 /// Rows of activations in bf16, `[rows, k]`. Reuse one: it allocates only to grow.
 #[derive(Default)]
@@ -156,8 +161,9 @@ impl TileRowsPart<'_> {
                         } else if row < part.rows {
                             source.write(row, first, &mut values[..part.k - first]);
                         }
-                        for (to, value) in to.iter_mut().zip(values) {
-                            *to = to_bf16(value);
+                        let quads = values.as_chunks::<4>().0;
+                        for (to, [a, b, c, d]) in to.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
+                            *to = [to_bf16(*a), to_bf16(*c), to_bf16(*b), to_bf16(*d)];
                         }
                     }
                 }
@@ -176,7 +182,7 @@ pub enum TileWeights<'a> {
     Dense(&'a DenseMatrix),
 }
 
-impl TileWeights<'_> {
+impl<'a> TileWeights<'a> {
     /// Inputs of each column.
     pub(super) fn k(self) -> usize {
         match self {
@@ -193,148 +199,297 @@ impl TileWeights<'_> {
         }
     }
 
-    fn unpack(self, isa: Isa, tiles: &impl Tiles, panel: usize, first: usize, to: &mut [Tile]) {
+    fn panel<T: Tiles>(self, panel: usize) -> TilePanel<'a, T> {
         match self {
             Self::Packed(w) => {
-                with_format!(w.format(), F => tiles.unpack::<F>(w.panel(panel), first, to));
+                let unpack = with_format!(w.format(), F => T::unpack::<F>);
+                TilePanel::Packed(unpack, w.panel(panel))
             }
-            Self::Dense(w) => {
-                for (block, tile) in (first..).zip(to) {
-                    w.bf16_pairs(isa, panel, block * BLOCK, &mut tile.0);
-                }
+            Self::Dense(w) => TilePanel::Dense(w, panel),
+        }
+    }
+}
+
+/// A panel of [`TileWeights`].
+enum TilePanel<'a, T> {
+    Packed(fn(&T, At<'_>, usize, &mut Tile, At<'_>), Panel<'a>),
+    Dense(&'a DenseMatrix, usize),
+}
+
+impl<T: Tiles> TilePanel<'_, T> {
+    /// Makes a half of a block bf16, and asks for another one of the same matrix that comes soon.
+    #[inline(always)]
+    fn unpack(
+        &self,
+        isa: Isa,
+        tiles: &T,
+        (block, half): (usize, usize),
+        to: &mut Tile,
+        soon: (&Self, usize),
+    ) {
+        match (self, soon.0) {
+            (Self::Packed(unpack, panel), Self::Packed(_, other)) => {
+                unpack(tiles, (panel, block), half, to, (other, soon.1));
             }
+            (Self::Dense(w, panel), Self::Dense(_, other)) if half == 0 => {
+                w.prefetch(*other, soon.1 * BLOCK);
+                w.bf16_pairs(isa, *panel, block * BLOCK, &mut to.0);
+            }
+            _ => {}
         }
     }
 }
 
 /// See [`super::matmul_tiles`]; `out` is `[panel, row, 16]`.
-pub(super) fn matmul(
+pub(super) fn matmul<T: Tiles>(
     isa: Isa,
-    tiles: &mut impl Tiles,
+    tiles: &mut T,
     w: TileWeights<'_>,
     x: &TileRows,
     panels: Range<usize>,
     out: &mut [[f32; PANEL]],
 ) {
-    let (row_tiles, blocks) = (x.rows.div_ceil(ROWS), x.blocks());
-    // Of about equal size.
-    let parts = x.rows.div_ceil(ROWS_AT_ONCE);
-    let mut unpacked = [[Tile::ZERO; DEPTH]; 2];
-    for (group, out) in panels
-        .step_by(GROUP)
-        .zip(out.chunks_mut(GROUP * x.rows.max(1)))
-    {
-        for part in 0..parts {
-            let row_tiles = part * row_tiles / parts..(part + 1) * row_tiles / parts;
-            for first in (0..blocks).step_by(DEPTH) {
-                let blocks = first..blocks.min(first + DEPTH);
-                for (pair, out) in out.chunks_mut(2 * x.rows).enumerate() {
-                    let count = out.len() / x.rows;
-                    for (p, to) in unpacked[..count].iter_mut().enumerate() {
-                        let panel = group + 2 * pair + p;
-                        w.unpack(isa, tiles, panel, first, &mut to[..blocks.len()]);
-                    }
-                    let (x, row_tiles) = ((x, &blocks), row_tiles.clone());
-                    match unpacked.split_at(count).0 {
-                        [one] => rows_of_panels(tiles, [one], x, row_tiles, out),
-                        [one, two] => rows_of_panels(tiles, [one, two], x, row_tiles, out),
-                        _ => {}
-                    }
+    let mut product = Product {
+        isa,
+        tiles,
+        w,
+        x,
+        first_panel: panels.start,
+        out,
+    };
+    // Two panels at a time, where their sums have room; the last one may be by itself.
+    let pairs = panels.start..panels.end - panels.len() % 2;
+    let last = pairs.end..panels.end;
+    for blocks in parts(x.blocks(), CACHED_TILES / MOST) {
+        for rows in parts(x.rows.div_ceil(ROWS), MOST) {
+            let (first, b) = (rows.start, &blocks);
+            match rows.len() {
+                1 => {
+                    product.rows::<2, 1>(first, b, pairs.clone());
+                    product.rows::<1, 1>(first, b, last.clone());
                 }
+                2 => {
+                    product.rows::<2, 2>(first, b, pairs.clone());
+                    product.rows::<1, 2>(first, b, last.clone());
+                }
+                3 => {
+                    product.rows::<2, 3>(first, b, pairs.clone());
+                    product.rows::<1, 3>(first, b, last.clone());
+                }
+                4 => product.rows::<1, 4>(first, b, panels.clone()),
+                5 => product.rows::<1, 5>(first, b, panels.clone()),
+                _ => product.rows::<1, MOST>(first, b, panels.clone()),
             }
         }
     }
 }
 
-/// Some blocks of `P` panels, unpacked, and all the rows of some tiles.
-fn rows_of_panels<const P: usize>(
-    tiles: &mut impl Tiles,
-    w: [&[Tile; DEPTH]; P],
-    x: (&TileRows, &Range<usize>),
-    row_tiles: Range<usize>,
-    out: &mut [[f32; PANEL]],
-) {
-    for first in row_tiles.clone().step_by(2) {
-        match first + 1 < row_tiles.end {
-            true => square::<P, 2>(tiles, w, x, first, out),
-            false => square::<P, 1>(tiles, w, x, first, out),
+/// `0..count` in parts of about equal size, none larger than `most`.
+fn parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = count.div_ceil(most);
+    (0..parts).map(move |part| part * count / parts..(part + 1) * count / parts)
+}
+
+struct Product<'a, T> {
+    isa: Isa,
+    tiles: &'a mut T,
+    w: TileWeights<'a>,
+    x: &'a TileRows,
+    /// `[panel, row, 16]`, from this panel on.
+    out: &'a mut [[f32; PANEL]],
+    first_panel: usize,
+}
+
+impl<T: Tiles> Product<'_, T> {
+    /// `R` tiles of rows and `P` panels at a time. Their sums stay in tiles for as many inputs as
+    /// the second-level cache has room for. The weights that come next become bf16 while tiles are
+    /// multiplied: that is for other units of the CPU.
+    fn rows<const P: usize, const R: usize>(
+        &mut self,
+        row_tile: usize,
+        blocks: &Range<usize>,
+        panels: Range<usize>,
+    ) {
+        if panels.is_empty() {
+            return;
+        }
+        let (isa, w, x) = (self.isa, self.w, self.x);
+        let at = |first: usize| -> [TilePanel<'_, T>; P] {
+            // Behind the last one there is nothing, and it does no harm to begin it again.
+            let first = first.min(panels.end - P);
+            std::array::from_fn(|p| w.panel(first + p))
+        };
+        let rows: [&[Tile]; R] = std::array::from_fn(|r| x.row_tile(row_tile + r, blocks));
+        let mut unpacked = [[Tile::ZERO; P]; 2];
+        let [mut now, mut next] = unpacked.each_mut();
+        let mut here = at(panels.start);
+        for p in 0..P {
+            for half in 0..2 {
+                let soon = (&here[p], blocks.start);
+                here[p].unpack(isa, self.tiles, (blocks.start, half), &mut next[p], soon);
+            }
+        }
+        for first in panels.clone().step_by(P) {
+            let then = at(first + P);
+            self.sums::<P, R>(row_tile, first, |tiles, tile, sums| match blocks.start {
+                0 => tiles.zero(tile),
+                _ => load_sums(tiles, tile, sums),
+            });
+            for b in blocks.clone() {
+                std::mem::swap(&mut now, &mut next);
+                let behind = |b: usize| match b < blocks.end {
+                    true => (&here, b),
+                    false => (&then, blocks.end.min(b - blocks.len() + 1) - 1),
+                };
+                let ((from, block), soon) = (behind(b + 1), behind(b + SOON));
+                let x = std::array::from_fn(|r| &rows[r][b - blocks.start]);
+                multiply_block::<T, P, R>(self.tiles, now.each_ref(), x, |tiles, i| {
+                    let (p, half) = (i / 2, i % 2);
+                    let soon = (&soon.0[p], soon.1);
+                    from[p].unpack(isa, tiles, (block, half), &mut next[p], soon);
+                });
+            }
+            self.sums::<P, R>(row_tile, first, store_sums);
+            here = then;
+        }
+    }
+
+    /// Does something for each tile of sums, and up to 16 rows of them in the output.
+    #[inline(always)]
+    fn sums<const P: usize, const R: usize>(
+        &mut self,
+        row_tile: usize,
+        panel: usize,
+        mut each: impl FnMut(&mut T, usize, &mut [[f32; PANEL]]),
+    ) {
+        let rows = self.x.rows;
+        let out = &mut self.out[(panel - self.first_panel) * rows..];
+        for (p, out) in out.chunks_exact_mut(rows).take(P).enumerate() {
+            let of_tiles = out.chunks_mut(ROWS).skip(row_tile);
+            for (r, sums) in of_tiles.take(R).enumerate() {
+                each(self.tiles, R * p + r, sums);
+            }
         }
     }
 }
 
-/// Some blocks of `P` panels and `R` tiles of rows: tiles 0 to 3 for the sums, 4 and 5 for the
-/// rows, 6 and 7 for the weights.
-fn square<const P: usize, const R: usize>(
-    tiles: &mut impl Tiles,
-    w: [&[Tile; DEPTH]; P],
-    (x, blocks): (&TileRows, &Range<usize>),
-    row_tile: usize,
-    out: &mut [[f32; PANEL]],
-) {
-    let rows: [&[Tile]; R] = std::array::from_fn(|r| x.row_tile(row_tile + r, blocks));
-    let begins = blocks.start == 0;
-    let sums = |r: usize, p: usize| {
-        let first = (row_tile + r) * ROWS;
-        p * x.rows + first..p * x.rows + x.rows.min(first + ROWS)
+/// Multiplies a block of weights, in tile 6, by tiles of rows, each in tile 7 in its turn, and adds
+/// them to tiles of sums.
+macro_rules! multiply {
+    ($tiles:ident, $w:expr, $($x:expr => $sum:literal),*) => {
+        $tiles.load::<6>($w);
+        $(
+            $tiles.load::<7>($x);
+            $tiles.multiply_add::<$sum, 7, 6>();
+        )*
     };
-    load_sums::<0>(tiles, begins, &out[sums(0, 0)]);
-    if P == 2 {
-        load_sums::<1>(tiles, begins, &out[sums(0, 1)]);
-    }
-    if R == 2 {
-        load_sums::<2>(tiles, begins, &out[sums(1, 0)]);
-    }
-    if P == 2 && R == 2 {
-        load_sums::<3>(tiles, begins, &out[sums(1, 1)]);
-    }
-    for b in 0..blocks.len() {
-        tiles.load::<6>(&w[0][b]);
-        tiles.load::<4>(&rows[0][b]);
-        tiles.multiply_add::<0, 4, 6>();
-        if P == 2 {
-            tiles.load::<7>(&w[P - 1][b]);
-            tiles.multiply_add::<1, 4, 7>();
-        }
-        if R == 2 {
-            tiles.load::<5>(&rows[R - 1][b]);
-            tiles.multiply_add::<2, 5, 6>();
-        }
-        if P == 2 && R == 2 {
-            tiles.multiply_add::<3, 5, 7>();
-        }
-    }
-    store_sums::<0>(tiles, &mut out[sums(0, 0)]);
-    if P == 2 {
-        store_sums::<1>(tiles, &mut out[sums(0, 1)]);
-    }
-    if R == 2 {
-        store_sums::<2>(tiles, &mut out[sums(1, 0)]);
-    }
-    if P == 2 && R == 2 {
-        store_sums::<3>(tiles, &mut out[sums(1, 1)]);
-    }
+    ($tiles:ident, $($x:expr => $sum:literal),*) => {
+        $(
+            $tiles.load::<7>($x);
+            $tiles.multiply_add::<$sum, 7, 6>();
+        )*
+    };
 }
 
-/// Up to 16 rows of sums, or none where a product begins.
-fn load_sums<const T: usize>(tiles: &mut impl Tiles, begins: bool, from: &[[f32; PANEL]]) {
-    if begins {
-        tiles.zero::<T>();
-    } else if let Some(sums) = from.first_chunk() {
-        tiles.load_sums::<T>(sums);
-    } else {
-        let mut sums = [[0.0; PANEL]; ROWS];
-        sums[..from.len()].copy_from_slice(from);
-        tiles.load_sums::<T>(&sums);
+/// Adds the products of a block of `P` panels and `R` tiles of rows to the first tiles, `[P, R]`.
+/// Twice in between there is something to do beside them.
+#[inline(always)]
+fn multiply_block<T: Tiles, const P: usize, const R: usize>(
+    tiles: &mut T,
+    w: [&Tile; P],
+    x: [&Tile; R],
+    mut between: impl FnMut(&T, usize),
+) {
+    let (first, second) = (w[0], w[P - 1]);
+    match (P, R) {
+        (1, 1) => {
+            multiply!(tiles, first, x[0] => 0);
+            between(tiles, 0);
+            between(tiles, 1);
+        }
+        (1, 2) => {
+            multiply!(tiles, first, x[0] => 0);
+            between(tiles, 0);
+            multiply!(tiles, x[1] => 1);
+            between(tiles, 1);
+        }
+        (1, 3) => {
+            multiply!(tiles, first, x[0] => 0);
+            between(tiles, 0);
+            multiply!(tiles, x[1] => 1, x[2] => 2);
+            between(tiles, 1);
+        }
+        (1, 4) => {
+            multiply!(tiles, first, x[0] => 0, x[1] => 1);
+            between(tiles, 0);
+            multiply!(tiles, x[2] => 2, x[3] => 3);
+            between(tiles, 1);
+        }
+        (1, 5) => {
+            multiply!(tiles, first, x[0] => 0, x[1] => 1);
+            between(tiles, 0);
+            multiply!(tiles, x[2] => 2, x[3] => 3);
+            between(tiles, 1);
+            multiply!(tiles, x[4] => 4);
+        }
+        (1, _) => {
+            multiply!(tiles, first, x[0] => 0, x[1] => 1);
+            between(tiles, 0);
+            multiply!(tiles, x[2] => 2, x[3] => 3);
+            between(tiles, 1);
+            multiply!(tiles, x[4] => 4, x[5] => 5);
+        }
+        (_, 1) => {
+            multiply!(tiles, first, x[0] => 0);
+            between(tiles, 0);
+            between(tiles, 1);
+            multiply!(tiles, second, x[0] => 1);
+            between(tiles, 2);
+            between(tiles, 3);
+        }
+        (_, 2) => {
+            multiply!(tiles, first, x[0] => 0);
+            between(tiles, 0);
+            multiply!(tiles, x[1] => 1);
+            between(tiles, 1);
+            multiply!(tiles, second, x[0] => 2);
+            between(tiles, 2);
+            multiply!(tiles, x[1] => 3);
+            between(tiles, 3);
+        }
+        _ => {
+            multiply!(tiles, first, x[0] => 0, x[1] => 1);
+            between(tiles, 0);
+            multiply!(tiles, x[2] => 2);
+            between(tiles, 1);
+            multiply!(tiles, second, x[0] => 3, x[1] => 4);
+            between(tiles, 2);
+            multiply!(tiles, x[2] => 5);
+            between(tiles, 3);
+        }
     }
 }
 
 /// Up to 16 rows of sums.
-fn store_sums<const T: usize>(tiles: &impl Tiles, to: &mut [[f32; PANEL]]) {
-    if let Some(sums) = to.first_chunk_mut() {
-        tiles.store_sums::<T>(sums);
+#[inline(always)]
+fn load_sums(tiles: &mut impl Tiles, tile: usize, from: &[[f32; PANEL]]) {
+    if let Some(sums) = from.first_chunk() {
+        tiles.load_sums(tile, sums);
     } else {
         let mut sums = [[0.0; PANEL]; ROWS];
-        tiles.store_sums::<T>(&mut sums);
+        sums[..from.len()].copy_from_slice(from);
+        tiles.load_sums(tile, &sums);
+    }
+}
+
+/// Up to 16 rows of sums.
+#[inline(always)]
+fn store_sums(tiles: &mut impl Tiles, tile: usize, to: &mut [[f32; PANEL]]) {
+    if let Some(sums) = to.first_chunk_mut() {
+        tiles.store_sums(tile, sums);
+    } else {
+        let mut sums = [[0.0; PANEL]; ROWS];
+        tiles.store_sums(tile, &mut sums);
         to.copy_from_slice(&sums[..to.len()]);
     }
 }
@@ -363,8 +518,8 @@ impl Model {
 }
 
 impl Tiles for Model {
-    fn zero<const T: usize>(&mut self) {
-        self.0[T] = [[0; ROWS]; ROWS];
+    fn zero(&mut self, tile: usize) {
+        self.0[tile] = [[0; ROWS]; ROWS];
     }
 
     fn load<const T: usize>(&mut self, from: &Tile) {
@@ -375,12 +530,12 @@ impl Tiles for Model {
         }
     }
 
-    fn load_sums<const T: usize>(&mut self, from: &Sums) {
-        self.0[T] = from.map(|row| row.map(f32::to_bits));
+    fn load_sums(&mut self, tile: usize, from: &Sums) {
+        self.0[tile] = from.map(|row| row.map(f32::to_bits));
     }
 
-    fn store_sums<const T: usize>(&self, to: &mut Sums) {
-        *to = self.0[T].map(|row| row.map(f32::from_bits));
+    fn store_sums(&self, tile: usize, to: &mut Sums) {
+        *to = self.0[tile].map(|row| row.map(f32::from_bits));
     }
 
     fn multiply_add<const C: usize, const A: usize, const B: usize>(&mut self) {
@@ -402,15 +557,23 @@ impl Tiles for Model {
         }
     }
 
-    fn unpack<F: BlockFormat>(&self, panel: Panel<'_>, first: usize, to: &mut [Tile]) {
-        for (block, tile) in (first..).zip(to) {
-            for column in 0..PANEL {
-                let quants = scalar::quants::<F>(panel, block, column);
-                let scaled = scalar::scaled::<F>(panel, block, column);
-                for (i, quant) in quants.into_iter().enumerate() {
-                    let number = scaled.number::<F>(i / 4, quant);
-                    tile.0[i / 2][2 * column + i % 2] = to_bf16(number);
-                }
+    fn unpack<F: BlockFormat>(
+        &self,
+        (panel, block): At<'_>,
+        half: usize,
+        to: &mut Tile,
+        _: At<'_>,
+    ) {
+        if half == 1 {
+            return; // done with the first
+        }
+        for column in 0..PANEL {
+            let quants = scalar::quants::<F>(*panel, block, column);
+            let scaled = scalar::scaled::<F>(*panel, block, column);
+            for (i, quant) in quants.into_iter().enumerate() {
+                let number = scaled.number::<F>(i / 4, quant);
+                let nearest = number.to_bits().wrapping_add(0x8000) >> 16;
+                to.0[i / 4 * 2 + i % 2][2 * column + i % 4 / 2] = nearest as u16;
             }
         }
     }

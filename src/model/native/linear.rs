@@ -139,9 +139,11 @@ impl Product {
         if values.is_empty() {
             return Ok(());
         }
-        // Tiles read all rows again for each 8 panels, where there are enough for all threads.
-        let wide = self.takes(Form::Tiles, isa) && share(panels, 1) >= 2;
-        let each = share(panels, if wide { 8 } else { 2 });
+        // Tiles read all rows again for each task: they get few, but enough for all threads.
+        let each = match panels / (8 * rayon::current_num_threads()) {
+            wide @ 1.. if self.takes(Form::Tiles, isa) => wide.clamp(8, 32).next_multiple_of(2),
+            _ => share(panels, 2),
+        };
         let tasks = values.par_chunks_mut(each * panel_len);
         tasks.enumerate().for_each(|(task, mut out)| {
             let mut panel = task * each;
@@ -320,7 +322,7 @@ mod tests {
         };
         let (mut input, mut output) = (Input::default(), Output::default());
         for isa in Isa::available() {
-            for rows in [31, 32, 33, 5] {
+            for rows in [15, 16, 33, 5] {
                 let isa = isa.for_rows(rows);
                 let values: Vec<f32> = (0..rows * k).map(|i| number(7 * i + 3)).collect();
                 product.prepare(isa, &mut input, rows, &Stored(&values, k));

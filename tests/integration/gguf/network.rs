@@ -156,16 +156,15 @@ fn packed_kernels_compute_what_the_blocks_say() {
         // about 0.6 % a product in blocks with a peak 2.5 times their mean, thirteen products deep.
         let dense = Storage::Dense(DType::F32);
         let expected = logits(&package, &mut load(&package, dense, Isa::detect()));
-        let found = logits(
-            &package,
-            &mut load(&package, Storage::AsStored, Isa::detect()),
-        );
-        let error = relative_error(&found, &expected);
-        assert!(error < 0.06, "{format}: {error}");
-        assert!(error > 1e-5, "{format} did not go through the kernels");
+        let mut first = None;
         for isa in Isa::available() {
-            let other = logits(&package, &mut load(&package, Storage::AsStored, isa));
-            assert_eq!(other, found, "{isa} differs");
+            let found = logits(&package, &mut load(&package, Storage::AsStored, isa));
+            let error = relative_error(&found, &expected);
+            assert!(error < 0.06, "{isa} {format}: {error}");
+            assert!(error > 1e-5, "{format} did not go through the kernels");
+            if !isa.has_tiles() {
+                assert_eq!(first.get_or_insert(found.clone()), &found, "{isa} differs");
+            }
         }
     }
 }
@@ -230,7 +229,9 @@ fn a_file_of_every_format_computes_what_its_blocks_say() {
     let error = relative_error(&found, &expected);
     // Activations are rounded to 8 bits, with a scale for 128 of them.
     assert!((1e-5..0.15).contains(&error), "{error}");
-    assert_eq!(stored(Isa::SCALAR), found);
+    // The fastest without tiles, which round to bf16 and not to 8 bits.
+    let isa = Isa::available().rfind(|isa| !isa.has_tiles()).unwrap();
+    assert_eq!(stored(Isa::SCALAR), stored(isa));
 
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[..whole.len() - 40]).unwrap();
