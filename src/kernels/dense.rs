@@ -5,7 +5,7 @@
 //! product and sum an input, in the order of the inputs.
 
 use super::isa::{self, Isa, Portable};
-use super::packed::{BLOCK, LANES, PANEL, room};
+use super::packed::{LANES, PANEL, room};
 use super::portable::Lanes;
 use rayon::prelude::*;
 use std::fmt;
@@ -248,6 +248,7 @@ impl DenseMatrix {
     pub(super) fn prefetch(&self, panel: usize, first: usize) {
         #[cfg(target_arch = "x86_64")]
         {
+            use super::packed::BLOCK;
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             let (start, size) = match &self.panels {
                 Panels::F32(w) => (w.as_ptr().cast::<u8>(), 4 * PANEL),
