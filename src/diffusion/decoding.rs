@@ -194,7 +194,7 @@ impl Decoding {
     /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
     /// arithmetic takes as long as reading the weights, because a window is half full on average.
     /// Fixed and not measured at each start, so that a seed means a text. With tiles some 48 rows
-    /// take little longer than one, but larger windows reveal no more of the model's text at a time.
+    /// take little longer than one, but no larger window was shown to pay.
     pub const CPU_WINDOW: usize = 12;
     /// The same on a GPU, where more rows are free.
     pub const GPU_WINDOW: usize = 32;

@@ -445,6 +445,32 @@ impl attention::AttentionLoops for AttentionLoops {
     }
 }
 
+/// Adds the products of each line's registers and each query's numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_products<const Q: usize, const L: usize>(
+    lines: [&[Lanes]; L],
+    queries: &[&[f32]; Q],
+    mut sums: [[__m512; L]; Q],
+) -> [[__m512; L]; Q] {
+    let count = queries[0].len();
+    let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries[q][..count]);
+    let lines: [&[Lanes]; L] = std::array::from_fn(|l| &lines[l][..count]);
+    for i in 0..count {
+        let mut values = [_mm512_setzero_ps(); L];
+        for l in 0..L {
+            values[l] = load_sums(&lines[l][i]);
+        }
+        for q in 0..Q {
+            let number = _mm512_set1_ps(queries[q][i]);
+            for l in 0..L {
+                sums[q][l] = _mm512_fmadd_ps(values[l], number, sums[q][l]);
+            }
+        }
+    }
+    sums
+}
+
 /// The scores of `P` panels of keys, from panel `first` of the block on.
 #[target_feature(enable = "avx512f")]
 fn score_panels<const Q: usize, const P: usize>(
@@ -453,22 +479,8 @@ fn score_panels<const Q: usize, const P: usize>(
     first: usize,
     scores: &mut [[Lanes; BLOCK_PANELS]; Q],
 ) {
-    let e = queries[0].len();
-    let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries[q][..e]);
-    let keys: [&[Lanes]; P] = std::array::from_fn(|p| &keys[p][..e]);
-    let mut sums = [[_mm512_setzero_ps(); P]; Q];
-    for i in 0..e {
-        let mut key = [_mm512_setzero_ps(); P];
-        for p in 0..P {
-            key[p] = load_sums(&keys[p][i]);
-        }
-        for q in 0..Q {
-            let query = _mm512_set1_ps(queries[q][i]);
-            for p in 0..P {
-                sums[q][p] = _mm512_fmadd_ps(key[p], query, sums[q][p]);
-            }
-        }
-    }
+    let zero = [[_mm512_setzero_ps(); P]; Q];
+    let sums = add_products(keys, queries, zero);
     for q in 0..Q {
         for p in 0..P {
             store(&mut scores[q][first + p], sums[q][p]);
@@ -501,19 +513,8 @@ fn add_lines<const Q: usize, const L: usize>(
             sums[q][l] = load_sums(&lanes);
         }
     }
-    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q].as_flattened()[..count]);
-    for i in 0..count {
-        let mut value = [_mm512_setzero_ps(); L];
-        for l in 0..L {
-            value[l] = load_sums(&lines[l][i]);
-        }
-        for q in 0..Q {
-            let weight = _mm512_set1_ps(weights[q][i]);
-            for l in 0..L {
-                sums[q][l] = _mm512_fmadd_ps(value[l], weight, sums[q][l]);
-            }
-        }
-    }
+    let weights = std::array::from_fn(|q| &weights[q].as_flattened()[..count]);
+    let sums = add_products(lines, &weights, sums);
     for q in 0..Q {
         for l in 0..L {
             let mut lanes = [0.0; PANEL];
