@@ -211,7 +211,7 @@ const fn values<F: BlockFormat>() -> [f32; 16] {
 /// Rounds pairs to bf16, to nearest and ties away from zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn store(pair: [__m512; 2], to: &mut [u16; 32]) {
+fn store(pair: [__m512; 2], to: &mut [u32; 16]) {
     let half = _mm512_set1_epi32(0x8000);
     let [first, second] = pair.map(|x| _mm512_add_epi32(_mm512_castps_si512(x), half));
     let pairs = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(first), second);

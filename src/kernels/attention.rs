@@ -113,6 +113,21 @@ impl HeadKeyValues {
         }
     }
 
+    /// Numbers of a key, E.
+    pub(super) fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// 16 keys, `[E, 16]`.
+    pub(super) fn keys(&self, panel: usize) -> &[Lanes] {
+        &self.keys[panel * self.head_dim..][..self.head_dim]
+    }
+
+    /// 16 numbers of `count` values of a block from position `first` on, `[count, 16]`.
+    pub(super) fn values(&self, first: usize, line: usize, count: usize) -> &[Lanes] {
+        &self.values[self.first_line(first) + line * BLOCK..][..count]
+    }
+
     /// Where the value of a position begins. Its lines are a block apart, so that what is added up
     /// together lies side by side.
     fn first_line(&self, position: usize) -> usize {
@@ -336,7 +351,18 @@ impl AttentionLoops for Plain {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{TileKeyValues, attend_tiles};
     use super::*;
+
+    /// Head dimension, positions that are seen, and queries.
+    const SIZES: [(usize, usize, usize); 6] = [
+        (2, 1, 1),
+        (16, 16, 8),
+        (24, 130, 11),
+        (64, 300, 17),
+        (6, 40, 9),
+        (48, 129, 35),
+    ];
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         let number = |i: usize| ((i + seed) * 2_654_435_761 % 4001) as f32 / 1000.0 - 2.0;
@@ -367,28 +393,29 @@ mod tests {
             .collect()
     }
 
+    /// Two heads, of which the second has these keys and values, and behind them what must not be
+    /// seen.
+    fn cached(k: &[f32], v: &[f32], e: usize) -> KeyValues {
+        let len = k.len() / e;
+        let mut cache = KeyValues::new(2, e);
+        cache.reserve(len + 40);
+        let head = &mut cache.heads_mut()[1];
+        for position in len..len + 40 {
+            head.set(position, &vec![9.0; e], &vec![1e9; e]);
+        }
+        for position in (0..len).rev() {
+            let at = position * e;
+            head.set(position, &k[at..at + e], &v[at..at + e]);
+        }
+        cache
+    }
+
     #[test]
     fn attention_of_odd_sizes_on_every_instruction_set() {
-        for (e, len, queries) in [
-            (2, 1, 1),
-            (16, 16, 8),
-            (24, 130, 11),
-            (64, 300, 17),
-            (6, 40, 9),
-        ] {
+        for (e, len, queries) in SIZES {
             let (k, v) = (numbers(len * e, 3), numbers(len * e, 11));
             let q = numbers(queries * e, 5);
-            let mut cache = KeyValues::new(2, e);
-            cache.reserve(len + 40);
-            let head = &mut cache.heads_mut()[1];
-            // Positions behind `len` hold what must not be seen.
-            for position in len..len + 40 {
-                head.set(position, &vec![9.0; e], &vec![1e9; e]);
-            }
-            for position in (0..len).rev() {
-                let at = position * e;
-                head.set(position, &k[at..at + e], &v[at..at + e]);
-            }
+            let cache = cached(&k, &v, e);
             let expected = expected(&k, &v, &q, e);
             let mut first: Option<Vec<f32>> = None;
             for isa in Isa::available() {
@@ -403,6 +430,39 @@ mod tests {
         }
     }
 
+    /// Numbers are rounded to bf16, and so are the weights of the values, each by less than 2^-8 of
+    /// it. That the bits are those of the model of the tiles shows what the machine's own do.
+    #[test]
+    fn attention_in_tiles_is_that_of_rounded_numbers() {
+        for (e, len, queries) in SIZES {
+            let half = |x: &f32| half::bf16::from_f32(*x).to_f32();
+            let (k, v) = (numbers(len * e, 3), numbers(len * e, 11));
+            let q = numbers(queries * e, 5);
+            let cache = cached(&k, &v, e);
+            let head = &cache.heads()[1];
+            let [k, v, rounded] = [&k, &v, &q].map(|x| x.iter().map(half).collect::<Vec<f32>>());
+            let expected = expected(&k, &v, &rounded, e);
+            let mut first: Option<Vec<f32>> = None;
+            for isa in [Isa::SCALAR, Isa::detect()] {
+                // As many positions as are seen, or more; queries all together, or each by itself.
+                for (there, each) in [(len, queries), (len + 40, queries), (len, 1)] {
+                    let mut tiles = TileKeyValues::default();
+                    tiles.fill(isa, &cache.heads()[0], len + 40); // what was there is forgotten
+                    tiles.fill(isa, head, there);
+                    let mut out = vec![f32::NAN; q.len()];
+                    for (q, out) in q.chunks(each * e).zip(out.chunks_mut(each * e)) {
+                        attend_tiles(isa, &tiles, len, q, out);
+                    }
+                    for (found, expected) in out.iter().zip(&expected) {
+                        let error = (f64::from(*found) - expected).abs();
+                        assert!(error < 2.0 / 256.0, "{isa} {e} {len}: {found} {expected}");
+                    }
+                    assert_eq!(*first.get_or_insert_with(|| out.clone()), out, "{isa} {e}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn scores_far_apart_do_not_overflow() {
         let mut cache = KeyValues::new(1, 2);
@@ -411,8 +471,12 @@ mod tests {
             let score = if position == 150 { 1e4 } else { -1e4 };
             cache.heads_mut()[0].set(position, &[score, 0.0], &[position as f32, 1.0]);
         }
-        let mut out = [0.0; 2];
-        cache.heads()[0].attend(Isa::detect(), 200, &[1.0, 0.0], &mut out);
+        let (mut out, isa) = ([0.0; 2], Isa::detect());
+        cache.heads()[0].attend(isa, 200, &[1.0, 0.0], &mut out);
+        assert_eq!(out, [150.0, 1.0]);
+        let mut tiles = TileKeyValues::default();
+        tiles.fill(isa, &cache.heads()[0], 200);
+        attend_tiles(isa, &tiles, 200, &[1.0, 0.0], &mut out);
         assert_eq!(out, [150.0, 1.0]);
     }
 }

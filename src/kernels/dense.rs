@@ -269,13 +269,7 @@ impl DenseMatrix {
 
     /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them with one
     /// between, those of a column side by side. Zero behind the last input.
-    pub(super) fn bf16_pairs(
-        &self,
-        isa: Isa,
-        panel: usize,
-        first: usize,
-        to: &mut [[u16; 2 * PANEL]],
-    ) {
+    pub(super) fn bf16_pairs(&self, isa: Isa, panel: usize, first: usize, to: &mut [[u32; PANEL]]) {
         let begin = panel * self.k + first;
         let lines = begin..(begin + 2 * to.len()).min((panel + 1) * self.k);
         match &self.panels {
@@ -289,12 +283,12 @@ impl DenseMatrix {
 fn pairs<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]>(
     isa: Isa,
     lines: &[Line<T>],
-    to: &mut [[u16; 2 * PANEL]],
+    to: &mut [[u32; PANEL]],
     round: U,
 ) {
     struct Pairs<'a, T, U> {
         lines: &'a [Line<T>],
-        to: &'a mut [[u16; 2 * PANEL]],
+        to: &'a mut [[u32; PANEL]],
         round: U,
     }
     impl<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]> Portable for Pairs<'_, T, U> {
@@ -309,8 +303,8 @@ fn pairs<T: Copy, U: Fn([T; PANEL]) -> [u16; PANEL]>(
                 {
                     *half = (self.round)(line.0);
                 }
-                for (c, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                    *to = [halves[0][c], halves[1][c]];
+                for (c, to) in to.iter_mut().enumerate() {
+                    *to = u32::from(halves[0][c]) | u32::from(halves[1][c]) << 16;
                 }
             }
         }

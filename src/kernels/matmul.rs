@@ -7,7 +7,7 @@ use super::isa::{Isa, Kind};
 use super::neon;
 use super::packed::{PANEL, PackedMatrix};
 use super::scalar;
-use super::tiles::{self, Model, TileRows, TileWeights};
+use super::tiles::{self, Model, TileKeyValues, TileRows, TileWeights, attention};
 #[cfg(target_arch = "x86_64")]
 use super::{amx::Amx, avx2, avx512};
 use std::ops::Range;
@@ -106,6 +106,28 @@ pub fn matmul_tiles(
         return tiles::matmul(isa, &mut tiles, w, x, panels, out);
     }
     tiles::matmul(isa, &mut Model::new(), w, x, panels, out);
+}
+
+/// The weighted values of each query over the positions `0..len`, as [`HeadKeyValues::attend`] has
+/// them, in tiles.
+///
+/// # Panics
+/// If fewer than `len` positions are there, `len` is 0, or the lengths do not match.
+#[allow(unsafe_code)]
+pub fn attend_tiles(
+    isa: Isa,
+    key_values: &TileKeyValues,
+    len: usize,
+    queries: &[f32],
+    out: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.kind() == Kind::Amx {
+        // SAFETY: an `Isa` of this kind exists only where detection found every feature.
+        let mut tiles = unsafe { Amx::configure() };
+        return attention::attend(isa, &mut tiles, key_values, len, queries, out);
+    }
+    attention::attend(isa, &mut Model::new(), key_values, len, queries, out);
 }
 
 /// The limit of tiles, as [`peak_ops`] has that of dot products: none without tiles.

@@ -68,10 +68,12 @@ pub(crate) use dense::FloatFormat;
 pub use dense::{DenseMatrix, matmul_dense};
 pub use format::Format;
 pub use isa::Isa;
+pub(crate) use matmul::attend_tiles;
 pub use matmul::{copy_rows, matmul_panels, matmul_tiles};
 pub(crate) use packed::{BLOCK, Holder, LANES};
 pub use packed::{PANEL, PackError, PackedMatrix};
 pub(crate) use portable::{
     LazyRows, negative_entropy, normalize, rms_scales, silu, softmax_terms, write_row,
 };
+pub(crate) use tiles::TileKeyValues;
 pub use tiles::{TileRows, TileWeights};

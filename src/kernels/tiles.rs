@@ -20,8 +20,13 @@ use super::format::{BlockFormat, with_format};
 use super::isa::{self, Isa, Portable};
 use super::packed::{BLOCK, PANEL, PackedMatrix, Panel};
 use super::portable::LazyRows;
-use super::scalar;
 use std::ops::Range;
+
+pub(super) mod attention;
+mod model;
+
+pub use attention::TileKeyValues;
+pub(super) use model::Model;
 
 /// Rows of a tile.
 const ROWS: usize = 16;
@@ -33,13 +38,19 @@ const MOST: usize = 6;
 const SOON: usize = 24;
 
 /// 16 rows of 32 activations in pairs, or the weights of 32 inputs in 16 rows: a pair of inputs of
-/// each of the 16 columns.
+/// each of the 16 columns. The first number of a pair is the low half.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Tile(pub [[u16; BLOCK]; ROWS]);
+pub(super) struct Tile(pub [[u32; PANEL]; ROWS]);
 
 impl Tile {
-    const ZERO: Self = Self([[0; BLOCK]; ROWS]);
+    const ZERO: Self = Self([[0; PANEL]; ROWS]);
+}
+
+/// A pair of numbers, each rounded to bf16, to nearest and ties to even.
+#[inline(always)]
+fn pair(first: f32, second: f32) -> u32 {
+    u32::from(to_bf16(first)) | u32::from(to_bf16(second)) << 16
 }
 
 /// The sums of 16 rows and 16 columns.
@@ -162,8 +173,8 @@ impl TileRowsPart<'_> {
                             source.write(row, first, &mut values[..part.k - first]);
                         }
                         let quads = values.as_chunks::<4>().0;
-                        for (to, [a, b, c, d]) in to.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
-                            *to = [to_bf16(*a), to_bf16(*c), to_bf16(*b), to_bf16(*d)];
+                        for (to, [a, b, c, d]) in to.as_chunks_mut::<2>().0.iter_mut().zip(quads) {
+                            *to = [pair(*a, *c), pair(*b, *d)];
                         }
                     }
                 }
@@ -502,86 +513,4 @@ pub(super) fn peak_ops(tiles: &mut impl Tiles, rounds: u64) -> u64 {
         tiles.multiply_add::<3, 5, 7>();
     }
     rounds * 4 * (2 * ROWS * PANEL * BLOCK) as u64
-}
-
-/// The tile instructions as Intel defines them (Software Developer's Manual, TDPBF16PS): subnormal
-/// numbers count as zero, before and after each operation, and sums are rounded to nearest, ties to
-/// even. Tiles are whole and zero at first.
-pub(super) struct Model([[[u32; ROWS]; ROWS]; 8]);
-
-impl Model {
-    pub fn new() -> Self {
-        Self([[[0; ROWS]; ROWS]; 8])
-    }
-}
-
-impl Tiles for Model {
-    fn zero(&mut self, tile: usize) {
-        self.0[tile] = [[0; ROWS]; ROWS];
-    }
-
-    fn load<const T: usize>(&mut self, from: &Tile) {
-        for (row, from) in self.0[T].iter_mut().zip(&from.0) {
-            for (word, [low, high]) in row.iter_mut().zip(from.as_chunks().0) {
-                *word = u32::from(*low) | u32::from(*high) << 16;
-            }
-        }
-    }
-
-    fn load_sums(&mut self, tile: usize, from: &Sums) {
-        self.0[tile] = from.map(|row| row.map(f32::to_bits));
-    }
-
-    fn store_sums(&self, tile: usize, to: &mut Sums) {
-        *to = self.0[tile].map(|row| row.map(f32::from_bits));
-    }
-
-    fn multiply_add<const C: usize, const A: usize, const B: usize>(&mut self) {
-        let pair = |word: u32| [word << 16, word & 0xffff_0000].map(|x| flushed(f32::from_bits(x)));
-        let [a, b] = [A, B].map(|tile| self.0[tile].map(|row| row.map(pair)));
-        for (row, a) in self.0[C].iter_mut().zip(&a) {
-            let mut sums = [[0.0; 2]; PANEL];
-            for (a, b) in a.iter().zip(&b) {
-                for (sums, b) in sums.iter_mut().zip(b) {
-                    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-                        *sum = flushed(a.mul_add(*b, *sum));
-                    }
-                }
-            }
-            for (total, [even, odd]) in row.iter_mut().zip(sums) {
-                let before = flushed(f32::from_bits(*total));
-                *total = flushed(before + flushed(even + odd)).to_bits();
-            }
-        }
-    }
-
-    fn unpack<F: BlockFormat>(
-        &self,
-        (panel, block): At<'_>,
-        half: usize,
-        to: &mut Tile,
-        _: At<'_>,
-    ) {
-        if half == 1 {
-            return; // done with the first
-        }
-        for column in 0..PANEL {
-            let quants = scalar::quants::<F>(*panel, block, column);
-            let scaled = scalar::scaled::<F>(*panel, block, column);
-            for (i, quant) in quants.into_iter().enumerate() {
-                let number = scaled.number::<F>(i / 4, quant);
-                let nearest = number.to_bits().wrapping_add(0x8000) >> 16;
-                to.0[i / 4 * 2 + i % 2][2 * column + i % 4 / 2] = nearest as u16;
-            }
-        }
-    }
-}
-
-/// Zero of the same sign instead of a subnormal number.
-fn flushed(x: f32) -> f32 {
-    if x.is_subnormal() {
-        0f32.copysign(x)
-    } else {
-        x
-    }
 }

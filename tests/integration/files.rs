@@ -129,17 +129,20 @@ fn parts_are_the_whole_model_whichever_is_given() {
         let found = run_json(&generate(text(part), &[]));
         assert_eq!(found["token_ids"], expected["token_ids"], "{part:?}");
     }
-    let quantized = run_json(&generate(text(&whole), &["--quant", "q8_0"]));
+    let quantized = |from: &Path, name: &str| {
+        let made = folder.path().join(name);
+        let args = ["quantize", "--to", "q8_0", "-o", text(&made), "--model"];
+        stdout(&run(&[&args[..], &[text(from)]].concat()));
+        let said = run_json(&generate(text(&made), &[]));
+        fs::remove_file(made).unwrap();
+        said["token_ids"].clone()
+    };
+    let of_whole = quantized(&whole, "whole-q8_0.gguf");
+    assert_eq!(of_whole, quantized(&parts[1], "parts-q8_0.gguf"));
     // A folder of one model's parts is that model.
     fs::remove_file(&whole).unwrap();
     let found = run_json(&generate(text(folder.path()), &[]));
     assert_eq!(found["token_ids"], expected["token_ids"]);
-
-    let made = folder.path().join("q8_0.gguf");
-    let args = ["quantize", "--to", "q8_0", "-o", text(&made), "--model"];
-    stdout(&run(&[&args[..], &[text(&parts[1])]].concat()));
-    let of_parts = run_json(&generate(text(&made), &[]));
-    assert_eq!(of_parts["token_ids"], quantized["token_ids"]);
 
     fs::remove_file(&parts[1]).unwrap();
     let (code, said) = refusal(&generate(text(&parts[2]), &[]));

@@ -232,12 +232,11 @@ fn values_that_are_not_finite_reach_their_own_row_only() {
 #[test]
 fn the_model_rounds_and_flushes_as_intel_defines() {
     const TINY: f32 = f32::MIN_POSITIVE;
-    let bits = |x: f32| (x.to_bits() >> 16) as u16;
+    let pair = |x: &[f32]| x[0].to_bits() >> 16 | x[1].to_bits();
     let product = |before: f32, a: [f32; 4], b: [f32; 4]| {
-        let (mut rows, mut weights) = (Tile([[0; BLOCK]; 16]), Tile([[0; BLOCK]; 16]));
-        rows.0[3][..4].copy_from_slice(&a.map(bits));
-        for (i, b) in b.into_iter().enumerate() {
-            weights.0[i / 2][2 * 5 + i % 2] = bits(b);
+        let (mut rows, mut weights) = (Tile([[0; PANEL]; 16]), Tile([[0; PANEL]; 16]));
+        for (i, (a, b)) in a.chunks(2).zip(b.chunks(2)).enumerate() {
+            (rows.0[3][i], weights.0[i][5]) = (pair(a), pair(b));
         }
         let mut found = Vec::new();
         let mut step = |tiles: &mut dyn FnMut() -> f32| found.push(tiles());

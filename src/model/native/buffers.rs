@@ -7,16 +7,17 @@ use rayon::prelude::*;
 
 use super::linear::{Input, Output, Product, share};
 use super::{RmsNorm, Shape};
-use crate::kernels::{Isa, LANES, LazyRows, PANEL, rms_scales, silu};
+use crate::kernels::{Isa, LANES, LazyRows, PANEL, TileKeyValues, rms_scales, silu};
 
 /// Kept from pass to pass, so that nothing is allocated again.
 pub(super) struct Buffers {
     pub isa: Isa,
     shape: Shape,
-    pub residual: Vec<f32>, // [R, D]
-    scales: Vec<f32>,       // [R]
-    pub queries: Vec<f32>,  // [G, R, H/G, E]
-    pub attended: Vec<f32>, // [G, R, H/G, E]
+    pub residual: Vec<f32>,                  // [R, D]
+    scales: Vec<f32>,                        // [R]
+    pub queries: Vec<f32>,                   // [G, R, H/G, E]
+    pub attended: Vec<f32>,                  // [G, R, H/G, E]
+    pub tile_key_values: Vec<TileKeyValues>, // [G], where attention takes tiles
     spare: Vec<f32>,
     input: Input,
     pub output: Output,
@@ -31,6 +32,7 @@ impl Buffers {
             scales: Vec::new(),
             queries: Vec::new(),
             attended: Vec::new(),
+            tile_key_values: Vec::new(),
             spare: Vec::new(),
             input: Input::default(),
             output: Output::default(),

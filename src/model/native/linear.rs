@@ -97,6 +97,13 @@ impl Product {
         forms.any(|one| one == form)
     }
 
+    /// Whether numbers of its input and output are no more exact than bf16.
+    pub fn is_in_tiles(&self, isa: Isa) -> bool {
+        self.matrices
+            .iter()
+            .all(|matrix| matrix.form(isa) == Form::Tiles)
+    }
+
     /// Column at which the outputs of a matrix begin.
     pub fn first_column(&self, matrix: usize) -> usize {
         self.first_panel[matrix] * PANEL

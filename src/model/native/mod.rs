@@ -22,7 +22,7 @@ use super::config::Config;
 use super::embedding::Embedding;
 use super::shared::{CanvasPass, Network, outputs};
 use super::{Loader, Rows};
-use crate::kernels::{Isa, KeyValues, copy_rows, rms_scales};
+use crate::kernels::{Isa, KeyValues, TileKeyValues, attend_tiles, copy_rows, rms_scales};
 use crate::weights::WeightsError;
 
 /// Rows whose gate and up are in memory at a time: so many that reading the weights again costs
@@ -134,7 +134,13 @@ impl Weights {
                     &mut key_values[number],
                     &mut buffers,
                 );
-                self.attend(&pass.rows.seen, first, &key_values[number], &mut buffers);
+                self.attend(
+                    layer,
+                    &pass.rows.seen,
+                    first,
+                    &key_values[number],
+                    &mut buffers,
+                );
                 first += pass.rows.indices.len();
             }
             if number == last {
@@ -222,36 +228,64 @@ impl Weights {
     }
 
     /// Lets the queries of the rows of a canvas, from `first` on, attend, each to its first
-    /// positions.
-    fn attend(&self, seen: &[usize], first: usize, key_values: &KeyValues, buffers: &mut Buffers) {
-        let (isa, group) = (self.isa, self.shape.group());
-        let kv_heads = self.shape.kv_heads;
+    /// positions: in tiles where what they were made from is.
+    fn attend(
+        &self,
+        layer: &Layer,
+        seen: &[usize],
+        first: usize,
+        key_values: &KeyValues,
+        buffers: &mut Buffers,
+    ) {
+        let (isa, heads) = (buffers.isa, key_values.heads());
+        if !layer.qkv_proj.is_in_tiles(isa) {
+            let attend = |g: usize, len, queries: &[f32], out: &mut [f32]| {
+                heads[g].attend(isa, len, queries, out);
+            };
+            return self.attend_by(attend, seen, first, &buffers.queries, &mut buffers.attended);
+        }
+        let tiles = &mut buffers.tile_key_values;
+        tiles.resize_with(heads.len(), TileKeyValues::default);
+        let len = seen.iter().copied().max().unwrap_or_default();
+        let filled = tiles.par_iter_mut().zip(heads);
+        filled.for_each(|(tiles, head)| tiles.fill(isa, head, len));
+        let attend = |g: usize, len, queries: &[f32], out: &mut [f32]| {
+            attend_tiles(isa, &tiles[g], len, queries, out);
+        };
+        self.attend_by(attend, seen, first, &buffers.queries, &mut buffers.attended);
+    }
+
+    /// The same by a function of the number of a head of keys, of how many of them are seen, and of
+    /// queries and their outputs.
+    fn attend_by(
+        &self,
+        attend: impl Fn(usize, usize, &[f32], &mut [f32]) + Sync,
+        seen: &[usize],
+        first: usize,
+        queries: &[f32],
+        attended: &mut [f32],
+    ) {
+        let (kv_heads, group) = (self.shape.kv_heads, self.shape.group());
         let rows = seen.len();
         // Enough rows that a tile of queries is full, and enough tasks for all threads.
         let each = share(rows * kv_heads, 8).min(rows);
-        let all = buffers.queries.len() / kv_heads;
+        let all = queries.len() / kv_heads;
         let part = first * group..(first + rows) * group;
-        let heads = key_values.heads().par_iter();
-        let queries = buffers.queries.par_chunks(all);
-        let attended = buffers.attended.par_chunks_mut(all);
-        heads
-            .zip(queries)
-            .zip(attended)
-            .for_each(|((head, queries), attended)| {
-                let tasks = queries[part.clone()].par_chunks(each * group);
-                let tasks = tasks.zip(attended[part.clone()].par_chunks_mut(each * group));
-                tasks
-                    .zip(seen.par_chunks(each))
-                    .for_each(|((queries, attended), seen)| {
-                        let mut row = 0;
-                        for block in seen.chunk_by(|a, b| a == b) {
-                            let part = row * group..(row + block.len()) * group;
-                            let out = &mut attended[part.clone()];
-                            head.attend(isa, block[0], &queries[part], out);
-                            row += block.len();
-                        }
-                    });
-            });
+        let heads = queries.par_chunks(all).zip(attended.par_chunks_mut(all));
+        heads.enumerate().for_each(|(g, (queries, attended))| {
+            let tasks = queries[part.clone()].par_chunks(each * group);
+            let tasks = tasks.zip(attended[part.clone()].par_chunks_mut(each * group));
+            tasks
+                .zip(seen.par_chunks(each))
+                .for_each(|((queries, attended), seen)| {
+                    let mut row = 0;
+                    for block in seen.chunk_by(|a, b| a == b) {
+                        let part = row * group..(row + block.len()) * group;
+                        attend(g, block[0], &queries[part.clone()], &mut attended[part]);
+                        row += block.len();
+                    }
+                });
+        });
     }
 }
 
