@@ -33,7 +33,11 @@ const ROWS: usize = 16;
 /// Tiles of rows, of 1 KiB, that the second-level cache has room for beside all else.
 const CACHED_TILES: usize = 1024;
 /// Tiles of rows whose sums have room in tiles, beside one of rows and one of weights.
-const MOST: usize = 6;
+const FEW: usize = 6;
+/// The same for two panels of weights.
+const GROUP: usize = FEW / 2;
+/// Tiles of rows, at most, by which weights are multiplied for once that they are unpacked.
+const MANY: usize = 21;
 /// Blocks of a panel ahead for which memory is asked.
 const SOON: usize = 24;
 
@@ -172,9 +176,13 @@ impl TileRowsPart<'_> {
                         } else if row < part.rows {
                             source.write(row, first, &mut values[..part.k - first]);
                         }
-                        let quads = values.as_chunks::<4>().0;
+                        let mut halves = [0; BLOCK];
+                        for (half, value) in halves.iter_mut().zip(&values) {
+                            *half = u32::from(to_bf16(*value));
+                        }
+                        let quads = halves.as_chunks::<4>().0;
                         for (to, [a, b, c, d]) in to.as_chunks_mut::<2>().0.iter_mut().zip(quads) {
-                            *to = [pair(*a, *c), pair(*b, *d)];
+                            *to = [a | c << 16, b | d << 16];
                         }
                     }
                 }
@@ -271,26 +279,35 @@ pub(super) fn matmul<T: Tiles>(
     // Two panels at a time, where their sums have room; the last one may be by itself.
     let pairs = panels.start..panels.end - panels.len() % 2;
     let last = pairs.end..panels.end;
-    for blocks in parts(x.blocks(), CACHED_TILES / MOST) {
-        for rows in parts(x.rows.div_ceil(ROWS), MOST) {
-            let (first, b) = (rows.start, &blocks);
-            match rows.len() {
-                1 => {
-                    product.rows::<2, 1>(first, b, pairs.clone());
-                    product.rows::<1, 1>(first, b, last.clone());
-                }
-                2 => {
-                    product.rows::<2, 2>(first, b, pairs.clone());
-                    product.rows::<1, 2>(first, b, last.clone());
-                }
-                3 => {
-                    product.rows::<2, 3>(first, b, pairs.clone());
-                    product.rows::<1, 3>(first, b, last.clone());
-                }
-                4 => product.rows::<1, 4>(first, b, panels.clone()),
-                5 => product.rows::<1, 5>(first, b, panels.clone()),
-                _ => product.rows::<1, MOST>(first, b, panels.clone()),
+    let row_tiles = x.rows.div_ceil(ROWS);
+    if row_tiles > FEW {
+        for rows in parts(row_tiles, MANY) {
+            for blocks in parts(x.blocks(), CACHED_TILES / rows.len()) {
+                product.many_rows::<2>(rows.clone(), &blocks, pairs.clone());
+                product.many_rows::<1>(rows.clone(), &blocks, last.clone());
             }
+        }
+        return;
+    }
+    for blocks in parts(x.blocks(), CACHED_TILES / FEW) {
+        let blocks = &blocks;
+        match row_tiles {
+            0 => {}
+            1 => {
+                product.few_rows::<2, 1>(blocks, pairs.clone());
+                product.few_rows::<1, 1>(blocks, last.clone());
+            }
+            2 => {
+                product.few_rows::<2, 2>(blocks, pairs.clone());
+                product.few_rows::<1, 2>(blocks, last.clone());
+            }
+            3 => {
+                product.few_rows::<2, 3>(blocks, pairs.clone());
+                product.few_rows::<1, 3>(blocks, last.clone());
+            }
+            4 => product.few_rows::<1, 4>(blocks, panels.clone()),
+            5 => product.few_rows::<1, 5>(blocks, panels.clone()),
+            _ => product.few_rows::<1, FEW>(blocks, panels.clone()),
         }
     }
 }
@@ -299,6 +316,16 @@ pub(super) fn matmul<T: Tiles>(
 fn parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = count.div_ceil(most);
     (0..parts).map(move |part| part * count / parts..(part + 1) * count / parts)
+}
+
+/// `P` panels of some. Behind the last one there is nothing, and it does no harm to begin it again.
+fn panels_at<'a, T: Tiles, const P: usize>(
+    w: TileWeights<'a>,
+    first: usize,
+    panels: &Range<usize>,
+) -> [TilePanel<'a, T>; P] {
+    let first = first.min(panels.end - P);
+    std::array::from_fn(|p| w.panel(first + p))
 }
 
 struct Product<'a, T> {
@@ -312,12 +339,11 @@ struct Product<'a, T> {
 }
 
 impl<T: Tiles> Product<'_, T> {
-    /// `R` tiles of rows and `P` panels at a time. Their sums stay in tiles for as many inputs as
+    /// All rows, `R` tiles, and `P` panels at a time. Their sums stay in tiles for as many inputs as
     /// the second-level cache has room for. The weights that come next become bf16 while tiles are
     /// multiplied: that is for other units of the CPU.
-    fn rows<const P: usize, const R: usize>(
+    fn few_rows<const P: usize, const R: usize>(
         &mut self,
-        row_tile: usize,
         blocks: &Range<usize>,
         panels: Range<usize>,
     ) {
@@ -325,12 +351,8 @@ impl<T: Tiles> Product<'_, T> {
             return;
         }
         let (isa, w, x) = (self.isa, self.w, self.x);
-        let at = |first: usize| -> [TilePanel<'_, T>; P] {
-            // Behind the last one there is nothing, and it does no harm to begin it again.
-            let first = first.min(panels.end - P);
-            std::array::from_fn(|p| w.panel(first + p))
-        };
-        let rows: [&[Tile]; R] = std::array::from_fn(|r| x.row_tile(row_tile + r, blocks));
+        let at = |first| panels_at::<T, P>(w, first, &panels);
+        let rows: [&[Tile]; R] = std::array::from_fn(|r| x.row_tile(r, blocks));
         let mut unpacked = [[Tile::ZERO; P]; 2];
         let [mut now, mut next] = unpacked.each_mut();
         let mut here = at(panels.start);
@@ -342,10 +364,7 @@ impl<T: Tiles> Product<'_, T> {
         }
         for first in panels.clone().step_by(P) {
             let then = at(first + P);
-            self.sums::<P, R>(row_tile, first, |tiles, tile, sums| match blocks.start {
-                0 => tiles.zero(tile),
-                _ => load_sums(tiles, tile, sums),
-            });
+            self.begin::<P, R>(0, first, blocks);
             for b in blocks.clone() {
                 std::mem::swap(&mut now, &mut next);
                 let behind = |b: usize| match b < blocks.end {
@@ -360,9 +379,92 @@ impl<T: Tiles> Product<'_, T> {
                     from[p].unpack(isa, tiles, (block, half), &mut next[p], soon);
                 });
             }
-            self.sums::<P, R>(row_tile, first, store_sums);
+            self.sums::<P, R>(0, first, store_sums);
             here = then;
         }
+    }
+
+    /// Some of the rows, up to [`GROUP`] tiles at a time, and `P` panels. Their weights lie in the
+    /// second-level cache for all groups, and meanwhile those of the next panels become bf16.
+    fn many_rows<const P: usize>(
+        &mut self,
+        row_tiles: Range<usize>,
+        blocks: &Range<usize>,
+        panels: Range<usize>,
+    ) {
+        if panels.is_empty() {
+            return;
+        }
+        let (isa, w, len) = (self.isa, self.w, blocks.len());
+        let mut unpacked = vec![[Tile::ZERO; P]; 2 * len];
+        let (mut now, mut next) = unpacked.split_at_mut(len);
+        // A half of a tile after the other, `[block, panel, half]`.
+        let unpack =
+            |tiles: &T, from: &[TilePanel<'_, T>; P], half: usize, to: &mut [[Tile; P]]| {
+                let (b, p) = (half / 2 / P, half / 2 % P);
+                let soon = (&from[p], blocks.start + (b + SOON).min(len - 1));
+                let at = (blocks.start + b, half % 2);
+                from[p].unpack(isa, tiles, at, &mut to[b][p], soon);
+            };
+        let first = panels_at(w, panels.start, &panels);
+        (0..2 * P * len).for_each(|half| unpack(self.tiles, &first, half, next));
+        let groups = row_tiles.len().div_ceil(GROUP);
+        for first in panels.clone().step_by(P) {
+            std::mem::swap(&mut now, &mut next);
+            let then = panels_at(w, first + P, &panels);
+            let (mut half, mut wait) = (0, groups);
+            // It is asked for as often as there are groups for each half.
+            let mut between = |tiles: &T| {
+                wait -= 1;
+                if wait == 0 {
+                    unpack(tiles, &then, half, next);
+                    (half, wait) = (half + 1, groups);
+                }
+            };
+            for group in parts(row_tiles.len(), GROUP) {
+                let first_tile = row_tiles.start + group.start;
+                match group.len() {
+                    1 => self.group::<P, 1>(first_tile, first, blocks, now, &mut between),
+                    2 => self.group::<P, 2>(first_tile, first, blocks, now, &mut between),
+                    _ => self.group::<P, GROUP>(first_tile, first, blocks, now, &mut between),
+                }
+            }
+        }
+    }
+
+    /// The products of a group of tiles of rows.
+    #[inline(always)]
+    fn group<const P: usize, const R: usize>(
+        &mut self,
+        first_tile: usize,
+        first_panel: usize,
+        blocks: &Range<usize>,
+        w: &[[Tile; P]],
+        mut between: impl FnMut(&T),
+    ) {
+        self.begin::<P, R>(first_tile, first_panel, blocks);
+        let x: [&[Tile]; R] = std::array::from_fn(|r| self.x.row_tile(first_tile + r, blocks));
+        for (b, w) in w.iter().enumerate() {
+            let x = std::array::from_fn(|r| &x[r][b]);
+            multiply_block::<T, P, R>(self.tiles, w.each_ref(), x, |tiles, _| between(tiles));
+        }
+        self.sums::<P, R>(first_tile, first_panel, store_sums);
+    }
+
+    /// Sums of the inputs before these blocks.
+    #[inline(always)]
+    fn begin<const P: usize, const R: usize>(
+        &mut self,
+        first_tile: usize,
+        first_panel: usize,
+        blocks: &Range<usize>,
+    ) {
+        self.sums::<P, R>(first_tile, first_panel, |tiles, tile, sums| {
+            match blocks.start {
+                0 => tiles.zero(tile),
+                _ => load_sums(tiles, tile, sums),
+            }
+        });
     }
 
     /// Does something for each tile of sums, and up to 16 rows of them in the output.
@@ -471,9 +573,11 @@ fn multiply_block<T: Tiles, const P: usize, const R: usize>(
             between(tiles, 0);
             multiply!(tiles, x[2] => 2);
             between(tiles, 1);
-            multiply!(tiles, second, x[0] => 3, x[1] => 4);
+            tiles.load::<6>(second);
+            tiles.multiply_add::<5, 7, 6>(); // the rows are there still
+            multiply!(tiles, x[0] => 3);
             between(tiles, 2);
-            multiply!(tiles, x[2] => 5);
+            multiply!(tiles, x[1] => 4);
             between(tiles, 3);
         }
     }
