@@ -1,11 +1,11 @@
 //! AVX-512 with VNNI: 16 columns x 4 inputs an instruction.
 //!
-//! With few rows, reading weights is the limit: the sums stay in registers, panel after panel. With
-//! more, arithmetic is: two panels share each broadcast of activations, one unpacked block of
-//! weights (16 registers) serves every row of a tile, and the `f32` sums live in the first-level
-//! cache. Rows go 8 at a time: some cores start two dot products a cycle and finish one in six, so
-//! that it takes a dozen chains to keep them busy. A block costs a row and panel 8 dot products,
-//! one conversion and one or two fused multiply-adds; a group of blocks one more.
+//! Two panels share each broadcast of activations, one unpacked block of weights (16 registers)
+//! serves every row of a tile, and the `f32` sums live in the first-level cache. With few rows,
+//! where reading weights is the limit, two panels are read faster than one. Rows go 8 at a time:
+//! some cores start two dot products a cycle and finish one in six, so that it takes a dozen chains
+//! to keep them busy. A block costs a row and panel 8 dot products, one conversion and one or two
+//! fused multiply-adds; a group of blocks one more.
 
 use super::activations::{Activations, Block, GroupPosition, TILE};
 use super::attention::{self, BLOCK_PANELS};
@@ -14,9 +14,6 @@ use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
 use super::portable::Lanes;
 use std::arch::x86_64::*;
 use std::ops::Range;
-
-/// Up to this many rows, the sums of one panel are kept in registers.
-const FEW_ROWS: usize = 4;
 
 /// See [`super::matmul_panels`]; `out` is `[panel, row, 16]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -30,24 +27,15 @@ pub(super) fn matmul<F: BlockFormat>(
     if all_rows == 0 {
         return;
     }
-    if all_rows <= FEW_ROWS {
-        for (panel, out) in panels.zip(out.chunks_exact_mut(all_rows)) {
-            match all_rows {
-                1 => few_rows::<F, 1>(w.panel(panel), x, out),
-                2 => few_rows::<F, 2>(w.panel(panel), x, out),
-                3 => few_rows::<F, 3>(w.panel(panel), x, out),
-                _ => few_rows::<F, 4>(w.panel(panel), x, out),
-            }
-        }
-        return;
-    }
     for (first, out) in panels.clone().step_by(2).zip(out.chunks_mut(2 * all_rows)) {
+        let then = [2, 3].map(|on| w.panel((first + on).min(panels.end - 1)));
         for (first_row, rows, blocks) in x.tiles() {
             if first + 1 < panels.end {
                 let mut sums = [[Sums::ZERO; 2]; TILE];
                 let position = |b| x.group_position(b);
                 many_rows::<F, 2>(
                     [w.panel(first), w.panel(first + 1)],
+                    then,
                     blocks,
                     position,
                     &mut sums[..rows],
@@ -59,7 +47,13 @@ pub(super) fn matmul<F: BlockFormat>(
             } else {
                 let mut sums = [[Sums::ZERO; 1]; TILE];
                 let position = |b| x.group_position(b);
-                many_rows::<F, 1>([w.panel(first)], blocks, position, &mut sums[..rows]);
+                many_rows::<F, 1>(
+                    [w.panel(first)],
+                    [then[0]],
+                    blocks,
+                    position,
+                    &mut sums[..rows],
+                );
                 for (r, sums) in sums[..rows].iter().enumerate() {
                     out[first_row + r] = sums[0].total;
                 }
@@ -84,43 +78,7 @@ impl Sums {
     };
 }
 
-/// One panel, all rows (`R`) at once, sums in registers.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn few_rows<F: BlockFormat, const R: usize>(
-    panel: Panel<'_>,
-    x: &Activations,
-    out: &mut [[f32; PANEL]],
-) {
-    let (mut totals, mut parts) = ([_mm512_setzero_ps(); R], [_mm512_setzero_ps(); R]);
-    let (_, _, blocks) = x.tiles().next().unwrap_or((0, 0, &[]));
-    for (b, blocks) in blocks.as_chunks::<R>().0.iter().enumerate() {
-        panel.prefetch_behind::<F>(b);
-        let w = Weights::unpack::<F>(panel, b);
-        for r in 0..R {
-            let mut dots = start::<F>(&blocks[r]);
-            for t in 0..8 {
-                let (half, inputs) = (F::part(t), _mm512_set1_epi32(blocks[r].words[t]));
-                dots[half] = _mm512_dpbusd_epi32(dots[half], w.quants[t], inputs);
-            }
-            parts[r] = w.add::<F, 0>(&blocks[r], dots[0], parts[r]);
-            if F::LAYOUT.parts == 2 {
-                parts[r] = w.add::<F, 1>(&blocks[r], dots[1], parts[r]);
-            }
-        }
-        if x.group_position(b).ends {
-            for r in 0..R {
-                totals[r] = _mm512_fmadd_ps(parts[r], _mm512_set1_ps(blocks[r].scale), totals[r]);
-                parts[r] = _mm512_setzero_ps();
-            }
-        }
-    }
-    for (out, total) in out.iter_mut().zip(totals) {
-        store(out, total);
-    }
-}
-
-/// `P` panels and a tile of rows; `x` is `[block, row]`.
+/// `P` panels and a tile of rows; `x` is `[block, row]`. Other panels come `then`.
 ///
 /// ```text
 /// for each block b of 32 inputs:
@@ -138,13 +96,15 @@ fn few_rows<F: BlockFormat, const R: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn many_rows<F: BlockFormat, const P: usize>(
     panels: [Panel<'_>; P],
+    then: [Panel<'_>; P],
     x: &[Block],
     position: impl Fn(usize) -> GroupPosition,
     sums: &mut [[Sums; P]],
 ) {
+    let count = x.len() / sums.len();
     for (b, x) in x.chunks_exact(sums.len()).enumerate() {
-        for p in panels {
-            p.prefetch_behind::<F>(b);
+        for p in 0..P {
+            panels[p].prefetch_then::<F>(then[p], b, count);
         }
         let mut w = [Weights::unpack::<F>(panels[0], b); P];
         for p in 1..P {

@@ -172,6 +172,12 @@ pub(super) struct PanelBlock<'a> {
     pub supers: &'a [Scales],
 }
 
+/// Blocks of 8 KiB.
+#[cfg(target_arch = "x86_64")]
+const fn ahead<F: BlockFormat>() -> usize {
+    8192 / size_of::<Line>() / F::LAYOUT.lines()
+}
+
 #[cfg(target_arch = "x86_64")]
 impl Panel<'_> {
     /// Asks the second-level cache for what is 8 KiB behind block `b`, where panels are read one
@@ -179,7 +185,17 @@ impl Panel<'_> {
     /// the first level, was slower with few rows.
     #[inline]
     pub fn prefetch_behind<F: BlockFormat>(self, b: usize) {
-        self.prefetch::<F>(b + 8192 / size_of::<Line>() / F::LAYOUT.lines());
+        self.prefetch::<F>(b + ahead::<F>());
+    }
+
+    /// The same, of the `then` one behind the end of this one, which has `count` blocks: where
+    /// several are read beside each other, what lies behind one of them is read already.
+    #[inline]
+    pub fn prefetch_then<F: BlockFormat>(self, then: Self, b: usize, count: usize) {
+        match b + ahead::<F>() {
+            b if b < count => self.prefetch::<F>(b),
+            b => then.prefetch::<F>((b - count).min(count - 1)),
+        }
     }
 
     /// Asks the second-level cache for block `b`, or for what lies there behind the panel.
