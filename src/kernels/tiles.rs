@@ -3,9 +3,10 @@
 //!
 //! Rows become bf16 once. Weights do so half a tile at a time while the tiles before them are
 //! multiplied, which takes other units of the CPU: a tile takes some 80 cycles so, as long as it
-//! takes to multiply 80 rows by it. Sums are f32 and stay in tiles, up to six of them, for as many
-//! inputs as the second-level cache has room for. [`Tiles`] is what a CPU has to offer for this,
-//! and [`Model`] is that in plain Rust: the definition, slow.
+//! takes to multiply 80 rows by it. With few rows they are multiplied right away, with many they
+//! wait in the second-level cache for all of the rows. Sums are f32 and stay in tiles, up to six of
+//! them, for as many inputs as that cache has room for. [`Tiles`] is what a CPU has to offer for
+//! this, and [`Model`] is that in plain Rust: the definition, slow.
 //!
 //! Each number is rounded to bf16, to nearest: quantized weights with ties away from zero, all
 //! others with ties to even. Of 4 inputs the first and the third are a pair, and the second and the

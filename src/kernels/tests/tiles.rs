@@ -112,13 +112,14 @@ fn products_are_as_defined_for_every_format() {
 
 #[test]
 fn products_are_as_defined_for_dense_weights() {
-    // The last in two parts, with sums between them.
+    // The last in two parts, with sums between them: with few rows and with many.
     for (n, k, rows) in [
         (1, 1, 1),
         (33, 40, 17),
         (70, 129, 21),
         (16, 5500, 70),
         (32, 5500, 3),
+        (35, 4100, 113),
     ] {
         let (w, x) = (numbers(n * k, 1), numbers(rows * k, 7));
         let rounded: Vec<f32> = w.iter().map(|&w| half::f16::from_f32(w).to_f32()).collect();
