@@ -152,7 +152,7 @@ impl HeadKeyValues {
         let head = self;
         #[cfg(target_arch = "x86_64")]
         if isa.has_wide_registers() {
-            let attend = Attend::<avx512::AttentionLoops, 8> {
+            let attend = Attend::<avx512::attention::Loops, 8> {
                 head,
                 len,
                 queries,

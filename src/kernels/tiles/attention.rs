@@ -113,18 +113,20 @@ pub(in super::super) fn attend<T: Tiles>(
         queries.len() == out.len() && out.len().is_multiple_of(e),
         "not whole queries"
     );
-    let mut room = Room::new(e);
+    let mut room = Room::new(key_values, len);
     let each = QUERY_TILES * ROWS * e;
     for (queries, out) in queries.chunks(each).zip(out.chunks_mut(each)) {
         match queries.len() <= ROWS * e {
-            true => room.attend::<T, 1>(isa, tiles, key_values, len, queries, out),
-            false => room.attend::<T, QUERY_TILES>(isa, tiles, key_values, len, queries, out),
+            true => room.attend::<T, 1>(isa, tiles, queries, out),
+            false => room.attend::<T, QUERY_TILES>(isa, tiles, queries, out),
         }
     }
 }
 
-/// What is computed of some tiles of queries.
-struct Room {
+/// Keys and values, and what is computed of them for some tiles of queries.
+struct Room<'a> {
+    key_values: &'a TileKeyValues,
+    len: usize,
     queries: [Vec<Tile>; QUERY_TILES], // [ceil(E / 32)]
     scores: [[Sums; BLOCK_PANELS]; QUERY_TILES],
     weights: [[Tile; KEY_TILES]; QUERY_TILES],
@@ -133,9 +135,12 @@ struct Room {
     total: [Sums; QUERY_TILES], // of each lane
 }
 
-impl Room {
-    fn new(e: usize) -> Box<Self> {
+impl<'a> Room<'a> {
+    fn new(key_values: &'a TileKeyValues, len: usize) -> Box<Self> {
+        let e = key_values.head_dim;
         Box::new(Self {
+            key_values,
+            len,
             queries: [(); QUERY_TILES].map(|()| vec![Tile::ZERO; e.div_ceil(INPUTS)]),
             scores: [[[[0.0; LANES]; ROWS]; BLOCK_PANELS]; QUERY_TILES],
             weights: [[Tile::ZERO; KEY_TILES]; QUERY_TILES],
@@ -150,20 +155,15 @@ impl Room {
         &mut self,
         isa: Isa,
         tiles: &mut T,
-        key_values: &TileKeyValues,
-        len: usize,
         queries: &[f32],
         out: &mut [f32],
     ) {
+        let Self {
+            key_values, len, ..
+        } = *self;
         let e = key_values.head_dim;
-        isa::run(
-            isa,
-            Begin::<Q> {
-                room: self,
-                queries,
-                e,
-            },
-        );
+        let room = &mut *self;
+        isa::run(isa, Begin::<Q> { room, queries });
         let (inputs, columns) = (e.div_ceil(INPUTS), e.div_ceil(LANES));
         let keys = key_values.keys.chunks_exact(BLOCK_PANELS * inputs);
         let values = key_values.values.chunks_exact(columns * KEY_TILES);
@@ -180,21 +180,21 @@ impl Room {
             let out = self.out.each_mut().map(Vec::as_mut_slice);
             products::<T, Q>(tiles, weights, values, out, Before::Sums);
         }
-        isa::run(isa, End { room: self, out, e });
+        isa::run(isa, End { room: self, out });
     }
 }
 
 /// Rounds queries, `[queries, E]`, and forgets what was computed of others.
-struct Begin<'a, const Q: usize> {
-    room: &'a mut Room,
+struct Begin<'a, 'r, const Q: usize> {
+    room: &'a mut Room<'r>,
     queries: &'a [f32],
-    e: usize,
 }
 
-impl<const Q: usize> Portable for Begin<'_, Q> {
+impl<const Q: usize> Portable for Begin<'_, '_, Q> {
     #[inline(always)]
     fn run(self) {
-        let Self { room, queries, e } = self;
+        let Self { room, queries } = self;
+        let e = room.key_values.head_dim;
         for q in 0..Q * ROWS {
             let query = queries.chunks_exact(e).nth(q).unwrap_or_default();
             for (i, tile) in room.queries[q / ROWS].iter_mut().enumerate() {
@@ -215,12 +215,12 @@ impl<const Q: usize> Portable for Begin<'_, Q> {
 
 /// Scores to weights of the `count` keys of a block; what was added up before them shrinks as the
 /// largest score grows.
-struct Softmax<'a, const Q: usize> {
-    room: &'a mut Room,
+struct Softmax<'a, 'r, const Q: usize> {
+    room: &'a mut Room<'r>,
     count: usize,
 }
 
-impl<const Q: usize> Portable for Softmax<'_, Q> {
+impl<const Q: usize> Portable for Softmax<'_, '_, Q> {
     #[inline(always)]
     fn run(self) {
         let Self { room, count } = self;
@@ -295,15 +295,15 @@ fn largest(x: Lanes) -> f32 {
 
 /// Writes the weighted values of each query, `[queries, E]`.
 struct End<'a> {
-    room: &'a Room,
+    room: &'a Room<'a>,
     out: &'a mut [f32],
-    e: usize,
 }
 
 impl Portable for End<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { room, out, e } = self;
+        let Self { room, out } = self;
+        let e = room.key_values.head_dim;
         for (q, out) in out.chunks_exact_mut(e).enumerate() {
             let total = sum(room.total[q / ROWS][q % ROWS]);
             for (out, from) in out.chunks_mut(LANES).zip(&room.out[q / ROWS]) {
