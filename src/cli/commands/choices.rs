@@ -19,7 +19,7 @@ const ROWS: f64 = 35.8;
 const TOKENS: [f64; 2] = [1.0, 3.0];
 /// Share of the int8 limit that a whole forward pass reaches, attention and all.
 const EFFICIENCY: f64 = 0.6;
-/// The same of the tile limit, where there are tiles: with [`ROWS`] a pass takes them (20 to 29 %
+/// The same of the tile limit, where there are tiles: with [`ROWS`] a pass takes them (20 to 32 %
 /// from 32 to 320 rows: benches/README.md).
 const TILE_EFFICIENCY: f64 = 0.25;
 /// Memory beside the weights: activations, keys and values, logits. (5.2 GB at the peak for a file
