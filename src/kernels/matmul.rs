@@ -108,8 +108,8 @@ pub fn matmul_tiles(
     tiles::matmul(isa, &mut Model::new(), w, x, panels, out);
 }
 
-/// The weighted values of each query over the positions `0..len`, as [`HeadKeyValues::attend`] has
-/// them, in tiles.
+/// The weighted values of each query over the positions `0..len`, as
+/// [`HeadKeyValues::attend`](super::attention::HeadKeyValues::attend) has them, in tiles.
 ///
 /// # Panics
 /// If fewer than `len` positions are there, `len` is 0, or the lengths do not match.
