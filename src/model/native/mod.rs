@@ -26,8 +26,8 @@ use crate::kernels::{Isa, KeyValues, TileKeyValues, attend_tiles, copy_rows, rms
 use crate::weights::WeightsError;
 
 /// Rows whose gate and up are in memory at a time: so many that reading the weights again costs
-/// nothing beside the products.
-const MLP_ROWS: usize = 512;
+/// nothing beside the products, and twice as many as tiles of weights are kept unpacked for.
+const MLP_ROWS: usize = 672;
 
 /// A loaded network. Passes only read it.
 pub(super) struct Weights {
