@@ -9,7 +9,10 @@ const MAX_TOKENS: usize = 1 << 20;
 
 /// A marker that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the marker at {}:{} has no length in tokens: {marker}", place.line, place.column)]
+#[error(
+    "the marker at {}:{} has no length in tokens, from 1 to {MAX_TOKENS}: {marker}",
+    place.line, place.column
+)]
 pub struct MarkerError {
     /// Where it is.
     pub place: Place,

@@ -308,7 +308,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (
             &[],
             "x = <FILL:0>\n",
-            "the marker at 1:5 has no length in tokens: <FILL:0>",
+            "the marker at 1:5 has no length in tokens, from 1 to 1048576: <FILL:0>",
         ),
         (
             &[],
