@@ -5,7 +5,7 @@
 //! product and sum an input, in the order of the inputs.
 
 use super::isa::{self, Isa, Portable};
-use super::packed::{LANES, PANEL, room};
+use super::packed::{BLOCK, LANES, PANEL, prefetch_bytes, room};
 use super::portable::Lanes;
 use rayon::prelude::*;
 use std::fmt;
@@ -244,27 +244,13 @@ fn tile<T: Copy, const R: usize>(
 
 impl DenseMatrix {
     /// Asks the second-level cache for a block of a panel from input `first` on.
-    #[allow(unsafe_code)]
     pub(super) fn prefetch(&self, panel: usize, first: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use super::packed::BLOCK;
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            let (start, size) = match &self.panels {
-                Panels::F32(w) => (w.as_ptr().cast::<u8>(), 4 * PANEL),
-                Panels::F16(w) | Panels::Bf16(w) => (w.as_ptr().cast::<u8>(), 2 * PANEL),
-            };
-            let start = start.wrapping_add((panel * self.k + first) * size);
-            for line in 0..BLOCK * size / 64 {
-                #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-                // SAFETY: a prefetch reads nothing and may name any address.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line).cast())
-                };
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (panel, first);
+        let (start, size) = match &self.panels {
+            Panels::F32(w) => (w.as_ptr().cast::<u8>(), 4 * PANEL),
+            Panels::F16(w) | Panels::Bf16(w) => (w.as_ptr().cast::<u8>(), 2 * PANEL),
+        };
+        let start = start.wrapping_add((panel * self.k + first) * size);
+        prefetch_bytes(start, BLOCK * size);
     }
 
     /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them with one

@@ -200,28 +200,34 @@ impl Panel<'_> {
 
     /// Asks the second-level cache for block `b`, or for what lies there behind the panel.
     #[inline]
-    #[allow(unsafe_code)]
     pub fn prefetch<F: BlockFormat>(self, b: usize) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         let (lines, (rows, _)) = (F::LAYOUT.lines(), F::LAYOUT.scale_rows());
-        let block = self.lines.as_ptr().wrapping_add(b * lines);
-        for i in 0..lines {
-            #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-            // SAFETY: a prefetch reads nothing and may name any address.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(i).cast())
-            };
-        }
+        prefetch_bytes(
+            self.lines.as_ptr().wrapping_add(b * lines).cast(),
+            lines * size_of::<Line>(),
+        );
         // A line holds two rows of scales.
         if (b * rows).is_multiple_of(2) {
-            let scales = self.scales.as_ptr().wrapping_add(b * rows);
-            #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-            // SAFETY: as above.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(scales.cast())
-            };
+            prefetch_bytes(self.scales.as_ptr().wrapping_add(b * rows).cast(), 1);
         }
     }
+}
+
+/// Asks the second-level cache for the lines of some bytes, which need not be there.
+#[inline(always)]
+#[allow(unsafe_code)]
+pub(super) fn prefetch_bytes(first: *const u8, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..count).step_by(size_of::<Line>()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+        // SAFETY: a prefetch reads nothing and may name any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(byte).cast())
+        };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, count);
 }
 
 impl PackedMatrix {
