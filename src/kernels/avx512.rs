@@ -110,16 +110,17 @@ fn many_rows<F: BlockFormat, const P: usize>(
         for p in 1..P {
             w[p] = Weights::unpack::<F>(panels[p], b);
         }
-        let position = position(b);
-        let rest = rows_of_block::<F, P, 8>(&w, x, position, &mut *sums);
-        let rest = rows_of_block::<F, P, 4>(&w, rest.0, position, rest.1);
-        let rest = rows_of_block::<F, P, 2>(&w, rest.0, position, rest.1);
-        rows_of_block::<F, P, 1>(&w, rest.0, position, rest.1);
+        let (position, rows) = (position(b), sums.len());
+        let rest = rows_of_block::<F, P, 8>(&w, x, position, &mut *sums, rows);
+        let rest = rows_of_block::<F, P, 4>(&w, rest.0, position, rest.1, rows);
+        let rest = rows_of_block::<F, P, 2>(&w, rest.0, position, rest.1, rows);
+        rows_of_block::<F, P, 1>(&w, rest.0, position, rest.1, rows);
     }
 }
 
 /// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products
-/// interleave. Returns the rows left.
+/// interleave. Asks for the rows' next blocks, which come from the second-level cache for each pair
+/// of panels again: a core does not look ahead that far. Returns the rows left.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
@@ -127,10 +128,14 @@ fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
     x: &'a [Block],
     position: GroupPosition,
     sums: &'a mut [[Sums; P]],
+    all_rows: usize,
 ) -> (&'a [Block], &'a mut [[Sums; P]]) {
     let (x, x_rest) = x.as_chunks::<R>();
     let (sums, sums_rest) = sums.as_chunks_mut::<R>();
     for (x, sums) in x.iter().zip(sums) {
+        for x in x {
+            x.prefetch_behind(all_rows);
+        }
         half_of_rows::<F, P, R, 0>(w, x, position, sums);
         if F::LAYOUT.parts == 2 {
             half_of_rows::<F, P, R, 1>(w, x, position, sums);
