@@ -193,9 +193,8 @@ impl Decoding {
 
     /// Masks of a window on a CPU where nobody says how many: about twice the rows at which
     /// arithmetic takes as long as reading the weights, because a window is half full on average.
-    /// Fixed and not measured at each start, so that a seed means a text. With tiles 24
-    /// rows take half as long again as 9, 48 not twice as long, and no larger window was shown to
-    /// pay.
+    /// Fixed and not measured at each start, so that a seed means a text. With tiles 24 rows take
+    /// half as long again as 9, 48 not twice as long, and no larger window was shown to pay.
     pub const CPU_WINDOW: usize = 12;
     /// The same on a GPU, where more rows are free.
     pub const GPU_WINDOW: usize = 32;

@@ -50,20 +50,6 @@ impl Block {
         minus_32: [0; 2],
     };
 
-    /// Asks the first-level cache for the one so many `blocks` behind this one.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    #[allow(unsafe_code)]
-    pub fn prefetch_behind(&self, blocks: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let behind = std::ptr::from_ref(self).wrapping_add(blocks);
-        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-        // SAFETY: a prefetch reads nothing and may name any address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(behind.cast())
-        };
-    }
-
     /// Where the dot products of each part of a block of weights start: at what the offset of their
     /// quants would take off later. References, so that each is read where it is spread over a
     /// register, and not both in one word to be taken apart.

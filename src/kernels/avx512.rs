@@ -10,6 +10,7 @@
 use super::activations::{Activations, Block, GroupPosition, TILE};
 use super::format::{BlockFormat, Scaling};
 use super::packed::{Line, PANEL, PackedMatrix, Panel, PanelBlock, Scales};
+use super::prefetch::{Level, prefetch};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -134,7 +135,8 @@ fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
     let (sums, sums_rest) = sums.as_chunks_mut::<R>();
     for (x, sums) in x.iter().zip(sums) {
         for x in x {
-            x.prefetch_behind(all_rows);
+            let next = std::ptr::from_ref(x).wrapping_add(all_rows);
+            prefetch(Level::First, next, size_of::<Block>());
         }
         half_of_rows::<F, P, R, 0>(w, x, position, sums);
         if F::LAYOUT.parts == 2 {

@@ -5,8 +5,9 @@
 //! product and sum an input, in the order of the inputs.
 
 use super::isa::{self, Isa, Portable};
-use super::packed::{BLOCK, LANES, PANEL, prefetch_bytes, room};
+use super::packed::{BLOCK, LANES, PANEL, room};
 use super::portable::Lanes;
+use super::prefetch::{Level, prefetch};
 use rayon::prelude::*;
 use std::fmt;
 use std::ops::Range;
@@ -250,7 +251,7 @@ impl DenseMatrix {
             Panels::F16(w) | Panels::Bf16(w) => (w.as_ptr().cast::<u8>(), 2 * PANEL),
         };
         let start = start.wrapping_add((panel * self.k + first) * size);
-        prefetch_bytes(start, BLOCK * size);
+        prefetch(Level::Second, start, BLOCK * size);
     }
 
     /// Inputs of a panel's columns from `first` on, rounded to bf16: a row for two of them with one

@@ -26,6 +26,7 @@
 
 mod format;
 mod isa;
+mod prefetch;
 
 mod stored;
 

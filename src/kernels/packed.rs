@@ -15,6 +15,8 @@
 
 pub use super::format::BLOCK;
 use super::format::{BlockFormat, Format, with_format};
+#[cfg(target_arch = "x86_64")]
+use super::prefetch::{Level, prefetch};
 use super::stored;
 use rayon::prelude::*;
 use std::fmt;
@@ -202,32 +204,14 @@ impl Panel<'_> {
     #[inline]
     pub fn prefetch<F: BlockFormat>(self, b: usize) {
         let (lines, (rows, _)) = (F::LAYOUT.lines(), F::LAYOUT.scale_rows());
-        prefetch_bytes(
-            self.lines.as_ptr().wrapping_add(b * lines).cast(),
-            lines * size_of::<Line>(),
-        );
+        let block = self.lines.as_ptr().wrapping_add(b * lines);
+        prefetch(Level::Second, block, lines * size_of::<Line>());
         // A line holds two rows of scales.
         if (b * rows).is_multiple_of(2) {
-            prefetch_bytes(self.scales.as_ptr().wrapping_add(b * rows).cast(), 1);
+            let scales = self.scales.as_ptr().wrapping_add(b * rows);
+            prefetch(Level::Second, scales, size_of::<Scales>());
         }
     }
-}
-
-/// Asks the second-level cache for the lines of some bytes, which need not be there.
-#[inline(always)]
-#[allow(unsafe_code)]
-pub(super) fn prefetch_bytes(first: *const u8, count: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for byte in (0..count).step_by(size_of::<Line>()) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-        // SAFETY: a prefetch reads nothing and may name any address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(byte).cast())
-        };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (first, count);
 }
 
 impl PackedMatrix {
