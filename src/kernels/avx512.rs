@@ -29,34 +29,17 @@ pub(super) fn matmul<F: BlockFormat>(
         return;
     }
     for (first, out) in panels.clone().step_by(2).zip(out.chunks_mut(2 * all_rows)) {
-        let then = [2, 3].map(|on| w.panel((first + on).min(panels.end - 1)));
+        // A last panel without another is its own.
+        let pair =
+            |first: usize| [first, first + 1].map(|panel| w.panel(panel.min(panels.end - 1)));
         for (first_row, rows, blocks) in x.tiles() {
-            if first + 1 < panels.end {
-                let mut sums = [[Sums::ZERO; 2]; TILE];
-                let position = |b| x.group_position(b);
-                many_rows::<F, 2>(
-                    [w.panel(first), w.panel(first + 1)],
-                    then,
-                    blocks,
-                    position,
-                    &mut sums[..rows],
-                );
-                for (r, sums) in sums[..rows].iter().enumerate() {
-                    out[first_row + r] = sums[0].total;
-                    out[all_rows + first_row + r] = sums[1].total;
-                }
-            } else {
-                let mut sums = [[Sums::ZERO; 1]; TILE];
-                let position = |b| x.group_position(b);
-                many_rows::<F, 1>(
-                    [w.panel(first)],
-                    [then[0]],
-                    blocks,
-                    position,
-                    &mut sums[..rows],
-                );
-                for (r, sums) in sums[..rows].iter().enumerate() {
-                    out[first_row + r] = sums[0].total;
+            let mut sums = [[Sums::ZERO; 2]; TILE];
+            let sums = &mut sums[..rows];
+            let position = |b| x.group_position(b);
+            many_rows::<F>(pair(first), pair(first + 2), blocks, position, sums);
+            for (p, out) in out.chunks_exact_mut(all_rows).enumerate() {
+                for (out, sums) in out[first_row..].iter_mut().zip(&*sums) {
+                    *out = sums[p].total;
                 }
             }
         }
@@ -79,7 +62,7 @@ impl Sums {
     };
 }
 
-/// `P` panels and a tile of rows; `x` is `[block, row]`. Other panels come `then`.
+/// Two panels and a tile of rows; `x` is `[block, row]`. Two others come `then`.
 ///
 /// ```text
 /// for each block b of 32 inputs:
@@ -88,49 +71,49 @@ impl Sums {
 ///         for each part of the block with its own scale:
 ///             dots[r][p] = start of row r
 ///             for each word t of 4 inputs of the part:
-///                 dots[r][p] += w[p][t] · x[r][t]          R * P independent chains
+///                 dots[r][p] += w[p][t] · x[r][t]          2 R independent chains
 ///             part[r][p] = fma(dots[r][p], scale of w[p], part[r][p])
 ///     where b is the last of its group of blocks:
 ///         total[r][p] = fma(part[r][p], scale of x[r], total[r][p])
 /// ```
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn many_rows<F: BlockFormat, const P: usize>(
-    panels: [Panel<'_>; P],
-    then: [Panel<'_>; P],
+fn many_rows<F: BlockFormat>(
+    panels: [Panel<'_>; 2],
+    then: [Panel<'_>; 2],
     x: &[Block],
     position: impl Fn(usize) -> GroupPosition,
-    sums: &mut [[Sums; P]],
+    sums: &mut [[Sums; 2]],
 ) {
     let count = x.len() / sums.len();
     for (b, x) in x.chunks_exact(sums.len()).enumerate() {
-        for p in 0..P {
-            panels[p].prefetch_then::<F>(then[p], b, count);
+        for (panel, then) in panels.iter().zip(then) {
+            panel.prefetch_then::<F>(then, b, count);
         }
-        let mut w = [Weights::unpack::<F>(panels[0], b); P];
-        for p in 1..P {
-            w[p] = Weights::unpack::<F>(panels[p], b);
-        }
+        let w = [
+            Weights::unpack::<F>(panels[0], b),
+            Weights::unpack::<F>(panels[1], b),
+        ];
         let (position, rows) = (position(b), sums.len());
-        let rest = rows_of_block::<F, P, 8>(&w, x, position, &mut *sums, rows);
-        let rest = rows_of_block::<F, P, 4>(&w, rest.0, position, rest.1, rows);
-        let rest = rows_of_block::<F, P, 2>(&w, rest.0, position, rest.1, rows);
-        rows_of_block::<F, P, 1>(&w, rest.0, position, rest.1, rows);
+        let rest = rows_of_block::<F, 8>(&w, x, position, &mut *sums, rows);
+        let rest = rows_of_block::<F, 4>(&w, rest.0, position, rest.1, rows);
+        let rest = rows_of_block::<F, 2>(&w, rest.0, position, rest.1, rows);
+        rows_of_block::<F, 1>(&w, rest.0, position, rest.1, rows);
     }
 }
 
-/// One block of `P` panels and the rows, `R` at a time: their `P * R` chains of dot products
+/// One block of two panels and the rows, `R` at a time: their `2 R` chains of dot products
 /// interleave. Asks for the rows' next blocks, which come from the second-level cache for each pair
 /// of panels again: a core does not look ahead that far. Returns the rows left.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
-    w: &[Weights; P],
+fn rows_of_block<'a, F: BlockFormat, const R: usize>(
+    w: &[Weights; 2],
     x: &'a [Block],
     position: GroupPosition,
-    sums: &'a mut [[Sums; P]],
+    sums: &'a mut [[Sums; 2]],
     all_rows: usize,
-) -> (&'a [Block], &'a mut [[Sums; P]]) {
+) -> (&'a [Block], &'a mut [[Sums; 2]]) {
     let (x, x_rest) = x.as_chunks::<R>();
     let (sums, sums_rest) = sums.as_chunks_mut::<R>();
     for (x, sums) in x.iter().zip(sums) {
@@ -138,27 +121,27 @@ fn rows_of_block<'a, F: BlockFormat, const P: usize, const R: usize>(
             let next = std::ptr::from_ref(x).wrapping_add(all_rows);
             prefetch(Level::First, next, size_of::<Block>());
         }
-        half_of_rows::<F, P, R, 0>(w, x, position, sums);
+        half_of_rows::<F, R, 0>(w, x, position, sums);
         if F::LAYOUT.parts == 2 {
-            half_of_rows::<F, P, R, 1>(w, x, position, sums);
+            half_of_rows::<F, R, 1>(w, x, position, sums);
         }
     }
     (x_rest, sums_rest)
 }
 
-/// A part of a block that has a scale of its own, for `P` panels and `R` rows: the whole block, or
+/// A part of a block that has a scale of its own, for two panels and `R` rows: the whole block, or
 /// of Q6_K a half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn half_of_rows<F: BlockFormat, const P: usize, const R: usize, const HALF: usize>(
-    w: &[Weights; P],
+fn half_of_rows<F: BlockFormat, const R: usize, const HALF: usize>(
+    w: &[Weights; 2],
     x: &[Block; R],
     position: GroupPosition,
-    sums: &mut [[Sums; P]; R],
+    sums: &mut [[Sums; 2]; R],
 ) {
-    let mut dots = [[_mm512_setzero_si512(); P]; R];
+    let mut dots = [[_mm512_setzero_si512(); 2]; R];
     for r in 0..R {
-        dots[r] = [start::<F>(&x[r])[HALF]; P];
+        dots[r] = [start::<F>(&x[r])[HALF]; 2];
     }
     for t in 0..8 {
         if F::part(t) != HALF {
@@ -166,13 +149,13 @@ fn half_of_rows<F: BlockFormat, const P: usize, const R: usize, const HALF: usiz
         }
         for r in 0..R {
             let inputs = _mm512_set1_epi32(x[r].words[t]);
-            for p in 0..P {
+            for p in 0..2 {
                 dots[r][p] = _mm512_dpbusd_epi32(dots[r][p], w[p].quants[t], inputs);
             }
         }
     }
     for r in 0..R {
-        for p in 0..P {
+        for p in 0..2 {
             let Sums { total, part } = &mut sums[r][p];
             let before = if position.begins && HALF == 0 {
                 _mm512_setzero_ps()
