@@ -126,6 +126,8 @@ pub struct ChatTemplate {
     /// The source as MiniJinja reads it.
     adapted: String,
     specials: SpecialTokens,
+    /// `enable_thinking`, where it is defined.
+    thinks: Option<bool>,
 }
 
 impl ChatTemplate {
@@ -162,7 +164,14 @@ impl ChatTemplate {
             adapted: dialect::adapt(&source),
             source,
             specials,
+            thinks: None,
         }))
+    }
+
+    /// With the variable by which templates ask whether an answer thinks first.
+    #[must_use]
+    pub fn thinking(self, thinks: Option<bool>) -> Self {
+        Self { thinks, ..self }
     }
 
     /// The template itself.
@@ -271,7 +280,9 @@ impl ChatTemplate {
             ("tools", Value::from(())),
             ("documents", Value::from(())),
         ];
-        // A role without a token is undefined, not none: templates test for that.
+        // One that is unknown, and a role without a token, is undefined, not none: templates test
+        // for that.
+        variables.extend(self.thinks.map(|thinks| ("enable_thinking", thinks.into())));
         let tokens = self.specials.named();
         variables.extend(tokens.map(|(name, token)| (name, Value::from(token))));
         environment

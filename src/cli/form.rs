@@ -11,9 +11,6 @@ use crate::cli::args::sampling::{SamplingArgs, as_usage, holes_as_usage};
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::line::{Line, Request};
 
-/// The system message of the chat template where nobody gives another.
-pub const USUAL_SYSTEM: &str = "You are a helpful assistant.";
-
 /// A request as the model takes it.
 pub enum Form {
     Answer(Asking),
@@ -50,7 +47,7 @@ impl Form {
     }
 
     /// What is to be written, into this hole.
-    pub fn task<'s>(&'s self, hole: Hole, system: &'s str, session: &Session) -> Task<'s> {
+    pub fn task<'s>(&'s self, hole: Hole, system: Option<&'s str>, session: &Session) -> Task<'s> {
         match self {
             Self::Fill(template) => session.fill(template, hole),
             Self::Answer(asking) => Task::answer(asking.prompt(system), hole),
@@ -62,7 +59,7 @@ impl Form {
         &self,
         line: &Line,
         sampling: &SamplingArgs,
-        system: &str,
+        system: Option<&str>,
         session: &Session,
     ) -> anyhow::Result<(Job, Vec<String>)> {
         let hole = match &line.request {
@@ -83,7 +80,7 @@ impl Form {
     }
 
     /// The system message, where the model gets one.
-    pub fn system<'s>(&'s self, system: &'s str) -> Option<&'s str> {
+    pub fn system<'s>(&'s self, system: Option<&'s str>) -> Option<&'s str> {
         match self {
             Self::Fill(_) => None,
             Self::Answer(asking) => asking.prompt(system).system(),

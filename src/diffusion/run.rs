@@ -117,7 +117,7 @@ impl<'a> Run<'a> {
         } else {
             self.pace.amount(step, masked)
         };
-        if settings.ending != Ending::FullCanvas {
+        if settings.ending != Ending::FullCanvas || window.commits_first {
             // The reference has steps that reveal nothing; elsewhere a pass is not wasted.
             amount.count = amount.count.max(1);
         }

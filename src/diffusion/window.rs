@@ -37,6 +37,8 @@ pub(super) struct Window {
     pub refresh: Vec<usize>,
     /// Masks of the window when it was moved here, if this pass is its first.
     pub begins_with: Option<usize>,
+    /// Whether this pass reveals the first mask and no other, whatever its probability.
+    pub commits_first: bool,
     /// Which positions attend to which.
     pub attention: Attention,
     /// Where the first window with masks ends, of those that are open.
@@ -77,6 +79,7 @@ impl Window {
             ids: Vec::new(),
             refresh: Vec::new(),
             begins_with: None,
+            commits_first: false,
             first_end: 0,
             start: 0,
             end: 0,
@@ -126,7 +129,8 @@ impl Window {
             Refresh::Never => false,
         };
         let is_full = self.attention == Attention::Full;
-        if is_full && is_committed && is_due && decoding.cache != Cache::None {
+        self.commits_first = is_full && is_committed && is_due && decoding.cache != Cache::None;
+        if self.commits_first {
             self.masked.truncate(1);
         }
         let is_whole = is_new || first == part.start; // what is due of a block

@@ -40,9 +40,6 @@ pub struct Family {
     pub qkv_bias: bool,
     /// Whether each head of queries and keys is normed before it is rotated.
     pub qk_norm: bool,
-    /// Whether the output head is the embedding table, where config.json has no
-    /// `tie_word_embeddings`.
-    pub tie_word_embeddings: bool,
     /// Whether the output at a position predicts the next one, where the file does not say.
     pub shift_logits: bool,
     /// The mode that suits its weights: one with published figures on them, else the sampler of its
@@ -51,7 +48,15 @@ pub struct Family {
     /// Positions that the models were trained on, where their files say more: config.json has
     /// those of the model that the weights began as.
     pub trained_positions: Option<usize>,
+    /// The system message of the prompts that its authors publish; without one it is left to the
+    /// chat template.
+    pub system: Option<&'static str>,
+    /// Whether its answers think first, as templates that can do both ask (`enable_thinking`),
+    /// where its authors say so.
+    pub thinks: Option<bool>,
 }
+
+const USUAL_SYSTEM: &str = "You are a helpful assistant.";
 
 /// Qwen2.5's transformer without its causal mask: Dream, DiffuCoder, Dream-Coder, Open-dCoder, and
 /// DreamOn, which two tokens of its vocabulary set apart ([`crate::package::Infilling`]).
@@ -64,10 +69,11 @@ pub static DREAM: Family = Family {
     blocks: None,
     qkv_bias: true,
     qk_norm: false,
-    tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Balanced,
     trained_positions: Some(2048),
+    system: Some(USUAL_SYSTEM),
+    thinks: None,
 };
 
 /// Qwen3's transformer without its causal mask: CoDA. Its config.json says nothing of its head,
@@ -81,10 +87,11 @@ pub static CODA: Family = Family {
     blocks: None,
     qkv_bias: false,
     qk_norm: true,
-    tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Exact,
     trained_positions: None,
+    system: None,
+    thinks: None,
 };
 
 /// Qwen3's transformer with block-causal attention: SDAR. Its threshold is that of its
@@ -105,10 +112,11 @@ pub static SDAR: Family = Family {
     }),
     qkv_bias: false,
     qk_norm: true,
-    tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Exact,
     trained_positions: None,
+    system: None,
+    thinks: None,
 };
 
 /// Llama's transformer with block-causal attention: Stable-DiffCoder. Its threshold is the one in
@@ -128,10 +136,11 @@ pub static STABLE_DIFFCODER: Family = Family {
     }),
     qkv_bias: false,
     qk_norm: false,
-    tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Exact,
     trained_positions: None,
+    system: None,
+    thinks: None,
 };
 
 /// Qwen2.5's transformer with block-causal attention: Fast-dLLM v2. Its threshold is that of its
@@ -154,10 +163,11 @@ pub static FAST_DLLM_V2: Family = Family {
     }),
     qkv_bias: true,
     qk_norm: false,
-    tie_word_embeddings: false,
     shift_logits: true,
     mode: Mode::Exact,
     trained_positions: None,
+    system: Some(USUAL_SYSTEM),
+    thinks: None,
 };
 
 /// Llama's transformer without its causal mask: LLaDA and LLaDA 1.5. Exactly, its canvas is filled
@@ -176,10 +186,11 @@ pub static LLADA: Family = Family {
     }),
     qkv_bias: false,
     qk_norm: false,
-    tie_word_embeddings: false,
     shift_logits: false,
     mode: Mode::Balanced,
     trained_positions: None,
+    system: None,
+    thinks: None,
 };
 
 /// dllm's samplers, of which checkpoints of one kind are trained for one (mdlm, with full
@@ -201,10 +212,11 @@ pub static A2D_QWEN3: Family = Family {
     blocks: DLLM,
     qkv_bias: false,
     qk_norm: true,
-    tie_word_embeddings: true,
     shift_logits: false,
     mode: Mode::Exact,
     trained_positions: None,
+    system: None,
+    thinks: Some(false),
 };
 
 /// Qwen2.5's transformer as dllm trains it.
@@ -217,10 +229,11 @@ pub static A2D_QWEN2: Family = Family {
     blocks: DLLM,
     qkv_bias: true,
     qk_norm: false,
-    tie_word_embeddings: true,
     shift_logits: false,
     mode: Mode::Exact,
     trained_positions: None,
+    system: None,
+    thinks: Some(false),
 };
 
 impl Family {

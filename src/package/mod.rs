@@ -215,7 +215,8 @@ impl Package {
             mask_id: mask_id.ok_or(ConfigError::NoMaskToken)?,
             stop_ids: stop_ids(&config, &tokenizer),
             infilling,
-            chat_template: ChatTemplate::from_files(files)?,
+            chat_template: ChatTemplate::from_files(files)?
+                .map(|template| template.thinking(config.family.thinks)),
             source,
             config,
             tokenizer,
@@ -268,7 +269,11 @@ impl Package {
                 },
                 Some(template),
             ) => {
-                let messages = [Message::new("system", *system), Message::new("user", *user)];
+                let system = system.map(|system| Message::new("system", system));
+                let messages: Vec<_> = system
+                    .into_iter()
+                    .chain([Message::new("user", *user)])
+                    .collect();
                 Ok(template.encode(&self.tokenizer, &messages, true, answer)?)
             }
             (Prompt::Conversation { messages, answer }, Some(template)) => {

@@ -11,8 +11,8 @@ pub enum Prompt<'a> {
     Text(&'a str),
     /// A question in the chat template.
     Chat {
-        /// The system message.
-        system: &'a str,
+        /// The system message; without one the template has its own or none.
+        system: Option<&'a str>,
         /// The user's message.
         user: &'a str,
         /// The beginning of the model's answer.
@@ -32,7 +32,7 @@ impl<'a> Prompt<'a> {
     pub fn system(&self) -> Option<&'a str> {
         match self {
             Self::Raw(_) | Self::Text(_) | Self::Conversation { .. } => None,
-            Self::Chat { system, .. } => Some(system),
+            Self::Chat { system, .. } => *system,
         }
     }
 
@@ -50,7 +50,7 @@ impl<'a> Prompt<'a> {
                 system,
                 user,
                 answer,
-            } => [system, user, answer]
+            } => [system.unwrap_or_default(), user, answer]
                 .into_iter()
                 .max_by_key(|text| text.len())
                 .unwrap_or_default(),

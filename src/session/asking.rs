@@ -18,6 +18,8 @@ pub struct Asking {
     /// The beginning of the model's answer.
     answer: String,
     is_chat: bool,
+    /// The system message where nobody gives another.
+    system: Option<&'static str>,
     /// Whether special tokens count by their names.
     has_tokens: bool,
     fence: Option<Fence>,
@@ -52,6 +54,7 @@ impl Asking {
             text: String::new(),
             answer: String::new(),
             is_chat,
+            system: package.config.family.system,
             has_tokens: false,
             fence: None,
             before: if is_continued { before } else { String::new() },
@@ -110,13 +113,13 @@ impl Asking {
         self.is_chat && !self.before.is_empty()
     }
 
-    /// The prompt, with this system message where the model takes one.
-    pub fn prompt<'a>(&'a self, system: &'a str) -> Prompt<'a> {
+    /// The prompt, with this system message, or that of the model's authors, where it takes one.
+    pub fn prompt<'a>(&'a self, system: Option<&'a str>) -> Prompt<'a> {
         match self.is_chat {
             false if self.has_tokens => Prompt::Raw(&self.text),
             false => Prompt::Text(&self.text),
             true => Prompt::Chat {
-                system,
+                system: system.or(self.system),
                 user: &self.text,
                 answer: &self.answer,
             },

@@ -9,9 +9,9 @@ use crate::package::Package;
 use crate::tokenizer::TokenRole;
 
 /// The settings for a model on a device: temperature and nucleus of its authors, everything else of
-/// the mode, and seed 0. d3LLM takes the most probable tokens. Fast-dLLM has its own: temperature
-/// 0 and, for Dream, the 50 most probable tokens, to which transformers' `GenerationConfig` cuts
-/// where nobody says otherwise. In holes that get longer and shorter every mode but the published
+/// the mode, and seed 0. Fast-dLLM and d3LLM take the most probable tokens, of all, as evaluated
+/// (`v1/dream/eval.py`): a call of `diffusion_generate` that says nothing of `top_k` cuts to 50,
+/// which is transformers' default for every model. In holes that get longer and shorter every mode but the published
 /// ones is [`Decoding::resizing`]: one token a forward, since two at once fill 87 % of single lines
 /// instead of 92 %. A block-causal model has its authors' sampler in every mode: there is no
 /// published figure on another.
@@ -36,11 +36,7 @@ pub(super) fn settings(
         false => mode.decoding(!target.device.is_cpu()),
     };
     let shaping = match mode {
-        Mode::FastDllm => Shaping {
-            top_k: (!is_for_llada).then_some(50),
-            ..Shaping::temperature(0.0)
-        },
-        Mode::D3llm => Shaping::temperature(0.0),
+        Mode::FastDllm | Mode::D3llm => Shaping::temperature(0.0),
         _ => Shaping::nucleus(package.recipe.temperature as f32, package.recipe.top_p),
     };
     Settings {

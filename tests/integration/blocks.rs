@@ -9,7 +9,8 @@ use diffucoder::hub::{HubOptions, ModelSpec};
 use diffucoder::infill::Template;
 use diffucoder::model::Target;
 use diffucoder::model::config::Config;
-use diffucoder::package::Package;
+use diffucoder::package::{Package, Prompt};
+use diffucoder::session::asking::{Asking, Wish};
 use diffucoder::session::{Conditions, Hole, Job, Session};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -425,5 +426,41 @@ fn the_program_prints_the_ids_of_dllm() {
             let said: Value = serde_json::from_slice(&output).unwrap();
             assert_eq!(ids(&said["token_ids"]), ids(&case["new_ids"]), "{case}");
         }
+    }
+}
+
+/// The prompt of its authors' examples: the user's turn alone, and no thinking, as its wrapper of
+/// `apply_chat_template` has it. Others' examples have a system turn.
+#[test]
+fn the_chat_prompt_is_that_of_the_authors() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = "{%- for message in messages %}\
+        [{{ message.role }}]{{ message.content }}{%- endfor %}[assistant]\
+        {%- if enable_thinking is defined and enable_thinking is false %}<think></think>{%- endif %}";
+    let question = |system| Prompt::Chat {
+        system,
+        user: "Hi",
+        answer: "",
+    };
+    for (set, system, rendered) in [
+        (DLLM[1], None, "[user]Hi[assistant]<think></think>"),
+        (FAMILIES[0], None, "[user]Hi[assistant]"),
+        (
+            "golden-fast-dllm-v2",
+            Some("You are a helpful assistant."),
+            "[system]You are a helpful assistant.[user]Hi[assistant]",
+        ),
+    ] {
+        let model = folder.path().join(set);
+        copied(set, &model);
+        std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+        let options = HubOptions::new("no-such-cache");
+        let package = Package::open(&ModelSpec::Local(model), &options, &mut ()).unwrap();
+        assert_eq!(package.config.family.system, system);
+        let asking = Asking::new(&package, "Hi".into(), Wish::Answer, "");
+        assert_eq!(asking.prompt(None), question(system));
+        assert_eq!(asking.prompt(Some("")), question(Some("")));
+        let ids = package.encode(&asking.prompt(None)).unwrap();
+        assert_eq!(ids, package.encode(&Prompt::Raw(rendered)).unwrap());
     }
 }

@@ -285,7 +285,10 @@ fn a_template_and_a_question_are_never_cut() {
         |text: &str| Asking::new(session.package(), text.into(), Wish::Continuation, "python");
     let prepare = |text| {
         let asking = asking(text);
-        session.prepare(&Task::answer(asking.prompt("Be brief."), Hole::Exactly(64)))
+        session.prepare(&Task::answer(
+            asking.prompt(Some("Be brief.")),
+            Hole::Exactly(64),
+        ))
     };
     let (job, kept) = session.fit(&text, None, prepare).unwrap();
     assert!(
@@ -296,13 +299,13 @@ fn a_template_and_a_question_are_never_cut() {
     assert!(text.ends_with(&format!("\n{kept}")));
     let ids = session
         .package()
-        .encode(&asking(kept).prompt("Be brief."))
+        .encode(&asking(kept).prompt(Some("Be brief.")))
         .unwrap();
     assert_eq!(job.given_tokens(), ids.len());
 
     let long = text.repeat(2000);
     let question = Prompt::Chat {
-        system: "",
+        system: Some(""),
         user: &long,
         answer: "",
     };

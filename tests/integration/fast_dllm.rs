@@ -19,7 +19,8 @@ fn generations() -> Vec<Value> {
     found
 }
 
-/// Runs the command in the settings of a generation, and with more flags.
+/// Runs the command in the settings of a generation, and with more flags. The reference was called
+/// without `top_k`, and cut to 50.
 fn run(case: &Value, flags: &[&str]) -> Value {
     let model = fixture("golden/model").display().to_string();
     let text = |value: &Value, off: &str| match value {
@@ -47,7 +48,8 @@ fn run(case: &Value, flags: &[&str]) -> Value {
             &cache,
         ],
         &["--threshold", &threshold, "--max-new-tokens", &tokens],
-        &["--temperature", "0", "--device", "cpu", "--dtype", "f32"],
+        &["--temperature", "0", "--top-k", "50"],
+        &["--device", "cpu", "--dtype", "f32"],
         flags,
     ];
     run_json(&args.concat())
@@ -83,4 +85,28 @@ fn a_first_token_that_is_predicted_is_another_text() {
         let is_same = report["token_ids"].as_array().unwrap() == expected(&case);
         assert_eq!(is_same, case["cache"].is_null());
     }
+}
+
+/// `x[:, current_block_start] = x0[:, current_block_start]` in the first pass of each block, with a
+/// number of tokens a step too, which would be none of one.
+#[test]
+fn the_first_token_of_a_block_is_committed_without_a_threshold_too() {
+    let report = run_json(&[
+        "generate",
+        "--model=tiny",
+        "--prompt=def add(a, b):\n    return ",
+        "--mode=fast-dllm",
+        "-n64",
+        "--threshold=off",
+        "--algorithm=entropy",
+        "--steps=16",
+    ]);
+    let steps = report["reveal_step"].as_array().unwrap();
+    assert_eq!([&steps[0], &steps[32]], [0, 8]);
+    // Of the 31 that are left after it, 31 / 7 and so on, rounded down, and at the end the rest.
+    let revealed = |step: usize| steps[..32].iter().filter(|at| **at == step).count();
+    let counts: Vec<usize> = (0..8).map(revealed).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 32, "{counts:?}");
+    assert_eq!((counts[0], counts[1]), (1, 4), "{counts:?}");
+    assert_eq!(report["settings"]["top_k"], Value::Null);
 }

@@ -19,7 +19,7 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::Defaults;
-use crate::cli::form::{Form, USUAL_SYSTEM};
+use crate::cli::form::Form;
 use crate::cli::json::{Asked, Report, RunReport};
 use crate::cli::lines::format::LineFormat;
 use crate::cli::lines::input::{Lines, Source};
@@ -83,9 +83,9 @@ pub struct Args {
     /// tokens count as tokens
     #[arg(long, conflicts_with = "system")]
     raw: bool,
-    /// The system message of the chat template
-    #[arg(long, value_name = "TEXT", default_value = USUAL_SYSTEM)]
-    system: String,
+    /// The system message of the chat template [default: what the model's authors send]
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -241,7 +241,7 @@ impl<'a> Batch<'a> {
         }
         let form = Form::of(&line, (args.raw, format), self.engine.session.package());
         let job = self.job(&line, &form, number)?;
-        let system = line.system.as_deref().unwrap_or(&args.system);
+        let system = line.system.as_deref().or(args.system.as_deref());
         let asked = Asked::new(&self.engine.session, &job, form.system(system));
         Ok(Some(Work {
             args,
@@ -296,7 +296,7 @@ impl<'a> Batch<'a> {
 
     /// The line in tokens with its settings, without the defaults that it cannot have.
     fn job(&mut self, line: &Line, form: &Form, number: usize) -> anyhow::Result<Job> {
-        let system = line.system.as_deref().unwrap_or(&self.args.system);
+        let system = line.system.as_deref().or(self.args.system.as_deref());
         let (mut without, mut notes) = (Vec::new(), Vec::<String>::new());
         loop {
             let sampling = self.parser.sampling(line, &without).map_err(Into::into);

@@ -16,7 +16,7 @@ use crate::cli::args::sampling::{SamplingArgs, USUAL_TOKENS, as_usage};
 use crate::cli::args::shown::ShownArgs;
 use crate::cli::args::values::at_least_one;
 use crate::cli::defaults::layers::is_typed;
-use crate::cli::form::{Form, USUAL_SYSTEM};
+use crate::cli::form::Form;
 use crate::cli::json::Report;
 use crate::cli::runner::Runner;
 use crate::cli::terminal::stream::Stream;
@@ -83,9 +83,9 @@ pub struct Args {
     /// Give the prompt to the model as it is, without the chat template
     #[arg(long, conflicts_with_all = ["system", "code", "ask"])]
     raw: bool,
-    /// The system message of the chat template
-    #[arg(long, alias = "system-prompt", value_name = "TEXT", default_value = USUAL_SYSTEM)]
-    system: String,
+    /// The system message of the chat template [default: what the model's authors send]
+    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    system: Option<String>,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -153,7 +153,7 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     job.ends = args.ends(&form, &language)?;
     check.check_chance(&job.settings)?;
     let first_seed = job.settings.seed;
-    let asked = (job, form.system(&args.system));
+    let asked = (job, form.system(args.system.as_deref()));
     let mut runner = Runner::load(engine, asked, &args.shown, ui)?;
     args.draw_all(&form, (&check, first_seed), &mut runner, ui)
 }
@@ -185,8 +185,13 @@ impl Args {
         session: &Session,
     ) -> anyhow::Result<(Form, Job)> {
         let (context, package) = (self.sampling.context(), session.package());
-        let prepare =
-            |form: &Form| session.prepare(&form.task(hole, &self.system, session).within(context));
+        let prepare = |form: &Form| {
+            session.prepare(
+                &form
+                    .task(hole, self.system.as_deref(), session)
+                    .within(context),
+            )
+        };
         if let Some(suffix) = self.suffix() {
             let form = Form::Fill(Template::between(whole.as_bytes(), suffix.as_bytes()));
             let job = prepare(&form).map_err(as_usage)?;

@@ -209,9 +209,7 @@ impl Stated {
             vocab_size: self.vocab_size,
             rms_norm_eps: eps,
             rope_theta: theta,
-            tie_word_embeddings: self
-                .tie_word_embeddings
-                .unwrap_or(family.tie_word_embeddings),
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             max_position_embeddings: self.max_position_embeddings,
             shift_logits: family.shift_logits,
             mask_token_id: None,

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::row::Row;
 use crate::cli::args::compute::Engine;
 use crate::cli::args::sampling::as_usage;
-use crate::cli::form::{Form, USUAL_SYSTEM};
+use crate::cli::form::Form;
 use crate::cli::json::quant_name;
 use crate::cli::lines::sink::Sink;
 use crate::cli::lines::tally::Tally;
@@ -189,7 +189,7 @@ impl Eval<'_, '_> {
         mode: Mode,
     ) -> anyhow::Result<Outcome> {
         let mut job = session
-            .prepare(&form.task(hole, USUAL_SYSTEM, session))
+            .prepare(&form.task(hole, None, session))
             .map_err(as_usage)?;
         job.settings = session.settings(mode, job.is_between());
         job.settings.seed = self.args.seed;
