@@ -280,6 +280,15 @@ fn what_other_clients_send_is_understood() {
         ("echo", json!(true)),
         ("logprobs", json!(1)),
         ("logprobs", json!(true)),
+        ("logprobs", json!(0)),
+        ("response_format", json!({"type": "json_object"})),
+        ("tool_choice", json!("required")),
+        (
+            "tool_choice",
+            json!({"type": "function", "function": {"name": "f"}}),
+        ),
+        ("grammar", json!("root ::= \"a\"")),
+        ("json_schema", json!({"type": "object"})),
     ] {
         let mut request = json!({"prompt": "x = ", "max_tokens": 2});
         assert_eq!(server.post("/v1/completions", &request).status, 200);
@@ -287,6 +296,20 @@ fn what_other_clients_send_is_understood() {
         let refused = server.post("/v1/completions", &request).json();
         assert_eq!(refused["error"]["param"], field);
     }
+
+    // What clients send who ask for none of it.
+    let plain = json!({
+        "prompt": "x = ", "max_tokens": 2, "logprobs": null, "response_format": {"type": "text"},
+        "tool_choice": "auto", "tools": [], "grammar": "", "json_schema": null, "format": null,
+    });
+    assert_eq!(server.post("/v1/completions", &plain).status, 200);
+    let format = json!({"prompt": "x = ", "stream": false, "format": "json"});
+    assert_eq!(server.post("/api/generate", &format).status, 400);
+    let load = server.post("/api/generate", &json!({"prompt": null, "stream": false}));
+    assert_eq!(load.json()["done_reason"], "load");
+    let floats = json!({"input_prefix": "x = ", "n_predict": 2.0, "t_max_predict_ms": 2500.0,
+        "n_indent": -1, "seed": 1});
+    assert_eq!(server.post("/infill", &floats).status, 200);
 
     // JavaScript cuts a text in the middle of a character.
     let cut = r#"{"prompt": "x = \"\ud83c", "max_tokens": 2}"#;

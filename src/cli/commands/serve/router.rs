@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::access;
-use super::api::{llama, ollama, openai, page};
+use super::api::{fields, llama, ollama, openai, page};
 use super::app::App;
 use super::reply::{self, Asked};
 use super::response::{Request, Response, json, refused, text};
@@ -20,6 +20,9 @@ use super::work::{Client, Refusal};
 /// Most bytes of a body. With as many of them as requests may be read, wait, run and be answered,
 /// this bounds what requests can make the server hold.
 const MOST_BODY_BYTES: usize = 8 << 20;
+/// Most bytes of a body that are read for nothing, and the time for it.
+const MOST_UNREAD_BYTES: usize = 64 << 20;
+const UNREAD_TIME: Duration = Duration::from_secs(5);
 /// Most characters of a path in the log.
 const MOST_SHOWN: usize = 100;
 /// A body is there within this time.
@@ -97,15 +100,12 @@ pub async fn answer(app: &App, peer: SocketAddr, mut request: Request) -> Respon
         (_, Some((.., Known(known)))) => Ok(known(app)),
         (client, Some((.., Written(read)))) => write(app, path, client, &mut request, *read).await,
     };
-    let mut response = answer.unwrap_or_else(|refusal| {
-        let mut response = refused(&refusal, form);
-        if !request.body().is_end_stream() {
-            // The rest of the body is not read: no other request can follow it.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
-        response
-    });
+    let mut response = answer.unwrap_or_else(|refusal| refused(&refusal, form));
+    if !is_read_out(&mut request).await {
+        // No other request can follow.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     if let Some(origin) = &app.access.cors {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -120,6 +120,29 @@ pub async fn answer(app: &App, peer: SocketAddr, mut request: Request) -> Respon
     response
 }
 
+/// Reads what is left of a body, within bounds: many clients look for an answer only once they have
+/// sent all of it. Not of one that waits to be asked for it.
+async fn is_read_out(request: &mut Request) -> bool {
+    if request.body().is_end_stream() {
+        return true;
+    }
+    if request.headers().contains_key(header::EXPECT) {
+        return false;
+    }
+    let rest = Limited::new(request.body_mut(), MOST_UNREAD_BYTES);
+    let mut rest = std::pin::pin!(rest);
+    let read = async {
+        loop {
+            match rest.frame().await {
+                None => break true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => break false,
+            }
+        }
+    };
+    tokio::time::timeout(UNREAD_TIME, read).await == Ok(true)
+}
+
 /// From a body to a text, in every protocol.
 async fn write(
     app: &App,
@@ -129,7 +152,9 @@ async fn write(
     read: fn(&App, &[u8]) -> Asked,
 ) -> Result<Response, Refusal> {
     let place = app.queue.enter()?; // before there is a body, of which so many are held
-    let (ask, reply) = read(app, &body(request).await?)?;
+    let body = body(request).await?;
+    let (ask, reply) = read(app, &body)?;
+    fields::check_form(&body)?;
     let is_streamed = ask.is_streamed;
     let running = app.queue.submit(ask, place, client);
     if is_streamed {
@@ -140,15 +165,19 @@ async fn write(
 
 /// Reads a request's body, within bounds of size and time.
 async fn body(request: &mut Request) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let message = format!("the body has more than {MOST_BODY_BYTES} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    if request.body().size_hint().lower() > MOST_BODY_BYTES as u64 {
+        return Err(too_large()); // before a client is asked for it
+    }
     let body = Limited::new(request.body_mut(), MOST_BODY_BYTES).collect();
     let body = tokio::time::timeout(BODY_TIME, body).await;
     let body = body
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
     let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-        true => {
-            let message = format!("the body has more than {MOST_BODY_BYTES} bytes");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-        }
+        true => too_large(),
         false => Refusal::bad("the body broke off"),
     })?;
     Ok(body.to_bytes())

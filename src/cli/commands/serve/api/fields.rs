@@ -7,7 +7,7 @@ use diffucoder::text::lines;
 use diffucoder::{Error, RequestError};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
-use serde_json::Number;
+use serde_json::{Number, Value};
 
 use super::markers;
 use crate::cli::args::prompt::BYTE_ORDER_MARK;
@@ -154,9 +154,37 @@ pub struct Drawing {
     stream: Option<bool>,
 }
 
+/// Fields by which a text has a form that clients read it in, which nothing here holds it to.
+#[derive(Debug, Deserialize)]
+struct Formed {
+    response_format: Option<Value>, // OpenAI's
+    tool_choice: Option<Value>,
+    grammar: Option<Value>, // llama-server's
+    json_schema: Option<Value>,
+    format: Option<Value>, // ollama's
+}
+
+/// Refuses a request for such a form.
+pub fn check_form(body: &[u8]) -> Result<(), Refusal> {
+    let asked: Formed = read(body)?;
+    let is_form = |value: &Value| value != "" && value["type"] != "text";
+    let is_call = |value: &Value| value != "auto" && value != "none";
+    let found = [
+        ("response_format", asked.response_format.filter(is_form)),
+        ("tool_choice", asked.tool_choice.filter(is_call)),
+        ("grammar", asked.grammar.filter(is_form)),
+        ("json_schema", asked.json_schema.filter(is_form)),
+        ("format", asked.format.filter(is_form)),
+    ];
+    match found.iter().find(|(_, value)| value.is_some()) {
+        Some((name, _)) => Err(Refusal::field(name, "is not supported here")),
+        None => Ok(()),
+    }
+}
+
 /// A whole number, which some write as 16.0.
 #[derive(Debug, Default, Clone, Copy)]
-struct Whole(Option<i64>);
+pub struct Whole(pub Option<i64>);
 
 impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {

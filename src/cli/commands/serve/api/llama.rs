@@ -6,7 +6,7 @@ use diffucoder::diffusion::Settings;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::fields::{self, Drawing};
+use super::fields::{self, Drawing, Whole};
 use crate::cli::commands::serve::app::App;
 use crate::cli::commands::serve::reply::{Asked, Reply};
 use crate::cli::commands::serve::response::{self, Response};
@@ -19,8 +19,10 @@ struct Body {
     input_suffix: Option<String>,
     input_extra: Option<Vec<Extra>>,
     prompt: Option<String>,
-    n_indent: Option<usize>,
-    t_max_predict_ms: Option<i64>,
+    #[serde(default)]
+    n_indent: Whole,
+    #[serde(default)]
+    t_max_predict_ms: Whole,
     response_fields: Option<Vec<String>>,
 }
 
@@ -55,8 +57,10 @@ pub fn completion(app: &App, body: &[u8]) -> Asked {
 impl Body {
     fn drawn(self, app: &App, body: &[u8], form: Form, prompt: String) -> Asked {
         let mut ask = fields::read::<Drawing>(body)?.ask(vec![form])?;
-        ask.ends.least_indent = self.n_indent.unwrap_or(0);
-        let limit = self.t_max_predict_ms.and_then(|ms| u64::try_from(ms).ok());
+        let whole = |number: Whole| number.0.and_then(|number| u64::try_from(number).ok());
+        let indent = whole(self.n_indent).unwrap_or(0);
+        ask.ends.least_indent = usize::try_from(indent).unwrap_or(usize::MAX);
+        let limit = whole(self.t_max_predict_ms);
         ask.limit = limit.filter(|&ms| ms > 0).map(Duration::from_millis);
         let settings = json!({
             "n_ctx": app.model.context, "n_predict": ask.most.map_or(-1, |most| most as i64),

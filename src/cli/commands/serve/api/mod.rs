@@ -1,6 +1,6 @@
 //! What is served: each file reads what one protocol asks, and says in its form what was written.
 
-mod fields;
+pub mod fields;
 pub mod llama;
 mod markers;
 pub mod ollama;

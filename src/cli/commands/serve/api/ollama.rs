@@ -1,6 +1,5 @@
 //! ollama's API: texts, conversations, and what is known of the model.
 
-use std::mem;
 use std::time::Duration;
 
 use diffucoder::chat::Message;
@@ -18,8 +17,7 @@ use crate::cli::commands::serve::work::{Ask, Event, Form, Written};
 
 #[derive(Debug, Deserialize)]
 struct Body {
-    #[serde(default)]
-    prompt: String,
+    prompt: Option<String>,
     suffix: Option<String>,
     messages: Option<Vec<Said>>,
     system: Option<String>,
@@ -65,7 +63,10 @@ fn given(text: Option<String>) -> Option<String> {
 
 pub fn generate(app: &App, body: &[u8]) -> Asked {
     let mut body: Body = fields::read(body)?;
-    let (prompt, suffix) = (mem::take(&mut body.prompt), given(body.suffix.take()));
+    let (prompt, suffix) = (
+        body.prompt.take().unwrap_or_default(),
+        given(body.suffix.take()),
+    );
     let is_load = prompt.is_empty() && suffix.is_none();
     let is_asked = app.model.is_chat && !body.raw.unwrap_or(false) && suffix.is_none();
     let form = match is_asked {

@@ -68,13 +68,11 @@ fn asked(
 
 /// Other fields that are not known only leave out what nobody misses.
 fn check(body: &Body) -> Result<(), Refusal> {
-    let has_logprobs = match &body.logprobs {
-        None | Some(Value::Null | Value::Bool(false)) => false,
-        Some(value) => value != 0,
-    };
+    // 0 are those of the tokens themselves.
+    let is_asked = |value: &Value| *value != Value::Bool(false);
     let asked = [
         ("echo", body.echo == Some(true)),
-        ("logprobs", has_logprobs),
+        ("logprobs", body.logprobs.as_ref().is_some_and(is_asked)),
     ];
     match asked.iter().find(|(_, is_asked)| *is_asked) {
         Some((name, _)) => Err(Refusal::field(name, "is not supported here")),

@@ -21,7 +21,7 @@ use super::metrics::Metrics;
 use super::queue::{Queue, Ticket};
 use super::refusal::Refusal;
 use super::shown::{MOST_SHOWN, Shown};
-use crate::cli::args::sampling::{NewTokens, SamplingArgs};
+use crate::cli::args::sampling::{NewTokens, SamplingArgs, as_usage};
 
 /// What all sessions share.
 pub struct Worker<'a> {
@@ -52,7 +52,8 @@ impl<'a> Worker<'a> {
         };
         let task = Task::answer(Prompt::Raw("\n"), Hole::Exactly(new));
         let task = task.within(sampling.context());
-        let settings = sampling.settings_of_any_length(session, &session.prepare(&task)?)?;
+        let job = session.prepare(&task).map_err(as_usage)?;
+        let settings = sampling.settings_of_any_length(session, &job)?;
         Ok(Self {
             queue: Arc::clone(queue),
             metrics: Arc::default(),
