@@ -98,7 +98,10 @@ fn rows_beyond_the_model_and_two_subjects_are_wrong_usage() {
             "takes up to",
         ),
         (&["--synthetic", "tiny", "--rows", "0"], "at least 1"),
-        (&["--synthetic", "tiny", "--generate", "9999"], "context of"),
+        (
+            &["--synthetic", "tiny", "--generate", "9999"],
+            "--generate can be from 1 to",
+        ),
         (
             &["--synthetic", "tiny", "--tokens-per-forward", "2"],
             "--generate",

@@ -341,6 +341,11 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["--in-place", "--diff", file], "", "cannot be used with"),
         (&["--prefix-file", file, file], "", "cannot be used with"),
         (
+            &["--prefix-file", "-", "--suffix-file", "-"],
+            "x",
+            "given twice",
+        ),
+        (
             &["--prefix-file", file, "--at", "1"],
             "",
             "cannot be used with",

@@ -66,6 +66,63 @@ fn a_default_steps_back_for_a_flag_that_excludes_it() {
     assert_eq!(report["settings"]["steps"], 4);
 }
 
+/// A mode that is typed is the one that was published, whatever the file has for its parts; what is
+/// no part of one stays.
+#[cfg(not(windows))]
+#[test]
+fn parts_of_a_mode_step_back_for_a_mode() {
+    let folder = configured(
+        "model = \"tiny\"\nwindow = 5\nthreshold = 0.5\nremask = 1\ntop-k = 7\nmode = \"quality\"\n",
+    );
+    let settings = |args: &[&str]| -> Value {
+        let mut command = diffucoder(&["generate", "-p", "x", "-n", "8", "-o", "json"]);
+        command.args(args).env("XDG_CONFIG_HOME", folder.path());
+        let report: Value = serde_json::from_str(&stdout(&command.output().unwrap())).unwrap();
+        let keys = ["mode", "exact", "window", "top_k"];
+        json!(keys.map(|key| report["settings"][key].clone()))
+    };
+    assert_eq!(settings(&["--exact"]), json!(["exact", true, null, 7]));
+    assert_eq!(
+        settings(&["--mode", "exact"]),
+        json!(["exact", true, null, 7])
+    );
+    assert_eq!(settings(&[])[2], 5);
+    assert_eq!(settings(&["--exact", "--window", "4"])[2], 4);
+}
+
+/// As with `generate`.
+#[test]
+fn a_default_that_does_not_fit_is_no_reason_not_to_serve() {
+    let refused = run(&["serve", "-m", "tiny", "--port", "0", "-n", "1000"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = stderr(&refused);
+    assert!(said.contains("--max-new-tokens 1000"), "{said}");
+    assert!(said.contains("from 1 to 511"), "{said}");
+    let mut command = diffucoder(&["lsp", "-m", "tiny"]);
+    let ended = command.env("DIFFUCODER_MAX_NEW_TOKENS", "1000").output();
+    let said = stderr(&ended.unwrap());
+    let note = "note: max-new-tokens = 1000 (DIFFUCODER_MAX_NEW_TOKENS) does not apply here: ";
+    assert!(said.contains(note), "{said}");
+}
+
+/// A file for several machines names a device that this program was not built for.
+#[cfg(not(any(feature = "cuda", windows)))]
+#[test]
+fn a_device_that_the_build_lacks_steps_back_and_is_wrong_usage_where_it_is_typed() {
+    let folder = configured("model = \"tiny\"\ndevice = \"cuda\"\n");
+    let command = |flags: &[&str]| {
+        let mut command = diffucoder(&["generate", "-p", "x", "-n", "1"]);
+        command.args(flags).env("XDG_CONFIG_HOME", folder.path());
+        command.output().unwrap()
+    };
+    let output = command(&[]);
+    assert!(output.status.success());
+    let said = stderr(&output);
+    assert!(said.contains("config.toml:2"), "{said}");
+    assert!(said.contains("has no CUDA support"), "{said}");
+    assert_eq!(command(&["--device", "cuda"]).status.code(), Some(2));
+}
+
 #[test]
 fn config_shows_where_each_value_came_from() {
     let folder = tempfile::tempdir().unwrap();

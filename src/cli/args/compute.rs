@@ -15,6 +15,7 @@ use etcetera::BaseStrategy;
 
 use crate::cli::args::model::{ModelArgs, package};
 use crate::cli::args::values::at_least_one;
+use crate::cli::hints;
 use crate::cli::terminal::download::Download;
 use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
@@ -132,6 +133,12 @@ impl ComputeArgs {
             )
             .about(&["quant", "dtype"])
             .into(),
+            Error::Device(error @ DeviceError::NotCompiled { .. }) => {
+                let hint = hints::device(&error);
+                UsageError::with_hint(error.to_string(), hint)
+                    .about(&["device"])
+                    .into()
+            }
             error => anyhow::Error::from(error),
         })?;
         note_fallback(session.fell_back(), ui);

@@ -49,7 +49,7 @@ pub struct SamplingArgs {
     /// fast-dllm, d3llm and samplers that fill blocks]
     #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f32>,
-    /// Keep this many of the most probable tokens; 0 keeps all [default: 0; 50 in fast-dllm]
+    /// Keep this many of the most probable tokens; 0 keeps all [default: 0]
     #[arg(long, value_name = "K", value_parser = zero_or_above::<usize>)]
     top_k: Option<usize>,
     /// Randomness of the order; 0 reveals the surest first
@@ -157,9 +157,14 @@ impl SamplingArgs {
         });
         let left_out = job.left_out();
         let cut = (!left_out.is_nothing()).then(|| {
+            let can_see_more = self.context.unwrap_or(session.usual_context()) < longest;
+            let how = if can_see_more {
+                ": --context sets how much it sees"
+            } else {
+                ""
+            };
             format!(
-                "the model is shown {} of the text and not the other {} ({}): --context sets how much \
-                 it sees",
+                "the model is shown {} of the text and not the other {} ({}){how}",
                 ui::count(job.given_tokens(), "token"),
                 ui::count(left_out.lines, "line"),
                 ui::human_bytes(left_out.bytes as u64),
@@ -403,7 +408,7 @@ pub fn holes_as_usage(error: Error) -> anyhow::Error {
 
 /// A text that is too long is wrong usage, which `describe` puts into words: tokens that are given,
 /// those that can be written, and positions that the model has.
-fn too_long(
+pub fn too_long(
     error: Error,
     describe: impl FnOnce(usize, usize, usize) -> UsageError,
 ) -> anyhow::Error {

@@ -17,7 +17,8 @@ use crate::cli::terminal::ui::Ui;
   temperature = 0.3
 
 So do variables: DIFFUCODER_MODEL=tiny, DIFFUCODER_MAX_NEW_TOKENS=64.
-A flag wins over a variable, a variable over the file. A default that a command or model cannot
+A flag wins over a variable, a variable over the file, and a mode over all that is a part of one
+(under Decoding in the help). A default that a command or model cannot
 take, such as quant with a GGUF file or more steps than new tokens, steps back, and a note says
 so; the same flag on the command line is an error."
 )]

@@ -40,8 +40,8 @@ pub fn is_repeatable(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
 }
 
-/// Which flag of `above` this one yields to: itself, or one that it cannot be combined with. A
-/// switch that is off excludes nothing.
+/// Which flag of `above` this one yields to: itself, one that it cannot be combined with, or one
+/// that says what it says too. A switch that is off excludes nothing.
 pub fn blocking<'a>(command: &Command, arg: &Arg, above: &'a Values) -> Option<&'a str> {
     let excludes = |one: &Arg, other: &Arg| {
         let conflicts = command.get_arg_conflicts_with(one);
@@ -51,10 +51,18 @@ pub fn blocking<'a>(command: &Command, arg: &Arg, above: &'a Values) -> Option<&
         find(command, name).is_some_and(|other| {
             let is_off = is_switch(other) && value.iter().all(|value| value == "false");
             other.get_id() == arg.get_id()
-                || !is_off && (excludes(arg, other) || excludes(other, arg))
+                || !is_off && (excludes(arg, other) || excludes(other, arg) || is_part(arg, other))
         })
     };
     above.iter().find(blocks).map(|(name, _)| name.as_str())
+}
+
+/// Whether a flag says a part of what this other one says as a whole: a mode has a value for each
+/// of those under its heading.
+fn is_part(arg: &Arg, whole: &Arg) -> bool {
+    matches!(whole.get_long(), Some("mode" | "exact"))
+        && arg.get_help_heading() == Some("Decoding")
+        && !matches!(arg.get_long(), Some("mode" | "reuse-context"))
 }
 
 /// The values of a flag that the matches hold, wherever they come from.

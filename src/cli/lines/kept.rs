@@ -114,7 +114,8 @@ impl Kept {
     /// What is not as it was, for a person.
     pub fn differences(&self, before: &Self) -> Vec<String> {
         let names: BTreeMap<_, _> = before.0.iter().chain(&self.0).collect();
-        let says = |value: Option<&String>| match value {
+        let says = |name: &str, value: Option<&String>| match value {
+            None if name == "isa" => "one without tiles".to_string(),
             None => "not given".to_string(),
             Some(text) if text.chars().count() > 60 => {
                 format!("{}…", text.chars().take(59).collect::<String>())
@@ -123,7 +124,7 @@ impl Kept {
         };
         let differs = |name: &String| {
             let (was, is) = (before.0.get(name), self.0.get(name));
-            let changed = format!("{name} was {} and is {}", says(was), says(is));
+            let changed = format!("{name} was {} and is {}", says(name, was), says(name, is));
             (was != is).then_some(changed)
         };
         names.into_keys().filter_map(differs).collect()
@@ -167,6 +168,12 @@ mod tests {
             ]
         );
         assert!(now.differences(&now).is_empty());
+        let tiles = kept(&[("isa", "amx")]);
+        let none = kept(&[]);
+        assert_eq!(
+            none.differences(&tiles),
+            ["isa was amx and is one without tiles"]
+        );
     }
 
     #[test]

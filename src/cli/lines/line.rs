@@ -1,5 +1,6 @@
 //! One line of a batch's input: what to write, and the settings that are its own.
 
+use clap::error::ContextValue;
 use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 use diffucoder::session::USUAL_HOLE;
 use serde_json::{Map, Value};
@@ -243,11 +244,8 @@ impl Parser {
                     _ => Some(format!("--{name}={value}")),
                 })
         });
-        let said = |error: clap::Error| {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            wrong(first.trim_start_matches("error: "))
-        };
+        let has_length = matches!(line.request, Request::Fill { is_open: false, .. });
+        let said = |error: clap::Error| wrong(of_keys(&error, has_length));
         let matches = command.try_get_matches_from(flags).map_err(said)?;
         let sampling = SamplingArgs::from_arg_matches(&matches).map_err(said)?;
         // Only the model knows how many steps a hole can have.
@@ -328,6 +326,30 @@ fn setting(key: &str, value: Value) -> Result<Option<String>, UsageError> {
         Value::Bool(bool) => Ok(Some(bool.to_string())),
         Value::Array(_) | Value::Object(_) => Err(wrong(format!("its {key} is not one value"))),
     }
+}
+
+/// What clap says of flags, of the keys of a line.
+fn of_keys(error: &clap::Error, has_length: bool) -> String {
+    let text = error.to_string();
+    let about = text.lines().take_while(|line| !line.is_empty());
+    let about: Vec<&str> = about.map(str::trim).collect();
+    let mut said = about.join(" ").trim_start_matches("error: ").to_string();
+    for (_, value) in error.context() {
+        let flags = match value {
+            ContextValue::String(flag) => std::slice::from_ref(flag),
+            ContextValue::Strings(flags) => flags,
+            _ => continue,
+        };
+        for flag in flags.iter().filter(|flag| flag.starts_with("--")) {
+            let name = flag.split([' ', '=']).next().unwrap_or_default();
+            let key = match name.trim_start_matches('-') {
+                LONGEST if has_length => "length".to_string(),
+                name => name.replace('-', "_"),
+            };
+            said = said.replace(&format!("'{flag}'"), &format!("`{key}`"));
+        }
+    }
+    said
 }
 
 #[cfg(test)]
@@ -478,14 +500,18 @@ mod tests {
             ),
             (
                 r#"{"prompt": "x", "steps": 1, "tokens_per_step": 1}"#,
-                "cannot be used with",
+                "`steps` cannot be used with `tokens_per_step`",
             ),
             (r#"{"prefix": "x"}"#, "go together"),
             (r#"{"prompt": "x", "suffix": "y"}"#, "suffix too"),
             (r#"{"prompt": "x", "length": 3}"#, "a hole's"),
             (
                 r#"{"prefix": "x", "suffix": "y", "length": 0}"#,
-                "at least 1",
+                "value '0' for `length`: must be at least 1",
+            ),
+            (
+                r#"{"prompt": "x", "mode": "foo"}"#,
+                "value 'foo' for `mode` [possible values: ",
             ),
             (
                 r#"{"prefix": "x", "suffix": "y", "length": 3, "max_new_tokens": 9}"#,

@@ -22,9 +22,9 @@ use crate::cli::args::compute::{ComputeArgs, Engine, note_fallback};
 use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::output::OutputArgs;
-use crate::cli::args::sampling::as_usage;
+use crate::cli::args::sampling::too_long;
 use crate::cli::args::values::{at_least_one, one_of};
-use crate::cli::terminal::ui::Ui;
+use crate::cli::terminal::ui::{self, Ui};
 use crate::cli::usage::UsageError;
 
 mod card;
@@ -100,7 +100,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
             let decoding = args.mode.decoding(is_gpu);
             let job = generation(&config, n, args.tokens_per_forward, decoding);
             let job = job.within(longest);
-            Some(job.map_err(|error| as_usage(error.into()))?)
+            Some(job.map_err(|error| too_long(error.into(), no_room))?)
         }
         None => None,
     };
@@ -209,6 +209,16 @@ impl Subject {
             }
         }
     }
+}
+
+/// More is to be written than the context holds behind the prompt.
+fn no_room(given: usize, new: usize, context: usize) -> UsageError {
+    let message = format!(
+        "--generate {new} and the {} before it exceed the context of {context}",
+        ui::count(given, "token")
+    );
+    let most = context.saturating_sub(given);
+    UsageError::with_hint(message, format!("--generate can be from 1 to {most}"))
 }
 
 /// A canvas of `rows` positions through all layers, and all of it through the head, up to what the

@@ -281,7 +281,14 @@ impl Args {
             prompt::check_encoding(&bytes, &name)?;
             Ok::<_, anyhow::Error>(bytes)
         };
-        let mut template = if self.prefix_file.is_some() || self.suffix_file.is_some() {
+        let sides = [&self.prefix_file, &self.suffix_file];
+        let mut template = if sides.iter().any(|side| side.is_some()) {
+            if sides
+                .iter()
+                .all(|side| side.as_deref() == Some(Path::new("-")))
+            {
+                return Err(UsageError::new("`-` is given twice, but there is one stdin").into());
+            }
             let side = |file: &Option<PathBuf>| file.as_deref().map_or(Ok(Vec::new()), read);
             Template::between(&side(&self.prefix_file)?, &side(&self.suffix_file)?)
         } else {
