@@ -55,7 +55,7 @@ fn a_long_file_comes_back_whole() {
             "{line}"
         );
         assert!(
-            said.starts_with("note: the model is shown ") && said.contains("--context"),
+            said.starts_with("note: the model is shown ") && !said.contains("--context"), // holds no more
             "{said}"
         );
         assert_eq!(said.lines().count(), 1, "{said}");
@@ -89,6 +89,10 @@ fn context_bounds_what_is_shown() {
         prompt_tokens(&end)
     );
     assert!(said.starts_with("note: the model is shown "), "{said}");
+    assert!(
+        said.ends_with(": --context sets how much it sees\n"),
+        "{said}"
+    );
     // A hole that grows takes what a text leaves, and from a long one half of the context.
     let auto = ["-n", "auto", "--context", "100", "-o", "json"];
     let (long, _) = run("generate", &auto, &text);

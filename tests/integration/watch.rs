@@ -235,7 +235,9 @@ fn off_a_terminal_it_is_wrong_usage() {
     let (code, stderr) = refusal(&args());
     assert_eq!(code, Some(2));
     assert!(
-        stderr.starts_with("error: --watch draws on stderr, which is not a terminal here\nhint: "),
+        stderr.starts_with(
+            "error: --watch draws on stderr, which is no terminal that can be drawn on here\nhint: "
+        ),
         "{stderr}"
     );
     let (code, stderr) = refusal(&[&args()[..], &["--quiet"]].concat());

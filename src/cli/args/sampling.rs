@@ -49,7 +49,8 @@ pub struct SamplingArgs {
     /// fast-dllm, d3llm and samplers that fill blocks]
     #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f32>,
-    /// Keep this many of the most probable tokens; 0 keeps all [default: 0]
+    /// Keep this many of the most probable tokens; 0 keeps all [default: 0, as Dream and its
+    /// relatives are evaluated; their Python code has 50 where a call does not say]
     #[arg(long, value_name = "K", value_parser = zero_or_above::<usize>)]
     top_k: Option<usize>,
     /// Randomness of the order; 0 reveals the surest first

@@ -127,8 +127,9 @@ pub fn screen(ui: &Ui) -> Result<Screen, UsageError> {
     }
     Screen::open().ok_or_else(|| {
         UsageError::with_hint(
-            "--watch draws on stderr, which is not a terminal here",
-            "leave stderr at the terminal, or record the run with --trace FILE.jsonl",
+            "--watch draws on stderr, which is no terminal that can be drawn on here",
+            "leave stderr at the terminal, with its kind in TERM, or record the run with --trace \
+             FILE.jsonl",
         )
         .about(&["watch"])
     })

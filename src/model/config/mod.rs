@@ -58,7 +58,10 @@ impl ConfigError {
                  `diffucoder models` lists some",
                 Family::model_types()
             )),
-            Self::Malformed { .. } | Self::Unsupported { .. } => None,
+            Self::Malformed { .. } => Some(
+                "the file is damaged or belongs to another model: download the model again".into(),
+            ),
+            Self::Unsupported { .. } => None,
         }
     }
 }
