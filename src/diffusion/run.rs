@@ -118,7 +118,8 @@ impl<'a> Run<'a> {
             self.pace.amount(step, masked)
         };
         if settings.ending != Ending::FullCanvas || window.commits_first {
-            // The reference has steps that reveal nothing; elsewhere a pass is not wasted.
+            // The reference has steps that reveal nothing, but commits what it commits; elsewhere a
+            // pass is not wasted.
             amount.count = amount.count.max(1);
         }
         if settings.decoding.is_capped && settings.decoding.cache == Cache::None {

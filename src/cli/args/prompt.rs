@@ -86,9 +86,7 @@ impl PromptArgs {
         let prompt = typed.filter(|text| !is_stdin(text)).cloned();
         let mut files: Vec<&Path> = self.prompt_file.iter().map(PathBuf::as_path).collect();
         files.extend(typed.filter(is_stdin).map(Path::new));
-        if files.iter().filter(|file| is_dash(file)).count() > 1 {
-            return Err(UsageError::new("`-` is given twice, but there is one stdin").into());
-        }
+        check_stdin(&files)?;
         let mut texts = Vec::new();
         for file in &files {
             texts.push(Text::read(file)?);
@@ -254,6 +252,16 @@ impl Text {
             Some(file) => format!("--prompt-file {}", file.display()),
             None => "stdin".into(),
         }
+    }
+}
+
+/// Refuses files of which stdin is more than one.
+pub fn check_stdin(files: &[&Path]) -> Result<(), UsageError> {
+    match files.iter().filter(|file| is_dash(file)).count() {
+        0 | 1 => Ok(()),
+        _ => Err(UsageError::new(
+            "`-` is given twice, but there is one stdin",
+        )),
     }
 }
 

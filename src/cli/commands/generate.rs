@@ -185,13 +185,9 @@ impl Args {
         session: &Session,
     ) -> anyhow::Result<(Form, Job)> {
         let (context, package) = (self.sampling.context(), session.package());
-        let prepare = |form: &Form| {
-            session.prepare(
-                &form
-                    .task(hole, self.system.as_deref(), session)
-                    .within(context),
-            )
-        };
+        let system = self.system.as_deref();
+        let prepare =
+            |form: &Form| session.prepare(&form.task(hole, system, session).within(context));
         if let Some(suffix) = self.suffix() {
             let form = Form::Fill(Template::between(whole.as_bytes(), suffix.as_bytes()));
             let job = prepare(&form).map_err(as_usage)?;

@@ -281,16 +281,12 @@ impl Args {
             prompt::check_encoding(&bytes, &name)?;
             Ok::<_, anyhow::Error>(bytes)
         };
-        let sides = [&self.prefix_file, &self.suffix_file];
-        let mut template = if sides.iter().any(|side| side.is_some()) {
-            if sides
-                .iter()
-                .all(|side| side.as_deref() == Some(Path::new("-")))
-            {
-                return Err(UsageError::new("`-` is given twice, but there is one stdin").into());
-            }
-            let side = |file: &Option<PathBuf>| file.as_deref().map_or(Ok(Vec::new()), read);
-            Template::between(&side(&self.prefix_file)?, &side(&self.suffix_file)?)
+        let sides = [&self.prefix_file, &self.suffix_file].map(Option::as_deref);
+        let named: Vec<&Path> = sides.into_iter().flatten().collect();
+        let mut template = if !named.is_empty() {
+            prompt::check_stdin(&named)?;
+            let side = |file: Option<&Path>| file.map_or(Ok(Vec::new()), read);
+            Template::between(&side(sides[0])?, &side(sides[1])?)
         } else {
             let bytes = match self.file() {
                 Some(file) => read(file)?,
