@@ -54,7 +54,8 @@ kinds! {
     AvxVnni, "avxvnni", "x86_64", Kind::Avx2.detected() && has!("avxvnni");
     Avx512Vnni, "avx512vnni", "x86_64", Kind::Avx2.detected()
         && has!("avx512f") && has!("avx512bw") && has!("avx512vnni");
-    Amx, "amx", "x86_64", Kind::Avx512Vnni.detected() && has_tiles();
+    AmxAlways, "amx-always", "x86_64", Kind::Avx512Vnni.detected() && has_tiles();
+    Amx, "amx", "x86_64", Kind::AmxAlways.detected();
     NeonDotprod, "neon-dotprod", "aarch64", has!("neon") && has!("dotprod");
     NeonI8mm, "neon-i8mm", "aarch64", Kind::NeonDotprod.detected() && has!("i8mm");
 }
@@ -119,25 +120,42 @@ impl Isa {
     /// are any. With fewer, making the weights bf16 costs more than it saves. It is the same on
     /// every machine, so that the bits of a result depend on neither time nor threads.
     pub fn least_tile_rows(self) -> Option<usize> {
-        self.has_tiles().then_some(LEAST_TILE_ROWS)
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => Some(LEAST_TILE_ROWS),
+            #[cfg(target_arch = "x86_64")]
+            Kind::AmxAlways => Some(1),
+            _ => None,
+        }
+    }
+
+    /// For passes over several canvases that are run as one: each must get what it would get
+    /// alone, so that the rows of one decide, and few of each are many together. So tiles take them
+    /// all, where there are any.
+    #[must_use]
+    pub fn of_several(self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Kind::Amx {
+            return Self(Kind::AmxAlways);
+        }
+        self
     }
 
     /// What a pass of so many rows computes with: tiles in all of its products, or in none.
     #[must_use]
     pub(crate) fn for_rows(self, rows: usize) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if self.0 == Kind::Amx && rows < LEAST_TILE_ROWS {
-            return Self(Kind::Avx512Vnni);
+        match self.least_tile_rows() {
+            #[cfg(target_arch = "x86_64")]
+            Some(least) if rows < least => Self(Kind::Avx512Vnni),
+            _ => self,
         }
-        let _ = rows; // where there are no tiles
-        self
     }
 
     /// Whether products take tiles.
     pub fn has_tiles(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Amx => true,
+            Kind::AmxAlways | Kind::Amx => true,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 | Kind::AvxVnni | Kind::Avx512Vnni => false,
             #[cfg(target_arch = "aarch64")]
@@ -146,7 +164,8 @@ impl Isa {
         }
     }
 
-    /// Its name: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `amx`, `neon-dotprod` or `neon-i8mm`.
+    /// Its name: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `amx-always`, `amx`, `neon-dotprod` or
+    /// `neon-i8mm`.
     pub fn name(self) -> &'static str {
         self.0.name()
     }
@@ -155,7 +174,7 @@ impl Isa {
     pub(super) fn has_wide_registers(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni | Kind::Amx => true,
+            Kind::Avx512Vnni | Kind::AmxAlways | Kind::Amx => true,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 | Kind::AvxVnni => false,
             #[cfg(target_arch = "aarch64")]
@@ -194,7 +213,7 @@ pub(super) fn run<T>(isa: Isa, code: impl Portable<T>) -> T {
         Kind::Avx2 | Kind::AvxVnni => unsafe { run_avx2(code) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni | Kind::Amx => unsafe { run_avx512(code) },
+        Kind::Avx512Vnni | Kind::AmxAlways | Kind::Amx => unsafe { run_avx512(code) },
         // Every CPU of this architecture has NEON: the code is compiled for it already.
         #[cfg(target_arch = "aarch64")]
         Kind::NeonDotprod | Kind::NeonI8mm => code.run(),

@@ -26,7 +26,9 @@ macro_rules! dispatch {
             Kind::AvxVnni => unsafe { avx2::vnni::$function$(::<$F>)?($($argument),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Vnni | Kind::Amx => unsafe { avx512::$function$(::<$F>)?($($argument),*) },
+            Kind::Avx512Vnni | Kind::AmxAlways | Kind::Amx => unsafe {
+                avx512::$function$(::<$F>)?($($argument),*)
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Kind::NeonDotprod => unsafe { neon::dotprod::$function$(::<$F>)?($($argument),*) },
@@ -100,7 +102,7 @@ pub fn matmul_tiles(
     check((w.k(), w.panels()), (x.k(), x.rows()), &panels, out);
     let (out, _) = out.as_chunks_mut::<PANEL>();
     #[cfg(target_arch = "x86_64")]
-    if isa.kind() == Kind::Amx {
+    if isa.has_tiles() {
         // SAFETY: an `Isa` of this kind exists only where detection found every feature.
         let mut tiles = unsafe { Amx::configure() };
         return tiles::matmul(isa, &mut tiles, w, x, panels, out);
@@ -122,7 +124,7 @@ pub fn attend_tiles(
     out: &mut [f32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if isa.kind() == Kind::Amx {
+    if isa.has_tiles() {
         // SAFETY: an `Isa` of this kind exists only where detection found every feature.
         let mut tiles = unsafe { Amx::configure() };
         return attention::attend(isa, &mut tiles, key_values, len, queries, out);
@@ -134,7 +136,7 @@ pub fn attend_tiles(
 #[allow(unsafe_code)]
 #[cfg(target_arch = "x86_64")]
 pub fn peak_tile_ops(isa: Isa, rounds: u64) -> Option<u64> {
-    (isa.kind() == Kind::Amx).then(|| {
+    (isa.has_tiles()).then(|| {
         // SAFETY: as above.
         let mut tiles = unsafe { Amx::configure() };
         tiles::peak_ops(&mut tiles, rounds)

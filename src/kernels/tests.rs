@@ -384,6 +384,23 @@ fn names_find_what_is_available() {
 }
 
 #[test]
+fn a_few_rows_of_each_of_several_canvases_take_tiles() {
+    for isa in Isa::available() {
+        let several = isa.of_several();
+        for rows in [1, 15, 16, 320] {
+            assert_eq!(several.for_rows(rows).has_tiles(), isa.has_tiles(), "{isa}");
+        }
+        if let Some(least) = isa.least_tile_rows() {
+            assert_eq!(several.name(), "amx-always");
+            assert!(isa.for_rows(least).has_tiles());
+            assert!(!isa.for_rows(least - 1).has_tiles() || isa == several);
+        } else {
+            assert_eq!(several, isa);
+        }
+    }
+}
+
+#[test]
 fn halves_are_exact() {
     for (half, value) in [
         (0, 0.0),

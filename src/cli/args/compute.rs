@@ -21,7 +21,7 @@ use crate::cli::terminal::ui::Ui;
 use crate::cli::usage::UsageError;
 
 /// The computing flags, of every command that runs a model.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Computing")]
 pub struct ComputeArgs {
     /// Where to compute: auto (the GPU that this build is for, else the CPU), cpu, cuda, cuda:N or
@@ -48,11 +48,12 @@ pub struct ComputeArgs {
 }
 
 /// The instructions of the kernels, of every command that runs or measures them.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Computing")]
 pub struct IsaArgs {
     /// Instruction set of the CPU to compute with, one of those that `diffucoder doctor` lists
-    /// [default: the best of this CPU]
+    /// [default: the best of this CPU; where that is amx, amx-always for texts that are written
+    /// together]
     #[arg(long = "isa", value_name = "NAME", value_parser = isa)]
     named: Option<Isa>,
 }
@@ -173,6 +174,16 @@ impl ComputeArgs {
     /// The instructions of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa.isa()
+    }
+
+    /// The same for what runs the passes of several texts as one.
+    pub fn of_several(&self) -> Self {
+        let isa = self.isa.named;
+        let named = Some(isa.unwrap_or_else(|| Isa::detect().of_several()));
+        Self {
+            isa: IsaArgs { named },
+            ..self.clone()
+        }
     }
 
     /// Starts the one pool of threads that everything computes on, if it is not there yet.

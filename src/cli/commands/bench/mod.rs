@@ -82,14 +82,18 @@ struct Synthetic {
 }
 
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
-    let subject = args.subject(ui)?;
+    let compute = match args.parallel {
+        1 => &args.compute,
+        _ => &args.compute.of_several(),
+    };
+    let subject = args.subject(compute, ui)?;
     let config = subject.config().clone();
     let longest = config.max_position_embeddings;
     if let Some(rows) = args.rows.iter().find(|&&rows| rows > longest) {
         let message = format!("--rows {rows}: this model takes up to {longest}");
         return Err(UsageError::new(message).about(&["rows"]).into());
     }
-    let (isa, is_gpu) = (args.compute.isa(), !subject.device().is_cpu());
+    let (isa, is_gpu) = (compute.isa(), !subject.device().is_cpu());
     let job = match args.generate {
         Some(n) => {
             if args.tokens_per_forward > n {
@@ -154,11 +158,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
 }
 
 impl Args {
-    fn subject(&self, ui: &Ui) -> anyhow::Result<Subject> {
+    fn subject(&self, compute: &ComputeArgs, ui: &Ui) -> anyhow::Result<Subject> {
         if let Some(shape) = self.synthetic {
-            self.compute.start_threads(ui)?;
+            compute.start_threads(ui)?;
             let config = shape.config().map_err(Error::from)?;
-            let (checkpoint, target, fell_back) = self.compute.compute()?.synthetic(&config)?;
+            let (checkpoint, target, fell_back) = compute.compute()?.synthetic(&config)?;
             note_fallback(fell_back.as_ref(), ui);
             return Ok(Subject::Synthetic(Box::new(Synthetic {
                 config,
@@ -167,7 +171,7 @@ impl Args {
             })));
         }
         let started = Instant::now();
-        let engine = self.compute.open(&self.model, ui)?;
+        let engine = compute.open(&self.model, ui)?;
         Ok(Subject::Model(Box::new(engine), started.elapsed()))
     }
 }

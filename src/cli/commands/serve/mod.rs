@@ -133,7 +133,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let keys = server.keys()?;
     let cors = server.origin()?;
     let (listener, is_local) = server.listen(!keys.is_empty())?;
-    let mut engine = args.compute.open(&args.model, ui)?;
+    let compute = match server.parallel {
+        1 => &args.compute,
+        _ => &args.compute.of_several(),
+    };
+    let mut engine = compute.open(&args.model, ui)?;
     let queue = Queue::new(server.parallel.saturating_add(server.queue));
     let reuses_context = args.reuse.reuse_context;
     let worker = Worker::new(&queue, &args.sampling, &engine.session, reuses_context)?;
