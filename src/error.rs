@@ -16,10 +16,11 @@ use crate::weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What describes a model was refused: its configuration, tokenizer or chat template.
+    /// What describes a model was refused, its configuration, tokenizer or chat template; or an
+    /// adapter cannot be had.
     #[error("{model} cannot be loaded")]
     Package {
-        /// The model: a folder, a file, or its name on the Hub.
+        /// The model: a folder, a file, or its name on the Hub; or "the adapter".
         model: String,
         /// Why.
         source: Box<Error>,

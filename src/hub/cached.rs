@@ -110,7 +110,7 @@ fn ggufs(dir: &Path) -> Vec<CachedFile> {
     let candidates = gguf::candidates(&files_in(dir)).into_iter();
     let whole = candidates.filter_map(|gguf| {
         let files = gguf.files();
-        let sizes = files.iter().map(|file| file_bytes(&dir.join(file)));
+        let sizes = files.iter().map(|file| some_bytes(&dir.join(file)));
         let bytes = sizes.sum::<Option<u64>>()?;
         let name = files.into_iter().next()?;
         Some(CachedFile { name, bytes })
@@ -124,7 +124,7 @@ pub(super) fn is_complete(dir: &Path) -> bool {
 }
 
 fn has_checkpoint(dir: &Path) -> bool {
-    let has = |name: &str| check_name(name).is_ok() && dir.join(name).is_file();
+    let has = |name: &str| check_name(name).is_ok() && some_bytes(&dir.join(name)).is_some();
     if !has("config.json") {
         return false;
     }
@@ -134,6 +134,11 @@ fn has_checkpoint(dir: &Path) -> bool {
         return shards.is_some_and(|map| map.values().all(|shard| shard.as_str().is_some_and(has)));
     }
     has("model.safetensors")
+}
+
+/// The size of a file that is not empty.
+fn some_bytes(path: &Path) -> Option<u64> {
+    file_bytes(path).filter(|&bytes| bytes > 0)
 }
 
 /// Links are not followed: their blobs are counted where they lie.

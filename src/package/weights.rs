@@ -99,10 +99,18 @@ impl Package {
             let model = self.name();
             return Err(LoraError::Quantized { model }.into());
         }
-        let snapshot = Snapshot::adapter(spec, options).map_err(|error| spec.or_a_folder(error))?;
-        let json = read(&snapshot.required(ADAPTER_CONFIG, progress)?)?;
         let names = [ADAPTER.to_owned()];
-        let files = snapshot.fetch(&names, progress)?;
+        let mut find = || -> Result<_, Error> {
+            let found = Snapshot::adapter(spec, options);
+            let snapshot = found.map_err(|error| spec.or_a_folder(error))?;
+            let json = read(&snapshot.required(ADAPTER_CONFIG, progress)?)?;
+            let files = snapshot.fetch(&names, progress)?;
+            Ok((snapshot, json, files))
+        };
+        let (snapshot, json, files) = find().map_err(|error| Error::Package {
+            model: "the adapter".to_owned(),
+            source: error.into(),
+        })?;
         let files = files::weights(names.into_iter().zip(&files))?;
         let adapter = Adapter::open(&json, Checkpoint::open(files, None)?, &self.config)?;
         let (_, adapter) = self.adapter.insert((snapshot.describe(), adapter));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::binary::{diffucoder, program};
 use crate::command::{run, stdout};
+use crate::fixture;
 
 /// Problems in the form of HumanEval.
 const FUNCTIONS: &str = r#"{"task_id": "a/0", "prompt": "def one():\n    \"\"\"Return 1.\"\"\"\n", "entry_point": "one", "canonical_solution": "    return 1\n", "test": "def check(candidate):\n    assert candidate() == 1\n"}
@@ -312,10 +313,24 @@ fn problems_that_fail_are_counted_and_tried_again() {
         );
     }
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 4);
-    // A canvas that the model cannot hold.
-    let done = run(&args(&problems, &["-n", "5000"]));
-    assert_eq!(done.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&done.stderr).contains("no problem could be tried"));
+    // Holes for a model that fills none, and a canvas that the model cannot hold.
+    let hole = file(folder.path(), "hole.jsonl", HOLES.lines().last().unwrap());
+    let forward = fixture("golden-sdar/model");
+    let mut of_forward = args(&hole, &[]);
+    of_forward[2] = forward.to_str().unwrap();
+    for (args, code, says) in [
+        (of_forward, 1, "no problem could be tried"),
+        (
+            args(&problems, &["-n", "512"]),
+            2,
+            "leaves a context of 512",
+        ),
+    ] {
+        let done = run(&args);
+        assert_eq!(done.status.code(), Some(code));
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(said.contains(says), "{said}");
+    }
 }
 
 #[test]

@@ -285,7 +285,7 @@ fn parts_come_from_the_hub_together() {
     };
     assert_eq!(models().as_deref(), Some("complete"));
 
-    // A part is gone: the cache says so, and a run gets it again, and it alone.
+    // A part is empty, or gone: the cache says so, and a run gets it again, and it alone.
     let snapshots = home.path().join("hub/models--some-one--Model-7B/snapshots");
     let snapshot = fs::read_dir(snapshots)
         .unwrap()
@@ -294,6 +294,9 @@ fn parts_come_from_the_hub_together() {
         .unwrap()
         .path();
     let blob = fs::canonicalize(snapshot.join(&names[1])).unwrap();
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, "").unwrap();
+    assert_eq!(models().as_deref(), Some("partial"));
     fs::remove_file(blob).unwrap();
     assert_eq!(models().as_deref(), Some("partial"));
     let absent = ask(&["--offline"], "some-one/Model-7B:f32");

@@ -159,8 +159,13 @@ fn what_is_no_adapter_of_this_model_is_refused_with_its_reason() {
         assert!(error.contains(says), "{other}: {error}");
     }
     // A model is not an adapter.
-    let error = adapted(&model, &model).err().unwrap().to_string();
-    assert!(error.contains("adapter_config.json"), "{error}");
+    let no_such = Path::new("/no/such");
+    for (lora, says) in [(&*model, "adapter_config.json"), (no_such, "/no/such")] {
+        let error = adapted(&model, lora).err().unwrap();
+        assert_eq!(error.to_string(), "the adapter cannot be loaded");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains(says), "{cause}");
+    }
 }
 
 /// LLaDA's modules have names of their own, by which the adapter, its targets and its patterns call

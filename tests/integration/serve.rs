@@ -629,6 +629,7 @@ fn other_names_than_this_machine_s_are_refused() {
         ("Origin: http://localhost:3000\r\n", 200),
         ("Origin: http://[::1]\r\n", 200),
         ("Origin: vscode-file://vscode-app\r\n", 200),
+        ("Origin: http://tauri.localhost\r\n", 200),
         ("Origin: https://evil.example\r\n", 403),
         ("Origin: https://localhost.evil.example:8012\r\n", 403),
         ("Origin: null\r\n", 403),

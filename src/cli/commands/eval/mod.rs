@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use diffucoder::RequestError;
 use diffucoder::diffusion::Mode;
 use diffucoder::hub::ModelSpec;
 use diffucoder::session::Session;
@@ -22,7 +23,7 @@ use serde_json::json;
 use crate::cli::args::compute::{ComputeArgs, Engine, device_name};
 use crate::cli::args::decoding::about_mode;
 use crate::cli::args::model::{ModelArgs, named};
-use crate::cli::args::sampling::{NewTokens, USUAL_TOKENS, new_tokens};
+use crate::cli::args::sampling::{NewTokens, USUAL_TOKENS, as_usage, new_tokens};
 use crate::cli::args::values::{at_least_one, one_of, zero_or_above, zero_or_more};
 use crate::cli::defaults::Defaults;
 use crate::cli::lines::format::LineFormat;
@@ -143,6 +144,9 @@ pub fn run(args: &Args, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
     };
     let problems = Problems::read(args.problems.as_deref(), args.limit.unwrap_or(usize::MAX))?;
     let engines = args.engines(ui)?;
+    for (_, engine) in &engines {
+        args.check_length(&engine.session)?;
+    }
     let without_network = match (&python, args.execute) {
         (Some(python), true) => Some(python.is_alone()?),
         _ => None,
@@ -292,6 +296,22 @@ impl Args {
         match self.max_new_tokens {
             NewTokens::Most(n) => n,
             NewTokens::Auto => USUAL_TOKENS,
+        }
+    }
+
+    /// Refuses a length that leaves no room for any problem.
+    fn check_length(&self, session: &Session) -> anyhow::Result<()> {
+        let (given, context) = (1, session.longest_context());
+        match self.max_new_tokens {
+            NewTokens::Most(new) if given + new > context => {
+                let error = RequestError::TooLong {
+                    given,
+                    new,
+                    context,
+                };
+                Err(as_usage(error.into()))
+            }
+            _ => Ok(()),
         }
     }
 

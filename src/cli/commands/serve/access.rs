@@ -44,7 +44,10 @@ impl Access {
         let is_ours = |host: &str| {
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let is_this_machine = |ip: IpAddr| ip.to_canonical().is_loopback();
-            host.eq_ignore_ascii_case("localhost")
+            // A name under localhost is this machine too (RFC 6761): http://tauri.localhost.
+            let name = host.to_ascii_lowercase();
+            name == "localhost"
+                || name.ends_with(".localhost")
                 || host.eq_ignore_ascii_case(given)
                 || host.parse().is_ok_and(is_this_machine)
         };
