@@ -10,8 +10,8 @@ use std::ops::Range;
 
 pub use marker::MarkerError;
 
-use crate::text::lines;
 use crate::text::place::{NoSuchPlace, offset};
+use crate::text::{BYTE_ORDER_MARK, lines};
 
 /// A file, and where its holes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +63,14 @@ impl Template {
         })
     }
 
-    /// One hole between two texts.
+    /// One hole between two texts. A byte order mark of the second is the first's, if that has no
+    /// text: within a file it is none.
     pub fn between(prefix: &[u8], suffix: &[u8]) -> Self {
+        let (prefix, suffix) = match suffix.strip_prefix(BYTE_ORDER_MARK) {
+            Some(suffix) if prefix.is_empty() => (BYTE_ORDER_MARK, suffix),
+            Some(suffix) => (prefix, suffix),
+            None => (prefix, suffix),
+        };
         let hole = Hole {
             bytes: prefix.len()..prefix.len(),
             tokens: None,

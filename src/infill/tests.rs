@@ -127,6 +127,17 @@ proptest! {
     }
 
     #[test]
+    fn a_byte_order_mark_stands_first_or_nowhere(prefix in "\u{feff}?[a\n]{0,3}", suffix in "[b\n]{0,3}") {
+        let marked = format!("\u{feff}{suffix}");
+        let (filled, _) = Template::between(prefix.as_bytes(), marked.as_bytes()).fill(&["x"]);
+        let expected = match prefix.is_empty() {
+            true => format!("\u{feff}x{suffix}"),
+            false => format!("{prefix}x{suffix}"),
+        };
+        prop_assert_eq!(String::from_utf8(filled).unwrap(), expected);
+    }
+
+    #[test]
     fn a_hole_at_any_place_changes_no_other_byte(
         bytes in hostile(),
         line in 1usize..6,

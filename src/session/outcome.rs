@@ -1,7 +1,7 @@
 //! What a run wrote.
 
 use super::job::{Filling, Job, Work};
-use super::observer::Ended;
+use super::observer::{Ended, whole_characters};
 use crate::diffusion::Canvas;
 use crate::tokenizer::{Specials, Tokenizer};
 
@@ -20,7 +20,8 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filled {
     /// Its text, up to where that ends; of a run that was ended early the part that is decided.
-    /// Where its first token reaches into the text before it, the text begins behind that.
+    /// Where its first token reaches into the text before it, the text begins behind that. Half a
+    /// character at the end is left out, and other bytes that are none are U+FFFD.
     pub text: String,
     /// Tokens of the text; the last may reach beyond its end where [`super::Ends`] cut it.
     pub tokens: usize,
@@ -70,8 +71,12 @@ impl Outcome {
             let most = job.most_of(number);
             let decided = canvas.decided_in(hole, job.stop_ids());
             let mut tokens = decided.min(most);
-            let text = tokenizer.decode(&ids[..tokens], Specials::Keep);
-            let mut text = text.get(given..).unwrap_or_default().to_string();
+            let bytes = ids[..tokens]
+                .iter()
+                .flat_map(|&id| tokenizer.token_bytes(id));
+            let bytes: Vec<u8> = bytes.skip(given).collect();
+            let text = String::from_utf8_lossy(&bytes[..whole_characters(&bytes)]);
+            let mut text = text.into_owned();
             let cut = job.ends.cut(&text);
             if let Some(end) = cut {
                 text.truncate(end);

@@ -362,7 +362,7 @@ fn what_is_chosen_is_saved_and_the_rest_of_the_file_stays() {
 
 #[test]
 fn each_model_has_a_table() {
-    let golden = crate::fixture("golden/model").display().to_string();
+    let golden = fixture("golden/model").display().to_string();
     let both = [
         "eval", "--model", "tiny", "--limit", "1", "-n", "4", "--nll", "0", "--modes", "fast",
     ];

@@ -215,6 +215,13 @@ fn line_ends_are_the_file_s_and_not_those_of_other_files() {
         let content = reply["content"].as_str().unwrap();
         assert!(content.contains('\n'), "{content:?}");
         assert_eq!(content.replace("\r\n", "\n").replace('\n', end), content);
+        // The only line ends stand behind the cursor, in a suffix that says nothing else.
+        let request = json!({"input_prefix": "def f(x):", "input_suffix": end.repeat(2),
+            "n_predict": 16, "temperature": 1, "seed": 3});
+        let reply = server.post("/infill", &request).json();
+        let content = reply["content"].as_str().unwrap();
+        assert!(content.contains('\n'), "{content:?}");
+        assert_eq!(content.replace("\r\n", "\n").replace('\n', end), content);
     }
 }
 

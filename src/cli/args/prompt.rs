@@ -14,16 +14,13 @@ use std::time::Duration;
 use anyhow::Context;
 use diffucoder::package::Package;
 use diffucoder::session::asking::{Asking, Subject, Wish, question_about};
-use diffucoder::text::{encoding, guess, lines};
+use diffucoder::text::{BYTE_ORDER_MARK, encoding, guess, lines};
 
 use crate::cli::terminal::ui::Ui;
 use crate::cli::threads;
 use crate::cli::usage::UsageError;
 
 const HOW_TO_GIVE_ONE: &str = "give a prompt, --prompt-file FILE, or pipe a text in";
-
-/// U+FEFF in UTF-8, at the beginning of a file: nothing of its text.
-pub const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Silence after which a person who waits is told what for.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -223,7 +223,8 @@ impl SamplingArgs {
             true => Ok(()),
             false => Err(UsageError::with_hint(
                 format!("--{flag} is {value}, but must be from 1 to {n}, the number of new tokens"),
-                "-n/--max-new-tokens sets the number of new tokens",
+                "-n/--max-new-tokens sets the number of new tokens; that of a hole between texts \
+                 --length, or <FILL:N>",
             )
             .about(&[flag, "max-new-tokens"])),
         }
@@ -401,8 +402,8 @@ pub fn holes_as_usage(error: Error) -> anyhow::Error {
             "the holes can become {new} tokens long, which leaves none of the context of {context} \
              to the text"
         );
-        let hint = "fill fewer or shorter holes at a time: -n/--max-new-tokens bounds those without \
-                    a length";
+        let hint = "fill fewer or shorter holes at a time: <FILL:N> or --length sets their length, \
+                    and -n/--max-new-tokens bounds those without one";
         UsageError::with_hint(message, hint)
     })
 }

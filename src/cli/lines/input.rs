@@ -5,9 +5,9 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use anyhow::Context;
+use diffucoder::text::BYTE_ORDER_MARK;
 use flate2::bufread::MultiGzDecoder;
 
-use crate::cli::args::prompt::BYTE_ORDER_MARK;
 use crate::cli::usage::UsageError;
 
 /// Bytes that a line can have, many times what the longest context holds. A file that lost its line

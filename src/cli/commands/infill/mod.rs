@@ -167,6 +167,9 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
         match problem {
             Some(_) => ui.note(&format!("{} is left as it is", file.display())),
             None => {
+                if outcome.text().contains(char::REPLACEMENT_CHARACTER) {
+                    ui.note("the model wrote bytes that are no characters: they are U+FFFD");
+                }
                 atomic::replace(file, template.bytes(), &filled.bytes).map_err(Error::from)?;
             }
         }

@@ -92,8 +92,7 @@ pub fn only_holes(holes: &[HoleReport]) -> String {
 
 /// The change from `old` to `new` as `git apply` and `patch -p1` take it; empty if there is none.
 pub fn diff(file: &Path, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
-    // The library's own notion of a line ends at a carriage return too, and its writer for the
-    // whole diff is lossy, unlike that for a hunk.
+    // The library's own notion of a line ends at a carriage return too, in what it writes as well.
     let lines = |bytes| <[u8]>::split_inclusive(bytes, |&byte| byte == b'\n').collect::<Vec<_>>();
     let (old, new) = (lines(old), lines(new));
     let diff = TextDiff::configure()
@@ -105,7 +104,15 @@ pub fn diff(file: &Path, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
             let [before, after] = ["a", "b"].map(|side| header_name(side, file));
             write!(written, "--- {before}\n+++ {after}\n")?;
         }
-        hunk.to_writer(&mut written)?;
+        writeln!(written, "{}", hunk.header())?;
+        for change in hunk.iter_changes() {
+            let line = change.value();
+            write!(written, "{}", change.tag())?;
+            written.extend(line);
+            if !line.ends_with(b"\n") {
+                written.extend(b"\n\\ No newline at end of file\n");
+            }
+        }
     }
     Ok(written)
 }
@@ -157,6 +164,14 @@ mod tests {
         );
         assert_eq!(said, expected);
         assert!(diff("/a.py", b"x\n", b"x\n").unwrap().is_empty());
+        let said = diff("a.py", b"x = \ry\r", b"x = 1\ry\r").unwrap();
+        let none = "\\ No newline at end of file";
+        let expected = format!("@@ -1 +1 @@\n-x = \ry\r\n{none}\n+x = 1\ry\r\n{none}\n");
+        assert!(
+            said.ends_with(expected.as_bytes()),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
         for (name, header) in [
             ("./sub/./a.py", "--- a/sub/a.py\n+++ b/sub/a.py\n"),
             ("a b.py", "--- a/a b.py\t\n+++ b/a b.py\t\n"),

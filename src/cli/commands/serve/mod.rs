@@ -64,8 +64,7 @@ Editors, with `diffucoder serve` at its usual port:
   llama.vim     let g:llama_config = {'endpoint_fim': 'http://127.0.0.1:8012/infill'}
   llama.vscode  \"llama-vscode.endpoint\": \"http://127.0.0.1:8012\"
   Continue      models: [{name: diffucoder, provider: openai, model: diffucoder,
-                apiBase: http://127.0.0.1:8012/v1, roles: [autocomplete],
-                autocompleteOptions: {useLegacyCompletionsEndpoint: true}}]
+                apiBase: http://127.0.0.1:8012/v1, roles: [autocomplete]}]
   Zed           \"edit_predictions\": {\"provider\": \"open_ai_compatible_api\",
                 \"open_ai_compatible_api\": {\"api_url\": \"http://127.0.0.1:8012/v1/completions\",
                 \"model\": \"diffucoder\", \"prompt_format\": \"qwen\", \"max_output_tokens\": 64}}

@@ -3,14 +3,13 @@
 
 use diffucoder::chat::Message;
 use diffucoder::session::Ends;
-use diffucoder::text::lines;
+use diffucoder::text::{BYTE_ORDER_MARK, lines};
 use diffucoder::{Error, RequestError};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
 use super::markers;
-use crate::cli::args::prompt::BYTE_ORDER_MARK;
 use crate::cli::commands::serve::app::App;
 use crate::cli::commands::serve::work::{Ask, Form, Refusal, whole_characters};
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use diffucoder::chat::Message;
 use diffucoder::infill::Template;
 use diffucoder::session::Ends;
+use diffucoder::text::lines;
 
 /// What is wanted.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub enum Form {
         prefix: String,
         suffix: String,
         extra: Vec<String>,
+        /// Whether lines end in CR and LF.
+        is_crlf: bool,
     },
     /// Holes of a file, which are filled together.
     Holes(Template),
@@ -67,6 +70,7 @@ pub enum Form {
 
 impl Form {
     pub fn code(prefix: String, suffix: String, extra: Vec<String>) -> Self {
+        let is_crlf = lines::is_crlf(format!("{prefix}{suffix}").as_bytes());
         let suffix = match suffix.trim() {
             "" | "<|endoftext|>" => String::new(), // the latter is what Continue sends for none
             _ => suffix,
@@ -75,6 +79,7 @@ impl Form {
             prefix,
             suffix,
             extra,
+            is_crlf,
         }
     }
 }

@@ -146,15 +146,29 @@ impl Worker<'_> {
         let mut given = match form {
             Form::Chat(messages) if session.package().is_chat() => Given::Chat(messages),
             // A model that answers nothing continues what was said.
-            Form::Chat(messages) => Given::between(&said(messages), ""),
-            Form::Holes(template) => Given::code(template.clone(), false),
-            Form::Code { prefix, suffix, .. } => Given::between(prefix, suffix),
+            Form::Chat(messages) => {
+                let said = said(messages);
+                let is_crlf = lines::is_crlf(said.as_bytes());
+                Given::between(&said, "", is_crlf)
+            }
+            Form::Holes(template) => Given::Code {
+                is_crlf: lines::is_crlf(template.bytes()),
+                template: template.clone(),
+                is_last: false,
+            },
+            Form::Code {
+                prefix,
+                suffix,
+                is_crlf,
+                ..
+            } => Given::between(prefix, suffix, *is_crlf),
         };
         let mut job = self.job(&given, ask, session)?;
         if let Form::Code {
             prefix,
             suffix,
             extra,
+            is_crlf,
         } = form
             && job.left_out().is_nothing()
         {
@@ -164,7 +178,7 @@ impl Worker<'_> {
             let others = context_of(extra, room, session);
             if !others.is_empty() {
                 let others = given.result(&lines::to_lf(&others)); // the file's line ends win
-                given = Given::between(&(others + prefix), suffix);
+                given = Given::between(&(others + prefix), suffix, *is_crlf);
                 job = self.job(&given, ask, session)?;
             }
         }
@@ -285,16 +299,11 @@ enum Given<'a> {
 }
 
 impl Given<'_> {
-    fn between(prefix: &str, suffix: &str) -> Self {
-        let template = Template::between(prefix.as_bytes(), suffix.as_bytes());
-        Self::code(template, suffix.is_empty())
-    }
-
-    fn code(template: Template, is_last: bool) -> Self {
+    fn between(prefix: &str, suffix: &str, is_crlf: bool) -> Self {
         Self::Code {
-            is_crlf: lines::is_crlf(template.bytes()),
-            template,
-            is_last,
+            template: Template::between(prefix.as_bytes(), suffix.as_bytes()),
+            is_last: suffix.is_empty(),
+            is_crlf,
         }
     }
 
