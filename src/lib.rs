@@ -35,11 +35,12 @@
 //! | [`package`] | a model as it is published: its small files put together, its weights found |
 //! | `error` | everything that can go wrong, for those who only pass it on |
 //! | [`hub`] | from a model's name to checked local files |
-//! | [`chat`] | the chat template; below it [`tokenizer`], text to token ids and back |
+//! | [`chat`] | the chat template |
 //! | [`infill`] | a file with holes, and the same file without them |
 //! | [`model`] | the network: `arch` says what it is made of, `native` and `tensor` run it |
 //! | [`diffusion`] | the denoising loop, which knows a network as a trait and no tensors |
 //! | [`weights`] | tensors in safetensors and GGUF files |
+//! | [`tokenizer`] | text to token ids and back |
 //! | [`kernels`] | products of quantized weights, attention and softmax, for each instruction set |
 //! | [`text`], [`atomic`] | places in a text, its language, whether it parses; files whole or not |
 //!

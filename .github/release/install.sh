@@ -46,7 +46,7 @@ target() {
 
 # Downloads $1 to $2.
 fetch() {
-    # What was asked for over https does not come over http.
+    # What was asked for over https does not come over http: curl can be told so, wget cannot.
     case $1 in
         https:*) protocols=https ;;
         *) protocols=http,https ;;

@@ -175,7 +175,7 @@ fn bad_lines_are_reported_and_the_rest_is_done() {
     for says in [
         format!("error: {name}:1: not a JSON object"),
         format!("error: {name}:3: the id \"a\" is on line 2 already"),
-        format!("error: {name}:4: --max-new-tokens 9999 leaves a context of 512 no prompt"),
+        format!("error: {name}:4: `max_new_tokens` 9999 leaves a context of 512 no prompt"),
         format!("error: {name}:6: the holes can become 9999 tokens long"),
         "error: 4 of 6 lines failed".into(),
     ] {

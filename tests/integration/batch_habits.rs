@@ -172,9 +172,9 @@ fn the_same_mistake_is_said_once() {
     let lines: Vec<&str> = stderr.lines().collect();
     assert_eq!(lines.len(), 7, "{stderr}");
     assert!(lines[0].starts_with("error: stdin:2: not a JSON object: "));
-    let no_prompt = "error: stdin:3: --max-new-tokens 600 leaves a context of 512 no prompt";
+    let no_prompt = "error: stdin:3: `max_new_tokens` 600 leaves a context of 512 no prompt";
     assert_eq!(lines[1], no_prompt);
-    assert_eq!(lines[2], "hint: -n/--max-new-tokens can be from 1 to 511");
+    assert_eq!(lines[2], "hint: `max_new_tokens` can be from 1 to 511");
     assert_eq!(lines[3], "error: stdin: 1 more line like line 2: 103");
     assert_eq!(
         lines[4],
@@ -202,6 +202,13 @@ fn no_weights_are_loaded_for_lines_that_cannot_be_prepared() {
     assert_eq!((code, results.len()), (Some(1), 0));
     assert!(stderr.ends_with("error: 2 of 2 lines failed\n"), "{stderr}");
     assert!(!stderr.contains("safetensors"), "{stderr}");
+    for said in [
+        "`max_new_tokens` 999999 leaves",
+        "hint: `max_new_tokens` can be",
+        "`steps` is 99",
+    ] {
+        assert!(stderr.contains(said), "{stderr}");
+    }
     let (code, _, stderr) = to_stdout(&model, INPUT);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("safetensors"), "{stderr}");

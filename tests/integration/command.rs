@@ -356,7 +356,7 @@ fn wrong_usage_exits_with_2_and_names_flag_and_range() {
     ] {
         refused(&tiny("x", flags), says);
     }
-    refused(&tiny("", ""), "the prompt from --prompt is empty");
+    refused(&tiny("", ""), "the prompt from the command line is empty");
     let golden = [
         "generate",
         "--model",

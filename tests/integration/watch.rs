@@ -151,6 +151,30 @@ fn holes_fill_between_the_texts_around_them() {
     assert!(screen.screen().contents().contains("b = 12345"));
 }
 
+/// A bar for each would be drawn over the others, and none looks like a program that hangs.
+#[test]
+fn a_batch_of_several_at_a_time_shows_how_far_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output] = ["in.jsonl", "out.jsonl"].map(|name| folder.path().join(name));
+    std::fs::write(&input, "{\"prompt\": \"def f(x):\"}\n".repeat(6)).unwrap();
+    let files = [&input, &output].map(|path| path.to_str().unwrap());
+    let flags = "--model tiny -n 32 --mode exact --seed 1 --parallel 3 -o";
+    let args: Vec<&str> = ["batch", files[0]]
+        .into_iter()
+        .chain(flags.split(' '))
+        .collect();
+    let (code, written, screen) =
+        Terminal::start(24, 80, &[&args[..], &files[1..]].concat(), &[]).finish();
+    assert_eq!(code, 0);
+    assert!(
+        text(&written).contains("batch 0 lines"),
+        "{}",
+        text(&written)
+    );
+    let left = screen.screen().contents();
+    assert!(!left.contains("batch") && left.contains("6 done"), "{left}");
+}
+
 #[test]
 fn no_colours_when_they_are_not_wanted() {
     let (code, written, _) = Terminal::start(24, 80, &args(), &[("NO_COLOR", "1")]).finish();

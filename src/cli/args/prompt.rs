@@ -98,7 +98,7 @@ impl PromptArgs {
             }
         }
         let is_empty = match &prompt {
-            Some(prompt) => prompt.is_empty().then(|| "--prompt".to_string()),
+            Some(prompt) => prompt.is_empty().then(|| "the command line".to_string()),
             None => {
                 let all_empty = texts.iter().all(|text| text.text.is_empty());
                 texts.first().filter(|_| all_empty).map(Text::source)

@@ -402,9 +402,7 @@ pub fn holes_as_usage(error: Error) -> anyhow::Error {
             "the holes can become {new} tokens long, which leaves none of the context of {context} \
              to the text"
         );
-        let hint = "fill fewer or shorter holes at a time: <FILL:N> or --length sets their length, \
-                    and -n/--max-new-tokens bounds those without one";
-        UsageError::with_hint(message, hint)
+        UsageError::with_hint(message, "fill fewer or shorter holes at a time")
     })
 }
 

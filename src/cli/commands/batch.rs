@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::{ArgMatches, Args as _, Command};
 use diffucoder::session::{Conditions, Job, Observer, Outcome, Session};
+use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::apart::check_apart;
@@ -152,6 +153,7 @@ pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> a
         sink: Sink::open(&args.output, format, (kept, &args.resume), ui)?,
         seen: HashMap::new(),
         tally: Tally::new(lines.name(), ui),
+        bar: None,
         since: None,
     };
     let cancelled = AtomicBool::new(false);
@@ -159,6 +161,9 @@ pub fn run(args: &Args, matches: &ArgMatches, defaults: &Defaults, ui: &Ui) -> a
         let workers = Workers::new(scope, (lines, parallel), &cancelled)?;
         batch.all(workers)
     });
+    if let Some(bar) = batch.bar {
+        bar.finish_and_clear();
+    }
     let tally = batch.tally;
     tally.finish();
     end?;
@@ -183,6 +188,9 @@ struct Batch<'a> {
     /// The line that has an id, by its JSON.
     seen: HashMap<String, usize>,
     tally: Tally<'a>,
+    /// Lines that are done, where several are at work: one bar for each would be drawn over the
+    /// others.
+    bar: Option<ProgressBar>,
     /// When work began, or the last result came; `None` while there is nothing to do.
     since: Option<Instant>,
 }
@@ -219,11 +227,17 @@ impl<'a> Batch<'a> {
                     let since = self.since.replace(Instant::now());
                     let time = since.map_or(Duration::ZERO, |since| since.elapsed());
                     self.tally.add(sample.tokens, time);
+                    if let Some(bar) = &self.bar {
+                        bar.set_message(self.tally.rate());
+                    }
                 }
                 Next::Event(number, Event::Ended(ended)) => {
                     match ended {
                         Ok(()) => self.tally.done += 1,
                         Err(error) => self.tally.fail(number, &error),
+                    }
+                    if let Some(bar) = &self.bar {
+                        bar.inc(1);
                     }
                     // To wait for a line is no work.
                     self.since = self.since.filter(|_| !workers.is_idle());
@@ -278,11 +292,14 @@ impl<'a> Batch<'a> {
         // Not before a line needs it.
         self.engine.load(ui)?;
         self.since.get_or_insert_with(Instant::now);
+        if parallel > 1 {
+            let bar = self.bar.get_or_insert_with(|| ui.tally("batch", "lines"));
+            bar.tick();
+        }
         let session = || self.engine.session.beside();
         let cancelled = workers.cancelled();
         workers.begin(number, session, move |session, emit| {
             for sample in work.done..args.num_samples {
-                // One bar for each would be drawn over the others.
                 let mut bar = (parallel == 1).then(|| Progress::bar(ui, &format!("line {number}")));
                 let outcome = session.run_job(
                     &mut work.job,
@@ -323,7 +340,7 @@ impl<'a> Batch<'a> {
                 Err(error) => error,
             };
             let Some(name) = self.parser.default_at_fault(line, &error, &without) else {
-                return Err(error);
+                return Err(line.in_keys(error));
             };
             let entry = self.defaults.of(name);
             notes.extend(entry.map(|entry| format!("{entry} does not apply here: {error}")));

@@ -66,6 +66,33 @@ impl Request {
         }
     }
 }
+
+impl Line {
+    /// The key that sets a flag here.
+    fn key(&self, flag: &str) -> String {
+        match (flag, &self.request) {
+            (LONGEST, Request::Fill { is_open: false, .. }) => "length".to_string(),
+            _ => flag.replace('-', "_"),
+        }
+    }
+
+    /// Wrong usage of flags that are keys of this line, said of the keys.
+    pub fn in_keys(&self, error: anyhow::Error) -> anyhow::Error {
+        let mut error = match error.downcast::<UsageError>() {
+            Ok(error) => error,
+            Err(error) => return error,
+        };
+        for flag in self.own.keys() {
+            let key = format!("`{}`", self.key(flag));
+            for text in [&mut error.message].into_iter().chain(&mut error.hint) {
+                let short = text.replace(&format!("-n/--{flag}"), &key);
+                *text = short.replace(&format!("--{flag}"), &key);
+            }
+        }
+        error.into()
+    }
+}
+
 /// What makes lines of bytes.
 pub struct Parser {
     format: LineFormat,
@@ -244,8 +271,7 @@ impl Parser {
                     _ => Some(format!("--{name}={value}")),
                 })
         });
-        let has_length = matches!(line.request, Request::Fill { is_open: false, .. });
-        let said = |error: clap::Error| wrong(of_keys(&error, has_length));
+        let said = |error: clap::Error| wrong(of_keys(&error, line));
         let matches = command.try_get_matches_from(flags).map_err(said)?;
         let sampling = SamplingArgs::from_arg_matches(&matches).map_err(said)?;
         // Only the model knows how many steps a hole can have.
@@ -329,7 +355,7 @@ fn setting(key: &str, value: Value) -> Result<Option<String>, UsageError> {
 }
 
 /// What clap says of flags, of the keys of a line.
-fn of_keys(error: &clap::Error, has_length: bool) -> String {
+fn of_keys(error: &clap::Error, line: &Line) -> String {
     let text = error.to_string();
     let about = text.lines().take_while(|line| !line.is_empty());
     let about: Vec<&str> = about.map(str::trim).collect();
@@ -342,10 +368,7 @@ fn of_keys(error: &clap::Error, has_length: bool) -> String {
         };
         for flag in flags.iter().filter(|flag| flag.starts_with("--")) {
             let name = flag.split([' ', '=']).next().unwrap_or_default();
-            let key = match name.trim_start_matches('-') {
-                LONGEST if has_length => "length".to_string(),
-                name => name.replace('-', "_"),
-            };
+            let key = line.key(name.trim_start_matches('-'));
             said = said.replace(&format!("'{flag}'"), &format!("`{key}`"));
         }
     }

@@ -57,6 +57,19 @@ impl<'a> Tally<'a> {
         self.time += time;
     }
 
+    /// What was written, and how fast, behind the rest of a text; nothing while nothing was.
+    pub fn rate(&self) -> String {
+        if self.time.is_zero() {
+            return String::new();
+        }
+        format!(
+            " · {} in {} ({:.1} tokens/s)",
+            ui::count(self.tokens, "token"),
+            ui::human_time(self.time),
+            self.tokens as f64 / self.time.as_secs_f64()
+        )
+    }
+
     /// Says why a line fails, unless it was said of another.
     pub fn fail(&mut self, number: usize, error: &anyhow::Error) {
         self.failed += 1;
@@ -114,18 +127,10 @@ impl<'a> Tally<'a> {
             failed,
             ..
         } = self;
-        let rate = match self.time.is_zero() {
-            true => String::new(),
-            false => format!(
-                " · {} in {} ({:.1} tokens/s)",
-                ui::count(self.tokens, "token"),
-                ui::human_time(self.time),
-                self.tokens as f64 / self.time.as_secs_f64()
-            ),
-        };
         let there = if *skipped > 0 { " (there already)" } else { "" };
         self.ui.note(&format!(
-            "{done} done, {skipped} skipped{there}, {failed} failed{rate}"
+            "{done} done, {skipped} skipped{there}, {failed} failed{}",
+            self.rate()
         ));
     }
 }

@@ -261,7 +261,8 @@ fn features() -> Vec<&'static str> {
     }
     #[cfg(target_arch = "x86_64")]
     let all = detected!(is_x86_feature_detected, "avx2" "fma" "f16c" "avxvnni" "avx512f"
-        "avx512bw" "avx512vnni" "avx512bf16");
+        "avx512bw" "avx512vnni" "avx512bf16")
+    .chain([("amx-bf16", Isa::detect().has_tiles())]);
     #[cfg(target_arch = "aarch64")]
     let all = detected!(is_aarch64_feature_detected, "neon" "dotprod" "i8mm" "bf16" "sve");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

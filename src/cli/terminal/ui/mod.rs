@@ -125,7 +125,7 @@ impl Ui {
 
     /// A count of things of which nobody knows how many will come.
     pub fn tally(&self, what: &str, things: &str) -> ProgressBar {
-        self.bar(what, 0, &format!("{{prefix}} {{pos}} {things}"))
+        self.bar(what, 0, &format!("{{prefix}} {{pos}} {things}{{msg}}"))
     }
 
     fn bar(&self, what: &str, len: u64, template: &str) -> ProgressBar {
