@@ -89,6 +89,7 @@ fn has_tiles() -> bool {
 }
 
 /// See [`Isa::least_tile_rows`].
+#[cfg(target_arch = "x86_64")]
 const LEAST_TILE_ROWS: usize = 16;
 
 /// What this CPU can run, slowest first; looked up once.
@@ -145,10 +146,17 @@ impl Isa {
     #[must_use]
     pub(crate) fn for_rows(self, rows: usize) -> Self {
         match self.least_tile_rows() {
-            #[cfg(target_arch = "x86_64")]
-            Some(least) if rows < least => Self(Kind::Avx512Vnni),
+            Some(least) if rows < least => self.without_tiles(),
             _ => self,
         }
+    }
+
+    fn without_tiles(self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_tiles() {
+            return Self(Kind::Avx512Vnni);
+        }
+        self
     }
 
     /// Whether products take tiles.
