@@ -2,8 +2,9 @@
 //! `models--owner--name/{blobs/<etag>, refs/<revision>, snapshots/<commit>/<file>}`, where a
 //! snapshot's files are links to blobs, and `.no_exist/<commit>/<file>` says that a file is absent.
 //!
-//! A blob under its own name is verified; until then it is called `<etag>.incomplete`, by Python
-//! too, which resumes ours as we resume its. hf-hub knows the names of the folders.
+//! A blob under its own name is verified; until then it is called `<etag>.incomplete`, by older
+//! versions of Python's library too (from 2.0 on it resumes nothing). hf-hub knows the names of the
+//! folders.
 //! Source: huggingface_hub, "Understand caching"; `_create_symlink` for systems without links.
 
 use super::error::HubError;

@@ -94,15 +94,31 @@ pub(super) fn describe(root: &Path, id: RepoId) -> Option<CachedModel> {
     // The snapshot that a run would use comes first, unless only another one is complete.
     snapshots.sort_by_key(|dir| !is_complete(dir));
     let best = snapshots.first();
-    if best.is_none() && registry::in_repo(id.as_str()).is_none() {
+    let is_begun = || {
+        files_in(cache.folder())
+            .iter()
+            .any(|file| file.ends_with(".incomplete"))
+    };
+    if best.is_none() && registry::in_repo(id.as_str()).is_none() && !is_begun() {
         return None;
     }
     Some(CachedModel {
         bytes: folder_bytes(cache.folder()),
         has_checkpoint: best.is_some_and(|dir| has_checkpoint(dir)),
-        ggufs: best.map_or_else(Vec::new, |dir| ggufs(dir)),
+        ggufs: all_ggufs(&snapshots),
         id,
     })
+}
+
+/// Those of all snapshots: each takes its room on the disk.
+fn all_ggufs(snapshots: &[PathBuf]) -> Vec<CachedFile> {
+    let mut all: Vec<CachedFile> = Vec::new();
+    for found in snapshots.iter().flat_map(|dir| ggufs(dir)) {
+        if all.iter().all(|file| file.name != found.name) {
+            all.push(found);
+        }
+    }
+    all
 }
 
 /// The models in GGUF all of whose files are here.
@@ -123,9 +139,20 @@ pub(super) fn is_complete(dir: &Path) -> bool {
     !ggufs(dir).is_empty() || has_checkpoint(dir)
 }
 
+/// Lets a revision stand for a commit of which a part is here, unless it stands for another one
+/// that is whole: an update that breaks off takes nothing away.
+pub(super) fn begin(cache: &RepoCache, revision: &str, commit: &str) -> Result<(), HubError> {
+    let is_whole = |commit: &str| is_complete(&cache.snapshot(commit));
+    match cache.commit_of(revision) {
+        Some(before) if is_whole(&before) && !is_whole(commit) => Ok(()),
+        _ => cache.remember(revision, commit),
+    }
+}
+
 fn has_checkpoint(dir: &Path) -> bool {
     let has = |name: &str| check_name(name).is_ok() && some_bytes(&dir.join(name)).is_some();
-    if !has("config.json") {
+    let has_tokenizer = has("tokenizer.json") || (has("vocab.json") && has("merges.txt"));
+    if !has("config.json") || !has_tokenizer {
         return false;
     }
     if let Ok(index) = fs::read(dir.join("model.safetensors.index.json")) {

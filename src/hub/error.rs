@@ -217,7 +217,10 @@ impl HubError {
             Self::Unreadable { .. } => return None,
             Self::Downloading { .. } => "wait until that is done, or end it",
             Self::ServerStatus { status: 429, .. } => "wait a few minutes, or set HF_TOKEN",
-            Self::ServerStatus { .. } => "try again later; what has arrived is kept",
+            Self::ServerStatus { .. } if self.may_pass(true) => {
+                "try again later; what has arrived is kept"
+            }
+            Self::ServerStatus { .. } => return None,
             Self::BadAnswer { .. } => "check HF_ENDPOINT and any proxy between here and the Hub",
             Self::BrokenTransfer { .. } => {
                 "run the same command again: it resumes what has arrived"

@@ -140,6 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn files_of_every_commit_are_listed_and_go() {
+        let (_root, options) =
+            cache(&[('a', "m-q4_0.gguf", "four"), ('b', "m-q8_0.gguf", "eight")]);
+        let found = crate::hub::cached(&options).unwrap();
+        let names = found[0].ggufs.iter().map(|file| &*file.name);
+        assert_eq!(
+            names.collect::<BTreeSet<_>>(),
+            BTreeSet::from(["m-q4_0.gguf", "m-q8_0.gguf"])
+        );
+        assert_eq!(remove("o/r:q4_0", &options).unwrap(), 4);
+        assert_eq!(remove("o/r:q8_0", &options).unwrap(), 5);
+    }
+
+    #[test]
     fn all_parts_go_together() {
         let (root, options) = cache(&[
             ('a', "Q8_0/m-q8_0-00001-of-00002.gguf", "one"),

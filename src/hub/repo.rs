@@ -5,13 +5,13 @@
 //! Python do.
 
 use super::cache::RepoCache;
-use super::cached::is_complete;
+use super::cached::{begin, is_complete};
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
 use super::remote::Remote;
 use super::spec::{RepoId, check_name};
-use super::transfer::{Event, Progress, Transfer};
+use super::transfer::{Event, Progress, Transfer, patiently};
 use std::path::PathBuf;
 
 const SAFETENSORS: &str = "model.safetensors";
@@ -38,7 +38,8 @@ impl HubRepo {
         let remote = Remote::new(id, options)?;
         let known = cache.commit_of(revision);
         let is_asked = !options.offline && (options.newest || known.is_none());
-        let resolved = is_asked.then(|| remote.resolve(revision));
+        let resolve = || patiently(options.patience, || remote.resolve(revision));
+        let resolved = is_asked.then(resolve);
         let (commit, files) = match (resolved, known) {
             (None | Some(Err(HubError::Unreachable { .. })), Some(commit)) => (commit, None),
             (None, None) => return Err(not_cached(id, options, "config.json")),
@@ -46,7 +47,7 @@ impl HubRepo {
                 let (commit, files) = resolved?;
                 // Files that came by another name of the commit are found by this one from now on.
                 if !cache.files(&commit).is_empty() {
-                    let _ = cache.remember(revision, &commit); // or it is asked again
+                    let _ = begin(&cache, revision, &commit); // or it is asked again
                 }
                 (commit, Some(files))
             }
@@ -173,10 +174,9 @@ impl HubRepo {
         }
         let (mut total_bytes, mut present_bytes) = (0_u64, 0_u64);
         for file in &missing {
-            let found = self
-                .remote
-                .file(&self.commit, file)
-                .map_err(|error| self.explain(error))?;
+            let ask = || self.remote.file(&self.commit, file);
+            let found =
+                patiently(self.options.patience, ask).map_err(|error| self.explain(error))?;
             let size_bytes = found.size_bytes.unwrap_or(0);
             total_bytes = total_bytes.saturating_add(size_bytes);
             present_bytes += self.cache.present_bytes(&found.etag, size_bytes);
@@ -194,7 +194,12 @@ impl HubRepo {
             Some(path) => Ok(path),
             None => self.download(file, progress),
         };
-        files.iter().map(path).collect()
+        let paths = files.iter().map(path).collect::<Result<_, _>>()?;
+        if !missing.is_empty() {
+            let revision = self.options.revision();
+            self.cache.remember(revision, &self.commit)?;
+        }
+        Ok(paths)
     }
 
     fn download(&self, file: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {

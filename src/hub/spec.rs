@@ -57,6 +57,10 @@ impl ModelSpec {
         }
         let (name, gguf) = match text.rsplit_once(':') {
             Some((name, end)) if !end.is_empty() && !end.contains('/') => (name, Some(end)),
+            // A file in a folder of a repository.
+            Some((name, end)) if end.ends_with(".gguf") && RepoId::parse(name).is_ok() => {
+                return Self::hub(name, Some(end));
+            }
             _ => (text, None),
         };
         if let (Some(model), Some(_)) = (registry::by_alias(name), gguf) {
@@ -309,6 +313,8 @@ mod tests {
             ("models/missing.gguf", local("models/missing.gguf")),
             ("missing.GGUF", local("missing.GGUF")),
             ("a/b:c.gguf", gguf("a/b", Some("c.gguf"))),
+            ("a/b:Q4/c.gguf", gguf("a/b", Some("Q4/c.gguf"))),
+            ("a/b/c:d/e.gguf", local("a/b/c:d/e.gguf")),
             ("src/hub", local("src/hub")),
             ("a/b/c", local("a/b/c")),
             ("models/", local("models/")),

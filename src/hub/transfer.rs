@@ -2,8 +2,9 @@
 //! install.
 
 use super::cache::{RepoCache, at, file_bytes, make_parent};
+use super::cached::begin;
 use super::error::HubError;
-use super::options::HubOptions;
+use super::options::{HubOptions, Patience};
 use super::remote::{Remote, RemoteFile};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -136,7 +137,7 @@ impl Transfer<'_> {
         }
         let path = self.cache.install(&found.etag, self.commit, file)?;
         // Only now, as a ref without a snapshot is a damaged cache to Python.
-        self.cache.remember(self.options.revision(), self.commit)?;
+        begin(self.cache, self.options.revision(), self.commit)?;
         progress.on(Event::Done { file });
         Ok(path)
     }
@@ -232,6 +233,23 @@ impl Transfer<'_> {
             file: file.to_owned(),
             reason,
             can_retry,
+        }
+    }
+}
+
+/// Asks until there is an answer, or none that waiting for helps.
+pub(super) fn patiently<T>(
+    patience: Patience,
+    ask: impl Fn() -> Result<T, HubError>,
+) -> Result<T, HubError> {
+    let mut failures = 0;
+    loop {
+        match ask() {
+            Err(error) if failures < patience.retries && error.may_pass(false) => {
+                failures += 1;
+                thread::sleep(pause(patience.backoff, failures));
+            }
+            answer => return answer,
         }
     }
 }

@@ -452,6 +452,13 @@ fn a_busy_hub_is_asked_again() {
         ..Faults::default()
     });
     snapshot.required("config.json", &mut ()).unwrap();
+    // Also for the sizes of the weights, before any of them is begun.
+    world.hub.set(Faults {
+        failing: Some((503, 2)),
+        ..Faults::default()
+    });
+    snapshot.fetch(&[SHARD.to_owned()], &mut ()).unwrap();
+    fs::remove_dir_all(&world.options.cache_dir).unwrap();
     world.hub.set(Faults {
         failing: Some((429, 99)),
         ..Faults::default()
@@ -855,7 +862,12 @@ fn without_a_network_the_error_knows_what_still_works() {
     python_snapshot(
         &world.folder(),
         COMMIT,
-        &[("config.json", config), (SHARD, b"w")],
+        &[
+            ("config.json", config),
+            ("vocab.json", b"{}"),
+            ("merges.txt", b"x"),
+            (SHARD, b"w"),
+        ],
     );
     world.options.revision = Some(COMMIT.to_owned());
     let snapshot = world.open().unwrap();
@@ -1047,10 +1059,17 @@ fn the_cache_is_listed() {
     let index = br#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
     let index: (&str, &[u8]) = ("model.safetensors.index.json", index);
     let config: (&str, &[u8]) = ("config.json", b"{}");
+    let tokenizer: (&str, &[u8]) = ("tokenizer.json", b"{}");
     let base = root.join("models--apple--DiffuCoder-7B-Base");
     python_snapshot(&base, COMMIT, &[config, index, ("1.safetensors", b"one")]);
     python_snapshot(
         &root.join("models--other--m"),
+        COMMIT,
+        &[config, tokenizer, (SHARD, b"w")],
+    );
+    // A run could not have it without a network.
+    python_snapshot(
+        &root.join("models--other--without-tokenizer"),
         COMMIT,
         &[config, (SHARD, b"w")],
     );
@@ -1082,16 +1101,18 @@ fn the_cache_is_listed() {
             ("apple/DiffuCoder-7B-Base", false),
             ("other/m", true),
             ("other/m-GGUF", true),
+            ("other/without-tokenizer", false),
             (REPO, false)
         ]
     );
     let gguf = models[2].gguf("q8_0").map(|file| (&*file.name, file.bytes));
     assert_eq!(gguf, Some(("m.Q8_0.gguf", 4)));
-    assert!(models[3].bytes > 20_000);
+    assert!(models[4].bytes > 20_000);
     #[cfg(unix)]
     assert_eq!(models[0].bytes, 2 + 60 + 3);
-    let complete: [(&str, &[u8]); 4] = [
+    let complete: [(&str, &[u8]); 5] = [
         config,
+        tokenizer,
         index,
         ("1.safetensors", b"one"),
         ("2.safetensors", b"two"),

@@ -162,6 +162,16 @@ fn an_adapter_is_pulled_with_its_model() {
     assert_eq!(adapted.stdout, local.stdout);
     assert_ne!(adapted.stdout, plain.stdout);
     assert_eq!(hub.seen().len(), asked, "all of it was there");
+
+    // With a model that is not on the Hub.
+    let home = tempfile::tempdir().unwrap();
+    let base = fixture("golden/model").display().to_string();
+    let pull = ["pull", &base, "--lora", adapter];
+    let pulled = online(&pull, &hub.endpoint, home.path()).output().unwrap();
+    assert!(pulled.status.success(), "{}", text(&pulled.stderr));
+    let flags = ["pull", &base, "--lora", adapter, "--offline"];
+    let again = online(&flags, &hub.endpoint, home.path()).output().unwrap();
+    assert!(again.status.success(), "{}", text(&again.stderr));
 }
 
 #[test]

@@ -156,6 +156,27 @@ fn a_newer_version_comes_with_pull() {
     if cfg!(unix) {
         assert_eq!(hub.transfers().len(), transfers, "the weights are the same");
     }
+
+    // One that does not arrive takes nothing away.
+    let broken = COMMIT.replace('0', "8");
+    let others = [&bytes[..], b"more"].concat();
+    hub.commit(
+        "main",
+        &broken,
+        &[("m.gguf", &others), ("README.md", b"newest")],
+    );
+    hub.set(Faults {
+        wrong_bytes: true,
+        ..Faults::default()
+    });
+    let failed = online(&["pull", REPO], &hub.endpoint, home.path()).output();
+    assert_eq!(failed.unwrap().status.code(), Some(1));
+    assert_eq!(revision(), newer);
+    assert!(
+        generate(&hub, home.path(), &[REPO, "--offline"])
+            .status
+            .success()
+    );
 }
 
 #[cfg(unix)] // elsewhere no variable moves the cache

@@ -64,12 +64,16 @@ struct Row {
 
 pub fn pull(args: &PullArgs, ui: &Ui) -> anyhow::Result<()> {
     let spec = args.model.spec_of(args.name.as_deref())?;
-    if let ModelSpec::BuiltIn(model) = &spec {
-        ui.note(&format!("{} is a part of this program", model.alias));
-        return Ok(());
-    }
-    let name = on_hub(spec.clone())?.to_string();
     let lora = args.model.lora()?;
+    let name = match (&spec, &lora) {
+        (ModelSpec::BuiltIn(model), None) => {
+            ui.note(&format!("{} is a part of this program", model.alias));
+            return Ok(());
+        }
+        (ModelSpec::BuiltIn(model), Some(_)) => model.alias.to_string(),
+        (ModelSpec::Local(path), Some(_)) => path.display().to_string(),
+        _ => on_hub(spec.clone())?.to_string(),
+    };
     let options = HubOptions {
         newest: true,
         ..args.model.hub_options()
