@@ -62,9 +62,12 @@ impl RepoCache {
             .map_err(at(&path))
     }
 
-    /// A file that is here; a link whose blob is gone does not count.
+    /// A file that is here; a link whose blob is gone does not count, nor does one that is empty.
     pub(super) fn find(&self, commit: &str, file: &str) -> Option<PathBuf> {
-        Some(self.snapshot(commit).join(file)).filter(|path| path.is_file())
+        let path = self.snapshot(commit).join(file);
+        file_bytes(&path)
+            .is_some_and(|bytes| bytes > 0)
+            .then_some(path)
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
@@ -161,6 +164,9 @@ impl RepoCache {
     pub(super) fn complete(&self, etag: &str) -> Result<(), HubError> {
         let blob = self.blob(etag);
         let part = File::options().append(true).open(self.part(etag));
+        if part.is_err() && self.has_blob(etag, None) {
+            return Ok(()); // where nothing locks, another process was faster
+        }
         part.and_then(|part| part.sync_all()).map_err(at(&blob))?;
         fs::rename(self.part(etag), &blob).map_err(at(&blob))
     }

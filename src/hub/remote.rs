@@ -4,6 +4,7 @@
 //! Source: huggingface_hub's `get_hf_file_metadata`, `http_get` and `hf_raise_for_status`.
 
 use super::address::shown;
+use super::cache::file_bytes;
 use super::error::HubError;
 use super::http::{Answer, Http, Question, bad_answer, redirected};
 use super::options::HubOptions;
@@ -11,6 +12,7 @@ use super::spec::{RepoId, is_commit};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::io::Read;
+use std::path::Path;
 use ureq::http::Method;
 
 const DESCRIPTION_LIMIT_BYTES: u64 = 16 << 20;
@@ -55,6 +57,12 @@ pub(super) struct RemoteFile {
 }
 
 impl RemoteFile {
+    /// Whether a file has its size, as far as that is known.
+    pub(super) fn fits(&self, path: &Path) -> bool {
+        self.size_bytes
+            .is_none_or(|size| file_bytes(path) == Some(size))
+    }
+
     /// Whether the etag tells right bytes from wrong ones.
     pub(super) fn has_checksum(&self) -> bool {
         matches!(self.etag.len(), 40 | 64) && self.etag.bytes().all(|b| b.is_ascii_hexdigit())

@@ -165,7 +165,7 @@ impl HubRepo {
         files.iter().try_for_each(|file| check_name(file))?;
         let mut missing: Vec<&String> = files
             .iter()
-            .filter(|file| self.cache.find(&self.commit, file).is_none())
+            .filter(|file| self.find_whole(file).is_none())
             .collect();
         missing.sort();
         missing.dedup();
@@ -191,8 +191,8 @@ impl HubRepo {
             self.cache.check_free(total_bytes - present_bytes)?;
         }
         let path = |file: &String| match self.cache.find(&self.commit, file) {
-            Some(path) => Ok(path),
-            None => self.download(file, progress),
+            Some(path) if !missing.contains(&file) => Ok(path),
+            _ => self.download(file, progress),
         };
         let paths = files.iter().map(path).collect::<Result<_, _>>()?;
         if !missing.is_empty() {
@@ -200,6 +200,17 @@ impl HubRepo {
             self.cache.remember(revision, &self.commit)?;
         }
         Ok(paths)
+    }
+
+    /// A file in the cache; where the Hub is asked anyway, one that has the size that it says.
+    fn find_whole(&self, file: &str) -> Option<PathBuf> {
+        let path = self.cache.find(&self.commit, file)?;
+        let is_asked = self.files.is_some() && self.options.newest;
+        let found = is_asked.then(|| self.remote.file(&self.commit, file));
+        match found {
+            Some(Ok(found)) if !found.fits(&path) => None,
+            _ => Some(path),
+        }
     }
 
     fn download(&self, file: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {

@@ -129,7 +129,9 @@ impl Transfer<'_> {
         let _lock = self
             .cache
             .lock(&found.etag, || progress.on(Event::Waiting { file }))?;
-        if let Some(path) = self.cache.find(self.commit, file) {
+        if let Some(path) = self.cache.find(self.commit, file)
+            && found.fits(&path)
+        {
             return Ok(path);
         }
         if !self.cache.has_blob(&found.etag, found.size_bytes) {

@@ -157,6 +157,15 @@ fn a_newer_version_comes_with_pull() {
         assert_eq!(hub.transfers().len(), transfers, "the weights are the same");
     }
 
+    // What somebody cut off is downloaded again.
+    let snapshots = home.path().join("hub/models--some-one--Model-7B/snapshots");
+    let file = snapshots.join(&newer).join("m.gguf");
+    let blob = std::fs::canonicalize(&file).unwrap();
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, &bytes[..1000]).unwrap();
+    pull();
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+
     // One that does not arrive takes nothing away.
     let broken = COMMIT.replace('0', "8");
     let others = [&bytes[..], b"more"].concat();
