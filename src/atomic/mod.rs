@@ -19,50 +19,33 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum AtomicError {
     /// There is a file of that name already.
     #[error("{} exists already", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
     /// The system refuses.
     #[error("cannot write {}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
     /// Somebody else wrote to the file meanwhile.
     #[error("{} was changed by something else meanwhile: it is left as it is", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    Changed { path: PathBuf },
     /// A new file would not be the same to those who know the old one by another name.
     #[error("{} has {links} hard links, which a new file in its place would not have", path.display())]
-    Linked {
-        /// The file.
-        path: PathBuf,
-        /// Its names.
-        links: u64,
-    },
+    Linked { path: PathBuf, links: u64 },
     /// A device or a pipe.
     #[error("{} is no regular file", path.display())]
-    NotAFile {
-        /// What it is instead.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// A new file would not have what the old one has.
     #[error("cannot keep the owner, the group and the attributes of {}: it is left as it is", path.display())]
     NotKept {
-        /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
 }

@@ -29,6 +29,7 @@ const PIECES: usize = 16;
 
 /// Why a file could not be made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum QuantizeError {
     /// The weights were refused.
@@ -43,25 +44,20 @@ pub enum QuantizeError {
     /// The file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
         source: GgufWriteError,
     },
     /// A tensor cannot be converted.
     #[error("cannot quantize tensor {tensor}")]
     Convert {
-        /// The tensor.
         tensor: String,
         /// Why.
-        #[source]
         source: Box<candle_core::Error>,
     },
     /// The source is quantized already.
     #[error("{name} is quantized already, to {kind}: doing it twice adds the errors")]
     Quantized {
-        /// The source.
         name: String,
         /// What most of its numbers are stored as.
         kind: GgmlType,

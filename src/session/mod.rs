@@ -299,8 +299,9 @@ impl Session {
         }
     }
 
-    /// Tokens of a task that wants so many, or as many as usual.
-    fn context(&self, wanted: Option<usize>) -> usize {
+    /// Tokens, given and new, that the model is shown of a task that wants so many, or as many as
+    /// usual.
+    pub fn context(&self, wanted: Option<usize>) -> usize {
         wanted.map_or_else(|| self.usual_context(), |n| n.min(self.longest_context()))
     }
 

@@ -42,51 +42,34 @@ pub use self::split::Split;
 
 /// Why a tokenizer cannot be built or used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum TokenizerError {
     /// The checkpoint has no tokenizer.
     #[error("no tokenizer: there is no tokenizer.json, and no {missing}")]
-    Missing {
-        /// What the older layout lacks.
-        missing: &'static str,
-    },
+    Missing { missing: &'static str },
     /// A file is not the JSON it should be.
     #[error("cannot read {file}")]
     Json {
-        /// The file.
         file: &'static str,
         /// Why.
-        #[source]
         source: serde_json::Error,
     },
     /// A file contradicts itself or another one.
     #[error("{file} is damaged: {reason}")]
-    Damaged {
-        /// The file.
-        file: &'static str,
-        /// What is wrong in it.
-        reason: String,
-    },
+    Damaged { file: &'static str, reason: String },
     /// The tokenizer is of a kind that this program does not know.
     #[error("{file} asks for {feature}, which is not supported")]
     Unsupported {
-        /// The file.
         file: &'static str,
-        /// What it asks for.
         feature: &'static str,
     },
     /// The tokenizer does not belong to the weights.
     #[error("the tokenizer has {tokens} tokens, but the model only {rows}")]
-    TooManyTokens {
-        /// [`Tokenizer::vocab_size`].
-        tokens: usize,
-        /// What the model has.
-        rows: usize,
-    },
+    TooManyTokens { tokens: usize, rows: usize },
     /// A raw prompt contains the mask token.
     #[error("the prompt contains the mask token {token} (line {line})")]
     MaskInPrompt {
-        /// The mask token.
         token: String,
         /// The line that it is on, from 1.
         line: usize,

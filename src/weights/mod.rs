@@ -129,53 +129,39 @@ impl AsRef<[u8]> for Bytes {
 
 /// Why weights were refused. Every message names the file and the tensor at fault.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum WeightsError {
     /// A file cannot be opened.
     #[error("cannot open {}", path.display())]
     Open {
-        /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
         source: io::Error,
     },
     /// The safetensors header is broken, or its offsets do not match the file's length.
     #[error("{file} is not a whole safetensors file ({bytes} bytes)")]
     Header {
-        /// The file.
         file: String,
-        /// Its length.
         bytes: usize,
         /// What is wrong.
-        #[source]
         source: ::safetensors::SafeTensorError,
     },
     /// The GGUF file is broken, or not a model of this kind.
     #[error("{file} cannot be used")]
     Gguf {
-        /// The file.
         file: String,
         /// What is wrong.
-        #[source]
         source: Box<gguf::GgufError>,
     },
     /// The shard index is not what it should be.
     #[error("{file} is not a valid shard index: {reason}")]
-    Index {
-        /// The index file.
-        file: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Index { file: String, reason: String },
     /// A shard holds a tensor that the index does not place there.
     #[error("{file} holds tensor {tensor}, which {index} {instead}")]
     NotInIndex {
-        /// The shard.
         file: String,
-        /// The tensor.
         tensor: String,
-        /// The index file.
         index: String,
         /// "does not list" or "places in …".
         instead: String,
@@ -183,42 +169,25 @@ pub enum WeightsError {
     /// Two files hold the same tensor.
     #[error("tensor {tensor} is in both {first} and {second}")]
     Duplicate {
-        /// The tensor.
         tensor: String,
-        /// One file.
         first: String,
-        /// The other.
         second: String,
     },
     /// The network needs a tensor that no file has.
     #[error("tensor {tensor} is missing from {files}")]
-    Missing {
-        /// The tensor.
-        tensor: String,
-        /// Where it was looked for.
-        files: String,
-    },
+    Missing { tensor: String, files: String },
     /// A file has a tensor that the network does not.
     #[error("{file} holds tensor {tensor}, which this architecture does not have")]
-    Extra {
-        /// The file.
-        file: String,
-        /// The tensor.
-        tensor: String,
-    },
+    Extra { file: String, tensor: String },
     /// A tensor's shape is not what the configuration says.
     #[error(
         "{file}: tensor {tensor} has shape {found:?}, but {} makes it {expected:?}",
         if is_gguf(file) { "the file's metadata" } else { "config.json" }
     )]
     Shape {
-        /// The file.
         file: String,
-        /// The tensor.
         tensor: String,
-        /// Shape in the file.
         found: Vec<usize>,
-        /// Shape by the configuration.
         expected: Vec<usize>,
     },
     /// A tensor is stored in a type that weights are not stored in.
@@ -226,22 +195,16 @@ pub enum WeightsError {
         "{file}: tensor {tensor} is stored as {found}, which is not a type of weights known here"
     )]
     Dtype {
-        /// The file.
         file: String,
-        /// The tensor.
         tensor: String,
-        /// Its type.
         found: String,
     },
     /// The device refused the tensor, most likely for lack of memory.
     #[error("{file}: cannot load tensor {tensor}")]
     Load {
-        /// The file.
         file: String,
-        /// The tensor.
         tensor: String,
         /// The tensor library's error.
-        #[source]
         source: Box<candle_core::Error>,
     },
 }

@@ -108,12 +108,6 @@ impl Observer for Observers<'_> {
         self.0.iter_mut().for_each(|each| each.on_step(step));
     }
 
-    fn on_decided(&mut self, hole: usize, ids: &[u32]) {
-        self.0
-            .iter_mut()
-            .for_each(|each| each.on_decided(hole, ids));
-    }
-
     fn on_text(&mut self, hole: usize, text: &str) {
         self.0.iter_mut().for_each(|each| each.on_text(hole, text));
     }

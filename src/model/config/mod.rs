@@ -14,33 +14,25 @@ use serde_json::Value;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not JSON, or a key is missing or of the wrong type.
     #[error("cannot read {file}")]
     Malformed {
-        /// File name.
         file: &'static str,
         /// What the JSON parser says.
-        #[source]
         source: serde_json::Error,
     },
     /// A network of no known family.
     #[error("config.json: model_type {found:?} is not supported")]
-    UnknownArchitecture {
-        /// The value found.
-        found: String,
-    },
+    UnknownArchitecture { found: String },
     /// A value that makes no sense, or asks for something this program does not do.
     #[error("{file}: {key} is {found}, but must be {expected}")]
     Unsupported {
-        /// File name.
         file: &'static str,
-        /// Key in it.
         key: &'static str,
-        /// The value found.
         found: String,
-        /// What is supported.
         expected: String,
     },
     /// No file says which token is the mask.

@@ -18,6 +18,7 @@ use crate::weights::{Change, Checkpoint, Delta, WeightsError};
 
 /// Why an adapter was refused.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum LoraError {
     /// Not JSON, or a key is missing or of the wrong type.
@@ -26,29 +27,20 @@ pub enum LoraError {
     /// A value that makes no sense, or asks for something this program does not do.
     #[error("adapter_config.json: {key} is {found}, but must be {expected}")]
     Unsupported {
-        /// The key.
         key: &'static str,
-        /// The value found.
         found: String,
-        /// What is supported.
         expected: &'static str,
     },
     /// The network has no part of this name.
     #[error("the adapter changes {part}, which this model does not have")]
-    NotInModel {
-        /// A tensor of the adapter.
-        part: String,
-    },
+    NotInModel { part: String },
     /// A tensor's shape is not what the model and the rank make it.
     #[error(
         "the adapter's tensor {tensor} has shape {found:?}, but this model and the rank make it {expected:?}"
     )]
     Shape {
-        /// The tensor.
         tensor: String,
-        /// Shape in the file.
         found: Vec<usize>,
-        /// Shape by rank and network.
         expected: Vec<usize>,
     },
     /// adapter_config.json and the file of tensors contradict each other, or either itself.
@@ -58,16 +50,10 @@ pub enum LoraError {
     #[error(
         "the adapter changes {tensor}, which is the embedding table and the output head of this model in one"
     )]
-    Tied {
-        /// The tensor.
-        tensor: String,
-    },
+    Tied { tensor: String },
     /// The model's weights are in blocks.
     #[error("{model} is quantized already: an adapter is merged into floating-point weights")]
-    Quantized {
-        /// The model.
-        model: String,
-    },
+    Quantized { model: String },
     /// Its file was refused.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -4,66 +4,45 @@ use super::ValueType;
 
 /// Why a GGUF file was refused. Every message names the part, key or tensor at fault.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum GgufError {
     /// Something else than GGUF.
     #[error("not a GGUF file: it starts with {found:?}")]
-    NotGguf {
-        /// The first bytes, as text.
-        found: String,
-    },
+    NotGguf { found: String },
     /// A kind of GGUF that is not read here.
     #[error("{what} is not supported")]
-    Unsupported {
-        /// What the file uses.
-        what: String,
-    },
+    Unsupported { what: String },
     /// The file ends before its content does.
     #[error("cut short: {part} at byte {offset} needs {needs} bytes, but {left} are left")]
     Truncated {
-        /// What was being read.
         part: String,
-        /// Where it starts.
         offset: usize,
-        /// Its length.
         needs: u64,
-        /// Bytes from there to the end.
         left: usize,
     },
     /// The file contradicts itself.
     #[error("damaged: {part} (byte {offset}): {reason}")]
     Damaged {
-        /// What was being read.
         part: String,
-        /// Where it starts.
         offset: usize,
-        /// What is wrong.
         reason: String,
     },
     /// A key that is needed is not there.
     #[error("the key {key} is missing")]
-    MissingKey {
-        /// The key.
-        key: String,
-    },
+    MissingKey { key: String },
     /// A key has a value of the wrong type.
     #[error("the key {key} is of type {found}, but must be {expected}")]
     WrongType {
-        /// The key.
         key: String,
-        /// Its type.
         found: ValueType,
-        /// What was asked for.
         expected: &'static str,
     },
     /// A value that makes no sense, or asks for something that is not done here.
     #[error("the key {key} is {found}, but must be {expected}")]
     BadValue {
-        /// The key.
         key: String,
-        /// The value.
         found: String,
-        /// What is supported.
         expected: String,
     },
     /// A network that cannot be run.
@@ -71,7 +50,6 @@ pub enum GgufError {
     UnknownArchitecture {
         /// The value of general.architecture.
         found: String,
-        /// Those that can be run.
         known: String,
     },
     /// A network that autoregressive models have too, and no name that says this is none.
@@ -86,24 +64,16 @@ pub enum GgufError {
     },
     /// The network needs a tensor that the file has not.
     #[error("tensor {tensor} is missing")]
-    MissingTensor {
-        /// The tensor.
-        tensor: String,
-    },
+    MissingTensor { tensor: String },
     /// The file is not the part of a model that it is named, or its parts are not of one model.
     #[error("{reason}")]
-    Part {
-        /// What is wrong.
-        reason: String,
-    },
+    Part { reason: String },
     /// A tensor's dimensions contradict the metadata.
     #[error("tensor {tensor} has the dimensions {found:?}, but the metadata makes them {expected}")]
     Shape {
-        /// The tensor.
         tensor: String,
         /// Its dimensions, columns first.
         found: Vec<usize>,
-        /// What they should be.
         expected: String,
     },
 }

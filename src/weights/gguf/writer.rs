@@ -12,6 +12,7 @@ const MAX_NAME_BYTES: usize = 63;
 
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
 #[non_exhaustive]
 pub enum GgufWriteError {
     /// The disk is full, or the like.
@@ -19,36 +20,24 @@ pub enum GgufWriteError {
     Io(#[from] io::Error),
     /// A file that nobody could read was described.
     #[error("cannot make a GGUF file with {part}: {reason}")]
-    Description {
-        /// The key or tensor.
-        part: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Description { part: String, reason: String },
     /// Data came for another tensor than the next.
     #[error("data of tensor {found} came where that of {expected} was to be written")]
     Order {
         /// The tensor that is next, or "none".
         expected: String,
-        /// The tensor that came.
         found: String,
     },
     /// The data of a tensor has the wrong length.
     #[error("tensor {tensor} has {found} bytes, but its description makes it {expected}")]
     Length {
-        /// The tensor.
         tensor: String,
-        /// Bytes that came.
         found: u64,
-        /// Bytes that it takes.
         expected: u64,
     },
     /// Not every tensor was written.
     #[error("tensor {tensor} was not written")]
-    Unfinished {
-        /// The first of them.
-        tensor: String,
-    },
+    Unfinished { tensor: String },
 }
 
 impl GgufWriteError {

@@ -142,7 +142,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<()> {
     let worker = Worker::new(&queue, &args.sampling, &engine.session, reuses_context)?;
     engine.load(ui)?;
     let session = engine.session;
-    let context = work::context(&args.sampling, &session);
+    let context = session.context(args.sampling.context());
     let app = App {
         log: Log::new(Ui::new(ui.is_quiet())),
         queue: Arc::clone(&queue),

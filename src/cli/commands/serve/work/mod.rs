@@ -20,4 +20,4 @@ pub use queue::{Cancel, Client, Queue, Running};
 pub use refusal::Refusal;
 pub use shown::MOST_SHOWN;
 pub use unicode::whole_characters;
-pub use worker::{Worker, context};
+pub use worker::Worker;

@@ -172,7 +172,7 @@ impl Worker<'_> {
         } = form
             && job.left_out().is_nothing()
         {
-            let shown = context(self.sampling, session);
+            let shown = session.context(self.sampling.context());
             let new = job.most_new_tokens().min(shown / 2);
             let room = shown.saturating_sub(job.given_tokens() + new);
             let others = context_of(extra, room, session);
@@ -199,7 +199,8 @@ impl Worker<'_> {
     /// What follows a prompt takes no more than the prompt leaves, and of one that leaves nothing
     /// half of the context.
     fn job(&self, given: &Given<'_>, ask: &Ask, session: &Session) -> Result<Job, Refusal> {
-        let (wanted, context) = (self.sampling.context(), context(self.sampling, session));
+        let wanted = self.sampling.context();
+        let context = session.context(wanted);
         let usual = match self.sampling.max_new_tokens {
             NewTokens::Auto => usize::MAX,
             NewTokens::Most(tokens) => tokens,
@@ -258,13 +259,6 @@ fn written_again(job: &Job) -> usize {
 fn whole_lines(text: &[u8]) -> Option<usize> {
     let end = text.iter().rposition(|&byte| byte == b'\n')?;
     (!text[..end].trim_ascii().is_empty()).then_some(end)
-}
-
-/// Tokens that the model is shown, given and new.
-pub fn context(sampling: &SamplingArgs, session: &Session) -> usize {
-    let longest = session.longest_context();
-    let wanted = sampling.context();
-    wanted.map_or_else(|| session.usual_context(), |tokens| tokens.min(longest))
 }
 
 /// Those of some texts that fit into so many tokens; the last are the first to be taken.
