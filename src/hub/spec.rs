@@ -58,7 +58,11 @@ impl ModelSpec {
         let (name, gguf) = match text.rsplit_once(':') {
             Some((name, end)) if !end.is_empty() && !end.contains('/') => (name, Some(end)),
             // A file in a folder of a repository.
-            Some((name, end)) if end.ends_with(".gguf") && RepoId::parse(name).is_ok() => {
+            Some((name, end))
+                if end.ends_with(".gguf")
+                    && RepoId::parse(name).is_ok()
+                    && !Path::new(text).exists() =>
+            {
                 return Self::hub(name, Some(end));
             }
             _ => (text, None),
