@@ -65,9 +65,7 @@ impl RepoCache {
     /// A file that is here; a link whose blob is gone does not count, nor does one that is empty.
     pub(super) fn find(&self, commit: &str, file: &str) -> Option<PathBuf> {
         let path = self.snapshot(commit).join(file);
-        file_bytes(&path)
-            .is_some_and(|bytes| bytes > 0)
-            .then_some(path)
+        some_bytes(&path).map(|_| path)
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
@@ -244,6 +242,11 @@ pub(super) fn file_bytes(path: &Path) -> Option<u64> {
         .ok()
         .filter(fs::Metadata::is_file)
         .map(|meta| meta.len())
+}
+
+/// The size of a file that is not empty.
+pub(super) fn some_bytes(path: &Path) -> Option<u64> {
+    file_bytes(path).filter(|&bytes| bytes > 0)
 }
 
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> HubError {

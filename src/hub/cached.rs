@@ -1,6 +1,6 @@
 //! Which models the cache holds, and how large they are.
 
-use super::cache::{RepoCache, at, below, file_bytes, files_in};
+use super::cache::{RepoCache, at, below, files_in, some_bytes};
 use super::error::HubError;
 use super::gguf;
 use super::options::HubOptions;
@@ -161,11 +161,6 @@ fn has_checkpoint(dir: &Path) -> bool {
         return shards.is_some_and(|map| map.values().all(|shard| shard.as_str().is_some_and(has)));
     }
     has("model.safetensors")
-}
-
-/// The size of a file that is not empty.
-fn some_bytes(path: &Path) -> Option<u64> {
-    file_bytes(path).filter(|&bytes| bytes > 0)
 }
 
 /// Links are not followed: their blobs are counted where they lie.

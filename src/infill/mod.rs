@@ -68,8 +68,7 @@ impl Template {
     pub fn between(prefix: &[u8], suffix: &[u8]) -> Self {
         let (prefix, suffix) = match suffix.strip_prefix(BYTE_ORDER_MARK) {
             Some(suffix) if prefix.is_empty() => (BYTE_ORDER_MARK, suffix),
-            Some(suffix) => (prefix, suffix),
-            None => (prefix, suffix),
+            without => (prefix, without.unwrap_or(suffix)),
         };
         let hole = Hole {
             bytes: prefix.len()..prefix.len(),

@@ -305,6 +305,22 @@ impl Session {
         wanted.map_or_else(|| self.usual_context(), |n| n.min(self.longest_context()))
     }
 
+    /// Whether so many new tokens leave room for a text, before there is one to look at.
+    ///
+    /// # Errors
+    /// [`RequestError::TooLong`] if they do not.
+    pub fn check_length(&self, new: usize) -> Result<(), RequestError> {
+        let context = self.longest_context();
+        match new < context {
+            true => Ok(()),
+            false => Err(RequestError::TooLong {
+                given: 1,
+                new,
+                context,
+            }),
+        }
+    }
+
     /// Tokens, given and new, that the model can be shown.
     pub fn longest_context(&self) -> usize {
         self.package.config.max_position_embeddings

@@ -14,7 +14,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use diffucoder::RequestError;
 use diffucoder::diffusion::Mode;
 use diffucoder::hub::ModelSpec;
 use diffucoder::session::Session;
@@ -144,8 +143,11 @@ pub fn run(args: &Args, defaults: &Defaults, ui: &Ui) -> anyhow::Result<()> {
     };
     let problems = Problems::read(args.problems.as_deref(), args.limit.unwrap_or(usize::MAX))?;
     let engines = args.engines(ui)?;
-    for (_, engine) in &engines {
-        args.check_length(&engine.session)?;
+    if let NewTokens::Most(new) = args.max_new_tokens {
+        for (_, engine) in &engines {
+            let checked = engine.session.check_length(new);
+            checked.map_err(|error| as_usage(error.into()))?;
+        }
     }
     let without_network = match (&python, args.execute) {
         (Some(python), true) => Some(python.is_alone()?),
@@ -296,22 +298,6 @@ impl Args {
         match self.max_new_tokens {
             NewTokens::Most(n) => n,
             NewTokens::Auto => USUAL_TOKENS,
-        }
-    }
-
-    /// Refuses a length that leaves no room for any problem.
-    fn check_length(&self, session: &Session) -> anyhow::Result<()> {
-        let (given, context) = (1, session.longest_context());
-        match self.max_new_tokens {
-            NewTokens::Most(new) if given + new > context => {
-                let error = RequestError::TooLong {
-                    given,
-                    new,
-                    context,
-                };
-                Err(as_usage(error.into()))
-            }
-            _ => Ok(()),
         }
     }
 

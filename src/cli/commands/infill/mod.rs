@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{ArgMatches, ValueEnum};
 use diffucoder::infill::Template;
 use diffucoder::session::{Hole, USUAL_HOLE};
-use diffucoder::{Error, RequestError, atomic};
+use diffucoder::{Error, atomic};
 
 use self::output::{Filled, InfillReport, Show};
 use crate::cli::args::check::CheckArgs;
@@ -131,16 +131,8 @@ pub fn run(args: &Args, matches: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
     };
     // Before each of very many is looked at.
     let least = template.holes().iter().map(|hole| hole.tokens.unwrap_or(1));
-    let (new, context) = (least.sum(), engine.session.longest_context());
-    if new >= context {
-        let given = 0;
-        let error = RequestError::TooLong {
-            given,
-            new,
-            context,
-        };
-        return Err(holes_as_usage(error.into()));
-    }
+    let checked = engine.session.check_length(least.sum());
+    checked.map_err(|error| holes_as_usage(error.into()))?;
     let task = engine.session.fill(&template, open);
     let mut task = task.within(args.sampling.context());
     task.token_healing = !args.raw;

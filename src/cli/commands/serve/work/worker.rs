@@ -148,8 +148,7 @@ impl Worker<'_> {
             // A model that answers nothing continues what was said.
             Form::Chat(messages) => {
                 let said = said(messages);
-                let is_crlf = lines::is_crlf(said.as_bytes());
-                Given::between(&said, "", is_crlf)
+                Given::between(&said, "", lines::is_crlf(said.as_bytes()))
             }
             Form::Holes(template) => Given::Code {
                 is_crlf: lines::is_crlf(template.bytes()),
